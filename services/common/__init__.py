@@ -1,0 +1,4 @@
+"""What every service shares: wire types, the job protocol, artifacts, settings, auth, telemetry.
+
+Invariant: nothing here imports torch, vllm or weaviate, or another room of the project.
+"""

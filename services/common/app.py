@@ -1,0 +1,118 @@
+"""The shell of every service: auth, problem-detail errors, health, metrics.
+
+Invariants: every route but health and metrics wants the bearer token; every 4xx names the field or the cause;
+no stack trace reaches a client.
+"""
+
+from __future__ import annotations
+
+import hmac
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Any
+
+from fastapi import FastAPI, HTTPException, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.exceptions import HTTPException as StarletteHTTPException
+
+from services.common.settings import ServiceSettings
+from services.common.strict import explain_errors
+from services.common.telemetry import REQUEST_SECONDS, REQUESTS
+
+log = logging.getLogger(__name__)
+
+PUBLIC = frozenset({"/healthz", "/readyz", "/metrics", "/openapi.json", "/docs"})
+
+Readiness = Callable[[], dict[str, Any]]
+"""Facts that `/readyz` reports. Raise `NotReady` to answer 503."""
+
+Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
+
+
+class NotReady(RuntimeError):
+    """The service runs but can't do its work yet; the message says what is missing."""
+
+
+def problem(status: int, title: str, fields: list[dict[str, str]] | None = None) -> JSONResponse:
+    """An error body (RFC 9457): `title` is cause and fix, `errors` names the fields."""
+    body: dict[str, Any] = {"status": status, "title": title}
+    if fields:
+        body["errors"] = fields
+    return JSONResponse(body, status, media_type="application/problem+json")
+
+
+def create_service(
+    name: str,
+    settings: ServiceSettings,
+    *,
+    ready: Readiness,
+    lifespan: Lifespan | None = None,
+    public: frozenset[str] = frozenset(),
+) -> FastAPI:
+    """A FastAPI application with what all services share; the caller adds its routes.
+
+    Args:
+        ready: facts for `/readyz` (profile and versions in force); raises `NotReady` for 503.
+        public: more paths that need no token.
+    """
+    app = FastAPI(
+        title=f"pmd {name}",
+        version="0.1.0",
+        lifespan=lifespan,
+        generate_unique_id_function=lambda route: route.name,
+    )
+    token = settings.token.get_secret_value()
+    open_paths = PUBLIC | public
+
+    @app.middleware("http")
+    async def guard(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
+        began = time.monotonic()
+        if request.url.path not in open_paths:
+            scheme, _, given = request.headers.get("authorization", "").partition(" ")
+            if scheme.lower() != "bearer" or not hmac.compare_digest(given.encode(), token.encode()):
+                return problem(401, "missing or wrong bearer token; send 'Authorization: Bearer <token>'")
+        try:
+            response = await call_next(request)
+        except Exception:
+            log.exception("request failed", extra={"path": request.url.path})
+            response = problem(500, "internal error; the service's log has the cause")
+        route = getattr(request.scope.get("route"), "path", "-")
+        REQUESTS.labels(name, request.method, route, response.status_code).inc()
+        REQUEST_SECONDS.labels(name, route).observe(time.monotonic() - began)
+        return response
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
+        fields = explain_errors(error.errors())
+        return problem(422, "the request is not valid", fields)
+
+    @app.exception_handler(StarletteHTTPException)
+    async def refused(_: Request, error: StarletteHTTPException) -> JSONResponse:
+        detail: Any = error.detail
+        if isinstance(detail, list):
+            return problem(error.status_code, "the request is not valid", detail)
+        return problem(error.status_code, str(detail))
+
+    @app.get("/healthz", tags=["health"])
+    async def healthz() -> dict[str, str]:
+        """The process answers."""
+        return {"status": "ok", "service": name}
+
+    @app.get("/readyz", tags=["health"], responses={503: {"description": "not ready"}})
+    async def readyz() -> dict[str, Any]:
+        """The service can do its work; says which profile and versions are in force."""
+        try:
+            return {"status": "ready", "service": name, **ready()}
+        except NotReady as reason:
+            raise HTTPException(503, str(reason)) from reason
+
+    @app.get("/metrics", tags=["health"], response_class=Response)
+    async def metrics() -> Response:
+        """Prometheus metrics."""
+        return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+
+    return app

@@ -1,0 +1,163 @@
+"""Artifacts: bulk data written once under a run and passed around by reference.
+
+Invariants:
+- An artifact is complete or absent: it is written beside its place and moved there in one rename.
+- A `Ref` carries the sha256 of the bytes; `read_table` checks it, so nothing reads another thing's data.
+- Writing the same artifact twice gives the same bytes (no timestamps inside), so a repeated job is harmless.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import uuid
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from services.common.wire import PROBLEMS, Message, Problem, Ref, Weights
+
+
+class ArtifactError(RuntimeError):
+    """An artifact is missing or is not what its reference says."""
+
+
+def join(base: str, *parts: str) -> str:
+    """A URI below `base`."""
+    return "/".join([base.rstrip("/"), *(part.strip("/") for part in parts)])
+
+
+def local_path(uri: str) -> Path:
+    """The file that a `file://` URI (or a plain path) names; for code that needs a real folder.
+
+    Raises:
+        ArtifactError: for URIs of remote stores.
+    """
+    if uri.startswith("file://"):
+        return Path(uri.removeprefix("file://"))
+    if "://" in uri:
+        raise ArtifactError(f"{uri} is not on a file system; mount it or use a file:// URI")
+    return Path(uri)
+
+
+def write_bytes(uri: str, data: bytes) -> Ref:
+    """Write `data` at `uri` atomically; overwriting equal bytes is a no-op in effect."""
+    fs, path = fsspec.core.url_to_fs(uri)
+    fs.makedirs(fs._parent(path), exist_ok=True)
+    part = f"{path}.{uuid.uuid4().hex[:8]}.tmp"
+    with fs.open(part, "wb") as f:
+        f.write(data)
+    fs.mv(part, path)
+    return Ref(uri=uri, sha256=hashlib.sha256(data).hexdigest(), bytes=len(data))
+
+
+def read_bytes(ref: Ref) -> bytes:
+    """The bytes that `ref` names.
+
+    Raises:
+        ArtifactError: when they are missing or their hash differs from the reference's.
+    """
+    try:
+        with fsspec.open(ref.uri, "rb") as f:
+            data = cast(bytes, f.read())
+    except FileNotFoundError as error:
+        raise ArtifactError(f"artifact {ref.uri} does not exist; was its run deleted or moved?") from error
+    if hashlib.sha256(data).hexdigest() != ref.sha256:
+        raise ArtifactError(f"artifact {ref.uri} changed after it was written; restore it or rerun the phase")
+    return data
+
+
+def write_table(uri: str, rows: Iterable[Mapping[str, Any]], schema: pa.Schema) -> Ref:
+    """Write `rows` as a Parquet artifact with exactly the columns of `schema`."""
+    table = pa.Table.from_pylist([dict(row) for row in rows], schema=schema)
+    sink = io.BytesIO()
+    pq.write_table(table, sink, compression="zstd")
+    return write_bytes(uri, sink.getvalue()).model_copy(update={"rows": table.num_rows})
+
+
+def read_table(ref: Ref) -> list[dict[str, Any]]:
+    """The rows of a Parquet artifact, as dictionaries, in the order they were written."""
+    return cast(list[dict[str, Any]], pq.read_table(io.BytesIO(read_bytes(ref))).to_pylist())
+
+
+def write_problems(uri: str, problems: Iterable[Problem]) -> Ref:
+    """Write problems, verifier specs included, as an artifact of schema `PROBLEMS`."""
+    rows = (
+        {
+            "problem_id": p.id,
+            "split": p.split,
+            "domain": p.domain,
+            "messages": dump_messages(p.messages),
+            "verifier": json.dumps(p.verifier, sort_keys=True),
+        }
+        for p in problems
+    )
+    return write_table(uri, rows, PROBLEMS)
+
+
+def read_problems(ref: Ref) -> dict[str, Problem]:
+    """The problems of a `PROBLEMS` artifact by id, in the order they were written."""
+    return {
+        row["problem_id"]: Problem(
+            id=row["problem_id"],
+            split=row["split"],
+            domain=row["domain"],
+            messages=load_messages(row["messages"]),
+            verifier=json.loads(row["verifier"]),
+        )
+        for row in read_table(ref)
+    }
+
+
+def dump_messages(messages: Iterable[Message]) -> str:
+    """Chat turns as the JSON that PROBLEMS, PROMPTS and CONTEXTS hold."""
+    return json.dumps([m.model_dump() for m in messages], ensure_ascii=False)
+
+
+def load_messages(text: str) -> list[Message]:
+    """The inverse of `dump_messages`."""
+    return [Message(**m) for m in json.loads(text)]
+
+
+MANIFEST = "manifest.json"
+
+
+def seal_weights(folder: Path, version: int, facts: Mapping[str, Any]) -> Weights:
+    """Write the manifest of a weights folder (last, atomically) and return its reference.
+
+    The manifest lists every file with size and sha256, plus `facts` (run, step, ..). A folder without a
+    manifest is unfinished and is never loaded.
+    """
+    files = {
+        path.name: {"bytes": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+        for path in sorted(folder.iterdir())
+        if path.is_file() and path.name != MANIFEST
+    }
+    manifest = {"version": version, **facts, "files": files}
+    data = json.dumps(manifest, indent=1, sort_keys=True).encode()
+    ref = write_bytes(f"file://{folder / MANIFEST}", data)
+    return Weights(version=version, uri=f"file://{folder}", sha256=ref.sha256)
+
+
+def check_weights(weights: Weights) -> Path:
+    """The local folder of `weights`, after checking its manifest and every file's hash.
+
+    Raises:
+        ArtifactError: when the manifest is missing or anything differs from it.
+    """
+    folder = local_path(weights.uri)
+    manifest = json.loads(
+        read_bytes(Ref(uri=f"file://{folder / MANIFEST}", sha256=weights.sha256, bytes=0)),
+    )
+    for name, facts in manifest["files"].items():
+        path = folder / name
+        if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != facts["sha256"]:
+            raise ArtifactError(
+                f"{path} is not the file that its manifest lists; publish version {weights.version} again"
+            )
+    return folder

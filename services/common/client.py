@@ -1,0 +1,101 @@
+"""HTTP between services: bounded attempts, bounded waits, retries only where they are safe.
+
+Every call that changes something is an idempotent PUT or DELETE of the job protocol, so a retry after a lost
+answer is safe. 4xx is never retried: the same request would be refused again.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import httpx
+from pydantic import BaseModel
+
+from services.common.jobs import ENDS, Job, JobSubmission
+
+ATTEMPTS = 3
+BACKOFF_S = 0.3
+CONNECT_TIMEOUT_S = 5.0
+ANSWER_TIMEOUT_S = 30.0
+LONG_POLL_S = 20.0
+
+
+class ServiceUnavailable(RuntimeError):
+    """A service can't be reached or answers 5xx; try again later."""
+
+
+class ServiceRefused(RuntimeError):
+    """A service answered 4xx: the request itself is wrong. `status` is the HTTP status."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class ServiceClient:
+    """A client of one service; thread-safe."""
+
+    def __init__(self, base_url: str, token: str, *, transport: httpx.BaseTransport | None = None) -> None:
+        self._http = httpx.Client(
+            base_url=base_url,
+            headers={"Authorization": f"Bearer {token}"},
+            timeout=httpx.Timeout(ANSWER_TIMEOUT_S, connect=CONNECT_TIMEOUT_S, read=LONG_POLL_S + ANSWER_TIMEOUT_S),
+            transport=transport,
+        )
+        self.base_url = base_url
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def call(self, method: str, path: str, *, json: Any = None, params: dict[str, Any] | None = None) -> Any:
+        """One request, answered JSON.
+
+        Raises:
+            ServiceUnavailable: after `ATTEMPTS` connection failures or 5xx answers.
+            ServiceRefused: on 4xx.
+        """
+        cause = ""
+        for attempt in range(ATTEMPTS):
+            if attempt:
+                time.sleep(BACKOFF_S * 2**attempt)
+            try:
+                response = self._http.request(method, path, json=json, params=params)
+            except httpx.TransportError as error:
+                cause = f"{type(error).__name__}: {error}"
+                continue
+            if response.status_code < 400:
+                return response.json()
+            if response.status_code < 500 and response.status_code != 429:
+                raise ServiceRefused(response.status_code, f"{method} {self.base_url}{path}: {response.text[:2000]}")
+            cause = f"HTTP {response.status_code}: {response.text[:500]}"
+        raise ServiceUnavailable(f"{method} {self.base_url}{path} failed {ATTEMPTS} times: {cause}")
+
+    def submit(self, key: str, kind: str, request: BaseModel) -> Job:
+        """Start (or find) the job `key`."""
+        body = JobSubmission(kind=kind, request=request.model_dump(mode="json")).model_dump(mode="json")
+        return Job.model_validate(self.call("PUT", f"/v1/jobs/{key}", json=body))
+
+    def poll(self, key: str, wait: float = LONG_POLL_S) -> Job:
+        """The job `key`, after at most `wait` seconds."""
+        return Job.model_validate(self.call("GET", f"/v1/jobs/{key}", params={"wait": wait}))
+
+    def cancel(self, key: str) -> Job:
+        """Cancel the job `key`."""
+        return Job.model_validate(self.call("DELETE", f"/v1/jobs/{key}"))
+
+    def run(self, key: str, kind: str, request: BaseModel, timeout: float) -> Job:
+        """Submit and wait for the end: for scripts and tests; the controller polls instead.
+
+        Raises:
+            TimeoutError: when the job has not ended after `timeout` seconds.
+        """
+        deadline = time.monotonic() + timeout
+        job = self.submit(key, kind, request)
+        while job.status not in ENDS:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise TimeoutError(f"job {key} at {self.base_url} has not ended after {timeout} s")
+            job = self.poll(key, min(LONG_POLL_S, left))
+        return job

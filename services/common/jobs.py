@@ -1,0 +1,365 @@
+"""The job protocol that all services share: long work as idempotent, durable, cancellable jobs.
+
+`PUT /v1/jobs/{key}` starts a job, `GET /v1/jobs/{key}?wait=20` waits for it, `DELETE` cancels it.
+
+Invariants:
+- A key names one piece of work for ever: the same key and body returns the same job, another body is 409.
+- A job is on disk before its PUT is answered. After a crash, jobs without an end are run again, so handlers
+  must be idempotent: they publish by rename or in one transaction, and doing them twice is doing them once.
+- An end (succeeded, failed, cancelled) is final.
+- A failure says whether repeating the same work could help (`retryable`); the caller repeats under a new key.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import json
+import logging
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, Generic, TypeVar
+
+from fastapi import APIRouter, HTTPException, Query, Response
+from fastapi import Path as PathParam
+from pydantic import BaseModel, ValidationError
+
+from services.common.strict import Strict, explain, nearest
+from services.common.telemetry import JOB_SECONDS, JOBS
+
+log = logging.getLogger(__name__)
+
+Request = TypeVar("Request", bound=BaseModel)
+
+Key = Annotated[str, PathParam(pattern=r"^[A-Za-z0-9._:@-]{1,200}$", examples=["demo.s0003.rollout.0"])]
+
+
+class JobStatus(StrEnum):
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+ENDS = frozenset({JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED})
+
+
+class JobError(Strict):
+    """Why a job failed, and whether repeating it could help."""
+
+    message: str
+    retryable: bool
+
+
+class JobSubmission(Strict):
+    """What a PUT carries."""
+
+    kind: str
+    request: dict[str, Any]
+
+
+class Job(Strict):
+    """What a GET or PUT answers."""
+
+    key: str
+    kind: str
+    status: JobStatus
+    result: dict[str, Any] | None = None
+    error: JobError | None = None
+    created: float
+    """Unix seconds."""
+    seconds: float | None = None
+    """Running time of an ended job."""
+
+
+class Retryable(RuntimeError):
+    """Raised by a handler when the same work may succeed later (a dependency is down, a child was killed)."""
+
+
+class Cancelled(RuntimeError):
+    """Raised by `JobContext.check` when the job was cancelled."""
+
+
+@dataclass(frozen=True)
+class JobContext:
+    """What a handler knows about the job it runs."""
+
+    key: str
+    cancelled: threading.Event
+
+    def check(self) -> None:
+        """Call between units of work.
+
+        Raises:
+            Cancelled: when somebody has cancelled the job.
+        """
+        if self.cancelled.is_set():
+            raise Cancelled
+
+
+@dataclass(frozen=True)
+class JobKind(Generic[Request]):
+    """A kind of job: what it takes and the idempotent function that does it."""
+
+    request: type[Request]
+    run: Callable[[Request, JobContext], BaseModel]
+
+
+class JobConflict(ValueError):
+    """The key already names other work."""
+
+
+class JobStore:
+    """Jobs of one service on disk (SQLite): safe to kill at any moment, shared by threads."""
+
+    def __init__(self, path: Path) -> None:
+        self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+        self._lock = threading.Lock()
+        self._db.executescript(
+            "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;"
+            "CREATE TABLE IF NOT EXISTS jobs(key TEXT PRIMARY KEY, kind TEXT, body_hash TEXT, request TEXT,"
+            " status TEXT, result TEXT, error TEXT, created REAL, seconds REAL);"
+        )
+
+    def submit(self, key: str, submission: JobSubmission) -> tuple[Job, bool]:
+        """The job of `key`, and whether this call created it.
+
+        Raises:
+            JobConflict: when `key` names a job with another body.
+        """
+        body = json.dumps(submission.model_dump(mode="json"), sort_keys=True)
+        digest = hashlib.sha256(body.encode()).hexdigest()
+        with self._lock:
+            created = self._db.execute(
+                "INSERT INTO jobs VALUES(?,?,?,?,?,NULL,NULL,?,NULL) ON CONFLICT(key) DO NOTHING",
+                (key, submission.kind, digest, json.dumps(submission.request), JobStatus.QUEUED, time.time()),
+            ).rowcount
+            known = self._db.execute("SELECT body_hash FROM jobs WHERE key=?", (key,)).fetchone()[0]
+        if known != digest:
+            raise JobConflict(f"job {key!r} exists with another body; use a new key for new work")
+        job = self.get(key)
+        assert job is not None  # noqa: S101 -- inserted above, jobs are never deleted
+        return job, bool(created)
+
+    def get(self, key: str) -> Job | None:
+        """The job of `key`, or None."""
+        with self._lock:
+            row = self._db.execute(
+                "SELECT key, kind, status, result, error, created, seconds FROM jobs WHERE key=?", (key,)
+            ).fetchone()
+        if row is None:
+            return None
+        return Job(
+            key=row[0],
+            kind=row[1],
+            status=row[2],
+            result=json.loads(row[3]) if row[3] else None,
+            error=json.loads(row[4]) if row[4] else None,
+            created=row[5],
+            seconds=row[6],
+        )
+
+    def request(self, key: str) -> dict[str, Any]:
+        """The body that `key` was submitted with."""
+        with self._lock:
+            row = self._db.execute("SELECT request FROM jobs WHERE key=?", (key,)).fetchone()
+        return dict(json.loads(row[0]))
+
+    def start(self, key: str) -> bool:
+        """Mark a job as running; False when it has ended meanwhile."""
+        with self._lock:
+            marks = ",".join("?" * len(ENDS))
+            return bool(
+                self._db.execute(
+                    f"UPDATE jobs SET status=? WHERE key=? AND status NOT IN ({marks})",  # noqa: S608
+                    (JobStatus.RUNNING, key, *ENDS),
+                ).rowcount
+            )
+
+    def end(
+        self,
+        key: str,
+        status: JobStatus,
+        *,
+        result: dict[str, Any] | None = None,
+        error: JobError | None = None,
+        seconds: float = 0.0,
+    ) -> None:
+        """Record the end of a job; an end that is already recorded stays."""
+        with self._lock:
+            marks = ",".join("?" * len(ENDS))
+            self._db.execute(
+                f"UPDATE jobs SET status=?, result=?, error=?, seconds=? WHERE key=? AND status NOT IN ({marks})",  # noqa: S608
+                (
+                    status,
+                    json.dumps(result) if result is not None else None,
+                    error.model_dump_json() if error else None,
+                    seconds,
+                    key,
+                    *ENDS,
+                ),
+            )
+
+    def unfinished(self) -> list[str]:
+        """Keys without an end, oldest first: what a restarted service must run again."""
+        with self._lock:
+            rows = self._db.execute(
+                "SELECT key FROM jobs WHERE status IN (?,?) ORDER BY created",
+                (JobStatus.QUEUED, JobStatus.RUNNING),
+            ).fetchall()
+        return [row[0] for row in rows]
+
+
+class JobRunner:
+    """Runs a service's jobs on threads and answers for them over HTTP."""
+
+    def __init__(self, service: str, store: JobStore, kinds: Mapping[str, JobKind[Any]], *, workers: int = 1) -> None:
+        self.service = service
+        self._store = store
+        self._kinds = kinds
+        self._pool = ThreadPoolExecutor(workers, thread_name_prefix=f"{service}-job")
+        self._cancels: dict[str, threading.Event] = {}
+        self._ended: dict[str, asyncio.Event] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def recover(self) -> None:
+        """Run the jobs that a crash left without an end. Call once the service can work."""
+        self._loop = asyncio.get_running_loop()
+        for key in self._store.unfinished():
+            log.info("job resumed after a restart", extra={"job": key})
+            self._enqueue(key)
+
+    def close(self) -> None:
+        """Stop taking work; running jobs are left without an end and run again at the next start."""
+        for cancel in self._cancels.values():
+            cancel.set()
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def validate(self, submission: JobSubmission) -> BaseModel:
+        """The typed request of a submission.
+
+        Raises:
+            HTTPException: 422 naming the field.
+        """
+        kind = self._kinds.get(submission.kind)
+        if kind is None:
+            guess = nearest(submission.kind, self._kinds)
+            hint = f"did you mean {guess!r}?" if guess else f"valid: {', '.join(self._kinds)}"
+            raise HTTPException(422, [{"field": "kind", "message": f"unknown kind {submission.kind!r}; {hint}"}])
+        try:
+            request: BaseModel = kind.request.model_validate(submission.request)
+        except ValidationError as error:
+            fields = explain(error, kind.request)
+            raise HTTPException(422, [{**f, "field": f"request.{f['field']}"} for f in fields]) from error
+        return request
+
+    def _enqueue(self, key: str) -> None:
+        self._cancels[key] = threading.Event()
+        self._ended[key] = asyncio.Event()
+        self._pool.submit(self._run, key)
+
+    def _run(self, key: str) -> None:
+        cancel = self._cancels[key]
+        job = self._store.get(key)
+        if job is None or not self._store.start(key):
+            return
+        kind = self._kinds[job.kind]
+        began = time.monotonic()
+        result: dict[str, Any] | None = None
+        error: JobError | None = None
+        try:
+            request = kind.request.model_validate(self._store.request(key))
+            result = kind.run(request, JobContext(key, cancel)).model_dump(mode="json")
+            status = JobStatus.SUCCEEDED
+        except Cancelled:
+            status = JobStatus.CANCELLED
+        except Exception as exception:  # a handler's failure is the job's end, never the service's
+            status = JobStatus.FAILED
+            error = JobError(
+                message=f"{type(exception).__name__}: {exception}", retryable=isinstance(exception, Retryable)
+            )
+            log.exception("job failed", extra={"job": key, "kind": job.kind})
+        seconds = time.monotonic() - began
+        closing = status is JobStatus.CANCELLED and self._pool._shutdown
+        if not closing:
+            self._store.end(key, status, result=result, error=error, seconds=seconds)
+            JOBS.labels(self.service, job.kind, status).inc()
+            JOB_SECONDS.labels(self.service, job.kind).observe(seconds)
+        self._cancels.pop(key, None)
+        ended = self._ended.pop(key, None)
+        if ended is not None and self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(ended.set)
+
+    def submit(self, key: str, submission: JobSubmission) -> tuple[Job, bool]:
+        """Start the job of `key`, or return the one that exists.
+
+        Raises:
+            HTTPException: 422 for an invalid body, 409 when `key` names other work.
+        """
+        self.validate(submission)
+        try:
+            job, created = self._store.submit(key, submission)
+        except JobConflict as conflict:
+            raise HTTPException(409, str(conflict)) from conflict
+        if created:
+            self._enqueue(key)
+        return job, created
+
+    async def wait(self, key: str, seconds: float) -> Job:
+        """The job of `key`, as soon as it has ended or `seconds` have passed.
+
+        Raises:
+            HTTPException: 404 when no such job exists.
+        """
+        ended = self._ended.get(key)
+        if ended is not None and seconds > 0:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(ended.wait(), seconds)
+        job = self._store.get(key)
+        if job is None:
+            raise HTTPException(404, f"no job {key!r} here")
+        return job
+
+    def cancel(self, key: str) -> None:
+        """Ask a job to end; a queued job ends at once, a running one at its next check."""
+        cancel = self._cancels.get(key)
+        job = self._store.get(key)
+        if job is None:
+            raise HTTPException(404, f"no job {key!r} here")
+        if cancel is not None:
+            cancel.set()
+        if job.status is JobStatus.QUEUED or cancel is None:
+            self._store.end(key, JobStatus.CANCELLED)
+
+    def router(self) -> APIRouter:
+        """The HTTP face of the protocol."""
+        router = APIRouter(tags=["jobs"])
+
+        @router.put("/v1/jobs/{key}", responses={201: {"model": Job}, 409: {"description": "key names other work"}})
+        async def put_job(key: Key, submission: JobSubmission, response: Response) -> Job:
+            """Start a job. The same key and body returns the same job; another body is 409."""
+            self._loop = asyncio.get_running_loop()
+            job, created = self.submit(key, submission)
+            response.status_code = 201 if created else 200
+            return job
+
+        @router.get("/v1/jobs/{key}", responses={404: {"description": "no such job"}})
+        async def get_job(key: Key, wait: Annotated[float, Query(ge=0, le=60)] = 0) -> Job:
+            """A job, after at most `wait` seconds or as soon as it ends."""
+            return await self.wait(key, wait)
+
+        @router.delete("/v1/jobs/{key}", responses={404: {"description": "no such job"}})
+        async def delete_job(key: Key) -> Job:
+            """Cancel a job. Ended jobs keep their end."""
+            self.cancel(key)
+            return await self.wait(key, 0)
+
+        return router

@@ -1,0 +1,66 @@
+"""Unknown keys are errors that name the key and the nearest valid one (Law 11).
+
+One base class for everything that a person or another process can send: recipes, requests, settings.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import Any, get_args
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+
+class Strict(BaseModel):
+    """A frozen value that refuses keys it does not know.
+
+    Attribute docstrings become the field descriptions of the OpenAPI schema and of `--help`.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+def nearest(key: str, valid: Iterable[str]) -> str | None:
+    """The valid key most like `key`, or None when nothing comes close."""
+    matches = difflib.get_close_matches(key, list(valid), n=1, cutoff=0.5)
+    return matches[0] if matches else None
+
+
+def _models_of(annotation: Any) -> list[type[BaseModel]]:
+    """The pydantic models that an annotation can hold: through Optional, unions, lists and dicts."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for part in get_args(annotation) for model in _models_of(part)]
+
+
+def _valid_keys(model: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
+    """Keys that are valid at the parent of `path`; path parts that are no field (indices, tags) are skipped."""
+    candidates = [model]
+    for part in path[:-1]:
+        fields = [m.model_fields[part] for m in candidates if isinstance(part, str) and part in m.model_fields]
+        if fields:
+            candidates = [m for field in fields for m in _models_of(field.annotation)]
+    return sorted({key for m in candidates for key in m.model_fields})
+
+
+def explain(error: ValidationError, model: type[BaseModel] | None = None) -> list[dict[str, str]]:
+    """Turn a pydantic error into `[{"field": dotted path, "message": cause and fix}]`.
+
+    `model` is the class that was validated; with it, an unknown key gets its nearest valid one.
+    """
+    return explain_errors(error.errors(include_url=False, include_context=False, include_input=False), model)
+
+
+def explain_errors(errors: Iterable[Mapping[str, Any]], model: type[BaseModel] | None = None) -> list[dict[str, str]]:
+    """`explain` for errors that are already dictionaries, as FastAPI hands them over."""
+    explained = []
+    for item in errors:
+        path = tuple(item["loc"])
+        message = str(item["msg"])
+        if item["type"] == "extra_forbidden":
+            message = f"unknown key {str(path[-1])!r}"
+            guess = nearest(str(path[-1]), _valid_keys(model, path)) if model is not None else None
+            message += f"; did you mean {guess!r}?" if guess else ""
+        explained.append({"field": ".".join(str(part) for part in path), "message": message})
+    return explained
