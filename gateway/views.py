@@ -1,0 +1,100 @@
+"""What the gateway answers about runs: the API's values, also what the report and the command line draw from."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any
+
+from services.common.strict import Strict
+from services.common.wire import MemoryCounts, SplitScore, Weights
+
+
+class RunStatus(StrEnum):
+    """`queued -> running <-> paused`, and the ends `succeeded`, `failed`, `cancelled`."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    PAUSED = "paused"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class PhaseView(Strict):
+    """One service call within a step."""
+
+    name: str
+    status: str
+    attempt: int
+    seconds: float | None = None
+    error: str | None = None
+
+
+class RunView(Strict):
+    """A run as it stands."""
+
+    id: str
+    name: str
+    method: str
+    status: RunStatus
+    step: int
+    """Steps that are complete."""
+    steps: int
+    """Steps that the recipe asks for."""
+    version: int
+    """Policy version in force."""
+    created: float
+    """Unix seconds."""
+    updated: float
+    error: str | None = None
+    phases: list[PhaseView] = []
+    """Of the step in progress."""
+
+
+class StepView(Strict):
+    """What one step recorded. Step 0 holds only the evaluation of the base model."""
+
+    step: int
+    version: int
+    """Policy version that drew the rollouts."""
+    pass_rate: float | None = None
+    """Mean reward of the training rollouts."""
+    outcomes: dict[str, int] = {}
+    probe_pass_rate: float | None = None
+    """Pass rate of the policy with its teacher context; minus `pass_rate` it is the teacher's lead."""
+    lr_scale: float | None = None
+    memory: MemoryCounts | None = None
+    contexts: dict[str, int] = {}
+    train: dict[str, float] = {}
+    evaluation: dict[str, SplitScore] = {}
+    """Memory-free scores by split (for `memory_agent`: with its memory), of the version after this step."""
+    seconds: dict[str, float] = {}
+    """By phase."""
+
+
+class ReportView(Strict):
+    """Everything that a report of a run is drawn from."""
+
+    run: RunView
+    recipe: dict[str, Any]
+    steps: list[StepView]
+    memory_samples: dict[str, list[str]] = {}
+    """A few items of each level, as the model wrote them."""
+
+
+class CheckpointView(Strict):
+    """A published policy version that can be exported or talked to."""
+
+    step: int
+    weights: Weights
+    evaluation: dict[str, SplitScore] = {}
+
+
+class EventView(Strict):
+    """One line of a run's log; `seq` resumes the stream."""
+
+    seq: int
+    ts: float
+    type: str
+    """run.created, run.status, phase.submitted, phase.succeeded, phase.failed, step.completed, run.ended"""
+    payload: dict[str, Any]
