@@ -62,6 +62,9 @@ class FileProblems(Strict):
     source: Literal["jsonl"]
     files: list[str] = Field(min_length=1)
     """Paths or URIs; the `split` of each problem says what it is for."""
+    shared_questions: bool = False
+    """Allow an evaluation problem that asks the same as a training problem (LiveCodeBench: only the hidden tests
+    differ). Without it such a pair is refused."""
 
 
 class Schedule(Strict):
@@ -92,6 +95,8 @@ class MemorySettings(Strict):
     """Ablation: reflect, but show only what was written in this very step."""
     freeze_at_step: int | None = Field(default=None, ge=0)
     """Ablation: from this step on nothing is written."""
+    keep_attempts: int = Field(default=16, ge=1)
+    """Attempts kept per problem; older ones are retired."""
     reflect: ReflectSettings = ReflectSettings()
     abstract: Abstraction = Abstraction()
 
@@ -202,6 +207,11 @@ class Recipe(Strict):
             raise ValueError("teacher.lead_gate: grpo has no teacher; remove the key")
         if not trains and self.teacher.lead_gate and self.method in {Method.BASE, Method.MEMORY_AGENT}:
             raise ValueError(f"teacher.lead_gate: {self.method} has no teacher; remove the key")
+        if self.method is Method.MEMORY_AGENT and not self.memory.levels:
+            raise ValueError("memory.levels: memory_agent without memory is base; name a level or use method: base")
+        own = self.generator.model in {"policy", "base"}
+        if own == (self.generator.base_url is not None):
+            raise ValueError("generator.base_url: needed for a model that is neither policy nor base, and only then")
         return self
 
     @property
@@ -226,6 +236,7 @@ class Recipe(Strict):
             k=self.retrieval.k,
             min_similarity=self.retrieval.min_similarity,
             transient=self.memory.transient,
+            excerpt_chars=self.memory.reflect.excerpt_chars,
             **self.context.model_dump(),
         )
 

@@ -131,8 +131,6 @@ class ReflectSettings(Strict):
     """Head of an attempt that is shown, cut at a line end."""
     max_notes: int = Field(default=2, ge=1, le=8)
     """Strategies, and lessons, kept per problem (fixed budget: merge and replace, never append)."""
-    keep_attempts: int = Field(default=16, ge=1)
-    """Experience kept per problem; older attempts are retired."""
 
 
 class AbstractSettings(Strict):
@@ -167,6 +165,8 @@ class ContextSettings(Strict):
     """When the rollout's own feedback is shown."""
     conflicts: Literal["resolve", "show"] = "resolve"
     """resolve: of two notes that contradict each other only the better supported one is shown."""
+    excerpt_chars: int = Field(default=1500, ge=16)
+    """Head of an attempt that says which approach it took; also what the experience level shows of it."""
     transient: bool = False
     """Only memory written in this very step is shown (ablation)."""
     max_chars: int = Field(default=6000, ge=0)
@@ -287,6 +287,8 @@ class RecordRequest(Strict):
     rollouts: Ref
     verdicts: Ref
     problems: Ref
+    keep_attempts: int = Field(default=16, ge=1)
+    """Experience kept per problem; older attempts are retired."""
 
 
 class Generator(Strict):

@@ -1,0 +1,133 @@
+"""`abstract`: insights of many problems become behaviors, on the slow clock.
+
+Problems are clustered; per cluster the model reads the strategies and writes the rules they share. A rule
+is kept while enough distinct problems of its cluster agree with it (support) and enough of the cluster does
+(purity). Old rules of a cluster stand for election again with today's evidence: a rule that a lucky answer
+gave birth to goes when the insights under it go. No note of the model's is ever rewritten here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial, reduce
+
+from services.common.jobs import JobContext
+from services.common.wire import AbstractRequest, MemoryCounts, Problem
+from services.memory.bank import by_scope, problems, strategies
+from services.memory.cluster import Cluster, embedding_clusters, term_clusters
+from services.memory.embed import embed
+from services.memory.evidence import Support, support
+from services.memory.generator import ChatModel
+from services.memory.leak import leak
+from services.memory.ledger import Item, Ledger, Transaction
+from services.memory.notes import parse_behaviors
+from services.memory.prompts import render
+from services.memory.terms import terms
+
+
+@dataclass(frozen=True)
+class Pool:
+    """A cluster with the strategies of its problems."""
+
+    cluster: Cluster
+    insights: Mapping[str, Sequence[Item]]
+    """Strategies by problem, newest problem last."""
+    shared: frozenset[str]
+    """Terms that all of its problems have in common."""
+
+    def support(self, rule: str) -> Support:
+        """How many of the pooled problems agree with `rule`."""
+        joined = [" ".join(item.text for item in items) for items in self.insights.values()]
+        return support(rule, joined, self.shared)
+
+    def on_topic(self, rule: str) -> bool:
+        """Whether a rule is about what the cluster is about."""
+        return not self.cluster.topic or self.cluster.topic in terms(rule)
+
+
+def pools(known: Mapping[str, Problem], insights: Sequence[Item], request: AbstractRequest) -> list[Pool]:
+    """Clusters of the problems that have a strategy, each with at least `min_support` of them."""
+    settings = request.settings
+    notes = by_scope(strategies(insights))
+    questions = {pid: known[pid].question() for pid in sorted(notes)}
+    if settings.clustering == "terms":
+        everything = {pid: problem.question() for pid, problem in known.items()}
+        clusters = term_clusters(questions, everything, settings.min_support)
+    else:
+        ids = list(questions)
+        clusters = embedding_clusters(ids, embed([questions[i] for i in ids]), settings.distance, settings.min_support)
+    return [
+        Pool(
+            cluster=c,
+            insights={pid: notes[pid] for pid in sorted(c.problem_ids, key=lambda p: (notes[p][-1].step, p))},
+            shared=reduce(frozenset.intersection, (terms(questions[pid]) for pid in c.problem_ids)),
+        )
+        for c in clusters
+    ]
+
+
+def elect(pool: Pool, rules: Sequence[str], request: AbstractRequest) -> list[tuple[str, Support]]:
+    """The rules that the pool's evidence carries, best supported first, at most `max_behaviors`."""
+    settings = request.settings
+    carried = [
+        (rule, seen)
+        for rule in dict.fromkeys(rules)
+        if pool.on_topic(rule)
+        and (seen := pool.support(rule)).agreeing >= settings.min_support
+        and seen.purity >= settings.min_purity
+    ]
+    return sorted(carried, key=lambda pair: -pair[1].agreeing)[: settings.max_behaviors]
+
+
+def abstract(ledger: Ledger, model: ChatModel, request: AbstractRequest, job: JobContext) -> MemoryCounts:
+    """Rewrite the behaviors of a bank."""
+    known = problems(ledger, request.bank)
+    found = pools(known, ledger.active(request.bank, "insight"), request)
+    shown = request.settings.max_insights
+    prompts = [
+        render(
+            "abstract",
+            request.prompts.abstract,
+            insights=[{"strategies": [i.text for i in items]} for items in list(pool.insights.values())[-shown:]],
+        )
+        for pool in found
+    ]
+    answers = model.notes(prompts, job.key, partial(parse_behaviors, budget=request.settings.max_behaviors))
+    job.check()
+    old = by_scope(ledger.active(request.bank, "behavior"))
+    new: list[Item] = []
+    for pool, written in zip(found, answers, strict=True):
+        standing = [item.text for item in old.get(pool.cluster.id, [])]
+        new += [
+            _behavior(pool, rule, seen, known, request)
+            for rule, seen in elect(pool, [*(written or ()), *standing], request)
+        ]
+    kept = {(item.scope, item.text) for item in new}
+    dropped = [i for items in old.values() for i in items if (i.scope, i.text) not in kept]
+
+    def change(tx: Transaction) -> None:
+        tx.set_status(dropped, "retired", request.step, request.generator.model)
+        tx.write(new, request.generator.model)
+
+    return ledger.apply(request.bank, job.key, change)
+
+
+def _behavior(pool: Pool, rule: str, seen: Support, known: Mapping[str, Problem], request: AbstractRequest) -> Item:
+    reasons = [reason for pid in pool.insights if (reason := leak(rule, known[pid]))]
+    return Item(
+        level="behavior",
+        kind="behavior",
+        scope=pool.cluster.id,
+        text=rule,
+        step=request.step,
+        policy_version=request.policy_version,
+        status="quarantined" if reasons else "active",
+        facts={
+            "topic": pool.cluster.topic,
+            "support": seen.agreeing,
+            "members": seen.members,
+            "sources": [item.id for items in pool.insights.values() for item in items],
+            **({"leak": reasons[0]} if reasons else {}),
+        },
+    )

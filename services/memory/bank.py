@@ -1,0 +1,45 @@
+"""One bank as the jobs see it: problems, attempts and notes, read from the ledger."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+from services.common.wire import Problem
+from services.memory.evidence import Attempt
+from services.memory.ledger import Item, Ledger
+from services.memory.terms import excerpt
+
+
+def by_scope(items: Sequence[Item]) -> dict[str, list[Item]]:
+    """Items by the problem or cluster that they are about, order kept."""
+    grouped: dict[str, list[Item]] = defaultdict(list)
+    for item in items:
+        grouped[item.scope].append(item)
+    return grouped
+
+
+def attempt(item: Item, chars: int) -> Attempt:
+    """An experience item as evidence, seen through its head of `chars` characters."""
+    return Attempt(
+        rollout_id=item.facts["rollout_id"],
+        step=item.step,
+        text=excerpt(item.text, chars),
+        passed=item.facts["passed"],
+        feedback=item.facts["feedback"],
+    )
+
+
+def problems(ledger: Ledger, bank: str) -> dict[str, Problem]:
+    """The problems that a bank has experience of, by id."""
+    return {k: Problem.model_validate_json(body) for k, body in ledger.problems(bank).items()}
+
+
+def strategies(items: Sequence[Item]) -> list[Item]:
+    """The strategies among insight items."""
+    return [item for item in items if item.kind == "strategy"]
+
+
+def lessons(items: Sequence[Item]) -> list[Item]:
+    """The lessons among insight items."""
+    return [item for item in items if item.kind == "lesson"]

@@ -1,0 +1,188 @@
+"""`retrieve`: one teacher context per rollout, rendered from memory and from the rollout's own batch.
+
+A context is the problem with notes (memory), a verified sibling's solution or the rollout's own feedback
+(in-batch, method.md 2.3), and the closing request, all placed by the recipe's teacher template.
+
+Invariants (Law 3): a rollout is never its own demonstration; experience shown through memory is the head of
+an attempt of an earlier step, never a whole program, and passes the leak guard. Law 8: every context lists
+the items it shows with their versions, and the bank's `seq` it was rendered from.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from services.common.artifacts import dump_messages, read_problems, read_table, write_table
+from services.common.jobs import JobContext
+from services.common.wire import CONTEXTS, Message, Outcome, Problem, RetrieveRequest, RetrieveResult
+from services.memory.leak import leak
+from services.memory.ledger import Ledger
+from services.memory.prompts import render
+from services.memory.retrieve import Note, Retriever, Selection, Selector, counts, nothing
+from services.memory.terms import AGREE, excerpt, similarity, terms
+
+_THINK = re.compile(r"<think>.*?</think>\s*", re.DOTALL)
+
+Row = dict[str, Any]
+
+
+def without_thinking(text: str) -> str:
+    """A demonstration as it may be shown: hidden thinking removed (method.md 2.3)."""
+    return _THINK.sub("", text).strip()
+
+
+def demonstration(own: Row, siblings: Sequence[Row], request: RetrieveRequest) -> Row | None:
+    """The first passed sibling that may be shown to `own` in full; never `own` itself.
+
+    With `same_plan` only a sibling that took the same approach is: a teacher that sees another approach
+    worked out teaches the student to state one thing and do another (pocket.md, second experiment, 3).
+    """
+    settings = request.settings
+    if settings.demonstrations == "none":
+        return None
+    plan = terms(excerpt(own["text"], settings.excerpt_chars))
+    for row in siblings:
+        if row["rollout_id"] == own["rollout_id"]:
+            continue
+        same = similarity(plan, terms(excerpt(row["text"], settings.excerpt_chars))) >= AGREE
+        if settings.demonstrations == "any" or same:
+            return row
+    return None
+
+
+def shows_feedback(verdict: Row, has_solution: bool, request: RetrieveRequest) -> bool:
+    """Whether the rollout's own feedback is shown: only of a failed attempt, as the settings say."""
+    rule = request.settings.feedback
+    failed = verdict["outcome"] not in {Outcome.PASSED, Outcome.INFRA_ERROR} and bool(verdict["feedback"])
+    return failed and (rule == "always" or (rule == "without_solution" and not has_solution))
+
+
+def context_messages(
+    problem: Problem, selection: Selection, solution: str | None, feedback: str | None, template: str
+) -> list[Message]:
+    """The problem's messages with the last user turn rendered by the teacher template."""
+    content = render(
+        "teacher",
+        template,
+        problem=problem.question(),
+        strategies=[n.text for n in selection.strategies],
+        lessons=[n.text for n in selection.lessons],
+        behaviors=[n.text for n in selection.behaviors],
+        experiences=[
+            {"text": n.text, "passed": n.item.facts["passed"], "feedback": n.item.facts["feedback"]}
+            for n in selection.experiences
+        ],
+        solution=solution,
+        feedback=feedback,
+    )
+    last = max(i for i, m in enumerate(problem.messages) if m.role == "user")
+    return [Message(role="user", content=content) if i == last else m for i, m in enumerate(problem.messages)]
+
+
+def _row(
+    prompt_id: str,
+    problem: Problem,
+    selection: Selection,
+    seq: int,
+    template: str,
+    solution: Row | None = None,
+    feedback: str | None = None,
+) -> Row:
+    has_context = bool(selection.notes or solution or feedback)
+    shown = without_thinking(solution["text"]) if solution else None
+    messages = context_messages(problem, selection, shown, feedback, template) if has_context else problem.messages
+    return {
+        "prompt_id": prompt_id,
+        "problem_id": problem.id,
+        "split": problem.split,
+        "messages": dump_messages(messages),
+        "has_context": has_context,
+        "items": json.dumps([_explained(n) for n in selection.notes]),
+        "demonstration": solution["rollout_id"] if solution else None,
+        "feedback": feedback is not None,
+        "seq": seq,
+    }
+
+
+def _explained(note: Note) -> dict[str, Any]:
+    return {
+        "id": note.item.id,
+        "version": note.item.version,
+        "level": note.item.level,
+        "text": note.text,
+        "score": round(note.score, 4),
+        "credibility": round(note.credibility, 4),
+        "reason": note.reason,
+    }
+
+
+def guarded(select: Selector, problem: Problem) -> Selection:
+    """A selection without notes that leak this problem's answer.
+
+    Insights were guarded when they were written. Behaviors come from other problems and attempts are shown as
+    they are, so every note is checked once more against the problem that it is shown for.
+    """
+    chosen = select(problem)
+
+    def safe(notes: tuple[Note, ...]) -> tuple[Note, ...]:
+        return tuple(n for n in notes if leak(n.text, problem) is None)
+
+    return Selection(safe(chosen.strategies), safe(chosen.lessons), safe(chosen.behaviors), safe(chosen.experiences))
+
+
+def retrieve(ledger: Ledger, request: RetrieveRequest, job: JobContext) -> RetrieveResult:
+    """Render the contexts of a step (per rollout) or of problems (for `memory_agent`)."""
+    problems = read_problems(request.problems)
+    rollouts = read_table(request.rollouts) if request.rollouts else []
+    wanted = request.problem_ids
+    if wanted is None:
+        wanted = list(dict.fromkeys(r["problem_id"] for r in rollouts)) if rollouts else list(problems)
+    select: Selector = nothing
+    seq = 0
+    if request.bank is not None and request.settings.levels:
+        retriever = Retriever(ledger, request.bank, wanted, request.step, request.settings)
+        select, seq = retriever.select, retriever.seq
+    selections = {pid: guarded(select, problems[pid]) for pid in wanted}
+    job.check()
+    template = request.prompts.teacher
+    if request.rollouts is None:
+        rows = [_row(pid, problems[pid], selections[pid], seq, template) for pid in wanted]
+    else:
+        rows = _per_rollout(rollouts, problems, selections, seq, request)
+    shown = {"demonstration": sum(r["demonstration"] is not None for r in rows)}
+    shown |= {"feedback": sum(r["feedback"] for r in rows)}
+    return RetrieveResult(
+        contexts=write_table(request.out, rows, CONTEXTS),
+        seq=seq,
+        with_context=sum(r["has_context"] for r in rows),
+        items_used=counts(selections) | shown,
+    )
+
+
+def _per_rollout(
+    rollouts: Sequence[Row],
+    problems: Mapping[str, Problem],
+    selections: Mapping[str, Selection],
+    seq: int,
+    request: RetrieveRequest,
+) -> list[Row]:
+    if request.verdicts is None:
+        raise ValueError("verdicts are needed beside rollouts: the in-batch context shows only verified solutions")
+    verdicts = {row["rollout_id"]: row for row in read_table(request.verdicts)}
+    passed: dict[str, list[Row]] = defaultdict(list)
+    for row in rollouts:
+        if verdicts[row["rollout_id"]]["outcome"] == Outcome.PASSED:
+            passed[row["problem_id"]].append(row)
+    rows = []
+    for row in rollouts:
+        verdict = verdicts[row["rollout_id"]]
+        solution = demonstration(row, passed[row["problem_id"]], request)
+        feedback = verdict["feedback"] if shows_feedback(verdict, solution is not None, request) else None
+        problem = problems[row["problem_id"]]
+        selection = selections[problem.id]
+        rows.append(_row(row["rollout_id"], problem, selection, seq, request.prompts.teacher, solution, feedback))
+    return rows

@@ -1,0 +1,119 @@
+"""What attempts say about notes: records, credibility, support, and which of two contradicting notes to show.
+
+Notes are believed as far as verdicts bear them out. An attempt *follows* a note when it contains the note's
+testable terms. The record of a note on a problem is how many of the attempts that follow it passed. It is
+computed anew from the attempts that the bank holds, so a note that once was a lucky hit is forgotten when
+later attempts refute it, and an exception to a rule is learnt where it occurs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from services.memory.terms import AGREE, coverage, terms, union
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One verified rollout, as evidence."""
+
+    rollout_id: str
+    step: int
+    text: str
+    """Excerpt: the approach that the attempt took."""
+    passed: bool
+    feedback: str = ""
+
+
+@dataclass(frozen=True)
+class Record:
+    """How the attempts that follow a note fared."""
+
+    passes: int = 0
+    trials: int = 0
+
+
+@dataclass(frozen=True)
+class Prior:
+    """What is believed of a note before this problem's attempts are looked at."""
+
+    mean: float
+    strength: float
+    """Worth this many attempts."""
+
+
+STRATEGY_PRIOR = Prior(mean=0.5, strength=2.0)
+"""A strategy starts undecided: a third of lucky passes has a wrong reason."""
+
+BEHAVIOR_STRENGTH = 4.0
+"""A rule that many problems share is worth four attempts at this one, so an exception needs about that many
+failures to outweigh it."""
+
+RELATED = 0.3
+"""Overlap from which two notes are about the same thing."""
+
+BELIEVED = 0.3
+"""Notes less credible than this are not shown."""
+
+
+def record(note: str, attempts: Sequence[Attempt]) -> Record:
+    """How the attempts that follow `note` fared."""
+    sets = [terms(a.text) for a in attempts]
+    vocabulary = union(sets)
+    wanted = terms(note)
+    following = [
+        a.passed for a, have in zip(attempts, sets, strict=True) if coverage(wanted, vocabulary, have) >= AGREE
+    ]
+    return Record(passes=sum(following), trials=len(following))
+
+
+def credibility(prior: Prior, seen: Record) -> float:
+    """Posterior mean of the pass rate of attempts that follow a note (Beta-binomial)."""
+    return (prior.mean * prior.strength + seen.passes) / (prior.strength + seen.trials)
+
+
+def behavior_prior(support: int, members: int) -> Prior:
+    """The prior of a behavior that `support` of `members` insights agree with (Laplace)."""
+    return Prior(mean=(support + 1) / (members + 2), strength=BEHAVIOR_STRENGTH)
+
+
+@dataclass(frozen=True)
+class Support:
+    """How many of a cluster's problems agree with a rule."""
+
+    agreeing: int
+    members: int
+
+    @property
+    def purity(self) -> float:
+        return self.agreeing / self.members if self.members else 0.0
+
+
+def support(rule: str, strategies: Sequence[str], shared: frozenset[str]) -> Support:
+    """How many insights of a cluster agree with `rule`.
+
+    Args:
+        strategies: one text per problem of the cluster that has a strategy (several joined).
+        shared: terms that all problems of the cluster have in common. A rule that says nothing beyond them
+            is empty and has no support.
+    """
+    sets = [terms(s) for s in strategies]
+    vocabulary = union(sets)
+    wanted = terms(rule)
+    if not (wanted & vocabulary) - shared:
+        return Support(0, len(sets))
+    return Support(sum(coverage(wanted, vocabulary, have) >= AGREE for have in sets), len(sets))
+
+
+def contradicts(note: frozenset[str], other: frozenset[str], vocabulary: frozenset[str]) -> bool:
+    """Whether two notes are about the same thing and say something else of it.
+
+    Notes that share nothing testable are about different things; notes that share nearly all agree. What lies
+    between, shares some and differs in some, contradicts: `zor: rotate` against `zor-mil: reverse, add 3`.
+
+    Args:
+        note: terms of the broader note.
+        vocabulary: terms of the evidence that such notes are drawn from; other terms are not testable.
+    """
+    return RELATED <= coverage(note, vocabulary, other) < AGREE

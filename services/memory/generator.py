@@ -1,0 +1,103 @@
+"""Asking a model for notes: a burst of chat completions against any OpenAI-compatible server.
+
+The requests of a burst carry `metadata` (batch, size, index): our rollout service runs them as one batch in
+that order, which makes reflection reproducible (Law 10). Other servers ignore it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import httpx
+
+from services.common.jobs import Retryable
+from services.common.wire import Generator
+from services.memory.notes import InvalidNotes
+
+T = TypeVar("T")
+
+PARALLEL = 64
+"""Requests in flight at once: a batch larger than this could never be complete at the server."""
+TIMEOUT_S = 600.0
+
+
+class ChatModel:
+    """The model that writes notes."""
+
+    def __init__(self, generator: Generator, default_url: str, token: str) -> None:
+        base_url = generator.base_url or f"{default_url.rstrip('/')}/v1"
+        self._http = httpx.Client(
+            base_url=base_url,
+            headers={"Authorization": f"Bearer {token}"},
+            timeout=httpx.Timeout(TIMEOUT_S, connect=5.0),
+            limits=httpx.Limits(max_connections=PARALLEL),
+        )
+        self._generator = generator
+
+    def __enter__(self) -> ChatModel:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._http.close()
+
+    def notes(self, prompts: Sequence[str], key: str, parse: Callable[[str], T]) -> list[T | None]:
+        """Ask every prompt once, and those with an invalid answer once more; None where both were invalid.
+
+        Args:
+            key: names the burst; answers are a function of it, the prompts, the seed and the weights.
+            parse: reads one answer; raises `InvalidNotes`.
+
+        Raises:
+            Retryable: when the server can't be reached or answers an error.
+        """
+        found: list[T | None] = [None] * len(prompts)
+        open_ = list(range(len(prompts)))
+        for attempt in range(2):
+            answers = self._burst([prompts[i] for i in open_], f"{key}.{attempt}", open_, attempt)
+            still_open = []
+            for i, answer in zip(open_, answers, strict=True):
+                try:
+                    found[i] = parse(answer)
+                except InvalidNotes:
+                    still_open.append(i)
+            open_ = still_open
+        return found
+
+    def _burst(self, prompts: Sequence[str], key: str, numbers: Sequence[int], attempt: int) -> list[str]:
+        answers: list[str] = []
+        for start in range(0, len(prompts), PARALLEL):
+            part = prompts[start : start + PARALLEL]
+            batch = f"{key}.{start}"
+            with ThreadPoolExecutor(len(part)) as pool:
+                tasks = [
+                    pool.submit(self._ask, prompt, numbers[start + i] * 2 + attempt, batch, len(part), i)
+                    for i, prompt in enumerate(part)
+                ]
+                answers += [task.result() for task in tasks]
+        return answers
+
+    def _ask(self, prompt: str, seed_offset: int, batch: str, batch_size: int, index: int) -> str:
+        sampling = self._generator.sampling
+        body = {
+            "model": self._generator.model,
+            "messages": [{"role": "user", "content": prompt}],
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "max_tokens": sampling.max_tokens,
+            "seed": self._generator.seed + seed_offset,
+            "metadata": {"batch": batch, "batch_size": str(batch_size), "index": str(index)},
+        }
+        try:
+            response = self._http.post("/chat/completions", json=body)
+        except httpx.TransportError as error:
+            raise Retryable(
+                f"the model that writes notes can't be reached at {self._http.base_url}: {error}"
+            ) from error
+        if response.status_code >= 400:
+            cause = f"{self._http.base_url}chat/completions: HTTP {response.status_code}: {response.text[:500]}"
+            if response.status_code < 500 and response.status_code not in {404, 409, 429}:
+                raise ValueError(cause)
+            raise Retryable(cause)
+        return str(response.json()["choices"][0]["message"]["content"])

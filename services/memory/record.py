@@ -1,0 +1,62 @@
+"""`record`: a step's rollouts and verdicts become experience.
+
+Invariants: evaluation problems never enter a bank (Law 3); an `infra_error` is no experience (Law 5); each
+problem keeps its newest `keep_attempts`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from services.common.artifacts import read_problems, read_table
+from services.common.jobs import JobContext
+from services.common.wire import MemoryCounts, Outcome, RecordRequest
+from services.memory.bank import by_scope
+from services.memory.ledger import Item, Ledger, Transaction
+
+ACTOR = "record"
+
+
+def record(ledger: Ledger, request: RecordRequest, job: JobContext) -> MemoryCounts:
+    """Write experience.
+
+    Raises:
+        ValueError: when a rollout is of a problem outside the train split.
+    """
+    verdicts = {row["rollout_id"]: row for row in read_table(request.verdicts)}
+    rollouts = read_table(request.rollouts)
+    foreign = sorted({r["problem_id"] for r in rollouts if r["split"] != "train"})
+    if foreign:
+        raise ValueError(f"evaluation problems never enter a bank; refused: {', '.join(foreign[:5])}")
+    problems = read_problems(request.problems)
+    attempts = [
+        Item(
+            level="experience",
+            kind="attempt",
+            scope=row["problem_id"],
+            text=row["text"],
+            step=request.step,
+            policy_version=row["policy_version"],
+            facts={
+                "rollout_id": f"{request.step}:{row['rollout_id']}",
+                "passed": verdict["outcome"] == Outcome.PASSED,
+                "outcome": verdict["outcome"],
+                "feedback": verdict["feedback"],
+            },
+        )
+        for row in rollouts
+        if (verdict := verdicts[row["rollout_id"]])["outcome"] != Outcome.INFRA_ERROR
+    ]
+    touched = sorted({item.scope for item in attempts})
+    bodies = {pid: problems[pid].model_dump_json() for pid in touched}
+    held = by_scope(ledger.active(request.bank, "experience", touched))
+    arriving = by_scope(attempts)
+    surplus = [item for pid in touched for item in [*held.get(pid, []), *arriving[pid]][: -request.keep_attempts]]
+
+    def change(tx: Transaction) -> None:
+        tx.put_problems(bodies)
+        tx.write(attempts, ACTOR)
+        tx.set_status([item for item in surplus if item.id], "retired", request.step, ACTOR)
+        tx.write([replace(item, status="retired") for item in surplus if not item.id], ACTOR)
+
+    return ledger.apply(request.bank, job.key, change)

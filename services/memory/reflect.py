@@ -1,0 +1,109 @@
+"""`reflect`: the attempts of a problem, and what was known of it, become its new insight.
+
+The model writes; the rules here only decide what may be kept (merge and replace at a fixed budget):
+- a strategy needs a passed attempt as evidence, a lesson a failed one;
+- a note that gives the answer away is quarantined;
+- an answer that can't be read, twice, changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Literal
+
+from services.common.jobs import JobContext
+from services.common.wire import MemoryCounts, Problem, ReflectRequest
+from services.memory.bank import attempt, by_scope, lessons, problems, strategies
+from services.memory.evidence import Attempt, record
+from services.memory.generator import ChatModel
+from services.memory.leak import leak
+from services.memory.ledger import Item, Kind, Ledger, Transaction
+from services.memory.notes import Insight, parse_insight
+from services.memory.prompts import render
+
+Mode = Literal["contrast", "successes", "failures"]
+
+
+def mode_of(successes: Sequence[Attempt], failures: Sequence[Attempt]) -> Mode:
+    """Which reflection the evidence allows: contrast when both kinds of attempts exist (method.md 1.1)."""
+    if successes and failures:
+        return "contrast"
+    return "successes" if successes else "failures"
+
+
+def prompt(problem: Problem, attempts: Sequence[Attempt], old: Sequence[Item], request: ReflectRequest) -> str:
+    """The reflection prompt of one problem: its newest passed and failed attempts, and its old insight."""
+    shown = request.settings.attempts_per_outcome
+    successes = [a for a in attempts if a.passed][-shown:]
+    failures = [a for a in attempts if not a.passed][-shown:]
+    return render(
+        "reflect",
+        request.prompts.reflect,
+        problem=problem.question(),
+        mode=mode_of(successes, failures),
+        successes=[{"text": a.text} for a in successes],
+        failures=[{"text": a.text, "feedback": a.feedback} for a in failures],
+        strategies=[item.text for item in strategies(old)],
+        lessons=[item.text for item in lessons(old)],
+    )
+
+
+def judge(problem: Problem, insight: Insight, experience: Sequence[Item], request: ReflectRequest) -> list[Item]:
+    """The notes of an insight as items: with their evidence, or quarantined with the reason."""
+    attempts = [attempt(item, request.settings.excerpt_chars) for item in experience]
+    passed = [item.text for item in experience if item.facts["passed"]]
+    kinds: list[tuple[Kind, str]] = [("strategy", s) for s in insight.strategies]
+    kinds += [("lesson", s) for s in insight.lessons]
+    items = []
+    for kind, text in kinds:
+        evidence = [a for a in attempts if a.passed == (kind == "strategy")]
+        if not evidence:
+            continue
+        seen = record(text, attempts)
+        item = Item(
+            level="insight",
+            kind=kind,
+            scope=problem.id,
+            text=text,
+            step=request.step,
+            policy_version=request.policy_version,
+            facts={
+                "sources": [a.rollout_id for a in evidence[-request.settings.attempts_per_outcome :]],
+                "passes": seen.passes,
+                "trials": seen.trials,
+            },
+        )
+        reason = leak(text, problem, passed)
+        items.append(replace(item, status="quarantined", facts=item.facts | {"leak": reason}) if reason else item)
+    return items
+
+
+def reflect(ledger: Ledger, model: ChatModel, request: ReflectRequest, job: JobContext) -> MemoryCounts:
+    """Refresh the insight of each problem that has attempts."""
+    known = problems(ledger, request.bank)
+    experience = by_scope(ledger.active(request.bank, "experience", request.problem_ids))
+    old = by_scope(ledger.active(request.bank, "insight", request.problem_ids))
+    asked = [pid for pid in request.problem_ids if experience.get(pid)]
+    chars = request.settings.excerpt_chars
+    prompts = [
+        prompt(known[pid], [attempt(i, chars) for i in experience[pid]], old.get(pid, []), request) for pid in asked
+    ]
+    answers = model.notes(prompts, job.key, partial(parse_insight, budget=request.settings.max_notes))
+    job.check()
+    new: list[Item] = []
+    dropped: list[Item] = []
+    for pid, insight in zip(asked, answers, strict=True):
+        if insight is None:
+            continue
+        items = judge(known[pid], insight, experience[pid], request)
+        kept = {(item.kind, item.text) for item in items}
+        new += items
+        dropped += [item for item in old.get(pid, []) if (item.kind, item.text) not in kept]
+
+    def change(tx: Transaction) -> None:
+        tx.set_status(dropped, "retired", request.step, request.generator.model)
+        tx.write(new, request.generator.model)
+
+    return ledger.apply(request.bank, job.key, change)

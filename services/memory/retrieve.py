@@ -1,0 +1,209 @@
+"""Which notes a teacher gets to see for one problem: found, believed, and free of contradiction.
+
+1. Found: the problem's own strategies and lessons, its past attempts, and the behaviors whose topic the
+   problem mentions (or that lie nearest, for behaviors without a topic).
+2. Believed: each note's record on this problem's attempts, on top of its prior, gives its credibility;
+   notes below `BELIEVED` are left out.
+3. Consistent (`conflicts: resolve`): notes are taken in order of credibility, and one that contradicts a note
+   already taken is left out. A reader of two contradicting notes follows either; measured with the pocket
+   model, one wrong behavior beside a right insight takes accuracy from .96 to .18.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from services.common.wire import ContextSettings, Level, Problem
+from services.memory.bank import attempt, by_scope, lessons, strategies
+from services.memory.embed import embed
+from services.memory.evidence import (
+    BELIEVED,
+    STRATEGY_PRIOR,
+    Attempt,
+    behavior_prior,
+    contradicts,
+    credibility,
+    record,
+)
+from services.memory.ledger import Item, Ledger
+from services.memory.terms import AGREE, coverage, terms, union
+
+
+@dataclass(frozen=True)
+class Note:
+    """A note that may be shown, and why."""
+
+    item: Item
+    text: str
+    """What is shown: the item's text, or the head of an attempt."""
+    credibility: float
+    score: float
+    """Similarity to the problem; 1 for notes that are about this very problem."""
+    reason: str
+
+    @cached_property
+    def terms(self) -> frozenset[str]:
+        return terms(self.text)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The notes chosen for one problem, by the place they take in the prompt."""
+
+    strategies: tuple[Note, ...] = ()
+    lessons: tuple[Note, ...] = ()
+    behaviors: tuple[Note, ...] = ()
+    experiences: tuple[Note, ...] = ()
+
+    @property
+    def notes(self) -> tuple[Note, ...]:
+        """All notes, most specific first."""
+        return (*self.strategies, *self.experiences, *self.behaviors, *self.lessons)
+
+    def within(self, chars: int) -> Selection:
+        """The selection without its last notes, so that the rest is at most `chars` long."""
+        left = chars
+        kept: set[str] = set()
+        for note in self.notes:
+            left -= len(note.text) + 1
+            if left < 0:
+                break
+            kept.add(note.item.id)
+
+        def keep(notes: tuple[Note, ...]) -> tuple[Note, ...]:
+            return tuple(n for n in notes if n.item.id in kept)
+
+        return Selection(keep(self.strategies), keep(self.lessons), keep(self.behaviors), keep(self.experiences))
+
+
+class Retriever:
+    """Reads a bank once and selects notes for many problems of one step."""
+
+    def __init__(self, ledger: Ledger, bank: str, problem_ids: Sequence[str], step: int, settings: ContextSettings):
+        self._settings = settings
+        self._step = step
+        self.seq = ledger.seq(bank)
+
+        def load(level: Level, scopes: Sequence[str] | None) -> list[Item]:
+            found = ledger.active(bank, level, scopes) if level in settings.levels else []
+            return [i for i in found if i.step == step] if settings.transient else found
+
+        # Attempts are evidence at every setting; whether they are shown depends on the levels.
+        self._experience = by_scope(ledger.active(bank, "experience", problem_ids))
+        insights = load("insight", None)
+        self._insights = by_scope(insights)
+        self._behaviors = load("behavior", None) if settings.k else []
+        self._vectors = embed([b.text for b in self._behaviors])
+        self._vocabulary = union(terms(i.text) for i in strategies(insights))
+        if "insight" not in settings.levels:
+            self._vocabulary = union(terms(i.text) for i in strategies(ledger.active(bank, "insight")))
+
+    def select(self, problem: Problem) -> Selection:
+        """The notes for one problem."""
+        settings = self._settings
+        experience = self._experience.get(problem.id, [])
+        attempts = [attempt(item, settings.excerpt_chars) for item in experience]
+        own = self._insights.get(problem.id, [])
+        claims = [self._claim(item, item.text, attempts, "strategy of this problem") for item in strategies(own)]
+        past = [(i, a) for i, a in zip(experience, attempts, strict=True) if a.step < self._step]
+        if "experience" in settings.levels and not settings.transient:
+            for item, seen in [(i, a) for i, a in past if a.passed][-1:]:
+                claims.append(self._claim(item, seen.text, attempts, "passed attempt of an earlier step"))
+        candidates = [*claims, *self._found_behaviors(problem, attempts)]
+        believed = sorted((n for n in candidates if n.credibility >= BELIEVED), key=lambda n: -n.credibility)
+        chosen = self._consistent(believed, union(terms(a.text) for a in attempts))
+        warnings = [self._warning(item, attempts) for item in lessons(own)]
+        if "experience" in settings.levels and not settings.transient:
+            failed = [(i, a) for i, a in past if not a.passed][-1:]
+            chosen += [self._failure(item, seen) for item, seen in failed]
+        plans = [n for n in chosen if n.item.level == "insight" or n.item.facts.get("passed")]
+        vocabulary = union(terms(a.text) for a in attempts)
+        return Selection(
+            strategies=tuple(n for n in chosen if n.item.level == "insight"),
+            lessons=tuple(n for n in warnings if n is not None and not _forbids(n, plans, vocabulary)),
+            behaviors=tuple(n for n in chosen if n.item.level == "behavior"),
+            experiences=tuple(n for n in chosen if n.item.level == "experience"),
+        ).within(settings.max_chars)
+
+    def _claim(self, item: Item, text: str, attempts: Sequence[Attempt], reason: str) -> Note:
+        seen = record(text, attempts)
+        return Note(
+            item,
+            text,
+            credibility(STRATEGY_PRIOR, seen),
+            1.0,
+            f"{reason}; {seen.passes} of {seen.trials} attempts that follow it passed",
+        )
+
+    def _failure(self, item: Item, seen: Attempt) -> Note:
+        return Note(item, seen.text, 1.0, 1.0, "failed attempt of an earlier step")
+
+    def _warning(self, item: Item, attempts: Sequence[Attempt]) -> Note | None:
+        """A lesson, unless attempts that do what it warns of mostly pass."""
+        seen = record(item.text, attempts)
+        if seen.trials and seen.passes / seen.trials > 0.5:
+            return None
+        reason = f"lesson of this problem; {seen.passes} of {seen.trials} attempts that do this passed"
+        return Note(item, item.text, 1.0, 1.0, reason)
+
+    def _found_behaviors(self, problem: Problem, attempts: Sequence[Attempt]) -> list[Note]:
+        if not self._behaviors:
+            return []
+        question = problem.question()
+        mentioned = terms(question)
+        similarity = self._vectors @ embed([question])[0]
+        found = [
+            (float(similarity[n]), item)
+            for n, item in enumerate(self._behaviors)
+            if (topic := item.facts["topic"]) in mentioned
+            or (not topic and similarity[n] >= self._settings.min_similarity)
+        ]
+        found.sort(key=lambda pair: (-pair[0], pair[1].id))
+        notes = []
+        for score, item in found[: self._settings.k]:
+            seen = record(item.text, attempts)
+            prior = behavior_prior(item.facts["support"], item.facts["members"])
+            reason = (
+                f"{item.facts['support']} of {item.facts['members']} problems agree; "
+                f"{seen.passes} of {seen.trials} attempts here that follow it passed"
+            )
+            notes.append(Note(item, item.text, credibility(prior, seen), score, reason))
+        return notes
+
+    def _consistent(self, notes: Sequence[Note], attempted: frozenset[str]) -> list[Note]:
+        """`notes`, best first, without those that contradict a better one."""
+        if self._settings.conflicts == "show":
+            return list(notes)
+        kept: list[Note] = []
+        for note in notes:
+            if not any(self._contradict(note, better, attempted) for better in kept):
+                kept.append(note)
+        return kept
+
+    def _contradict(self, a: Note, b: Note, attempted: frozenset[str]) -> bool:
+        if "behavior" not in {a.item.level, b.item.level}:
+            # Two claims about the same problem: compare what attempts can show, not the names they share.
+            return contradicts(a.terms, b.terms, attempted)
+        broad, narrow = (a, b) if a.item.level == "behavior" else (b, a)
+        return contradicts(broad.terms, narrow.terms, self._vocabulary)
+
+
+def _forbids(lesson: Note, plans: Sequence[Note], vocabulary: frozenset[str]) -> bool:
+    """Whether a lesson warns of what a chosen plan does."""
+    return any(coverage(plan.terms, vocabulary, lesson.terms) >= AGREE for plan in plans)
+
+
+Selector = Callable[[Problem], Selection]
+
+
+def nothing(_: Problem) -> Selection:
+    """The selection of a run without memory."""
+    return Selection()
+
+
+def counts(selections: Mapping[str, Selection]) -> dict[str, int]:
+    """How many selections show each level."""
+    levels: tuple[Level, ...] = ("experience", "insight", "behavior")
+    return {level: sum(any(n.item.level == level for n in s.notes) for s in selections.values()) for level in levels}

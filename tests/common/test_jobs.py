@@ -1,0 +1,178 @@
+"""The job protocol: idempotent, durable, cancellable, and honest about failures."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+
+from services.common.app import create_service
+from services.common.jobs import JobContext, JobKind, JobRunner, JobStore, JobSubmission, Retryable
+from services.common.settings import ServiceSettings
+from services.common.strict import Strict
+
+TOKEN = "test-token-0123456789"
+
+
+class Work(Strict):
+    seconds: float = 0.0
+    fail: str | None = None
+
+
+class Done(Strict):
+    count: int
+
+
+class Counter:
+    """A handler that counts how often it ran."""
+
+    def __init__(self) -> None:
+        self.runs = 0
+        self.started = threading.Event()
+
+    def __call__(self, work: Work, job: JobContext) -> Done:
+        self.runs += 1
+        self.started.set()
+        deadline = time.monotonic() + work.seconds
+        while time.monotonic() < deadline:
+            job.check()
+            time.sleep(0.005)
+        if work.fail == "retryable":
+            raise Retryable("the database went away")
+        if work.fail:
+            raise ValueError(work.fail)
+        return Done(count=self.runs)
+
+
+def service(folder: Path, handler: Counter) -> FastAPI:
+    runner = JobRunner("test", JobStore(folder / "jobs.db"), {"work": JobKind(Work, handler)})
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI):  # type: ignore[no-untyped-def]
+        runner.recover()
+        yield
+        runner.close()
+
+    app = create_service("test", ServiceSettings(token=TOKEN, state_dir=folder), ready=dict, lifespan=lifespan)
+    app.include_router(runner.router())
+    return app
+
+
+def client(app: FastAPI) -> TestClient:
+    return TestClient(app, headers={"Authorization": f"Bearer {TOKEN}"}, raise_server_exceptions=False)
+
+
+@pytest.fixture
+def handler() -> Counter:
+    return Counter()
+
+
+@pytest.fixture
+def http(tmp_path: Path, handler: Counter) -> Iterator[TestClient]:
+    with client(service(tmp_path, handler)) as c:
+        yield c
+
+
+def put(http: TestClient, key: str, **request: object) -> dict[str, object]:
+    return dict(http.put(f"/v1/jobs/{key}", json={"kind": "work", "request": request}).json())
+
+
+def test_the_same_key_and_body_is_one_job(http: TestClient, handler: Counter) -> None:
+    body = {"kind": "work", "request": {"seconds": 0.05}}
+    statuses = [http.put("/v1/jobs/a", json=body).status_code for _ in range(3)]
+    job = http.get("/v1/jobs/a", params={"wait": 5}).json()
+    assert statuses == [201, 200, 200]
+    assert job["status"] == "succeeded"
+    assert job["result"] == {"count": 1}
+    assert handler.runs == 1
+
+
+def test_another_body_under_the_same_key_is_409(http: TestClient) -> None:
+    put(http, "a")
+    answer = http.put("/v1/jobs/a", json={"kind": "work", "request": {"seconds": 1}})
+    assert answer.status_code == 409
+    assert "new key" in answer.json()["title"]
+
+
+def test_waiting_returns_as_soon_as_the_job_ends(http: TestClient) -> None:
+    put(http, "a", seconds=0.2)
+    began = time.monotonic()
+    assert http.get("/v1/jobs/a", params={"wait": 20}).json()["status"] == "succeeded"
+    assert time.monotonic() - began < 5
+
+
+def test_a_running_job_is_cancelled(http: TestClient, handler: Counter) -> None:
+    put(http, "a", seconds=30)
+    assert handler.started.wait(5)
+    http.delete("/v1/jobs/a")
+    assert http.get("/v1/jobs/a", params={"wait": 5}).json()["status"] == "cancelled"
+
+
+def test_a_queued_job_is_cancelled_at_once_and_never_runs(http: TestClient, handler: Counter) -> None:
+    put(http, "a", seconds=30)
+    put(http, "b")
+    assert http.delete("/v1/jobs/b").json()["status"] == "cancelled"
+    http.delete("/v1/jobs/a")
+    http.get("/v1/jobs/a", params={"wait": 5})
+    assert handler.runs == 1
+
+
+def test_failures_say_why_and_whether_to_retry(http: TestClient) -> None:
+    put(http, "a", fail="retryable")
+    put(http, "b", fail="bad input")
+    errors = [http.get(f"/v1/jobs/{k}", params={"wait": 5}).json()["error"] for k in "ab"]
+    assert errors == [
+        {"message": "Retryable: the database went away", "retryable": True},
+        {"message": "ValueError: bad input", "retryable": False},
+    ]
+
+
+def test_a_job_without_an_end_runs_again_after_a_restart(tmp_path: Path) -> None:
+    store = JobStore(tmp_path / "jobs.db")
+    store.submit("a", JobSubmission(kind="work", request={}))
+    store.start("a")
+    with client(service(tmp_path, Counter())) as http:
+        assert http.get("/v1/jobs/a", params={"wait": 5}).json()["status"] == "succeeded"
+
+
+def test_a_job_cut_short_by_a_shutdown_is_not_an_end(tmp_path: Path) -> None:
+    first = Counter()
+    with client(service(tmp_path, first)) as http:
+        put(http, "a", seconds=30)
+        assert first.started.wait(5)
+    time.sleep(0.1)
+    job = JobStore(tmp_path / "jobs.db").get("a")
+    assert job is not None
+    assert job.status == "running"
+
+
+@pytest.mark.parametrize(
+    ("body", "field", "hint"),
+    [
+        ({"kind": "wrok", "request": {}}, "kind", "'work'"),
+        ({"kind": "work", "request": {"secnds": 1}}, "request.secnds", "'seconds'"),
+        ({"kind": "work", "request": {"seconds": "long"}}, "request.seconds", "number"),
+        ({"kind": "work", "request": {}, "prio": 1}, "body.prio", "unknown key"),
+    ],
+)
+def test_law_11_bad_input_names_the_field_and_the_nearest_valid_one(
+    http: TestClient, body: dict[str, object], field: str, hint: str
+) -> None:
+    answer = http.put("/v1/jobs/a", json=body)
+    (error,) = answer.json()["errors"]
+    assert answer.status_code == 422
+    assert error["field"] == field
+    assert hint in error["message"]
+
+
+def test_unknown_jobs_and_wrong_tokens(http: TestClient) -> None:
+    assert http.get("/v1/jobs/none").status_code == 404
+    assert http.delete("/v1/jobs/none").status_code == 404
+    assert http.get("/v1/jobs/none", headers={"Authorization": "Bearer wrong"}).status_code == 401
+    assert http.get("/healthz", headers={"Authorization": ""}).status_code == 200

@@ -1,0 +1,197 @@
+"""The jobs on a real ledger: what is written, what is shown, and the laws that hold while doing so."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from services.common.artifacts import load_messages, read_table
+from services.common.wire import Level
+from services.memory.ledger import Item
+from tests.memory.conftest import Words, World, code_problem
+
+CODE = "\n```python\ndef solve(a): code\n```"
+RIGHT, WRONG = f"Plan: rotate then add 3.{CODE}", f"Plan: reverse then add 1.{CODE}"
+STRATEGY = "Strategy: {}: rotate then add 3."
+
+
+def family(prompt: str) -> str:
+    return prompt.split("Apply ")[1].split(".", maxsplit=1)[0]
+
+
+def contexts(world: World, step: int, **settings: object) -> dict[str, dict[str, object]]:
+    return {row["prompt_id"]: row for row in read_table(world.retrieve(step, **settings).contexts)}
+
+
+def content(row: dict[str, object]) -> str:
+    return load_messages(str(row["messages"]))[-1].content
+
+
+def active(world: World, level: Level) -> list[Item]:
+    return world.ledger.active("b", level)
+
+
+def test_experience_is_kept_newest_first_within_its_budget(world: World) -> None:
+    world.record(1, [("p0", f"try {n}", False) for n in range(3)], keep=2)
+    counts = world.record(2, [("p0", "try 3", True)], keep=2)
+    assert [i.text for i in active(world, "experience")] == ["try 2", "try 3"]
+    assert (counts.experience, counts.seq) == (2, 2)
+
+
+def test_a_repeated_job_changes_nothing(world: World) -> None:
+    first = world.record(1, [("p0", RIGHT, True)])
+    assert world.record(1, [("p0", RIGHT, True)]) == first
+
+
+def test_law_3_evaluation_problems_never_enter_a_bank(world: World) -> None:
+    world.problems["t0"] = code_problem("t0", "Apply zor-mil.", split="test")
+    with pytest.raises(ValueError, match="t0"):
+        world.record(1, [("t0", RIGHT, True)])
+
+
+def test_reflection_contrasts_and_replaces(world: World) -> None:
+    world.record(1, [("p0", RIGHT, True), ("p0", WRONG, False), ("p1", WRONG, False)])
+    words = Words(lambda p: STRATEGY.format(family(p)) if p.startswith("contrast") else "Lesson: not reverse.")
+    world.reflect(1, words)
+    assert {p.split("|")[0] for p in words.asked} == {"contrast", "failures"}
+    assert "rotate then add 3." in words.asked[0]
+    assert "code" not in words.asked[0], "reflection sees the head of an attempt, not its program"
+    assert {(i.kind, i.text) for i in active(world, "insight")} == {
+        ("strategy", "zor-mil: rotate then add 3."),
+        ("lesson", "not reverse."),
+    }
+    world.record(2, [("p0", WRONG, False)])
+    world.reflect(2, Words(lambda _: "None"), ["p0"])
+    assert [i.text for i in active(world, "insight")] == ["not reverse."]
+
+
+def test_a_strategy_needs_a_passed_attempt_and_a_lesson_a_failed_one(world: World) -> None:
+    world.record(1, [("p0", WRONG, False), ("p1", RIGHT, True)])
+    world.reflect(1, Words(lambda _: "Strategy: anything.\nLesson: anything else."))
+    assert {(i.scope, i.kind) for i in active(world, "insight")} == {("p0", "lesson"), ("p1", "strategy")}
+
+
+def test_law_3_a_leaking_note_is_quarantined_and_never_shown(world: World) -> None:
+    world.record(1, [("p0", RIGHT, True), ("p0", WRONG, False)])
+    world.reflect(1, Words(lambda _: "Strategy: return [1, 4, 1, 5]."))
+    page = world.ledger.page("b", level="insight", status="quarantined", text=None, after="", limit=10)
+    assert [i.text for i in page] == ["return [1, 4, 1, 5]."]
+    assert all("1, 4, 1, 5" not in content(row) for row in contexts(world, 1, demonstrations="none").values())
+
+
+def test_an_unreadable_answer_keeps_the_old_insight(world: World) -> None:
+    world.record(1, [("p0", RIGHT, True)])
+    world.reflect(1, Words(lambda p: STRATEGY.format(family(p))))
+    world.record(2, [("p0", RIGHT, True)])
+    world.reflect(2, Words(lambda _: "hm"), ["p0"])
+    assert [i.text for i in active(world, "insight")] == ["zor-mil: rotate then add 3."]
+
+
+def solved(world: World) -> None:
+    """Every zor problem solved by rotating; insights say so."""
+    world.record(1, [(pid, *((RIGHT, True) if pid < "p4" else (WRONG, False))) for pid in sorted(world.problems)])
+    world.reflect(1, Words(lambda p: STRATEGY.format(family(p)) if "successes|" in p else "None"))
+
+
+def test_behaviors_need_support_purity_and_their_topic(world: World) -> None:
+    solved(world)
+    words = Words(lambda p: "Behavior: every zor begins with rotate." if "zor" in p else "None")
+    assert world.abstract(4, words).behavior == 1
+    (rule,) = active(world, "behavior")
+    assert (rule.facts["topic"], rule.facts["support"], rule.facts["members"]) == ("zor", 4, 4)
+    off_topic = Words(lambda _: "Behavior: every pav begins with rotate.")
+    world.abstract(5, off_topic)
+    assert [i.text for i in active(world, "behavior")] == [rule.text], (
+        "unsupported rules are refused, old ones re-elected"
+    )
+
+
+def test_a_behavior_is_forgotten_when_its_evidence_goes(world: World) -> None:
+    solved(world)
+    world.abstract(4, Words(lambda p: "Behavior: every zor begins with rotate." if "zor" in p else "None"))
+    ids = ["p0", "p1", "p2", "p3"]
+    world.record(5, [(pid, "Plan: swap then add 1.", True) for pid in ids])
+    world.reflect(5, Words(lambda p: f"Strategy: {family(p)}: swap then add 1."), ids)
+    assert world.abstract(8, Words(lambda _: "None")).behavior == 0
+
+
+def test_a_behavior_reaches_problems_that_have_no_insight_of_their_own(world: World) -> None:
+    solved(world)
+    world.abstract(1, Words(lambda p: "Behavior: every zor begins with rotate." if "zor" in p else "None"))
+    world.ledger.apply("b", "forget", lambda tx: tx.set_status(active(world, "insight"), "retired", 1, "person"))
+    rows = {r["prompt_id"]: r for r in read_table(world.retrieve(1, per_rollout=False).contexts)}
+    assert "every zor begins with rotate" in content(rows["p0"])
+    assert not rows["p4"]["has_context"]
+
+
+def test_a_contradicted_rule_is_not_shown_beside_the_better_note(world: World) -> None:
+    solved(world)
+    world.abstract(1, Words(lambda p: "Behavior: every zor begins with rotate." if "zor" in p else "None"))
+    world.record(2, [("p0", WRONG, True)] * 3 + [("p0", RIGHT, False)] * 4)
+    world.reflect(2, Words(lambda _: "Strategy: zor-mil: reverse then add 1."), ["p0"])
+    row = contexts(world, 2, demonstrations="none")["p0#0"]
+    assert "reverse then add 1" in content(row)
+    assert "every zor" not in content(row)
+    shown = contexts(world, 2, demonstrations="none", conflicts="show")["p0#0"]
+    assert "every zor" in content(shown)
+
+
+def test_law_3_a_rollout_is_never_its_own_demonstration(world: World) -> None:
+    world.batch(1, [("p0", RIGHT, True), ("p0", WRONG, False), ("p0", RIGHT, True), ("p1", RIGHT, True)])
+    rows = contexts(world, 1, levels=())
+    shown = {pid: row["demonstration"] for pid, row in rows.items()}
+    assert shown == {"p0#0": "p0#2", "p0#1": "p0#0", "p0#2": "p0#0", "p1#3": None}
+    assert not rows["p1#3"]["has_context"]
+
+
+def test_same_plan_shows_a_solution_only_to_those_who_took_the_approach(world: World) -> None:
+    world.batch(1, [("p0", RIGHT, True), ("p0", WRONG, False), ("p0", RIGHT, True)])
+    rows = contexts(world, 1, levels=(), demonstrations="same_plan")
+    assert rows["p0#0"]["demonstration"] == "p0#2"
+    assert rows["p0#1"]["demonstration"] is None
+    assert rows["p0#1"]["feedback"], "without a solution the rollout's own feedback is shown"
+    assert "wrong 1" in content(rows["p0#1"])
+
+
+def test_experience_shows_the_head_of_earlier_attempts_only(world: World) -> None:
+    world.record(1, [("p0", RIGHT, True), ("p0", WRONG, False)])
+    world.record(2, [("p0", f"Plan: swap then add 5.{CODE}", True)])
+    row = contexts(world, 2, levels=("experience",))["p0#0"]
+    assert "Passed: Plan: rotate then add 3." in content(row)
+    assert "Failed: Plan: reverse then add 1." in content(row)
+    assert "swap" not in content(row)
+    assert "code" not in content(row)
+
+
+def test_transient_memory_shows_only_what_this_step_wrote(world: World) -> None:
+    solved(world)
+    world.record(2, [("p0", RIGHT, True), ("p1", RIGHT, True)])
+    world.reflect(2, Words(lambda p: STRATEGY.format(family(p))), ["p0"])
+    rows = contexts(world, 2, levels=("insight",), transient=True, demonstrations="none")
+    assert rows["p0#0"]["has_context"]
+    assert not rows["p1#1"]["has_context"]
+
+
+def test_law_8_a_context_can_be_explained(world: World) -> None:
+    solved(world)
+    rows = contexts(world, 1)
+    items = json.loads(str(rows["p0#0"]["items"]))
+    assert [(i["level"], i["version"]) for i in items] == [("insight", 1)]
+    held = world.ledger.item("b", items[0]["id"])
+    assert held is not None
+    assert held.facts["sources"] == ["1:p0#0"]
+    assert rows["p0#0"]["seq"] == world.ledger.seq("b")
+    assert [v["text"] for v in world.ledger.history("b", held.id)] == [held.text]
+
+
+def test_retrieval_is_reproducible_byte_for_byte(world: World) -> None:
+    solved(world)
+    assert world.retrieve(1).contexts.sha256 == world.retrieve(1).contexts.sha256
+
+
+def test_a_deleted_bank_is_gone(world: World) -> None:
+    solved(world)
+    world.ledger.delete("b")
+    assert active(world, "insight") == []
+    assert world.ledger.seq("b") == 0

@@ -1,0 +1,153 @@
+"""The small pure rules: reading notes, evidence, contradiction, leaks, clusters."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.common.wire import Message, Problem
+from services.memory.cluster import embedding_clusters, term_clusters
+from services.memory.embed import embed
+from services.memory.evidence import (
+    BELIEVED,
+    STRATEGY_PRIOR,
+    Attempt,
+    Record,
+    behavior_prior,
+    contradicts,
+    credibility,
+    record,
+    support,
+)
+from services.memory.leak import leak
+from services.memory.notes import Insight, InvalidNotes, parse_behaviors, parse_insight
+from services.memory.terms import excerpt, terms
+from tests.memory.conftest import code_problem
+
+PLANS = ["Plan: rotate then add 3.", "Plan: reverse then add 3.", "Plan: rotate then add 1."]
+
+
+def attempts(*passed: bool) -> list[Attempt]:
+    return [Attempt(f"r{n}", n, PLANS[0], ok) for n, ok in enumerate(passed)]
+
+
+def test_reading_an_insight_takes_labelled_lines_only() -> None:
+    text = "Sure!\n- Strategy: rotate, then add 3.\n2. ignored\n**Lesson**: adding first fails.\nLesson: x\nLesson: y"
+    assert parse_insight(text, budget=2) == Insight(("rotate, then add 3.",), ("adding first fails.", "x"))
+
+
+def test_none_is_an_answer_and_prose_is_not() -> None:
+    assert parse_behaviors("None.", budget=2) == ()
+    with pytest.raises(InvalidNotes):
+        parse_behaviors("I can't tell.", budget=2)
+
+
+@given(st.text(max_size=300), st.integers(16, 80))
+def test_an_excerpt_is_a_head_and_never_too_long(text: str, chars: int) -> None:
+    head = excerpt(text, chars)
+    assert len(head) <= chars
+    assert head in text or "<think>" in text
+
+
+def test_an_excerpt_ends_at_a_line_and_hides_thinking() -> None:
+    assert excerpt("<think>secret\n</think>Plan: a\nb = 1\nc = 2", 14) == "Plan: a\nb = 1"
+    assert excerpt("Plan: a\n```python\nb = 1\n```", 60) == "Plan: a"
+    assert excerpt("Plan: a\n<answer>B</answer>", 60) == "Plan: a"
+
+
+def test_a_record_counts_only_attempts_that_follow_the_note() -> None:
+    seen = [Attempt("a", 1, PLANS[0], True), Attempt("b", 1, PLANS[1], False), Attempt("c", 1, PLANS[2], False)]
+    assert record("zor-mil: rotate then add 3.", seen) == Record(1, 1)
+    assert record("zor-mil: reverse then add 3.", seen) == Record(0, 1)
+
+
+def test_a_lucky_hit_is_believed_until_attempts_refute_it() -> None:
+    beliefs = [credibility(STRATEGY_PRIOR, Record(1, n)) for n in (1, 3, 6)]
+    assert beliefs == sorted(beliefs, reverse=True)
+    assert beliefs[0] > BELIEVED > beliefs[-1]
+
+
+def test_an_exception_outweighs_a_rule_after_a_few_failures_of_the_rule() -> None:
+    rule = behavior_prior(support=20, members=22)
+    own = credibility(STRATEGY_PRIOR, Record(1, 1))
+    assert credibility(rule, Record(0, 0)) > own > credibility(rule, Record(0, 3))
+
+
+def test_support_counts_problems_that_agree_and_refuses_empty_rules() -> None:
+    strategies = ["zor-mil: rotate then add 3", "zor-kem: rotate then add 1", "zor-pav: reverse then add 3"]
+    shared = terms("apply zor")
+    assert support("every zor begins with rotate", strategies, shared).agreeing == 2
+    assert support("every zor begins", strategies, shared).agreeing == 0
+
+
+def test_notes_contradict_when_they_share_some_and_differ_in_some() -> None:
+    vocabulary = terms("zor-mil zor-kem rotate reverse then add 3 1")
+    rule, strategy = terms("every zor begins with rotate"), terms("zor-mil: reverse then add 3")
+    assert contradicts(rule, strategy, vocabulary)
+    assert not contradicts(rule, terms("zor-mil: rotate then add 3"), vocabulary)
+    assert not contradicts(terms("every pav begins with rotate"), terms("kem: swap"), vocabulary)
+
+
+CHOICE = Problem(
+    id="c",
+    messages=[Message(role="user", content="Which?\nA: 1 4 2 3\nB: 4 7 5 6\nC: none\nD: both")],
+    verifier={"kind": "choice", "answer": "B", "labels": ["A", "B", "C", "D"]},
+)
+EXACT = Problem(
+    id="e", messages=[Message(role="user", content="Sum of 40 and 2?")], verifier={"kind": "exact", "answer": "42"}
+)
+PASSED = "Plan.\n```python\ndef solve(a):\n    b = [a[1], a[0]]\n    return b + [sum(b), len(b)]\n```"
+
+
+@pytest.mark.parametrize(
+    ("problem", "note"),
+    [
+        (CHOICE, "The answer is B."),
+        (CHOICE, "Choose option (D) here"),
+        (CHOICE, "always end with <answer>B</answer>"),
+        (CHOICE, "look for 4 7 5 6"),
+        (EXACT, "it is 42"),
+        (code_problem("p", "Apply zor-mil."), "return [1, 4, 1, 5] for the first test"),
+        (code_problem("p", "Apply zor-mil."), "```python\ndef solve(a): return a\n```"),
+        (code_problem("p", "Apply zor-mil."), "use b = [a[1], a[0]] and return b + [sum(b), len(b)]"),
+        (code_problem("p", "Apply zor-mil."), "def solve(a):\n    return a[::-1]"),
+    ],
+)
+def test_notes_that_give_the_answer_away_are_caught(problem: Problem, note: str) -> None:
+    assert leak(note, problem, [PASSED])
+
+
+@pytest.mark.parametrize(
+    ("problem", "note"),
+    [
+        (CHOICE, "The answer is a permutation; work it out digit by digit."),
+        (CHOICE, "Compare each option with the rotated input."),
+        (CHOICE, "zor-mil: rotate then add 3."),
+        (EXACT, "Add the tens of 40 before the ones."),
+        (code_problem("p", "Apply zor-mil."), "zor-mil: rotate then add 3."),
+        (code_problem("p", "Apply zor-mil."), "Do not sort the list; check b + [sum(b)] last."),
+    ],
+)
+def test_ordinary_notes_are_not(problem: Problem, note: str) -> None:
+    assert leak(note, problem, [PASSED]) is None
+
+
+def test_term_clusters_overlap_and_skip_words_that_everybody_uses() -> None:
+    questions = {f"p{n}": f"apply {f}" for n, f in enumerate(["zor mil", "zor kem", "zor mil", "pav mil", "pav x"])}
+    clusters = {c.topic: c.problem_ids for c in term_clusters(questions, questions | {"q": "apply y"}, 2)}
+    assert clusters == {"mil": ("p0", "p2", "p3"), "pav": ("p3", "p4"), "zor": ("p0", "p1", "p2")}
+
+
+def test_embedding_clusters_group_what_lies_close() -> None:
+    vectors = np.eye(4, dtype=np.float32)[[0, 0, 1, 1, 2]]
+    clusters = embedding_clusters(["a", "b", "c", "d", "e"], vectors, distance=0.5, min_size=2)
+    assert [c.problem_ids for c in clusters] == [("a", "b"), ("c", "d")]
+
+
+def test_embeddings_are_unit_length_and_know_spelling() -> None:
+    rows = embed(["every zor begins with rotate", "apply zor-mil", "apply pav-kem", ""])
+    assert np.allclose(np.linalg.norm(rows[:3], axis=1), 1.0, atol=1e-6)
+    assert not rows[3].any()
+    assert rows[0] @ rows[1] > rows[0] @ rows[2]
