@@ -17,6 +17,7 @@ from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from services.common.settings import ServiceSettings
@@ -86,8 +87,11 @@ def create_service(
         return response
 
     @app.exception_handler(RequestValidationError)
-    async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
-        fields = explain_errors(error.errors())
+    async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+        body = getattr(request.scope.get("route"), "body_field", None)
+        model = body.field_info.annotation if body is not None else None
+        known = isinstance(model, type) and issubclass(model, BaseModel)
+        fields = explain_errors(error.errors(), model if known else None)
         return problem(422, "the request is not valid", fields)
 
     @app.exception_handler(StarletteHTTPException)

@@ -1,0 +1,19 @@
+"""What grading needs besides a spec and a completion."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from services.verifier.sandbox.pool import Pool
+
+
+@dataclass(frozen=True)
+class Context:
+    """The sandbox, and the way to learn that nobody wants the verdict any more."""
+
+    pool: Pool
+    tier: str
+    """Name of the isolation in force, for verdicts on programs."""
+    check: Callable[[], None]
+    """Called between tests; raises when the work was cancelled."""

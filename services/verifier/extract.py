@@ -1,0 +1,67 @@
+"""What of a completion counts as its answer.
+
+Rules, applied in this order; they are fixed, so a policy can learn them and a verdict can be explained:
+
+1. Thinking is not an answer: `<think>..</think>` is removed. A closing tag without an opening one (templates that
+   open it in the prompt) removes everything before it; an opening tag without a closing one everything after it.
+2. A program is the last fenced block whose language is empty, `python`, `python3` or `py`. Fences are lines of three
+   or more backticks or tildes, as in CommonMark: a block ends at a line of the same character, at least as long, with
+   nothing else on it. When the last fence opened is never closed, the completion was cut short: there is no program.
+3. An answer is the text after the last `<answer>` up to the next `</answer>` or the end, stripped.
+
+Invariant: time is linear in the completion, whatever it holds; this runs in the trusted process.
+"""
+
+from __future__ import annotations
+
+import re
+
+_OPEN, _CLOSE = "<think>", "</think>"
+_FENCE = re.compile(r" {0,3}(`{3,}|~{3,})")
+_PYTHON = frozenset({"", "python", "python3", "py"})
+
+
+def without_thinking(text: str) -> str:
+    """`text` without its thinking (rule 1)."""
+    kept = []
+    at = 0
+    while (opened := text.find(_OPEN, at)) >= 0 and (closed := text.find(_CLOSE, opened)) >= 0:
+        kept.append(text[at:opened])
+        at = closed + len(_CLOSE)
+    kept.append(text[at:].partition(_OPEN)[0])
+    return "".join(kept).rpartition(_CLOSE)[2]
+
+
+def _fence_of(line: str) -> tuple[str, str] | None:
+    """The fence that `line` consists of, and the first word after it; None for other lines."""
+    mark = _FENCE.match(line)
+    if mark is None:
+        return None
+    info = line[mark.end() :]
+    if "`" in info:  # an inline code span, not a fence
+        return None
+    return mark[1], info.strip().partition(" ")[0].lower()
+
+
+def program_of(completion: str) -> str | None:
+    """The program that a completion answers with (rule 2), or None."""
+    program: str | None = None
+    fence, language, block = "", "", [""]
+    for line in without_thinking(completion).replace("\r\n", "\n").split("\n"):
+        mark = _fence_of(line)
+        if not fence:
+            if mark:
+                (fence, language), block = mark, []
+        elif mark and mark[0].startswith(fence) and line.strip() == mark[0]:
+            if language in _PYTHON:
+                program = "\n".join(block) + "\n"
+            fence = ""
+        else:
+            block.append(line)
+    return None if fence else program
+
+
+def answer_of(completion: str) -> str | None:
+    """The text of the last answer block (rule 3), or None when there is none."""
+    _, tag, rest = without_thinking(completion).rpartition("<answer>")
+    return rest.partition("</answer>")[0].strip() if tag else None

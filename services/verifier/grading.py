@@ -1,0 +1,83 @@
+"""Grading a batch: every different answer once, programs side by side.
+
+Invariants:
+- Verdicts come back in the order of the submissions.
+- Equal answers to an equal spec are judged once: rollouts of one problem often hold the same program, and a program
+  is deterministic in the sandbox. Reasoning around the program does not matter.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any
+
+from services.common.strict import Strict
+from services.common.wire import Verdict
+from services.verifier.context import Context
+from services.verifier.kinds import Kind, SpecError, code, parse_spec
+from services.verifier.sandbox.pool import Pool
+from services.verifier.sandbox.tier import Tier
+
+
+@dataclass(frozen=True)
+class Submission:
+    """A completion and the spec that judges it."""
+
+    verifier: Mapping[str, Any]
+    completion: str
+
+
+class Grader:
+    """Grades batches on as many threads as the sandbox has workers; thread-safe."""
+
+    def __init__(self, pool: Pool, tier: Tier) -> None:
+        self._context = Context(pool, tier.name, lambda: None)
+        self._threads = ThreadPoolExecutor(pool.workers, thread_name_prefix="grade")
+
+    def close(self) -> None:
+        """Take no more work. Close the sandbox first: what is under way then ends at once."""
+        self._threads.shutdown()
+
+    def grade(self, submissions: Sequence[Submission], check: Callable[[], None] = lambda: None) -> list[Verdict]:
+        """Verdicts of `submissions`, in their order.
+
+        Args:
+            check: called between units of work; what it raises ends the batch.
+
+        Raises:
+            SpecError: a spec is not valid; its fields start with the submission's index.
+        """
+        context = replace(self._context, check=check)
+        specs: dict[str, tuple[Kind[Any], Strict]] = {}
+        judged: dict[tuple[str, str | None], Future[Verdict]] = {}
+        futures = []
+        try:
+            for index, submission in enumerate(submissions):
+                key = json.dumps(submission.verifier, sort_keys=True)
+                if key not in specs:
+                    specs[key] = _parse(index, submission.verifier, context.pool.memory_mb)
+                kind, spec = specs[key]
+                pair = (key, kind.answer(spec, submission.completion))
+                if pair not in judged:
+                    judged[pair] = self._threads.submit(kind.grade, spec, submission.completion, context)
+                futures.append(judged[pair])
+            return [future.result() for future in futures]
+        except BaseException:
+            for future in judged.values():
+                future.cancel()
+            raise
+
+
+def _parse(index: int, verifier: Mapping[str, Any], memory_mb: int) -> tuple[Kind[Any], Strict]:
+    try:
+        kind, spec = parse_spec(verifier)
+        if isinstance(spec, code.Spec) and spec.limits.memory_mb > memory_mb:
+            message = f"this verifier gives all programs {memory_mb} MB together (PMD_SANDBOX_MEMORY_MB)"
+            raise SpecError([{"field": "limits.memory_mb", "message": message}])
+    except SpecError as error:
+        fields = [{**field, "field": f"{index}.verifier.{field['field']}"} for field in error.fields]
+        raise SpecError(fields) from error
+    return kind, spec

@@ -1,0 +1,57 @@
+"""A text answer that must equal the expected one: in the last answer block, or else the whole completion.
+
+Both sides are normalised: Unicode NFC, runs of white space to one space, none at the ends.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from typing import Literal
+
+from pydantic import Field
+
+from services.common.strict import Strict
+from services.common.wire import Outcome, Verdict
+from services.verifier import extract, feedback
+from services.verifier.context import Context
+from services.verifier.visibility import Visibility
+
+MAX_CHARS = 4000
+"""Longest expected answer. Unicode normalisation takes quadratic time on hostile text, so longer text is not put
+through it."""
+
+
+class Spec(Strict):
+    """`{"kind": "exact", "answer": "42 km"}`"""
+
+    kind: Literal["exact"] = "exact"
+    answer: str = Field(min_length=1, max_length=MAX_CHARS)
+    ignore_case: bool = False
+    feedback: Visibility = Visibility()
+
+
+def answer(spec: Spec, completion: str) -> str | None:
+    """The normalised answer; None when it is empty."""
+    given = extract.answer_of(completion)
+    if given is None:
+        given = extract.without_thinking(completion)
+    return _normal(spec, given) or None
+
+
+def grade(spec: Spec, completion: str, context: Context) -> Verdict:  # noqa: ARG001 -- the signature of all kinds
+    """`passed` for an equal text, `format` for an empty one, `failed` otherwise."""
+    given = answer(spec, completion)
+    if given is None:
+        return Verdict(outcome=Outcome.FORMAT, reward=0.0, feedback="No answer found.")
+    if given == _normal(spec, spec.answer):
+        return Verdict(outcome=Outcome.PASSED, reward=1.0)
+    shown = spec.answer if spec.feedback.expected else ""
+    return Verdict(outcome=Outcome.FAILED, reward=0.0, feedback=feedback.wrong_text(given, shown))
+
+
+def _normal(spec: Spec, text: str) -> str:
+    text = " ".join(text.split())
+    if len(text) > MAX_CHARS:
+        return text[: 2 * MAX_CHARS]  # longer than every expected answer
+    text = unicodedata.normalize("NFC", text)
+    return text.casefold() if spec.ignore_case else text

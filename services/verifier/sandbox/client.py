@@ -1,0 +1,106 @@
+"""The trusted side of a zygote: start it, ask it for children, learn how they ended."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from services.verifier.sandbox.job import SandboxError
+from services.verifier.sandbox.zygote import ENDED, REFUSED, SPAWN, STARTED, STATUS
+
+BOOT = (
+    "import sys; sys.path.insert(0, sys.argv[1]); from services.verifier.sandbox.zygote import main; "
+    "main(int(sys.argv[2]), sys.argv[3] == 'insecure')"
+)
+PACKAGE_ROOT = str(Path(__file__).resolve().parents[3])
+START_TIMEOUT_S = 20.0
+ANSWER_TIMEOUT_S = 10.0
+"""For what a zygote does at once (fork, reap a killed child); longer means that it is broken."""
+
+
+class Zygote:
+    """A zygote process and the socket that controls it."""
+
+    def __init__(self, *, insecure: bool) -> None:
+        """Start a zygote and wait until it can fork.
+
+        Raises:
+            SandboxError: it could not start or seal; the message is its own.
+        """
+        self.jobs = 0
+        try:
+            self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            with theirs:
+                self.process = _start(theirs.fileno(), "insecure" if insecure else "sealed")
+        except OSError as error:
+            raise SandboxError(f"the sandbox's zygote could not start: {error}") from error
+        self.control.settimeout(START_TIMEOUT_S)
+        try:
+            hello = self.control.recv(4096) or b'{"error": "it ended at once"}'
+        except OSError as error:
+            hello = json.dumps({"error": str(error)}).encode()
+        self.facts: dict[str, Any] = json.loads(hello)
+        if "error" in self.facts:
+            self.close()
+            raise SandboxError(f"the sandbox's zygote could not start: {self.facts['error']}")
+        self.control.settimeout(ANSWER_TIMEOUT_S)
+
+    def spawn(self, descriptors: list[int], memory: int, cpu_s: int) -> tuple[int, int]:
+        """Fork a child over `descriptors` (its 0 to 3); its pid, and its pidfd, which the caller closes.
+
+        Raises:
+            SandboxError: the zygote is gone or could not fork.
+        """
+        self.jobs += 1
+        try:
+            socket.send_fds(self.control, [SPAWN.pack(memory, cpu_s)], descriptors)
+            message, fds, _, _ = socket.recv_fds(self.control, 256, 1)
+        except OSError as error:
+            raise SandboxError(f"the zygote did not answer: {error}") from error
+        if message.startswith(STARTED) and len(fds) == 1:
+            return int.from_bytes(message[1:], "little"), fds[0]
+        reason = message.removeprefix(REFUSED).decode() if message else "the zygote is gone"
+        raise SandboxError(f"no child could be started: {reason}")
+
+    def reap(self) -> tuple[int, float, int]:
+        """Wait status, CPU seconds and largest resident set (KiB) of the child that has ended.
+
+        Raises:
+            SandboxError: the zygote is gone.
+        """
+        try:
+            message = self.control.recv(256)
+        except OSError as error:
+            raise SandboxError(f"the zygote did not report its child's end: {error}") from error
+        if not message.startswith(ENDED):
+            raise SandboxError("the zygote died while its child ran")
+        status, user, system, max_rss = STATUS.unpack(message[1:])
+        return status, user + system, max_rss
+
+    def close(self) -> None:
+        """End the zygote, and with it its child."""
+        self.control.close()
+        self.process.kill()
+        self.process.wait()
+
+
+def _start(control_fd: int, mode: str) -> subprocess.Popen[bytes]:
+    # A Python that needs a library path to start keeps it; nothing else of our environment goes along.
+    environment = {"PYTHONHASHSEED": "0"}
+    if "LD_LIBRARY_PATH" in os.environ:
+        environment["LD_LIBRARY_PATH"] = os.environ["LD_LIBRARY_PATH"]
+    # -I would also ignore PYTHONHASHSEED, without which the order of sets differs between zygotes. The environment
+    # is ours alone, so -s -P -S isolates as well.
+    return subprocess.Popen(
+        [sys.executable, "-s", "-P", "-S", "-X", "utf8", "-c", BOOT, PACKAGE_ROOT, str(control_fd), mode],
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        pass_fds=[control_fd],
+        start_new_session=True,
+    )

@@ -1,0 +1,172 @@
+"""What a sealed child does: read the job from descriptor 0, run the program, report on descriptor 3, end.
+
+Invariants:
+- Everything here runs at the mercy of the program, which may patch or walk into any of it. So it holds nothing
+  worth stealing: the program, one input, no expected output. A forged report is only the program's answer.
+- The child ends by `os._exit`, so it never returns into the zygote's loop.
+
+Descriptor 0 carries a 4-byte length, that much JSON `{"source", "fn_name"}`, then the test's input. A functional
+test (`fn_name`) has one JSON argument per input line; a stdin test reads the input itself.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import gc
+import io
+import json
+import os
+import sys
+import threading
+import types
+from typing import Any, NoReturn
+
+RESULT_FD = 3
+SOURCE_NAME = "solution.py"
+MAX_DEPTH = 100
+MAX_INT_DIGITS = 50_000
+"""As LiveCodeBench allows; Python's own limit of 4300 would turn right big-number answers into errors."""
+MAX_FRAMES = 3
+MAX_MESSAGE = 500
+OUT_OF_MEMORY = b'{"error":{"type":"MemoryError","message":"","frames":[]}}'
+
+
+def run() -> NoReturn:
+    """Run the job that waits on descriptor 0. Must be called in a sealed child."""
+    code = 1
+    source = ""
+    try:
+        job = json.loads(_read(int.from_bytes(_read(4), "big")))
+        source, fn_name = job["source"], job["fn_name"]
+        _open_standard_streams()
+        module = types.ModuleType("__main__")
+        sys.modules["__main__"] = module
+        sys.argv = [SOURCE_NAME]
+        sys.set_int_max_str_digits(MAX_INT_DIGITS)
+        random = sys.modules.get("random")
+        if random is not None:
+            random.seed(0)  # a verdict depends on the program and the test alone
+        gc.enable()
+        arguments = _arguments() if fn_name else []
+        exec(compile(source, SOURCE_NAME, "exec", dont_inherit=True), module.__dict__)  # noqa: S102 -- the purpose
+        if fn_name:
+            value = _find(module, fn_name)(*arguments)
+            if type(value) is tuple:
+                value = list(value)
+            _check_types(value, 0)
+            _write(json.dumps({"value": value}, allow_nan=False).encode())
+            os._exit(0)  # the answer is the value; threads and exit handlers have no say in it
+        code = 0
+    except SystemExit as request:
+        code = _exit_code(request)
+    except MemoryError:
+        _write(OUT_OF_MEMORY)
+    except BaseException as error:  # whatever the program raises is its verdict's feedback
+        _report(error, source)
+    _finish(code)
+
+
+def _read(size: int) -> bytes:
+    data = b""
+    while len(data) < size:
+        chunk = os.read(0, size - len(data))
+        if not chunk:
+            raise EOFError("the job ended early")
+        data += chunk
+    return data
+
+
+def _arguments() -> list[Any]:
+    chunks = []
+    while chunk := os.read(0, 1 << 16):
+        chunks.append(chunk)
+    lines = b"".join(chunks).decode("utf-8", "surrogatepass").split("\n")
+    return [json.loads(line) for line in lines if line.strip()]
+
+
+def _open_standard_streams() -> None:
+    """New objects over 0, 1 and 2: the zygote's were made for /dev/null and remember its kind."""
+    stdin, stdout, stderr = open(0, "rb", closefd=False), open(1, "wb", closefd=False), open(2, "wb", closefd=False)  # noqa: SIM115
+    sys.stdin = io.TextIOWrapper(stdin, "utf-8", "surrogateescape")
+    sys.stdout = io.TextIOWrapper(stdout, "utf-8", "surrogateescape")
+    sys.stderr = io.TextIOWrapper(stderr, "utf-8", "backslashreplace", line_buffering=True)
+    sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr  # type: ignore[misc]
+
+
+def _find(module: types.ModuleType, name: str) -> Any:
+    """The function to call: a method of `Solution` when the program defines one, as LeetCode's starters do."""
+    names = module.__dict__
+    solution = names.get("Solution")
+    if solution is not None and hasattr(solution, name):
+        return getattr(solution(), name)
+    if name not in names:
+        raise NameError(f"name {name!r} is not defined")
+    return names[name]
+
+
+def _check_types(value: Any, depth: int) -> None:
+    """Only plain values leave the child: no subclass whose methods could speak for it."""
+    if depth > MAX_DEPTH:
+        raise TypeError("the returned value is nested too deeply")
+    kind = type(value)
+    if kind is list:
+        for item in value:
+            _check_types(item, depth + 1)
+    elif kind is dict:
+        for key, item in value.items():
+            if type(key) is not str:
+                raise TypeError(f"a returned dict has a key of type {type(key).__name__}; keys must be str")
+            _check_types(item, depth + 1)
+    elif kind not in (int, float, str, bool, type(None)):
+        raise TypeError(f"the returned value holds a {kind.__name__}; return numbers, strings, lists or dicts")
+
+
+def _exit_code(request: SystemExit) -> int:
+    if request.code is None:
+        return 0
+    if isinstance(request.code, int):
+        return request.code & 0xFF
+    with contextlib.suppress(Exception):
+        print(request.code, file=sys.stderr)
+    return 1
+
+
+def _report(error: BaseException, source: str) -> None:
+    """Tell the parent what the program raised and through which of its own lines."""
+    try:
+        lines = source.split("\n")
+        frames: list[tuple[int, str, str]] = []
+        trace = error.__traceback__
+        while trace is not None:
+            code = trace.tb_frame.f_code
+            if code.co_filename == SOURCE_NAME:
+                line = lines[trace.tb_lineno - 1].strip() if trace.tb_lineno <= len(lines) else ""
+                frames = [*frames[1 - MAX_FRAMES :], (trace.tb_lineno, code.co_name[:80], line[:160])]
+            trace = trace.tb_next
+        message = f"{error.msg} (line {error.lineno})" if isinstance(error, SyntaxError) else str(error)
+        body = {"type": type(error).__name__[:80], "message": message[:MAX_MESSAGE], "frames": frames}
+        _write(json.dumps({"error": body}).encode())
+    except MemoryError:
+        _write(OUT_OF_MEMORY)
+    except BaseException:  # an exception whose own __str__ fails has no message
+        _write(json.dumps({"error": {"type": "Exception", "message": "", "frames": []}}).encode())
+
+
+def _write(data: bytes) -> None:
+    with contextlib.suppress(OSError):  # the program may have closed the descriptor: then there is no result
+        while data:
+            data = data[os.write(RESULT_FD, data) :]
+
+
+def _finish(code: int) -> NoReturn:
+    """End as an interpreter does: wait for threads, run exit handlers (many programs print there), flush."""
+    try:
+        threading._shutdown()  # type: ignore[attr-defined]
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except BaseException:
+        code = code or 120  # CPython's own status for output that could not be flushed
+    finally:
+        os._exit(code)

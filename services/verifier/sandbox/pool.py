@@ -1,0 +1,144 @@
+"""The pool: zygotes shared by threads. One child at a time each, memory admitted before a child starts.
+
+Invariants:
+- Trouble of ours (a dead zygote, a failed fork, an unknown kill, a machine too busy) raises `SandboxError`, after one
+  retry on another zygote; a program can't cause it.
+- A zygote that gave trouble, or whose child crashed, is replaced.
+- `close`, or the death of this process, ends every zygote and child.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import signal
+import threading
+from collections.abc import Iterator
+
+from services.verifier.sandbox.client import Zygote
+from services.verifier.sandbox.job import End, Execution, Job, SandboxError
+from services.verifier.sandbox.watch import supervise
+
+RECYCLE_AFTER = 5000
+"""Children per zygote: all share its address layout, so it is not kept for ever."""
+
+
+class Pool:
+    """Zygotes for `workers` concurrent jobs; thread-safe."""
+
+    def __init__(self, workers: int, *, memory_mb: int, insecure: bool = False) -> None:
+        """Start the zygotes.
+
+        Args:
+            memory_mb: what all running children may take together; more have to wait for each other.
+
+        Raises:
+            SandboxError: a zygote could not start.
+        """
+        self._insecure = insecure
+        self.memory_mb = self._memory_free = memory_mb
+        self._memory = threading.Condition()
+        self._idle: queue.LifoQueue[Zygote | None] = queue.LifoQueue()
+        self._closed = False
+        self._all: set[Zygote] = set()
+        self._lock = threading.Lock()
+        self.workers = workers
+        try:
+            for _ in range(workers):
+                self._idle.put(self._start())
+        except SandboxError:
+            self.close()
+            raise
+        self.facts = next(iter(self._all)).facts
+
+    def _start(self) -> Zygote:
+        with self._lock:
+            if self._closed:
+                raise SandboxError("the sandbox is closed")
+            zygote = Zygote(insecure=self._insecure)
+            self._all.add(zygote)
+            return zygote
+
+    def _drop(self, zygote: Zygote) -> None:
+        with self._lock:
+            self._all.discard(zygote)
+        zygote.close()
+
+    def pids(self) -> list[int]:
+        """The living zygotes."""
+        with self._lock:
+            return [z.process.pid for z in self._all]
+
+    def close(self) -> None:
+        """End all zygotes and children; jobs that run raise `SandboxError`."""
+        with self._lock:
+            self._closed = True
+            for zygote in self._all:
+                # This wakes a thread that watches its child. That thread closes the socket, which is in use.
+                zygote.process.kill()
+        taken = []
+        with contextlib.suppress(queue.Empty):
+            while True:
+                taken.append(self._idle.get_nowait())
+        for idle in taken:
+            if idle is not None:
+                self._drop(idle)
+            self._idle.put(None)  # a thread that still comes for a worker must not wait for ever
+
+    @contextlib.contextmanager
+    def _reserve(self, memory_mb: int) -> Iterator[None]:
+        """Wait until `memory_mb` more fit into what all children may take together."""
+        with self._memory:
+            self._memory.wait_for(lambda: self._memory_free >= memory_mb)
+            self._memory_free -= memory_mb
+        try:
+            yield
+        finally:
+            with self._memory:
+                self._memory_free += memory_mb
+                self._memory.notify_all()
+
+    def run(self, job: Job) -> Execution:
+        """Run `job` in a fresh child; waits for a free worker.
+
+        A starved run, like any trouble of ours, is repeated once.
+
+        Raises:
+            SandboxError: it failed or starved twice.
+        """
+        if job.limits.memory_mb > self.memory_mb:
+            raise SandboxError(f"a job wants {job.limits.memory_mb} MB of {self.memory_mb} MB")
+        with self._reserve(job.limits.memory_mb):
+            try:
+                execution = self._run_once(job)
+                if execution.end is not End.STARVED:
+                    return execution
+            except SandboxError:
+                if self._closed:
+                    raise
+            execution = self._run_once(job)
+        if execution.end is End.STARVED:
+            raise SandboxError("the machine is too busy: a program got no CPU for its whole wall limit, twice")
+        return execution
+
+    def _run_once(self, job: Job) -> Execution:
+        zygote = self._idle.get()
+        try:
+            if zygote is None:
+                zygote = self._start()
+            execution = supervise(zygote, job)
+            crashed = execution.end is End.SIGNAL and execution.code == signal.SIGSEGV
+            if crashed or zygote.jobs >= RECYCLE_AFTER:  # a crash may be a probe of the shared address layout
+                self._drop(zygote)
+                zygote = None
+        except BaseException:
+            if zygote is not None:
+                self._drop(zygote)
+                zygote = None
+            raise
+        finally:
+            if self._closed and zygote is not None:
+                self._drop(zygote)
+                zygote = None
+            self._idle.put(zygote)
+        return execution

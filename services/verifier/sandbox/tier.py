@@ -1,0 +1,113 @@
+"""Which isolation is in force: found by trying to break it, at start, and reported with every verdict.
+
+Invariants:
+- Fail closed: a sandbox out of which one probe escapes is not opened, unless the settings say `insecure`.
+- The self-test runs in a real child, through the same pool as every program.
+
+Tiers: `T1` Landlock, seccomp and rlimits hold. `T3-insecure` some of it does not; for development only.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from services.verifier.sandbox.job import Job, Limits, SandboxError
+from services.verifier.sandbox.pool import Pool
+
+PROBES = {
+    "fork": "os.fork() or os._exit(0)",
+    "exec": "os.execv('/bin/true', ['true'])",
+    "socket": "import _socket; _socket.socket()",
+    "signal another process": "os.kill(os.getppid(), 0)",
+    "signal by file owner": "import fcntl; fcntl.fcntl(0, fcntl.F_SETOWN, os.getppid())",
+    "memory outside its limit": "os.memfd_create('x')",
+    "read outside the library": "open('/etc/passwd')",
+    "read installed packages": "open(SERVICE)",
+    "list processes": "os.listdir('/proc')",
+    "read its environment": "open('/proc/self/environ')",
+    "write": "os.mkdir(FOLDER) or LIBC.rmdir(FOLDER.encode())",
+    "inherit a descriptor": "[os.fstat(fd) for fd in range(4, 64)]",
+}
+"""What must fail: an expression or statement that succeeds means that a child escaped."""
+
+SELF_TEST = """
+import ctypes, os
+LIBC = ctypes.CDLL(None)
+SERVICE = {service!r}
+FOLDER = '/tmp/pmd-sandbox-probe-%d' % os.getpid()
+def solve(probes):
+    escaped = []
+    for name, probe in probes.items():
+        try:
+            exec(probe)
+        except OSError:
+            continue
+        escaped.append(name)
+    return escaped
+"""
+
+REMEDY = (
+    "Run on Linux 5.13 or later with Landlock (`cat /sys/kernel/security/lsm` lists it) and seccomp, and not inside "
+    "gVisor. On a machine of your own, for programs that you trust, PMD_SANDBOX_INSECURE=true starts without them."
+)
+
+
+class SandboxUnavailable(SandboxError):
+    """This machine can't isolate programs; the message says what is missing and what to do."""
+
+
+@dataclass(frozen=True)
+class Tier:
+    """The isolation in force."""
+
+    name: str
+    landlock_abi: int
+    seccomp: bool
+    uid: int
+    """User that programs run as."""
+    escaped: tuple[str, ...]
+    """Probes that succeeded although they must not; empty in T1."""
+
+
+def open_sandbox(workers: int, *, memory_mb: int, insecure: bool) -> tuple[Pool, Tier]:
+    """A pool that has passed its self-test, and the tier that it provides.
+
+    Args:
+        workers: concurrent children.
+        memory_mb: what they may take together.
+        insecure: open the sandbox even when programs can escape from it.
+
+    Raises:
+        SandboxUnavailable: this machine can't isolate programs and `insecure` is not set.
+    """
+    try:
+        pool = Pool(workers, memory_mb=memory_mb, insecure=insecure)
+    except SandboxError as error:
+        raise SandboxUnavailable(f"{error}. {REMEDY}") from error
+    try:
+        escaped = _escapes(pool)
+        if escaped and not insecure:
+            raise SandboxUnavailable(f"programs can escape the sandbox here ({', '.join(escaped)}). {REMEDY}")
+    except SandboxUnavailable:
+        pool.close()
+        raise
+    except SandboxError as error:
+        pool.close()
+        raise SandboxUnavailable(f"the sandbox failed its self-test: {error}. {REMEDY}") from error
+    name = "T3-insecure" if escaped else "T1"
+    facts = pool.facts
+    return pool, Tier(name, facts["landlock"], facts["seccomp"], facts["uid"], tuple(escaped))
+
+
+def _escapes(pool: Pool) -> list[str]:
+    """The probes that succeed in a child."""
+    source = SELF_TEST.format(service=str(Path(__file__).resolve()))
+    limits = Limits(cpu_s=5.0, memory_mb=512, output_kb=64)
+    execution = pool.run(Job(source, "solve", json.dumps(PROBES), limits))
+    try:
+        escaped = json.loads(execution.report)["value"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise SandboxError(f"the probes did not finish ({execution.end} {execution.code})") from error
+    return [str(name) for name in escaped]

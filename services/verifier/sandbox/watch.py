@@ -1,0 +1,224 @@
+"""Watching one child from start to end: feed it, collect what it writes, keep its limits.
+
+Invariants:
+- The clock is looked at in every round of the loop, so neither a flood nor silence postpones a deadline.
+- Time limits are CPU time. Wall time has a wider limit of its own, whose clock stands still while the child is runnable
+  but gets no CPU. A child that is starved for long ends as `STARVED`, which is our trouble: a busy machine never turns
+  a right answer into a timeout.
+- The end of a child is known from the zygote, never from its pipes: it may close them and live on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import time
+from pathlib import Path
+
+from services.verifier.sandbox.client import ANSWER_TIMEOUT_S, Zygote
+from services.verifier.sandbox.job import End, Execution, Job, Limits, SandboxError
+from services.verifier.sandbox.zygote import CHILD_FDS, SEALED
+
+CHUNK = 1 << 16
+MIN_TICK_S = 0.004
+PATIENCE = 5
+"""A starved child is given up after so many times its wall limit."""
+
+
+def supervise(zygote: Zygote, job: Job) -> Execution:
+    """Run `job` in a child of `zygote` and watch it to its end.
+
+    Raises:
+        SandboxError: trouble that the program did not cause.
+    """
+    limits = job.limits
+    with contextlib.ExitStack() as stack:
+        pipes = _pipes()
+        stdin, readers = pipes[0][1], [reader for reader, _ in pipes[1:]]
+        theirs = [pipes[0][0], *(writer for _, writer in pipes[1:])]
+        for fd in readers:
+            stack.callback(os.close, fd)
+        feed = _Feed(stdin, job.encode())
+        stack.callback(feed.close)
+        try:
+            for fd in theirs:  # the child's own ends block, as programs expect
+                os.set_blocking(fd, True)
+            began = time.monotonic()
+            pid, pidfd = zygote.spawn(theirs, limits.memory_mb << 20, int(limits.cpu_s) + 2)
+        finally:
+            for fd in theirs:
+                os.close(fd)
+        stack.callback(os.close, pidfd)
+        try:
+            watch = _Watch(zygote.control.fileno(), (pid, pidfd), feed, readers, limits)
+            end = watch.loop(began)
+            status, cpu_s, max_rss = zygote.reap()
+        except BaseException:
+            with contextlib.suppress(OSError):
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+            raise
+        wall_s = time.monotonic() - began
+        if watch.drain():
+            end = end or End.OUTPUT
+    stdout, stderr, report = (bytes(buffer) for buffer in watch.output)
+    if not report.startswith(SEALED):
+        raise SandboxError(f"a child could not seal itself: {report.decode(errors='replace') or 'no word from it'}")
+    code = os.waitstatus_to_exitcode(status)
+    if end is None:
+        end = _classify(code, cpu_s, max_rss, limits)
+    return Execution(end, abs(code), stdout, stderr, report[len(SEALED) :], cpu_s, wall_s, max_rss)
+
+
+def _pipes() -> list[tuple[int, int]]:
+    """(Read end, write end) of a child's descriptors 0 to 3, all non-blocking."""
+    pipes: list[tuple[int, int]] = []
+    try:
+        for _ in range(CHILD_FDS):
+            pipes.append(os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK))
+    except OSError as error:
+        for fd in (fd for pipe in pipes for fd in pipe):
+            os.close(fd)
+        raise SandboxError(f"no pipes for a child: {error}") from error
+    return pipes
+
+
+def _classify(code: int, cpu_s: float, max_rss_kb: int, limits: Limits) -> End:
+    """The end of a child that we did not kill."""
+    if cpu_s > limits.cpu_s:  # it outran our clock, or the kernel's own limit was first
+        return End.CPU
+    if code >= 0:
+        return End.EXIT
+    if code == -signal.SIGKILL and max_rss_kb < 0.8 * limits.memory_mb * 1024:
+        # A program can't kill itself this way; an out-of-memory killer or a person did.
+        raise SandboxError("somebody else killed a child; is the machine out of memory?")
+    return End.SIGNAL
+
+
+class _Feed:
+    """A child's descriptor 0 from our side: written as far as the pipe takes it, closed at the end."""
+
+    def __init__(self, fd: int, data: bytes) -> None:
+        self.fd = fd
+        self._data = memoryview(data)
+
+    def write(self) -> bool:
+        """Write some; True when there is no more to do."""
+        try:
+            self._data = self._data[os.write(self.fd, self._data[:CHUNK]) :]
+        except BlockingIOError:
+            return False
+        except BrokenPipeError:  # the program does not read its input: its own affair
+            self._data = self._data[:0]
+        return not self._data
+
+    def close(self) -> None:
+        """Close the descriptor, once."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+
+class _Watch:
+    """The loop that feeds one child, collects what it writes, and ends it when a limit is passed."""
+
+    def __init__(self, control: int, child: tuple[int, int], feed: _Feed, readers: list[int], limits: Limits) -> None:
+        self._control = control
+        self._pid, self._pidfd = child
+        self._feed = feed
+        self._open = {fd: index for index, fd in enumerate(readers)}
+        self._limits = limits
+        self.output = tuple(bytearray() for _ in readers)
+        self._poll = select.poll()
+        self._poll.register(self._control, select.POLLIN)
+        self._poll.register(feed.fd, select.POLLOUT)
+        for fd in readers:
+            self._poll.register(fd, select.POLLIN)
+
+    def loop(self, began: float) -> End | None:
+        """Until the zygote has reaped the child; why we killed it, or None."""
+        killed: End | None = None
+        deadline = began + self._limits.wall_s
+        wait = self._limits.cpu_s
+        while True:
+            events = self._poll.poll(max(wait, MIN_TICK_S) * 1000)
+            ready = {fd for fd, _ in events}
+            if self._control in ready:
+                return killed
+            if self._feed.fd in ready and self._feed.write():
+                self._poll.unregister(self._feed.fd)
+                self._feed.close()
+            flooded = [self._read(fd) for fd in ready & self._open.keys()]
+            now = time.monotonic()
+            if killed is not None:
+                if now > deadline:
+                    raise SandboxError("the zygote did not reap a killed child")
+                continue
+            cpu_s = self._cpu_s()
+            if any(flooded):
+                killed = End.OUTPUT
+            elif cpu_s >= self._limits.cpu_s:
+                killed = End.CPU
+            elif now >= deadline:
+                queued_s = self._queued_s()
+                if now - began - queued_s >= self._limits.wall_s:
+                    killed = End.WALL
+                elif now - began >= PATIENCE * self._limits.wall_s:
+                    killed = End.STARVED
+                else:
+                    deadline = began + self._limits.wall_s + queued_s
+            wait = min(self._limits.cpu_s - cpu_s, deadline - now)
+            if killed is not None:
+                self._kill()
+                deadline, wait = now + ANSWER_TIMEOUT_S, ANSWER_TIMEOUT_S
+
+    def _kill(self) -> None:
+        signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+        for fd in self._open:
+            self._poll.unregister(fd)
+        self._open.clear()
+
+    def _read(self, fd: int) -> bool:
+        """Read one chunk of a stream; True when the stream is over its limit."""
+        index = self._open[fd]
+        try:
+            chunk = os.read(fd, CHUNK)
+        except BlockingIOError:
+            return False
+        if not chunk:
+            self._poll.unregister(fd)
+            del self._open[fd]
+            return False
+        self.output[index].extend(chunk[: self._room(index) + 1])
+        return self._room(index) < 0
+
+    def _room(self, index: int) -> int:
+        return (self._limits.output_kb << 10) - len(self.output[index])
+
+    def drain(self) -> bool:
+        """Take what an ended child left in its pipes; True when a stream is over its limit."""
+        for fd, index in self._open.items():
+            with contextlib.suppress(BlockingIOError):
+                while self._room(index) >= 0 and (chunk := os.read(fd, CHUNK)):
+                    self.output[index].extend(chunk[: self._room(index) + 1])
+        return any(self._room(index) < 0 for index in range(len(self.output)))
+
+    def _cpu_s(self) -> float:
+        """CPU seconds that the child has used; it is not reaped before we read its end, so the pid is its own."""
+        clock = (~self._pid << 3) | 2  # the kernel's id for the CPU clock of another process
+        try:
+            return time.clock_gettime(clock)
+        except OSError:
+            return 0.0  # ended and reaped in this instant; the next round reads its end
+
+    def _queued_s(self) -> float:
+        """Seconds that the child was runnable but the machine ran something else: its most kept waiting thread.
+
+        A program can't fake it: threads that wait for each other are not runnable, and those that run use CPU time.
+        """
+        waited_ns = 0
+        with contextlib.suppress(OSError, ValueError, IndexError):  # threads end; some kernels don't tell
+            for task in Path(f"/proc/{self._pid}/task").iterdir():
+                waited_ns = max(waited_ns, int((task / "schedstat").read_text().split()[1]))
+        return waited_ns / 1e9

@@ -1,0 +1,147 @@
+"""The zygote: a fresh interpreter that does nothing but fork children, which seal themselves and run programs.
+
+Invariants:
+- It is exec'd, not forked, from the service, with an empty environment: no memory of the service, no secret.
+- It never sees a program, an input or an output, let alone an expected one: those travel between the pool and
+  the child. All that it reads are the two limits of `SPAWN`; so its heap is the same at every fork, and no job
+  leaves a trace for the next.
+- It lives exactly as long as its control socket; its children die with it (PDEATHSIG).
+- One child at a time.
+
+Protocol (SEQPACKET): the pool sends `SPAWN` with the child's descriptors 0 to 3; the zygote answers `STARTED` with
+a pidfd, and `ENDED` once the child is reaped, or `REFUSED` with an errno when it could not fork.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import gc
+import importlib
+import json
+import os
+import resource
+import select
+import socket
+import struct
+import sys
+from dataclasses import replace
+
+from services.verifier.sandbox import harness
+from services.verifier.sandbox.seal import ZYGOTE_FILES, Seal, landlock_abi
+
+SPAWN = struct.Struct("<QI")
+"""Address space in bytes, CPU seconds."""
+STARTED, ENDED, REFUSED = b"S", b"E", b"R"
+STATUS = struct.Struct("<iddQ")
+"""Wait status, user and system CPU seconds, largest resident set in KiB."""
+CHILD_FDS = 4
+
+SEALED = b"!"
+"""A child's first byte on descriptor 3, written before it reads the program: a child that ends without it failed to
+seal itself. A program can't forge that trouble, because the byte is out before the program is in."""
+
+NOBODY = 65534
+ENVIRONMENT = {"HOME": "/", "LANG": "C.UTF-8", "PATH": "/usr/bin:/bin"}
+
+# Imported once here: each child saves the import, and the ones that need shared libraries from outside the
+# standard library (hashlib, bz2, ..) would be refused by Landlock in the child.
+PRELOAD = """
+array bisect bz2 cmath collections copy ctypes dataclasses datetime decimal enum fractions functools hashlib heapq io
+itertools json lzma math numbers operator random re statistics string struct threading time traceback typing zlib
+"""
+
+
+def main(control_fd: int, insecure: bool) -> None:
+    """Serve until the control socket closes."""
+    sys.path.pop(0)  # the entry through which this module was imported: children import from the library only
+    for name in PRELOAD.split():
+        with contextlib.suppress(ImportError):  # a Python built without lzma or bz2
+            importlib.import_module(name)
+    os.environ.clear()
+    os.environ.update(ENVIRONMENT)
+    os.chdir("/")
+    _become_nobody()
+    # The service may hold many files, so this number may be high; below ZYGOTE_FILES all of ours are known.
+    control = socket.socket(fileno=fcntl.fcntl(control_fd, fcntl.F_DUPFD_CLOEXEC, 3))
+    os.close(control_fd)
+    try:
+        seal = Seal.prepare(insecure=insecure)
+    except (OSError, LookupError) as error:
+        control.send(json.dumps({"error": str(error)}).encode())
+        return
+    if seal.ruleset is not None:  # out of the way of the descriptors that a child gets
+        seal = replace(seal, ruleset=fcntl.fcntl(seal.ruleset, fcntl.F_DUPFD_CLOEXEC, ZYGOTE_FILES // 2))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (ZYGOTE_FILES, ZYGOTE_FILES))
+    facts = {"landlock": landlock_abi(), "seccomp": seal.filter is not None, "uid": os.getuid()}
+    control.send(json.dumps(facts).encode())
+    # Frozen objects are not listed by gc in children, and forks don't copy pages for its bookkeeping.
+    gc.disable()
+    gc.collect()
+    gc.freeze()
+    with contextlib.suppress(ConnectionError):  # the pool went away in the middle of a word
+        while _serve_one(control, seal):
+            pass
+
+
+def _become_nobody() -> None:
+    """Leave root when the standard library can be read without it; a child may still import lazily."""
+    if os.geteuid() != 0:
+        return
+    with contextlib.suppress(PermissionError):  # root in name only: a container that dropped CAP_SETUID
+        os.setgroups([])
+        os.setegid(NOBODY)
+        os.seteuid(NOBODY)
+        readable = os.access(os.__file__, os.R_OK, effective_ids=True)
+        os.seteuid(0)
+        os.setegid(0)
+        if readable:
+            os.setresgid(NOBODY, NOBODY, NOBODY)
+            os.setresuid(NOBODY, NOBODY, NOBODY)
+
+
+def _serve_one(control: socket.socket, seal: Seal) -> bool:
+    """Fork one child and see it to its end; False when the pool has gone."""
+    message, descriptors, _, _ = socket.recv_fds(control, SPAWN.size, CHILD_FDS)
+    if not message:
+        return False
+    memory, cpu_s = SPAWN.unpack(message)
+    try:
+        pid = os.fork()
+    except OSError as error:
+        for fd in descriptors:
+            os.close(fd)
+        control.send(REFUSED + str(error).encode())
+        return True
+    if pid == 0:
+        _child(seal, descriptors, memory, cpu_s)
+    for fd in descriptors:
+        os.close(fd)
+    pidfd = os.pidfd_open(pid)
+    try:
+        socket.send_fds(control, [STARTED + pid.to_bytes(4, "little")], [pidfd])
+        poller = select.poll()
+        poller.register(pidfd, select.POLLIN)
+        poller.register(control, 0)  # hang-up only: the pool is silent until the child has ended
+        if any(fd != pidfd for fd, _ in poller.poll()):
+            return False
+        _, status, usage = os.wait4(pid, 0)
+    finally:
+        os.close(pidfd)
+    control.send(ENDED + STATUS.pack(status, usage.ru_utime, usage.ru_stime, usage.ru_maxrss))
+    return True
+
+
+def _child(seal: Seal, descriptors: list[int], memory: int, cpu_s: int) -> None:
+    try:
+        result_fd = descriptors[harness.RESULT_FD]
+        try:
+            seal.apply(descriptors, memory=memory, cpu_s=cpu_s)
+            result_fd = harness.RESULT_FD
+            os.write(result_fd, SEALED)
+        except OSError as error:
+            os.write(result_fd, str(error).encode())
+            os._exit(1)
+        harness.run()
+    finally:
+        os._exit(1)  # whatever goes wrong, a child never returns into the zygote's loop

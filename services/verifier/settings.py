@@ -1,0 +1,27 @@
+"""Settings of the verifier."""
+
+from __future__ import annotations
+
+import os
+
+from pydantic import Field
+
+from services.common.settings import ServiceSettings
+
+
+class VerifierSettings(ServiceSettings):
+    """What the verifier needs to start."""
+
+    sandbox_workers: int = Field(default=0, ge=0, le=1024)
+    """Programs that run at the same time; 0 means one per core that this process may use."""
+    sandbox_memory_mb: int = Field(default=8192, ge=512)
+    """What all running programs may take together, by their specs' limits; more of them wait. Keep it below the
+    container's memory limit less 512 MB."""
+    sandbox_insecure: bool = False
+    """Start even where programs can't be isolated. For development only."""
+    max_request_mb: int = Field(default=64, ge=1)
+    """Largest body of a request."""
+
+    def workers(self) -> int:
+        """Programs that run at the same time."""
+        return self.sandbox_workers or len(os.sched_getaffinity(0))

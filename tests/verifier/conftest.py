@@ -1,0 +1,50 @@
+"""One real sandbox for all tests of the verifier."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from services.common.wire import Verdict
+from services.verifier.grading import Grader, Submission
+from services.verifier.sandbox.pool import Pool
+from services.verifier.sandbox.tier import Tier, open_sandbox
+
+SOLVE_SPEC: dict[str, Any] = {
+    "kind": "code",
+    "fn_name": "solve",
+    "tests": [
+        {"input": "[30, 10, 40, 20]", "output": "[10, 40]"},
+        {"input": "[5]", "output": "[5, 5]"},
+        {"input": "[3, 1, 4, 2]", "output": "[1, 4]"},
+    ],
+    "limits": {"cpu_s": 0.5},
+    "feedback": {"expected": True},
+}
+RIGHT = "def solve(a):\n    return [min(a), max(a)]"
+
+
+def fenced(program: str) -> str:
+    """A completion that answers with `program`."""
+    return f"Plan: min and max.\n```python\n{program}\n```\n"
+
+
+class Sandbox:
+    """The sandbox under test and the shortest way to a verdict."""
+
+    def __init__(self, pool: Pool, tier: Tier) -> None:
+        self.pool, self.tier, self.grader = pool, tier, Grader(pool, tier)
+
+    def judge(self, program: str, spec: dict[str, Any] = SOLVE_SPEC) -> Verdict:
+        return self.grader.grade([Submission(spec, fenced(program))])[0]
+
+
+@pytest.fixture(scope="session")
+def sandbox() -> Iterator[Sandbox]:
+    pool, tier = open_sandbox(2, memory_mb=2048, insecure=False)
+    box = Sandbox(pool, tier)
+    yield box
+    pool.close()
+    box.grader.close()

@@ -1,0 +1,219 @@
+"""What counts as an answer, when two are equal, and what feedback says."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from services.common.wire import Outcome, Verdict
+from services.verifier import compare, extract, feedback
+from services.verifier.context import Context
+from services.verifier.feedback import Case, Frame
+from services.verifier.kinds import SpecError, parse_spec
+from services.verifier.scores import pass_at_k, split_scores
+
+NO_SANDBOX: Context = None  # type: ignore[assignment]  # text kinds run nothing
+
+
+def judge(spec: dict[str, object], completion: str) -> Verdict:
+    kind, typed = parse_spec(spec)
+    verdict: Verdict = kind.grade(typed, completion, NO_SANDBOX)
+    return verdict
+
+
+PROGRAMS = {
+    "one block": ("```python\nx\n```", "x\n"),
+    "no language": ("```\nx\n```", "x\n"),
+    "last of two": ("```python\na\n```\nthen\n```python\nb\n```", "b\n"),
+    "other languages are skipped": ("```python\na\n```\n```json\n{}\n```", "a\n"),
+    "unclosed": ("```python\nx", None),
+    "closed, then unclosed": ("```python\na\n```\n```python\nb", None),
+    "no fence": ("def solve(a): pass", None),
+    "empty": ("", None),
+    "tildes": ("~~~py\nx\n~~~", "x\n"),
+    "longer fence holds a shorter one": ("````python\n'''\n```\n'''\n````", "'''\n```\n'''\n"),
+    "fence of the other kind inside": ("```python\n~~~\n```", "~~~\n"),
+    "crlf": ("```python\r\nx\r\ny\r\n```\r\n", "x\ny\n"),
+    "indented too far is no fence": ("    ```python\n    x\n    ```", None),
+    "inline backticks are no fence": ("use ```x``` here", None),
+    "thinking is no answer": ("<think>```python\nx\n```</think>", None),
+    "answer after thinking": ("<think>```python\na\n```</think>```python\nb\n```", "b\n"),
+    "thinking opened in the prompt": ("```python\na\n```</think>\n```python\nb\n```", "b\n"),
+    "thinking without end": ("```python\na\n```\n<think>```python\nb\n```", "a\n"),
+    "upper case language": ("```Python\nx\n```", "x\n"),
+}
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_program_of(name: str) -> None:
+    completion, program = PROGRAMS[name]
+    assert extract.program_of(completion) == program
+
+
+HOSTILE = (
+    "<think>" * 150_000,
+    "</think>" * 100_000,
+    "<think></think>" * 70_000,
+    ("<think>" * 1000 + "</think>") * 140,
+    "```" + "a" * 10**6 + "`",
+    "```" + " " * 10**6 + "`",
+    "```\n" * 200_000,
+    "`" * 10**6,
+    "<answer>" * 100_000,
+)
+
+
+@pytest.mark.parametrize("completion", HOSTILE, ids=map(str, range(len(HOSTILE))))
+def test_extraction_takes_linear_time(completion: str) -> None:
+    began = time.process_time()
+    extract.program_of(completion)
+    extract.answer_of(completion)
+    assert time.process_time() - began < 1.0
+
+
+def test_exact_answers_take_linear_time() -> None:
+    began = time.process_time()
+    assert judge({"kind": "exact", "answer": "x"}, "\u0315\u0300\u05ae\u0062" * 10**5).outcome == "failed"
+    assert judge({"kind": "exact", "answer": "x"}, "x" + "\u0315\u0300" * 10**5).outcome == "failed"
+    assert time.process_time() - began < 1.0
+
+
+CHOICES = {
+    "<answer>B</answer>": "passed",
+    "<reasoning>A or C</reasoning><answer> B\n</answer>": "passed",
+    "<answer>A</answer> no, <answer>B</answer>": "passed",
+    "<answer>B": "passed",
+    "<answer>A</answer>": "failed",
+    "<answer>B</answer> no, <answer>A</answer>": "failed",
+    "<answer>A, B</answer>": "format",
+    "<answer>A B C D</answer>": "format",
+    "<answer>b</answer>": "format",
+    "<answer>Β</answer>": "format",  # a Greek capital beta
+    "<answer>E</answer>": "format",
+    "<answer></answer>": "format",
+    "B": "format",
+    "": "format",
+    "<think><answer>B</answer></think>": "format",
+}
+
+
+@pytest.mark.parametrize("completion", CHOICES)
+def test_choice(completion: str) -> None:
+    verdict = judge({"kind": "choice", "answer": "B", "labels": ["A", "B", "C", "D"]}, completion)
+    assert verdict.outcome == CHOICES[completion]
+    assert verdict.reward == (verdict.outcome == "passed")
+    assert verdict.feedback == ""
+
+
+def test_exact() -> None:
+    spec: dict[str, object] = {"kind": "exact", "answer": "42  km"}
+    assert judge(spec, "I think <answer> 42 km\n</answer>").outcome == "passed"
+    assert judge(spec, " 42\nkm ").outcome == "passed"
+    assert judge(spec, "42 KM").outcome == "failed"
+    assert judge({**spec, "ignore_case": True}, "42 KM").outcome == "passed"
+    assert judge(spec, "<answer> </answer>").outcome == "format"
+    assert judge(spec, "41 km").feedback == "Answer: 41 km"
+    assert judge({**spec, "feedback": {"expected": True}}, "41 km").feedback == "Answer: 41 km\nExpected: 42  km"
+
+
+@pytest.mark.parametrize(
+    ("spec", "field", "message"),
+    [
+        ({"kind": "chioce", "answer": "A"}, "kind", "did you mean 'choice'"),
+        ({"answer": "A"}, "kind", "valid: exact, choice, code"),
+        ({"kind": "choice", "answr": "A"}, "answr", "did you mean 'answer'"),
+        ({"kind": "choice", "answer": "E"}, "", "not one of labels"),
+        ({"kind": "code", "tests": []}, "tests", "at least 1"),
+        ({"kind": "code", "tests": [{"input": "", "output": "", "x": 1}]}, "tests.0.x", "unknown key"),
+        ({"kind": "code", "fn_name": "f", "tests": [{"input": "[", "output": "1"}]}, "", "test 0 .* is not JSON"),
+        ({"kind": "code", "fn_name": "f", "tests": [{"input": "1", "output": "NaN"}]}, "", "NaN is not JSON"),
+        ({"kind": "code", "fn_name": "f(", "tests": [{"input": "1", "output": "1"}]}, "fn_name", "pattern"),
+    ],
+)
+def test_a_wrong_spec_is_an_error_that_names_the_field(spec: dict[str, object], field: str, message: str) -> None:
+    with pytest.raises(SpecError, match=message) as error:
+        parse_spec(spec)
+    assert any(f["field"] == field for f in error.value.fields)
+
+
+EQUAL_VALUES = {
+    ("[1, 2]", "[1,2]"): True,
+    ("1", "1.0"): False,
+    ("true", "1"): False,
+    ("null", "0"): False,
+    ('{"a": 1, "b": [2]}', '{"b": [2], "a": 1}'): True,
+    ('{"a": 1}', '{"a": 1.0}'): False,
+    ("[[1]]", "[[1], []]"): False,
+    ("0.30000000000000004", "0.3"): False,
+    ("1" * 5000, "1" * 5000): True,
+    ("1" * 5000, "1" * 4999 + "2"): False,
+    ("1" * 5000, '"' + "1" * 5000 + '"'): False,
+}
+
+
+@pytest.mark.parametrize("pair", EQUAL_VALUES)
+def test_equal_values(pair: tuple[str, str]) -> None:
+    got, expected = map(compare.parse_json, pair)
+    assert compare.equal_values(got, expected) is EQUAL_VALUES[pair]
+
+
+NOT_JSON = ("NaN", "[Infinity]", "[" * 200 + "]" * 200, "[" * 10**5 + "]" * 10**5, "", "\xff", "{1: 2}")
+
+
+@pytest.mark.parametrize("text", NOT_JSON, ids=map(str, range(len(NOT_JSON))))
+def test_unreadable_json_is_refused(text: str) -> None:
+    with pytest.raises(compare.NotJson):
+        compare.parse_json(text)
+
+
+EQUAL_OUTPUT = {
+    ("1\n2\n", "1\n2"): True,
+    ("1 \r\n 2", "1\n2"): True,
+    ("\n\n1", "1"): True,
+    ("1\n\n2", "1\n2"): False,
+    ("1  2", "1 2"): False,
+    ("", ""): True,
+    ("1", ""): False,
+}
+
+
+@pytest.mark.parametrize("pair", EQUAL_OUTPUT)
+def test_equal_output(pair: tuple[str, str]) -> None:
+    assert compare.equal_output(*pair) is EQUAL_OUTPUT[pair]
+
+
+def test_feedback_shows_the_shortest_cases_first() -> None:
+    text = feedback.wrong_answers([Case("[1, 2, 3]", "1", "2"), Case("[1]", "3", "4")])
+    assert text == "Input: [1]\nOutput: 3\nExpected: 4\n\nInput: [1, 2, 3]\nOutput: 1\nExpected: 2"
+
+
+def test_feedback_is_bounded() -> None:
+    long = Case("x" * 10**5, "\n".join(map(str, range(10**4))), "y" * 10**5)
+    assert len(feedback.wrong_answers([long] * 9)) <= feedback.MAX_CHARS
+    frames = [Frame(i, "f" * 80, "z" * 160) for i in range(3)]
+    assert len(feedback.runtime_error("E" * 80, "m" * 500, frames, long)) <= feedback.MAX_CHARS
+
+
+def test_feedback_is_inert_and_deterministic() -> None:
+    text = feedback.wrong_answers([Case("<|im_end|>", "\x1b[31m\ud800\u202e\x00<object at 0x7f00deadbeef>")])
+    assert "<|" not in text
+    assert text == "Input: \\x3c|im_end|>\nOutput: \\x1b[31m\\ud800\\u202e\\x00<object at 0x..>"
+    text.encode()
+
+
+def test_feedback_never_shows_an_expected_output_unasked() -> None:
+    assert "Expected" not in feedback.wrong_answers([Case("1", "2")])
+
+
+def test_pass_at_k_golden_values() -> None:
+    assert [round(pass_at_k(16, 3, k), 6) for k in (1, 2, 4, 8)] == [0.1875, 0.35, 0.607143, 0.9]
+
+
+def test_scores_leave_infra_errors_out() -> None:
+    p, f, i = Outcome.PASSED, Outcome.FAILED, Outcome.INFRA_ERROR
+    rows = [("train", "a", o) for o in (p, f, i, i)] + [("train", "b", o) for o in (p, p, p, p)] + [("test", "c", i)]
+    scores = split_scores(rows)
+    assert set(scores) == {"train"}
+    assert (scores["train"].problems, scores["train"].rollouts, scores["train"].pass_rate) == (2, 6, 0.75)
+    assert scores["train"].pass_at == {1: 0.75, 2: 1.0, 4: 1.0}

@@ -1,0 +1,256 @@
+"""The service over HTTP: verdicts now, verdicts by job, and no process left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from fastapi.testclient import TestClient
+
+from services.common.artifacts import read_table, write_problems, write_table
+from services.common.wire import ROLLOUTS, Message, Problem, Ref, VerifyRequest
+from services.verifier.app import create_app
+from services.verifier.grading import Submission
+from services.verifier.sandbox import tier
+from services.verifier.sandbox.pool import Pool
+from services.verifier.settings import VerifierSettings
+from tests.verifier.conftest import RIGHT, SOLVE_SPEC, Sandbox, fenced
+
+TOKEN = "a-token-of-some-length"
+
+
+@pytest.fixture(scope="module")
+def http(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
+    settings = VerifierSettings(
+        token=TOKEN,
+        state_dir=tmp_path_factory.mktemp("state"),
+        sandbox_workers=2,
+        sandbox_memory_mb=2048,
+        max_request_mb=1,
+    )
+    with TestClient(create_app(settings), headers={"Authorization": f"Bearer {TOKEN}"}) as client:
+        yield client
+
+
+def test_ready_says_which_isolation_is_in_force(http: TestClient) -> None:
+    facts = http.get("/readyz").json()
+    assert facts["sandbox_tier"] == "T1"
+    assert facts["sandbox"]["escaped"] == []
+    assert facts["kinds"] == ["exact", "choice", "code"]
+
+
+def test_verdicts_come_in_the_order_of_the_items(http: TestClient) -> None:
+    choice = {"kind": "choice", "answer": "B"}
+    items = [
+        {"verifier": SOLVE_SPEC, "completion": fenced(RIGHT)},
+        {"verifier": choice, "completion": "<answer>C</answer>"},
+        {"verifier": SOLVE_SPEC, "completion": fenced("def solve(a): return [min(a)]")},
+        {"verifier": SOLVE_SPEC, "completion": "no program"},
+    ]
+    verdicts = http.post("/v1/verify", json={"items": items}).raise_for_status().json()["verdicts"]
+    assert [v["outcome"] for v in verdicts] == ["passed", "failed", "failed", "format"]
+    assert [v["sandbox_tier"] for v in verdicts] == ["T1", "", "T1", ""]
+    assert verdicts[2]["feedback"] == "Input: [5]\nOutput: [5]\nExpected: [5, 5]"
+    assert verdicts[3]["feedback"] == "No code block found."
+
+
+def test_a_wrong_spec_is_422_and_names_the_field(http: TestClient) -> None:
+    items = [{"verifier": {"kind": "choice", key: "B"}, "completion": ""} for key in ("answer", "answr")]
+    answer = http.post("/v1/verify", json={"items": items})
+    assert answer.status_code == 422
+    named = {error["field"]: error["message"] for error in answer.json()["errors"]}
+    assert named["items.1.verifier.answr"] == "unknown key 'answr'; did you mean 'answer'?"
+
+
+def test_a_spec_that_wants_more_memory_than_there_is_is_422(http: TestClient) -> None:
+    spec = {**SOLVE_SPEC, "limits": {"memory_mb": 8192}}
+    answer = http.post("/v1/verify", json={"items": [{"verifier": spec, "completion": ""}]})
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["field"] == "items.0.verifier.limits.memory_mb"
+
+
+def test_a_huge_body_is_refused_before_it_is_read(http: TestClient) -> None:
+    assert http.post("/v1/verify", content=b"x" * (2 << 20)).status_code == 413
+
+
+def test_without_the_token_nothing_is_judged(http: TestClient) -> None:
+    assert http.post("/v1/verify", json={"items": []}, headers={"Authorization": "Bearer no"}).status_code == 401
+
+
+def rollout(problem: str, split: str, sample: int, text: str) -> dict[str, Any]:
+    return {
+        "rollout_id": f"{problem}#{sample}",
+        "prompt_id": problem,
+        "problem_id": problem,
+        "split": split,
+        "sample": sample,
+        "prompt_ids": [1],
+        "token_ids": [2],
+        "logprobs": [0.0],
+        "text": text,
+        "finish_reason": "stop",
+        "policy_version": 0,
+    }
+
+
+def test_job_verify_judges_an_artifact(http: TestClient, tmp_path: Path) -> None:
+    problems = [
+        Problem(id="code-1", messages=[Message(role="user", content="q")], verifier=SOLVE_SPEC),
+        Problem(
+            id="choice-1",
+            messages=[Message(role="user", content="q")],
+            verifier={"kind": "choice", "answer": "B"},
+            split="test",
+        ),
+    ]
+    rows = [rollout("code-1", "train", i, fenced(RIGHT if i % 2 else "def solve(a): return 0")) for i in range(4)]
+    rows.append(rollout("choice-1", "test", 0, "<answer>B</answer>"))
+    request = VerifyRequest(
+        rollouts=write_table(f"file://{tmp_path}/rollouts.parquet", rows, ROLLOUTS),
+        problems=write_problems(f"file://{tmp_path}/problems.parquet", problems),
+        out=f"file://{tmp_path}/verdicts.parquet",
+    )
+    body = {"kind": "verify", "request": request.model_dump(mode="json")}
+    http.put("/v1/jobs/run.s0001.verify.0", json=body).raise_for_status()
+    job = http.get("/v1/jobs/run.s0001.verify.0", params={"wait": 20}).json()
+    assert job["status"] == "succeeded", job
+    result = job["result"]
+    assert result["outcomes"] == {"passed": 3, "failed": 2}
+    assert result["splits"]["train"]["pass_rate"] == 0.5
+    assert result["splits"]["test"]["pass_rate"] == 1.0
+    verdicts = read_table(Ref(**result["verdicts"]))
+    assert [v["rollout_id"] for v in verdicts] == [r["rollout_id"] for r in rows]
+    assert [v["outcome"] for v in verdicts] == ["failed", "passed", "failed", "passed", "passed"]
+
+
+def test_equal_programs_run_once_whatever_was_said_around_them(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs: list[str] = []
+    run = Pool.run
+
+    def counted(self: Pool, job: Any) -> Any:
+        runs.append(job.input)
+        return run(self, job)
+
+    monkeypatch.setattr(Pool, "run", counted)
+    batch = [Submission(SOLVE_SPEC, f"Thought {i}.\n{fenced(RIGHT)}") for i in range(64)]
+    assert {v.outcome for v in sandbox.grader.grade(batch)} == {"passed"}
+    assert runs == ["[5]", "[3, 1, 4, 2]", "[30, 10, 40, 20]"]
+
+
+def test_a_training_step_of_mostly_equal_programs_is_judged_in_half_a_second(sandbox: Sandbox) -> None:
+    programs = [RIGHT, *(f"def solve(a): return [{i}]" for i in range(31))]
+    batch = [Submission(SOLVE_SPEC, fenced(programs[i % 32])) for i in range(256)]
+    best = float("inf")
+    for _ in range(3):
+        began = time.monotonic()
+        sandbox.grader.grade(batch)
+        best = min(best, time.monotonic() - began)
+    assert best < 0.5
+
+
+def test_a_machine_that_can_not_isolate_is_refused_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(tier.PROBES, "compute", "1 + 1")
+    with pytest.raises(tier.SandboxUnavailable, match=r"escape .*\(compute\).*PMD_SANDBOX_INSECURE"):
+        tier.open_sandbox(1, memory_mb=512, insecure=False)
+    pool, found = tier.open_sandbox(1, memory_mb=512, insecure=True)
+    pool.close()
+    assert (found.name, found.escaped) == ("T3-insecure", ("compute",))
+
+
+OLD_KERNEL = """
+import ctypes, struct
+LOAD, EQUAL, RETURN = 0x20, 0x15, 0x06
+landlock_create_ruleset, enosys, allow = 444, 0x00050000 | 38, 0x7FFF0000
+code = ctypes.create_string_buffer(b"".join(struct.pack("<HBBI", *op) for op in (
+    (LOAD, 0, 0, 0), (EQUAL, 0, 1, landlock_create_ruleset), (RETURN, 0, 0, enosys), (RETURN, 0, 0, allow),
+)))
+libc = ctypes.CDLL(None)
+program = struct.pack("@HxxxxxxP", 4, ctypes.addressof(code))
+assert libc.prctl(38, 1, 0, 0, 0) == 0 and libc.prctl(22, 2, program, 0, 0) == 0
+from services.verifier.sandbox.tier import SandboxUnavailable, open_sandbox
+try:
+    open_sandbox(1, memory_mb=512, insecure=False)
+except SandboxUnavailable as error:
+    print(error)
+pool, tier = open_sandbox(1, memory_mb=512, insecure=True)
+pool.close()
+print(tier)
+"""
+
+
+def test_a_kernel_without_landlock_is_refused_and_insecure_says_what_escapes() -> None:
+    done = subprocess.run([sys.executable, "-c", OLD_KERNEL], capture_output=True, text=True, timeout=60, check=True)
+    refusal, found = done.stdout.splitlines()
+    assert "offers no Landlock" in refusal
+    assert "PMD_SANDBOX_INSECURE" in refusal
+    assert "T3-insecure" in found
+    assert "read outside the library" in found
+    assert "fork" not in found, "seccomp still holds"
+
+
+def descendants(pid: int) -> set[int]:
+    """Processes below `pid`."""
+    found: set[int] = set()
+    for task in Path(f"/proc/{pid}/task").glob("*"):
+        for child in (task / "children").read_text().split():
+            found |= {int(child)} | descendants(int(child))
+    return found
+
+
+@pytest.mark.parametrize(("how", "cpu_s"), [(signal.SIGKILL, 30), (signal.SIGTERM, 2)])
+def test_a_killed_service_leaves_no_process(how: signal.Signals, cpu_s: int, tmp_path: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    env = {"PMD_TOKEN": TOKEN, "PMD_STATE_DIR": str(tmp_path), "PMD_SANDBOX_WORKERS": "2", "PATH": os.environ["PATH"]}
+    service = subprocess.Popen(
+        [sys.executable, "-m", "services.verifier", "--port", str(port)], env=env, stderr=subprocess.DEVNULL
+    )
+    base = f"http://127.0.0.1:{port}"
+    headers = {"Authorization": f"Bearer {TOKEN}"}
+    try:
+        wait_until(lambda: ready(base), 30)
+        spin = {"verifier": {**SOLVE_SPEC, "limits": {"cpu_s": cpu_s}}, "completion": fenced("while True: pass")}
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(f"{base}/v1/verify", json={"items": [spin]}, headers=headers, timeout=0.3)
+        below = descendants(service.pid)
+        assert len(below) == 3, "two zygotes and a child"
+        service.send_signal(how)
+        service.wait(15)
+        wait_until(lambda: not any(alive(pid) for pid in below), 5)
+    finally:
+        service.kill()
+        service.wait()
+
+
+def ready(base: str) -> bool:
+    try:
+        return httpx.get(f"{base}/readyz").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def alive(pid: int) -> bool:
+    """Runs, or is a zombie that nobody in a container without init reaps."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def wait_until(condition: Any, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
