@@ -1,0 +1,49 @@
+"""Values that cross between an engine and its callers; free of torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Row:
+    """One completion to draw. `seed` and `stream` name its random numbers; both are taken modulo 2**64."""
+
+    prompt_ids: tuple[int, ...]
+    seed: int
+    stream: int
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One completion and who made it."""
+
+    token_ids: list[int]
+    """With the end token when `finish_reason` is stop."""
+    logprobs: list[float]
+    """Of the sampler at its temperature, in nats, one per token id."""
+    text: str
+    """Without special tokens."""
+    finish_reason: Literal["stop", "length"]
+    policy_version: int
+
+
+class NoRoom(ValueError):
+    """A prompt and the longest completion together exceed the model's context window."""
+
+    def __init__(self, prompt: int, completion: int, window: int) -> None:
+        super().__init__(
+            f"its {prompt} tokens and max_tokens={completion} exceed the context window of {window}; "
+            "shorten the prompt or lower max_tokens"
+        )
+
+
+def require_room(prompt_ids: tuple[int, ...], max_tokens: int, window: int) -> None:
+    """Refuse a prompt whose longest completion would leave the context window.
+
+    Raises:
+        NoRoom: with the three numbers, in tokens.
+    """
+    if len(prompt_ids) + max_tokens > window:
+        raise NoRoom(len(prompt_ids), max_tokens, window)

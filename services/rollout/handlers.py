@@ -1,0 +1,120 @@
+"""What the jobs `generate` and `publish` do.
+
+Invariants:
+- Both are idempotent: an artifact is written once by rename, a publish is one row of SQL.
+- A rollout's random numbers follow from the request's seed and the rollout's own id, so its tokens do not depend
+  on which other prompts are asked for, or in what order.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any
+
+from services.common.artifacts import load_messages, read_table, write_table
+from services.common.jobs import JobContext, JobKind, Retryable
+from services.common.strict import nearest
+from services.common.wire import ROLLOUTS, GenerateRequest, GenerateResult, Policy, PublishRequest
+from services.rollout.completion import NoRoom, Row, require_room
+from services.rollout.published import Published
+
+if TYPE_CHECKING:
+    from services.rollout.engine import TransformersEngine
+
+
+class PromptError(ValueError):
+    """A prompt that was asked for is missing or does not fit."""
+
+
+def stream_of(rollout_id: str) -> int:
+    """The random stream of a rollout: 64 bits that depend on its id alone."""
+    return int.from_bytes(hashlib.sha256(rollout_id.encode()).digest()[:8], "big")
+
+
+def select(prompts: Mapping[str, dict[str, Any]], ids: list[str] | None) -> list[dict[str, Any]]:
+    """The rows of `ids`, in that order; all rows without `ids`.
+
+    Raises:
+        PromptError: naming an id that does not exist, and the nearest one that does.
+    """
+    for prompt_id in ids or ():
+        if prompt_id not in prompts:
+            guess = nearest(prompt_id, prompts)
+            hint = f"did you mean {guess!r}?" if guess else f"it has {len(prompts)} others"
+            raise PromptError(f"no prompt {prompt_id!r} in the artifact; {hint}")
+    return list(prompts.values()) if ids is None else [prompts[prompt_id] for prompt_id in ids]
+
+
+def generate(engine: TransformersEngine, request: GenerateRequest, context: JobContext) -> GenerateResult:
+    """Draw `request.n` completions of each prompt and write them as a ROLLOUTS artifact.
+
+    Raises:
+        PromptError: when an id is unknown, or a prompt leaves no room for the longest completion.
+        ArtifactError: when prompts or weights are not what their reference says.
+        Cancelled: when the job was cancelled.
+    """
+    prompts = select({row["prompt_id"]: row for row in read_table(request.prompts)}, request.ids)
+    rendered, window = engine.render(request.policy, [load_messages(prompt["messages"]) for prompt in prompts])
+    for prompt, prompt_ids in zip(prompts, rendered, strict=True):
+        try:
+            require_room(prompt_ids, request.sampling.max_tokens, window)
+        except NoRoom as reason:
+            raise PromptError(f"prompt {prompt['prompt_id']!r}: {reason}") from reason
+    asked = [
+        (prompt, sample, Row(prompt_ids, request.seed, stream_of(f"{prompt['prompt_id']}#{sample}")))
+        for prompt, prompt_ids in zip(prompts, rendered, strict=True)
+        for sample in range(request.n)
+    ]
+    completions = engine.generate(request.policy, [row for _, _, row in asked], request.sampling, context.check)
+    rows = [
+        {
+            "rollout_id": f"{prompt['prompt_id']}#{sample}",
+            "prompt_id": prompt["prompt_id"],
+            "problem_id": prompt["problem_id"],
+            "split": prompt["split"],
+            "sample": sample,
+            "prompt_ids": row.prompt_ids,
+            "token_ids": completion.token_ids,
+            "logprobs": completion.logprobs,
+            "text": completion.text,
+            "finish_reason": completion.finish_reason,
+            "policy_version": completion.policy_version,
+        }
+        for (prompt, sample, row), completion in zip(asked, completions, strict=True)
+    ]
+    return GenerateResult(
+        rollouts=write_table(request.out, rows, ROLLOUTS),
+        tokens=sum(len(completion.token_ids) for completion in completions),
+        truncated=sum(completion.finish_reason == "length" for completion in completions),
+    )
+
+
+def publish(engine: TransformersEngine, published: Published, request: PublishRequest) -> Policy:
+    """Load the weights, then make them the run's desired version.
+
+    In this order a version that cannot be loaded never becomes the desired one.
+    """
+    engine.load(request.policy)
+    published.publish(request.policy)
+    return request.policy
+
+
+def job_kinds(engine: Future[TransformersEngine], published: Published) -> dict[str, JobKind[Any]]:
+    """The jobs of this service; a job that arrives while the engine starts waits for it."""
+
+    def patient(work: Callable[[], Any]) -> Any:
+        try:
+            return work()
+        except OSError as error:  # the store or the disk, not the request: the same work may succeed later
+            raise Retryable(f"{type(error).__name__}: {error}") from error
+
+    return {
+        "generate": JobKind(
+            GenerateRequest, lambda request, context: patient(lambda: generate(engine.result(), request, context))
+        ),
+        "publish": JobKind(
+            PublishRequest, lambda request, _: patient(lambda: publish(engine.result(), published, request))
+        ),
+    }

@@ -1,0 +1,33 @@
+"""Settings of the rollout service (environment, prefix `PMD_`)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from services.common.settings import ServiceSettings
+
+
+class RolloutSettings(ServiceSettings):
+    """How this replica generates."""
+
+    rollout_device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the model runs; auto takes the GPU when there is one."""
+    rollout_dtype: Literal["auto", "fp32", "bf16"] = "auto"
+    """Precision of the weights; auto is fp32 on a CPU and bf16 on a GPU."""
+    rollout_threads: int | None = Field(default=None, ge=1)
+    """CPU threads of one forward pass; None leaves it to torch."""
+    rollout_resident_runs: int = Field(default=2, ge=1)
+    """Runs whose model stays in memory; the least recently used one makes room for another."""
+    rollout_cache_gib: float | None = Field(default=None, gt=0)
+    """Most memory for the key-value cache of one batch, in GiB; None: 1 on a CPU, half of what the weights
+    leave of a GPU (set it when another process shares the GPU)."""
+    rollout_batch_rows: int = Field(default=512, ge=1)
+    """Most completions that are drawn side by side; bounds the memory of a step's logits."""
+    rollout_prefill_tokens: int = Field(default=32768, ge=1)
+    """Most padded prompt tokens of one prefill forward pass; bounds the memory of its activations."""
+    rollout_chat_tokens: int = Field(default=512, ge=1)
+    """Longest chat completion, in tokens, when the request does not say."""
+    rollout_burst_wait_s: float = Field(default=2.0, ge=0, le=60)
+    """Longest wait, in seconds, for the rest of a burst of chat requests that its client announced."""

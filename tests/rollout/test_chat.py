@@ -1,0 +1,190 @@
+"""Chat as OpenAI's clients speak it, and the batches behind it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from services.common.wire import Policy, Sampling, Weights
+from services.rollout.batching import Batcher, Burst
+from services.rollout.chat import IGNORED, ChatRequest, cut
+from services.rollout.completion import Completion, Row
+from tests.rollout.conftest import MakePolicy, open_service, publish
+
+URL = "/v1/chat/completions"
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory, make_policy: MakePolicy) -> Iterator[TestClient]:
+    """One service for the module; run demo has versions 1 and 2, 2 is desired."""
+    with open_service(tmp_path_factory.mktemp("chat")) as client:
+        publish(client, make_policy(version=1))
+        publish(client, make_policy(version=2))
+        yield client
+
+
+def body(**changes: Any) -> dict[str, Any]:
+    asked = {"model": "demo", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 8, "seed": 3}
+    return asked | changes
+
+
+def ask(client: TestClient, **changes: Any) -> dict[str, Any]:
+    answer = client.post(URL, json=body(**changes))
+    assert answer.status_code == 200, answer.text
+    said: dict[str, Any] = answer.json()
+    return said
+
+
+def batches_so_far(client: TestClient) -> float:
+    lines = client.get("/metrics").text.splitlines()
+    return float(next(line for line in lines if line.startswith("pmd_rollout_batch_rows_count")).split()[-1])
+
+
+def test_a_plain_request_is_answered_by_the_published_version(service: TestClient) -> None:
+    said = ask(service)
+    assert said["object"] == "chat.completion"
+    assert said["model"] == "demo@2"
+    assert said["choices"][0]["message"]["role"] == "assistant"
+    assert said["usage"]["total_tokens"] == said["usage"]["prompt_tokens"] + said["usage"]["completion_tokens"]
+    assert ask(service)["choices"] == said["choices"]
+    assert ask(service, seed=4)["choices"] != said["choices"]
+
+
+def test_a_version_can_be_named(service: TestClient) -> None:
+    assert ask(service, model="demo@1")["model"] == "demo@1"
+    assert [m["id"] for m in service.get("/v1/models").json()["data"]] == ["demo", "demo@2", "demo@1"]
+
+
+def test_n_choices_differ_and_greedy_ones_agree(service: TestClient) -> None:
+    choices = ask(service, n=2)["choices"]
+    assert [choice["index"] for choice in choices] == [0, 1]
+    assert choices[0]["message"] != choices[1]["message"]
+    greedy = ask(service, n=2, temperature=0)["choices"]
+    assert greedy[0]["message"] == greedy[1]["message"]
+
+
+def test_logprobs_have_one_entry_per_token(service: TestClient) -> None:
+    said = ask(service, logprobs=True)
+    entries = said["choices"][0]["logprobs"]["content"]
+    assert len(entries) == said["usage"]["completion_tokens"]
+    assert all(entry["logprob"] <= 0 for entry in entries)
+
+
+def test_a_stream_says_the_same_as_the_plain_answer(service: TestClient) -> None:
+    with service.stream("POST", URL, json=body(stream=True)) as answer:
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        lines = [line.removeprefix("data: ") for line in answer.iter_lines() if line]
+    assert lines[-1] == "[DONE]"
+    parts = [choice for line in lines[:-1] for choice in json.loads(line)["choices"]]
+    plain = ask(service)["choices"][0]
+    assert "".join(part["delta"].get("content", "") for part in parts) == plain["message"]["content"]
+    assert parts[-1]["finish_reason"] == plain["finish_reason"]
+
+
+def test_an_announced_burst_is_one_batch_and_reproducible(service: TestClient) -> None:
+    def burst(key: str) -> list[Any]:
+        def member(index: int) -> Any:
+            facts = {"batch": key, "batch_size": "8", "index": str(index)}
+            return ask(service, messages=[{"role": "user", "content": f"q{index}"}], metadata=facts)["choices"]
+
+        with ThreadPoolExecutor(8) as pool:
+            return list(pool.map(member, range(8)))
+
+    before = batches_so_far(service)
+    first = burst("one")
+    assert batches_so_far(service) == before + 1
+    assert burst("two") == first
+
+
+def test_an_unknown_model_is_404_with_the_nearest(service: TestClient) -> None:
+    answer = service.post(URL, json=body(model="demmo"))
+    assert answer.status_code == 404
+    assert answer.json()["title"] == "no model 'demmo' here; did you mean 'demo'?"
+
+
+def test_an_unknown_field_is_422_with_the_nearest(service: TestClient) -> None:
+    answer = service.post(URL, json=body(temprature=0.5))
+    assert answer.status_code == 422
+    assert answer.json()["errors"] == [
+        {"field": "body.temprature", "message": "unknown key 'temprature'; did you mean 'temperature'?"}
+    ]
+
+
+def test_fields_that_only_openai_knows_are_accepted(service: TestClient) -> None:
+    assert ask(service, **dict.fromkeys(sorted(IGNORED)))["choices"] == ask(service)["choices"]
+
+
+def test_a_conversation_that_leaves_no_room_is_422(service: TestClient) -> None:
+    answer = service.post(URL, json=body(max_tokens=250))
+    assert answer.status_code == 422
+    assert "context window of 256" in answer.json()["errors"][0]["message"]
+
+
+def test_a_burst_without_numbers_is_422(service: TestClient) -> None:
+    answer = service.post(URL, json=body(metadata={"batch": "x", "batch_size": "many"}))
+    assert answer.status_code == 422
+
+
+def test_a_choice_ends_before_its_stop_text(service: TestClient) -> None:
+    text = ask(service, max_tokens=32)["choices"][0]["message"]["content"]
+    choice = ask(service, max_tokens=32, stop=text[5:7])["choices"][0]
+    assert choice["message"]["content"] == text[: text.index(text[5:7])]
+    assert choice["finish_reason"] == "stop"
+
+
+def test_a_stop_text_cuts_before_it_and_counts_the_tokens_before_it() -> None:
+    assert cut(["ab", "cd", "ef"], "abcdef", ["zz"]) is None
+    assert cut(["ab", "cd", "ef"], "abcdef", ["de"]) == ("abc", 2)
+    assert cut(["ab", "cd", "ef"], "abcdef", ["ef", "cd"]) == ("ab", 1)
+
+
+def test_without_a_length_the_window_bounds_the_completion() -> None:
+    request = ChatRequest(model="demo", messages=[{"role": "user", "content": "hi"}])  # type: ignore[list-item]
+    assert request.sampling(prompt_tokens=200, window=256, default=512).max_tokens == 56
+    assert request.sampling(prompt_tokens=20, window=4096, default=512).max_tokens == 512
+
+
+POLICY = Policy(run="demo", weights=Weights(version=1, uri="file:///none", sha256="0"))
+
+
+def drawn_batches(asked: Sequence[tuple[str, Burst | None, Sampling]], wait_s: float) -> list[list[int]]:
+    """The streams of each batch that `asked` leads to, all asked at once."""
+    seen: list[list[int]] = []
+
+    def draw(_: Policy, rows: Sequence[Row], __: Sampling) -> list[Completion]:
+        seen.append([row.stream for row in rows])
+        return [Completion([row.stream], [0.0], str(row.stream), "stop", 1) for row in rows]
+
+    async def main() -> None:
+        batcher = Batcher(draw, wait_s)
+        running = asyncio.create_task(batcher.run())
+        answers = await asyncio.gather(
+            *(batcher.submit(POLICY, sampling, [Row((1,), 0, int(name))], burst) for name, burst, sampling in asked)
+        )
+        assert [answer[0].text for answer in answers] == [name for name, _, _ in asked]
+        running.cancel()
+
+    asyncio.run(main())
+    return seen
+
+
+def test_requests_of_one_moment_share_a_batch_per_sampling_setting() -> None:
+    warm, greedy = Sampling(), Sampling(temperature=0)
+    assert drawn_batches([("1", None, warm), ("2", None, greedy), ("3", None, warm)], 1.0) == [[1, 3], [2]]
+
+
+def test_a_burst_runs_in_the_order_of_its_index() -> None:
+    asked = [(str(i), Burst("b", 3, 3 - i), Sampling()) for i in (1, 2, 3)]
+    assert drawn_batches(asked, 5.0) == [[3, 2, 1]]
+
+
+def test_a_burst_that_stays_incomplete_delays_nobody_for_long(tmp_path: Path) -> None:
+    asked = [("1", Burst("b", 9, 0), Sampling()), ("2", None, Sampling())]
+    assert drawn_batches(asked, 0.1) == [[2], [1]]
