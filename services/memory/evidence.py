@@ -68,6 +68,21 @@ def record(note: str, attempts: Sequence[Attempt]) -> Record:
     return Record(passes=sum(following), trials=len(following))
 
 
+def borne_out(note: str, attempts: Sequence[Attempt], *, passed: bool) -> bool:
+    """Whether an attempt with this outcome did what `note` says.
+
+    A note that has little in common with every attempt is written in other words than they are: then nothing can
+    be checked, and it is let through. A note that comes close to attempts, but agrees with none, is a slip.
+    """
+    sets = [terms(a.text) for a in attempts]
+    vocabulary = union(sets)
+    wanted = terms(note)
+    agreement = [coverage(wanted, vocabulary, have) for have in sets]
+    if max(agreement, default=0.0) < RELATED:
+        return any(a.passed == passed for a in attempts)
+    return any(score >= AGREE and a.passed == passed for score, a in zip(agreement, attempts, strict=True))
+
+
 def credibility(prior: Prior, seen: Record) -> float:
     """Posterior mean of the pass rate of attempts that follow a note (Beta-binomial)."""
     return (prior.mean * prior.strength + seen.passes) / (prior.strength + seen.trials)

@@ -1,7 +1,7 @@
 """`reflect`: the attempts of a problem, and what was known of it, become its new insight.
 
 The model writes; the rules here only decide what may be kept (merge and replace at a fixed budget):
-- a strategy needs a passed attempt as evidence, a lesson a failed one;
+- a strategy needs a passed attempt that bears it out, a lesson a failed one;
 - a note that gives the answer away is quarantined;
 - an answer that can't be read, twice, changes nothing.
 """
@@ -9,14 +9,13 @@ The model writes; the rules here only decide what may be kept (merge and replace
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Literal
 
 from services.common.jobs import JobContext
 from services.common.wire import MemoryCounts, Problem, ReflectRequest
 from services.memory.bank import attempt, by_scope, lessons, problems, strategies
-from services.memory.evidence import Attempt, record
+from services.memory.evidence import Attempt, borne_out, record
 from services.memory.generator import ChatModel
 from services.memory.leak import leak
 from services.memory.ledger import Item, Kind, Ledger, Transaction
@@ -58,25 +57,25 @@ def judge(problem: Problem, insight: Insight, experience: Sequence[Item], reques
     kinds += [("lesson", s) for s in insight.lessons]
     items = []
     for kind, text in kinds:
-        evidence = [a for a in attempts if a.passed == (kind == "strategy")]
-        if not evidence:
+        succeeds = kind == "strategy"
+        reason = leak(text, problem, passed)
+        if not reason and not borne_out(text, attempts, passed=succeeds):
             continue
         seen = record(text, attempts)
-        item = Item(
-            level="insight",
-            kind=kind,
-            scope=problem.id,
-            text=text,
-            step=request.step,
-            policy_version=request.policy_version,
-            facts={
-                "sources": [a.rollout_id for a in evidence[-request.settings.attempts_per_outcome :]],
-                "passes": seen.passes,
-                "trials": seen.trials,
-            },
+        sources = [a.rollout_id for a in attempts if a.passed == succeeds][-request.settings.attempts_per_outcome :]
+        items.append(
+            Item(
+                level="insight",
+                kind=kind,
+                scope=problem.id,
+                text=text,
+                step=request.step,
+                policy_version=request.policy_version,
+                status="quarantined" if reason else "active",
+                facts={"sources": sources, "passes": seen.passes, "trials": seen.trials}
+                | ({"leak": reason} if reason else {}),
+            )
         )
-        reason = leak(text, problem, passed)
-        items.append(replace(item, status="quarantined", facts=item.facts | {"leak": reason}) if reason else item)
     return items
 
 

@@ -16,6 +16,7 @@ from services.memory.evidence import (
     Attempt,
     Record,
     behavior_prior,
+    borne_out,
     contradicts,
     credibility,
     record,
@@ -61,6 +62,15 @@ def test_a_record_counts_only_attempts_that_follow_the_note() -> None:
     seen = [Attempt("a", 1, PLANS[0], True), Attempt("b", 1, PLANS[1], False), Attempt("c", 1, PLANS[2], False)]
     assert record("zor-mil: rotate then add 3.", seen) == Record(1, 1)
     assert record("zor-mil: reverse then add 3.", seen) == Record(0, 1)
+
+
+def test_a_note_must_be_borne_out_by_an_attempt_with_its_outcome() -> None:
+    seen = [Attempt("a", 1, PLANS[0], True), Attempt("b", 1, PLANS[1], False)]
+    assert borne_out("zor-mil: rotate then add 3.", seen, passed=True)
+    assert not borne_out("zor-mil: reverse then add 3.", seen, passed=True), "that attempt failed"
+    assert borne_out("zor-mil: not reverse then add 3.", seen, passed=False)
+    assert not borne_out("zor-mil: rotate then add 1.", [*seen, Attempt("c", 1, PLANS[2], False)], passed=True)
+    assert borne_out("Work from the back.", seen, passed=True), "other words can't be checked"
 
 
 def test_a_lucky_hit_is_believed_until_attempts_refute_it() -> None:
