@@ -62,6 +62,8 @@ class StepView(Strict):
     outcomes: dict[str, int] = {}
     probe_pass_rate: float | None = None
     """Pass rate of the policy with its teacher context; minus `pass_rate` it is the teacher's lead."""
+    lead: float | None = None
+    """The gate's reading after this step: running mean of teacher minus student, on the probed problems."""
     lr_scale: float | None = None
     memory: MemoryCounts | None = None
     contexts: dict[str, int] = {}
@@ -96,5 +98,36 @@ class EventView(Strict):
     seq: int
     ts: float
     type: str
-    """run.created, run.status, phase.submitted, phase.succeeded, phase.failed, step.completed, run.ended"""
+    """run.created, run.desired, run.status, run.waiting, run.ended, phase.submitted, phase.succeeded, phase.failed,
+    step.completed"""
     payload: dict[str, Any]
+
+
+class ServiceView(Strict):
+    """One service as the gateway sees it."""
+
+    name: str
+    url: str
+    ready: bool
+    facts: dict[str, Any] = {}
+    """Its `/readyz`: profile and versions in force."""
+    error: str | None = None
+
+
+class PlannedPhase(Strict):
+    """One phase of a dry run."""
+
+    name: str
+    service: str
+    kind: str
+    """Kind of the job that does it."""
+
+
+class ValidatedRecipe(Strict):
+    """A recipe that can run, and what its first steps do."""
+
+    recipe: dict[str, Any]
+    """With every default filled in."""
+    steps: int
+    phases: dict[int, list[PlannedPhase]]
+    """Of steps 0 and 1."""

@@ -1,0 +1,69 @@
+# Targets for one machine. A virtual environment is made in .venv on first use, and again when pyproject.toml changes.
+#   make quickstart PYTHON=python3.12     names another interpreter (3.11 or newer)
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+# DeepSpeed: no compiled extensions. OpenMP: threads that wait must not spin, the other processes need the cores.
+export DS_BUILD_OPS := 0
+export OMP_WAIT_POLICY := PASSIVE
+export GOMP_SPINCOUNT := 0
+
+# One thread per test process: two of them run side by side.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --dist loadfile
+NONE_IS_FINE := || [ $$? -eq 5 ]
+
+.PHONY: help quickstart test test-slow test-chaos lint format clean
+
+help: ## Show the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+quickstart: $(VENV)/.laptop ## Train the bundled model on the bundled benchmark and show what it learnt
+	@$(BIN)/pmd quickstart
+
+test: $(VENV)/.dev ## Run the fast tests
+	$(PYTEST) -n 2 -m "not slow and not chaos"
+
+test-slow: $(VENV)/.dev ## Run the tests that take minutes
+	$(PYTEST) -n 2 -m "slow and not chaos" $(NONE_IS_FINE)
+
+test-chaos: $(VENV)/.dev ## Run the tests that kill processes
+	$(PYTEST) -n 0 -m chaos $(NONE_IS_FINE)
+
+lint: $(VENV)/.dev ## Check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.dev ## Put the code in the house style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean: ## Remove caches and build products; runs in var/ and the environment stay
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "Python 3.11 or newer is needed; $(PYTHON) is $$($(PYTHON) --version 2>&1). Name another: make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	  echo "$(PYTHON) can't make virtual environments (no ensurepip); on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+	@echo "making a virtual environment in $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+
+# setuptools first: DeepSpeed's setup needs one that still has pkg_resources, which build isolation would not give it.
+define install
+	@echo "installing pmd[$(1)] into $(VENV): a few minutes the first time, PyTorch is large"
+	@$(BIN)/python -m pip install --disable-pip-version-check --quiet setuptools==78.1.1
+	@$(BIN)/python -m pip install --disable-pip-version-check --no-build-isolation --editable ".[$(1)]"
+	@touch $@
+endef
+
+$(VENV)/.laptop: pyproject.toml | $(BIN)/python
+	$(call install,laptop)
+
+$(VENV)/.dev: pyproject.toml | $(BIN)/python
+	$(call install,dev)
+	@touch $(VENV)/.laptop # dev holds all of laptop

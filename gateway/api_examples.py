@@ -1,0 +1,142 @@
+"""Examples for the OpenAPI page, one per route."""
+
+from __future__ import annotations
+
+from typing import Any
+
+Responses = dict[int | str, dict[str, Any]]
+
+
+def _answers(status: int, example: Any, *refusals: int) -> Responses:
+    causes = {
+        404: ("no such run", "no run 'pocket-00000000'; GET /v1/runs lists them"),
+        409: ("the run's status, or the key, does not allow it", "run 'pocket-1f0c2a9b' is succeeded; that is final"),
+        503: ("a service is out of reach", "the rollout service is out of reach (ConnectError); see GET /v1/services"),
+    }
+    answers: Responses = {status: {"content": {"application/json": {"example": example}}}}
+    for code in refusals:
+        description, title = causes[code]
+        body = {"status": code, "title": title}
+        answers[code] = {"description": description, "content": {"application/problem+json": {"example": body}}}
+    return answers
+
+
+RECIPE: dict[str, Any] = {
+    "name": "pocket",
+    "model": "/work/pmd/examples/pocket/base",
+    "problems": {"source": "pocket", "kind": "code", "world": "hard"},
+    "method": "pmd",
+    "schedule": {"steps": 60, "problems_per_step": 32, "rollouts_per_problem": 8},
+    "optimizer": {"lr": 0.0005},
+    "prompts": {"teacher": "...", "reflect": "...", "abstract": "..."},
+}
+_RUN: dict[str, Any] = {
+    "id": "pocket-1f0c2a9b",
+    "name": "pocket",
+    "method": "pmd",
+    "status": "running",
+    "step": 12,
+    "steps": 60,
+    "version": 12,
+    "created": 1789000000.0,
+    "updated": 1789000042.0,
+    "error": None,
+    "phases": [{"name": "rollout", "status": "succeeded", "attempt": 1, "seconds": 0.9, "error": None}],
+}
+_SCORE = {"problems": 64, "rollouts": 512, "pass_rate": 0.71, "pass_at": {"1": 0.71, "2": 0.78, "4": 0.83, "8": 0.86}}
+_STEP: dict[str, Any] = {
+    "step": 10,
+    "version": 9,
+    "pass_rate": 0.41,
+    "outcomes": {"passed": 105, "failed": 151},
+    "probe_pass_rate": 0.74,
+    "lead": 0.31,
+    "lr_scale": 0.93,
+    "memory": {"seq": 412, "experience": 310, "insight": 96, "behavior": 14},
+    "contexts": {"with_context": 251, "insight": 240, "behavior": 180, "demonstration": 60, "feedback": 12},
+    "train": {"loss": 0.021, "grad_norm": 0.4},
+    "evaluation": {"test": _SCORE},
+    "seconds": {"rollout": 0.9, "verify": 0.3, "train": 1.1},
+}
+_WEIGHTS = {"version": 10, "uri": "file:///var/pmd/runs/pocket-1f0c2a9b/weights/v0010", "sha256": "9f2c..."}
+_EVENT = {"seq": 7, "ts": 1789000003.1, "type": "step.completed", "payload": {"step": 1}}
+_MEMORY = {
+    "id": "i-4be1",
+    "level": "behavior",
+    "kind": "rule",
+    "text": "every k-? begins with reverse",
+    "status": "active",
+    "version": 2,
+    "step": 8,
+}
+
+CREATE: Responses = {
+    **_answers(201, _RUN | {"status": "queued", "step": 0, "version": 0, "phases": []}, 409),
+    200: {"description": "this Idempotency-Key made the run before"},
+    422: {
+        "description": "the recipe is not valid",
+        "content": {
+            "application/problem+json": {
+                "example": {
+                    "status": 422,
+                    "title": "the recipe is not valid",
+                    "errors": [{"field": "teacher.emma", "message": "unknown key 'emma'; did you mean 'ema'?"}],
+                }
+            }
+        },
+    },
+}
+RUN_LIST = _answers(200, [_RUN | {"phases": []}])
+RUN = _answers(200, _RUN, 404)
+STEER = _answers(200, _RUN, 404, 409)
+VALIDATE: Responses = {
+    **_answers(
+        200,
+        {
+            "recipe": RECIPE,
+            "steps": 60,
+            "phases": {
+                "0": [{"name": "publish", "service": "rollout", "kind": "publish"}],
+                "1": [{"name": "rollout", "service": "rollout", "kind": "generate"}],
+            },
+        },
+    ),
+    422: CREATE[422],
+}
+EVENTS: Responses = {
+    200: {
+        "content": {
+            "text/event-stream": {"example": 'id: 7\nevent: step.completed\ndata: {"seq": 7, "type": ...}\n\n'},
+            "application/json": {"example": [_EVENT]},
+        }
+    },
+    **{404: RUN[404]},
+}
+REPORT = _answers(
+    200,
+    {"run": _RUN, "recipe": RECIPE, "steps": [_STEP], "memory_samples": {"behavior": [_MEMORY["text"]]}},
+    404,
+)
+CHECKPOINTS = _answers(200, [{"step": 10, "weights": _WEIGHTS, "evaluation": {"test": _SCORE}}], 404)
+MEMORY = _answers(200, {"items": [_MEMORY], "next": None}, 404, 503)
+ITEM = _answers(200, {"item": _MEMORY, "history": []}, 404, 503)
+MODELS = _answers(200, {"object": "list", "data": [{"id": "pocket-1f0c2a9b@12", "object": "model"}]}, 503)
+SERVICES = _answers(
+    200,
+    [{"name": "rollout", "url": "http://127.0.0.1:8701", "ready": True, "facts": {"engine": "vllm"}, "error": None}],
+)
+CHAT: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {
+                "schema": {"type": "object"},
+                "example": {
+                    "model": "pocket-1f0c2a9b@12",
+                    "messages": [{"role": "user", "content": "k-t: apply the procedure"}],
+                    "stream": False,
+                },
+            }
+        },
+    }
+}

@@ -1,0 +1,122 @@
+"""The gateway as the command line sees it: where it is, what it answers, and errors that say what to do."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import httpx
+
+from gateway.launcher import default_state_dir
+from gateway.supervisor import read_state
+
+CONNECT_TIMEOUT_S = 5.0
+ANSWER_TIMEOUT_S = 60.0
+SILENCE_S = 45.0
+"""An event stream that is silent for three heartbeats is dead."""
+
+
+class CliError(Exception):
+    """Shown as one clear line, cause and fix; ends the command with `code`."""
+
+    def __init__(self, message: str, code: int = 1) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class Unreachable(CliError):
+    """No gateway answers at the moment; a caller that has time tries again."""
+
+
+class Gateway:
+    """A client of the gateway's REST API."""
+
+    def __init__(self, url: str, token: str, *, transport: httpx.BaseTransport | None = None) -> None:
+        self.url = url.rstrip("/")
+        self._http = httpx.Client(
+            base_url=self.url,
+            headers={"Authorization": f"Bearer {token}"},
+            timeout=httpx.Timeout(ANSWER_TIMEOUT_S, connect=CONNECT_TIMEOUT_S),
+            transport=transport,
+        )
+
+    def get(self, path: str, **params: Any) -> Any:
+        """GET, answered JSON; parameters that are None are left out."""
+        return self._call("GET", path, params={k: v for k, v in params.items() if v is not None})
+
+    def post(self, path: str, body: Any = None, headers: Mapping[str, str] | None = None) -> Any:
+        """POST, answered JSON."""
+        return self._call("POST", path, json=body, headers=headers)
+
+    def stream(
+        self, method: str, path: str, *, body: Any = None, headers: Mapping[str, str] | None = None
+    ) -> Iterator[str]:
+        """The `data` of each server-sent event, until the server ends the stream."""
+        try:
+            timeout = httpx.Timeout(SILENCE_S, connect=CONNECT_TIMEOUT_S)
+            accept = {"Accept": "text/event-stream", **(headers or {})}
+            with self._http.stream(method, path, json=body, headers=accept, timeout=timeout) as answer:
+                if answer.is_error:
+                    answer.read()
+                    raise explain(answer, self.url)
+                data: list[str] = []
+                for line in answer.iter_lines():
+                    if line.startswith("data:"):
+                        data.append(line.removeprefix("data:").removeprefix(" "))
+                    elif not line and data:
+                        yield "\n".join(data)
+                        data = []
+        except httpx.TransportError as error:
+            raise self._unreachable(error) from error
+
+    def _call(self, method: str, path: str, **kwargs: Any) -> Any:
+        try:
+            answer = self._http.request(method, path, **kwargs)
+        except httpx.TransportError as error:
+            raise self._unreachable(error) from error
+        if answer.is_error:
+            raise explain(answer, self.url)
+        return answer.json()
+
+    def _unreachable(self, error: httpx.TransportError) -> Unreachable:
+        return Unreachable(
+            f"no gateway answers at {self.url} ({type(error).__name__}); start one with `pmd up`, or set PMD_URL"
+        )
+
+
+def explain(answer: httpx.Response, url: str) -> CliError:
+    """A refusal as an error that names cause and fix."""
+    try:
+        body = json.loads(answer.text)
+    except ValueError:
+        body = {}
+    title = str(body.get("title") or f"HTTP {answer.status_code} {answer.text[:200]}".strip())
+    lines = [f"{each['field']}: {each['message']}" for each in body.get("errors", [])]
+    if answer.status_code == httpx.codes.UNAUTHORIZED:
+        return CliError(f"the gateway at {url} refuses the token; set PMD_TOKEN to the one it was started with")
+    if answer.status_code >= httpx.codes.INTERNAL_SERVER_ERROR:
+        return Unreachable(f"the gateway at {url} can't answer: {title}")
+    return CliError("\n  ".join([title, *lines]))
+
+
+def connect() -> Gateway:
+    """The gateway at `PMD_URL`, else the one that `pmd up` started in the state folder.
+
+    Raises:
+        CliError: when there is none.
+    """
+    state_dir = default_state_dir()
+    url, token = os.environ.get("PMD_URL", ""), os.environ.get("PMD_TOKEN", "")
+    if not url:
+        state = read_state(state_dir)
+        if state is None:
+            raise CliError(f"nothing runs in {state_dir}; start it with `pmd up`, or set PMD_URL and PMD_TOKEN")
+        url = str(state["url"])
+    if not token:
+        try:
+            token = (state_dir / "token").read_text().strip()
+        except OSError:
+            raise CliError(f"no token for {url}; set PMD_TOKEN to the one that its gateway was started with") from None
+    return Gateway(url, token)

@@ -1,0 +1,45 @@
+"""The `pmd` command: its groups, and the one place where errors become a line and an exit code."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import typer
+from rich.markup import escape
+
+from gateway.cli import chat, compare, export, memory, quickstart, runs, up
+from gateway.cli.client import CliError
+from gateway.cli.output import errors
+from gateway.launcher import LaunchError
+from gateway.supervisor import AlreadyRunning
+
+
+class Root(typer.core.TyperGroup):
+    """Shows expected errors as one clear line; anything else is a defect and keeps its traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except (CliError, LaunchError, AlreadyRunning) as error:
+            errors.print(f"[red]error:[/] {escape(str(error))}", soft_wrap=True)
+            raise typer.Exit(getattr(error, "code", 1)) from error
+
+
+app = typer.Typer(
+    cls=Root,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Procedural Memory Distillation: a model learns from its own verified attempts.\n\n"
+    "Commands talk to the gateway that `pmd up` started in ./var (PMD_STATE_DIR), or to PMD_URL with PMD_TOKEN.",
+)
+app.command("quickstart")(quickstart.quickstart)
+app.command("up")(up.up)
+app.command("down")(up.down)
+app.command("status")(up.status)
+app.add_typer(runs.app, name="runs")
+app.command("compare")(compare.compare)
+app.add_typer(memory.app, name="memory")
+app.command("chat")(chat.chat)
+app.command("export")(export.export)

@@ -1,0 +1,86 @@
+"""`pmd quickstart`: the whole loop on this machine, from nothing to a report."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from gateway import launcher
+from gateway.cli.client import CliError, connect
+from gateway.cli.output import console
+from gateway.cli.runs import read_recipe, submit, write_report
+from gateway.cli.up import StateDir, bring_up
+from gateway.cli.watch import watch
+from gateway.supervisor import read_state
+from gateway.units import duration
+
+EXAMPLE = "Write solve(a): apply zor-mil, then negate each."
+"""A question in the pocket world's words."""
+
+
+def quickstart(
+    state_dir: StateDir,
+    recipe: Annotated[Path | None, typer.Option(help="Recipe to run.", show_default="recipes/pocket.yaml")] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override, e.g. schedule.steps=4.")
+    ] = None,
+    keep: Annotated[bool, typer.Option(help="Leave the services running at the end.")] = False,
+) -> None:
+    """Start everything, let the bundled model learn the bundled benchmark, show what it learnt."""
+    began = time.monotonic()
+    state_dir = state_dir.absolute()
+    data = read_recipe(recipe or default_recipe(), overrides or [])
+    started = False
+    run = ""
+    try:
+        started = read_state(state_dir) is None  # known before waiting: Ctrl-C may come while they start
+        bring_up(state_dir, timeout_s=180.0)
+        api = connect()
+        run = submit(api, data)["id"]
+        console.print(f"run [bold]{run}[/]: {data['schedule']['steps']} steps")
+        ended = watch(api, run)
+        page = write_report(api.get(f"/v1/runs/{run}/report"), state_dir / "reports" / f"{run}.html")
+        console.print(
+            f"\n{duration(time.monotonic() - began)} in all. The report: [bold]{escape(str(page))}[/]", soft_wrap=True
+        )
+        if ended != "succeeded":
+            raise CliError(f"run {run} {ended}; logs are in {state_dir / 'logs'}")
+        suggest(run, up=started and not keep)
+    except KeyboardInterrupt:
+        keep = False
+        resumed = " at the next `pmd up`" if started else f"; see `pmd runs watch {run}`"
+        console.print("\ninterrupted" + (f"; run {run} goes on{resumed}" if run else ""))
+        raise typer.Exit(130) from None
+    finally:
+        if started and not keep and launcher.stop(state_dir):
+            console.print("[dim]the services that this command started are stopped[/]")
+
+
+def default_recipe() -> Path:
+    """`recipes/pocket.yaml` of this checkout.
+
+    Raises:
+        CliError: when the package is installed without its repository.
+    """
+    path = Path(__file__).parents[2] / "recipes" / "pocket.yaml"
+    if not path.exists():
+        raise CliError(
+            "the bundled recipe is part of the repository; run this in a checkout, or name one with --recipe"
+        )
+    return path
+
+
+def suggest(run: str, *, up: bool) -> None:
+    """Say what to try next."""
+    console.print("\nTry next:")
+    first = "pmd up && " if up else ""
+    for command, why in (
+        (f'{first}pmd chat {run} --prompt "{EXAMPLE}"', "ask the trained model; no memory is attached"),
+        (f"{first}pmd memory list {run}", "what it remembers"),
+        (f"{first}pmd export {run} --to ./{run}", "take the weights away"),
+    ):
+        console.print(f"  [bold]{escape(command)}[/]  [dim]# {why}[/]", soft_wrap=True)

@@ -1,0 +1,182 @@
+"""`pmd runs`: start runs, look at them, steer them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from gateway.cli.client import CliError, Gateway, connect
+from gateway.cli.output import AsJson, age, console, print_json, status, table
+from gateway.cli.watch import watch as watch_run
+from gateway.launcher import default_state_dir
+
+app = typer.Typer(no_args_is_help=True, help="Start runs, look at them, steer them.")
+
+RunId = Annotated[str, typer.Argument(metavar="RUN", help="Id of the run; see `pmd runs list`.")]
+
+
+def read_recipe(path: Path, overrides: list[str]) -> dict[str, Any]:
+    """The recipe file with `--set` laid on top, as data to post.
+
+    Raises:
+        CliError: when a file can't be read or an override is malformed.
+    """
+    from gateway.recipe import RecipeError, load_recipe, parse_overrides  # noqa: PLC0415 - loads pyarrow
+
+    try:
+        return load_recipe(path, parse_overrides(overrides))
+    except RecipeError as error:
+        raise CliError(str(error), code=2) from error
+
+
+def check_recipe(recipe: dict[str, Any]) -> None:
+    """Validate a recipe here, before anything is sent.
+
+    Raises:
+        CliError: naming each wrong key and the nearest valid one.
+    """
+    from pydantic import ValidationError  # noqa: PLC0415
+
+    from gateway.recipe import Recipe  # noqa: PLC0415 - loads pyarrow
+    from services.common.strict import explain  # noqa: PLC0415
+
+    try:
+        Recipe.model_validate(recipe)
+    except ValidationError as error:
+        lines = [f"{each['field'] or 'recipe'}: {each['message']}" for each in explain(error, Recipe)]
+        raise CliError("\n  ".join(["the recipe is not valid", *lines]), code=2) from error
+
+
+def submit(gateway: Gateway, recipe: dict[str, Any]) -> dict[str, Any]:
+    """Start a run."""
+    check_recipe(recipe)
+    view: dict[str, Any] = gateway.post("/v1/runs", {"recipe": recipe})
+    return view
+
+
+@app.command("create")
+def create(
+    recipe: Annotated[Path, typer.Argument(help="Recipe file, e.g. recipes/pocket.yaml.")],
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override, e.g. teacher.ema=0.05.")
+    ] = None,
+    watch: Annotated[bool, typer.Option(help="Show progress until the run ends.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Validate, print the complete recipe, start nothing.")] = (
+        False
+    ),
+    as_json: AsJson = False,
+) -> None:
+    """Start a run from a recipe."""
+    data = read_recipe(recipe, overrides or [])
+    if dry_run:
+        check_recipe(data)
+        from gateway.recipe import Recipe  # noqa: PLC0415 - loads pyarrow
+
+        print_json(Recipe.model_validate(data).model_dump(mode="json"))
+        return
+    gateway = connect()
+    view = submit(gateway, data)
+    if as_json:
+        print_json(view)
+    else:
+        console.print(f"run [bold]{view['id']}[/] started")
+    if watch and watch_run(gateway, view["id"]) != "succeeded":
+        raise typer.Exit(1)
+
+
+@app.command("list")
+def list_runs(as_json: AsJson = False) -> None:
+    """List the runs of this installation."""
+    views = connect().get("/v1/runs")
+    if as_json:
+        print_json(views)
+        return
+    rows = table("run", "method", "status", "step", "version", "created")
+    for view in views:
+        steps = f"{view['step']}/{view['steps']}"
+        rows.add_row(
+            view["id"], view["method"], status(view["status"]), steps, str(view["version"]), age(view["created"])
+        )
+    console.print(rows if views else "no runs yet; start one with `pmd runs create recipes/pocket.yaml --watch`")
+
+
+@app.command("show")
+def show(run: RunId, as_json: AsJson = False) -> None:
+    """Show one run as it stands, with the phases of its step in progress."""
+    view = connect().get(f"/v1/runs/{run}")
+    if as_json:
+        print_json(view)
+        return
+    console.print(
+        f"[bold]{view['id']}[/]  {view['method']}  {status(view['status'])}  step {view['step']}/{view['steps']}"
+    )
+    if view["error"]:
+        console.print(f"[red]{escape(view['error'])}[/]", soft_wrap=True)
+    rows = table("phase", "status", "attempt", "seconds", "error")
+    for phase in view["phases"]:
+        seconds = "" if phase["seconds"] is None else f"{phase['seconds']:.1f}"
+        rows.add_row(phase["name"], phase["status"], str(phase["attempt"]), seconds, escape(phase["error"] or ""))
+    if view["phases"]:
+        console.print(rows)
+
+
+@app.command("watch")
+def watch(run: RunId) -> None:
+    """Show the progress of a run until it ends. Exit code 1 unless it succeeds."""
+    if watch_run(connect(), run) != "succeeded":
+        raise typer.Exit(1)
+
+
+@app.command("pause")
+def pause(run: RunId) -> None:
+    """Pause a run once its service calls in progress have ended."""
+    _steer(run, "pause")
+
+
+@app.command("resume")
+def resume(run: RunId) -> None:
+    """Go on with a paused or failed run."""
+    _steer(run, "resume")
+
+
+@app.command("cancel")
+def cancel(run: RunId) -> None:
+    """End a run for good; what it recorded stays."""
+    _steer(run, "cancel")
+
+
+def _steer(run: str, verb: str) -> None:
+    view = connect().post(f"/v1/runs/{run}:{verb}")
+    console.print(f"{view['id']} {status(view['status'])}")
+
+
+@app.command("report")
+def report(
+    run: RunId,
+    html: Annotated[Path | None, typer.Option(help="Write the page here.", show_default="<state>/reports/RUN.html")] = (
+        None
+    ),
+    as_json: AsJson = False,
+) -> None:
+    """Print a run's report and write it as a page that needs nothing else."""
+    raw = connect().get(f"/v1/runs/{run}/report")
+    if as_json:
+        print_json(raw)
+        return
+    path = write_report(raw, html or default_state_dir() / "reports" / f"{run}.html")
+    console.print(f"page: {path}", soft_wrap=True)
+
+
+def write_report(raw: dict[str, Any], path: Path) -> Path:
+    """Print the report and write its page."""
+    from gateway.report import render_html, render_terminal  # noqa: PLC0415 - loads pyarrow
+    from gateway.views import ReportView  # noqa: PLC0415
+
+    view = ReportView.model_validate(raw)
+    console.print(render_terminal(view))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(render_html(view))
+    return path

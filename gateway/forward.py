@@ -1,0 +1,125 @@
+"""What the gateway passes on to a service: chat to the rollout service, memory to the memory service, health to all.
+
+Invariant: a body is passed on byte for byte, streams included; a service out of reach is 503 with its name.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+import httpx
+from fastapi import HTTPException, Request
+from fastapi.responses import Response, StreamingResponse
+
+from gateway.views import ServiceView
+from services.common.client import ANSWER_TIMEOUT_S, CONNECT_TIMEOUT_S
+
+READY_TIMEOUT_S = 3.0
+GENERATION_TIMEOUT_S = 600.0
+SAMPLES = 5
+
+
+class Forwarder:
+    """Connections from the gateway's event loop to the services."""
+
+    def __init__(
+        self, urls: Mapping[str, str], token: str, *, transports: Mapping[str, httpx.AsyncBaseTransport] | None = None
+    ) -> None:
+        self._urls = dict(urls)
+        self._clients = {
+            name: httpx.AsyncClient(
+                base_url=url,
+                headers={"Authorization": f"Bearer {token}"},
+                timeout=httpx.Timeout(ANSWER_TIMEOUT_S, connect=CONNECT_TIMEOUT_S),
+                transport=(transports or {}).get(name),
+            )
+            for name, url in urls.items()
+        }
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await asyncio.gather(*(client.aclose() for client in self._clients.values()))
+
+    async def get(self, service: str, path: str, params: Mapping[str, Any] | None = None) -> Response:
+        """The answer of a service to a GET, as it came."""
+        given = {key: value for key, value in (params or {}).items() if value is not None}
+        try:
+            answer = await self._clients[service].get(path, params=given)
+        except httpx.TransportError as error:
+            raise _away(service, error) from error
+        return _same(answer, answer.content)
+
+    async def post(self, service: str, path: str, request: Request) -> Response:
+        """The answer of a service to the caller's own body, streamed when it streams."""
+        client = self._clients[service]
+        body = await request.body()
+        outgoing = client.build_request(
+            "POST",
+            path,
+            content=body,
+            headers={"Content-Type": request.headers.get("content-type", "application/json")},
+            timeout=httpx.Timeout(GENERATION_TIMEOUT_S, connect=CONNECT_TIMEOUT_S),
+        )
+        try:
+            answer = await client.send(outgoing, stream=True)
+        except httpx.TransportError as error:
+            raise _away(service, error) from error
+        if not answer.headers.get("content-type", "").startswith("text/event-stream"):
+            try:
+                return _same(answer, await answer.aread())
+            except httpx.TransportError as error:
+                raise _away(service, error) from error
+            finally:
+                await answer.aclose()
+
+        async def chunks() -> AsyncIterator[bytes]:
+            try:
+                async for chunk in answer.aiter_bytes():
+                    yield chunk
+            except httpx.TransportError as error:
+                failure = {"error": {"message": f"the {service} service broke off: {error}"}}
+                yield f"data: {json.dumps(failure)}\n\n".encode()
+            finally:
+                await answer.aclose()
+
+        return StreamingResponse(chunks(), answer.status_code, media_type="text/event-stream")
+
+    async def services(self) -> list[ServiceView]:
+        """What each service says of itself at this moment."""
+        return list(await asyncio.gather(*(self._ready(name) for name in self._clients)))
+
+    async def _ready(self, name: str) -> ServiceView:
+        view = ServiceView(name=name, url=self._urls[name], ready=False)
+        try:
+            answer = await self._clients[name].get("/readyz", timeout=READY_TIMEOUT_S)
+            facts = answer.json()
+        except (httpx.TransportError, ValueError) as error:
+            return view.model_copy(update={"error": f"{type(error).__name__}: {error}"})
+        if answer.is_success:
+            return view.model_copy(update={"ready": True, "facts": facts})
+        return view.model_copy(update={"error": str(facts.get("title", answer.status_code))})
+
+    async def memory_samples(self, bank: str, levels: tuple[str, ...]) -> dict[str, list[str]]:
+        """A few items of each level as the model wrote them; none while the memory service is away."""
+        samples: dict[str, list[str]] = {}
+        for level in levels:
+            try:
+                answer = await self._clients["memory"].get(
+                    f"/v1/banks/{bank}/items", params={"level": level, "limit": SAMPLES}, timeout=READY_TIMEOUT_S
+                )
+                items = answer.json()["items"] if answer.is_success else []
+                samples[level] = [str(item["text"]) for item in items]
+            except (httpx.TransportError, ValueError, KeyError, TypeError):
+                continue  # the report is worth reading without them
+        return {level: texts for level, texts in samples.items() if texts}
+
+
+def _away(service: str, error: Exception) -> HTTPException:
+    return HTTPException(503, f"the {service} service is out of reach ({type(error).__name__}); see GET /v1/services")
+
+
+def _same(answer: httpx.Response, content: bytes) -> Response:
+    return Response(content, answer.status_code, media_type=answer.headers.get("content-type"))

@@ -1,0 +1,24 @@
+"""Learning curves of several variants in one picture that stands alone, for documents."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.resources import files
+
+from gateway.report.svg import Series, line_chart
+
+COLOURS = ("c1", "c2", "c3", "c4", "c5", "c6", "c7")
+DASHES = ("solid", "dashed", "dotted")
+
+
+def curve_chart(title: str, curves: Mapping[str, list[tuple[int, float]]]) -> str:
+    """An SVG file: accuracy over steps, one line per variant, labelled at its end, in light and dark."""
+    lines = [
+        Series(name, points, COLOURS[i % len(COLOURS)], DASHES[i // len(COLOURS) % len(DASHES)])
+        for i, (name, points) in enumerate(curves.items())
+    ]
+    described = "; ".join(f"{name} ends at {points[-1][1]:.0%}" for name, points in curves.items() if points)
+    style = files("gateway.report").joinpath("page.css").read_text()
+    svg = line_chart(title, described, lines, height=320)
+    head, end, rest = svg.partition(">")
+    return f"{head}{end}<style>{style}</style>{rest}\n"

@@ -1,0 +1,129 @@
+"""The numbers of a report, from a `ReportView`: what terminal and page draw, computed once.
+
+Invariants: pure functions; a value that was not recorded is left out, never drawn as zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from gateway.phases import PHASE_GROUPS, group_seconds
+from gateway.views import ReportView, StepView
+
+Curve = Sequence[tuple[float, float]]
+
+OUTCOMES = ("passed", "failed", "format", "timeout", "memory", "output_limit", "infra_error")
+
+
+@dataclass(frozen=True)
+class Change:
+    """A split's accuracy before the first step and after the last evaluated one."""
+
+    split: str
+    before: float
+    after: float
+    last_step: int
+    problems: int
+    samples: int
+    """Rollouts per problem."""
+
+
+def splits(report: ReportView) -> list[str]:
+    """Evaluated splits, in the order of their first appearance."""
+    return list(dict.fromkeys(split for step in report.steps for split in step.evaluation))
+
+
+def changes(report: ReportView) -> list[Change]:
+    """First and last evaluation of each split."""
+    found = []
+    for split in splits(report):
+        evaluated = [s for s in report.steps if split in s.evaluation]
+        first, last = evaluated[0].evaluation[split], evaluated[-1].evaluation[split]
+        samples = round(last.rollouts / last.problems) if last.problems else 0
+        found.append(Change(split, first.pass_rate, last.pass_rate, evaluated[-1].step, last.problems, samples))
+    return found
+
+
+def pass_at(report: ReportView, split: str) -> dict[str, Curve]:
+    """pass@k by k, of the first and the last evaluation."""
+    evaluated = [s.evaluation[split].pass_at for s in report.steps if split in s.evaluation]
+    if not evaluated:
+        return {}
+    return {"before": sorted(evaluated[0].items()), "after": sorted(evaluated[-1].items())}
+
+
+def series(report: ReportView, value: Callable[[StepView], float | None]) -> Curve:
+    """`value` by step, where it was recorded."""
+    return [(step.step, found) for step in report.steps if (found := value(step)) is not None]
+
+
+def train_rate(report: ReportView) -> Curve:
+    """Share of training rollouts that passed."""
+    return series(report, lambda step: step.pass_rate)
+
+
+def probe_rate(report: ReportView) -> Curve:
+    """The same of the policy that reads its teacher context."""
+    return series(report, lambda step: step.probe_pass_rate)
+
+
+def memory_growth(report: ReportView) -> dict[str, Curve]:
+    """Items by level and step, for levels that ever held one."""
+    curves = {
+        level: series(report, lambda step, level=level: getattr(step.memory, level) if step.memory else None)  # type: ignore[misc]
+        for level in ("experience", "insight", "behavior")
+    }
+    return {level: curve for level, curve in curves.items() if any(count for _, count in curve)}
+
+
+def memory_counts(report: ReportView) -> dict[str, int]:
+    """Items by level at the end."""
+    return {level: int(curve[-1][1]) for level, curve in memory_growth(report).items()}
+
+
+def phase_seconds(report: ReportView) -> Mapping[str, Curve]:
+    """Seconds by group of phases and step; groups that never ran are left out."""
+    grouped: dict[str, list[tuple[float, float]]] = {}
+    for step in report.steps:
+        for group, spent in group_seconds(step.seconds).items():
+            grouped.setdefault(group, []).append((step.step, spent))
+    return {group: grouped[group] for group in dict.fromkeys([*PHASE_GROUPS, *grouped]) if group in grouped}
+
+
+def outcomes(report: ReportView) -> Mapping[str, Curve]:
+    """Share of training rollouts by outcome and step; outcomes that never occurred are left out."""
+    shares: dict[str, list[tuple[float, float]]] = {}
+    for step in report.steps:
+        total = sum(step.outcomes.values())
+        for outcome in OUTCOMES:
+            if count := step.outcomes.get(outcome, 0):
+                shares.setdefault(outcome, []).append((step.step, count / total))
+    return shares
+
+
+def rollouts(report: ReportView) -> int:
+    """Training rollouts drawn."""
+    return sum(sum(step.outcomes.values()) for step in report.steps)
+
+
+def seconds(report: ReportView) -> float:
+    """Wall-clock time of the run, from its creation to its last change."""
+    return max(0.0, report.run.updated - report.run.created)
+
+
+def differences(reports: Sequence[ReportView]) -> list[tuple[str, list[str]]]:
+    """Recipe keys whose values differ between runs, with each run's value."""
+    flat = [dict(_flatten(report.recipe)) for report in reports]
+    keys = dict.fromkeys(key for each in flat for key in each)
+    rows = [(key, [str(each.get(key, "–")) for each in flat]) for key in keys if not key.startswith("prompts.")]
+    return [(key, values) for key, values in rows if len(set(values)) > 1]
+
+
+def _flatten(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

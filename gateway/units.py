@@ -1,0 +1,34 @@
+"""Numbers as people read them: one spelling for the terminal and the page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+SPARKS = "▁▂▃▄▅▆▇█"
+
+
+def duration(seconds: float) -> str:
+    """`0.4 s`, `48 s`, `3 min 20 s`, `2 h 5 min`."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def percent(rate: float | None) -> str:
+    """A rate in [0, 1] as `87 %`; a dash when there is none."""
+    return "–" if rate is None else f"{100 * rate:.0f}\u00a0%"
+
+
+def count(number: float) -> str:
+    """A whole number with its thousands apart."""
+    return f"{number:,.0f}".replace(",", "\u2009")
+
+
+def sparkline(rates: Iterable[float]) -> str:
+    """Rates in [0, 1] as bars. The full height is always 1, so that two lines can be compared."""
+    return "".join(SPARKS[min(len(SPARKS) - 1, int(rate * len(SPARKS)))] for rate in rates)

@@ -1,0 +1,255 @@
+"""Commands against a gateway of canned answers: what they send, what they print, how they fail."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from typer.testing import CliRunner, Result
+
+from gateway.cli import client, main
+from gateway.cli.client import Gateway
+from services.common.artifacts import seal_weights
+from tests.cli.synthetic import report
+
+RECIPE = Path(__file__).parents[2] / "recipes" / "pocket.yaml"
+Answers = dict[str, Any]
+
+
+class Api:
+    """Answers by `METHOD /path`; remembers what it was asked."""
+
+    def __init__(self) -> None:
+        self.answers: Answers = {}
+        self.asked: list[httpx.Request] = []
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        self.asked.append(request)
+        answer = self.answers.get(f"{request.method} {request.url.path}")
+        if answer is None:
+            return httpx.Response(404, json={"status": 404, "title": f"no {request.url.path}"})
+        return answer if isinstance(answer, httpx.Response) else httpx.Response(200, json=answer)
+
+
+@pytest.fixture
+def api(monkeypatch: pytest.MonkeyPatch) -> Api:
+    found = Api()
+    gateway = Gateway("http://gateway", "token", transport=httpx.MockTransport(found))
+    for module in ("runs", "compare", "memory", "chat", "export"):
+        monkeypatch.setattr(f"gateway.cli.{module}.connect", lambda: gateway)
+    return found
+
+
+@pytest.fixture
+def pmd(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Result]:
+    monkeypatch.setenv("PMD_STATE_DIR", str(tmp_path / "state"))
+    monkeypatch.delenv("PMD_URL", raising=False)
+    monkeypatch.delenv("PMD_TOKEN", raising=False)
+    return lambda *words: CliRunner().invoke(main.app, list(words))
+
+
+Pmd = Callable[..., Result]
+
+
+def run_view(**changes: Any) -> dict[str, Any]:
+    return {**report().run.model_dump(mode="json"), **changes}
+
+
+def test_a_run_is_created_from_a_recipe_with_overrides(api: Api, pmd: Pmd) -> None:
+    api.answers["POST /v1/runs"] = httpx.Response(201, json=run_view(id="pocket-1"))
+    result = pmd("runs", "create", str(RECIPE), "--set", "teacher.ema=0.5", "--set", "schedule.steps=3")
+    assert result.exit_code == 0, result.output
+    assert "pocket-1" in result.output
+    sent = json.loads(api.asked[0].content)["recipe"]
+    assert sent["teacher"] == {"ema": 0.5, "lead_gate": True}
+    assert sent["schedule"]["steps"] == 3
+    assert "Now solve it." in sent["prompts"]["teacher"]
+    assert api.asked[0].headers["authorization"] == "Bearer token"
+
+
+def test_a_wrong_key_is_named_before_anything_is_sent(api: Api, pmd: Pmd) -> None:
+    result = pmd("runs", "create", str(RECIPE), "--set", "teacher.emma=0.5")
+    assert result.exit_code == 2
+    assert "teacher.emma: unknown key 'emma'; did you mean 'ema'?" in result.stderr
+    assert api.asked == []
+
+
+def test_a_dry_run_prints_the_complete_recipe_and_needs_no_gateway(pmd: Pmd) -> None:
+    result = pmd("runs", "create", str(RECIPE), "--dry-run")
+    assert json.loads(result.stdout)["retrieval"]["k"] == 3
+
+
+@pytest.mark.parametrize(
+    "words", [("runs", "create", "no.yaml"), ("runs", "create", str(RECIPE), "--set", "teacher.ema")]
+)
+def test_an_unreadable_recipe_is_one_line(pmd: Pmd, words: tuple[str, ...]) -> None:
+    result = pmd(*words)
+    assert result.exit_code == 2
+    assert result.stderr.startswith("error: ")
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_without_a_gateway_the_fix_is_named(pmd: Pmd) -> None:
+    result = pmd("runs", "list")
+    assert result.exit_code == 1
+    assert "pmd up" in result.stderr
+    assert "PMD_URL" in result.stderr
+
+
+def test_a_gateway_elsewhere_is_used(pmd: Pmd, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PMD_URL", "http://127.0.0.1:9")
+    assert "set PMD_TOKEN" in pmd("runs", "list").stderr
+    monkeypatch.setenv("PMD_TOKEN", "t")
+    assert "no gateway answers at http://127.0.0.1:9" in pmd("runs", "list").stderr
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (httpx.Response(401, json={"title": "missing token"}), "set PMD_TOKEN"),
+        (httpx.Response(404, json={"title": "no run 'x'; GET /v1/runs lists them"}), "no run 'x'"),
+        (httpx.Response(500, text="<html>"), "can't answer: HTTP 500"),
+        (
+            httpx.Response(422, json={"title": "bad", "errors": [{"field": "a.b", "message": "too big"}]}),
+            "a.b: too big",
+        ),
+    ],
+)
+def test_refusals_say_cause_and_fix(api: Api, pmd: Pmd, answer: httpx.Response, words: str) -> None:
+    api.answers["GET /v1/runs/x"] = answer
+    result = pmd("runs", "show", "x")
+    assert result.exit_code == 1
+    assert words in result.stderr
+    assert "Traceback" not in result.output
+
+
+def test_runs_are_listed_for_people_and_for_scripts(api: Api, pmd: Pmd) -> None:
+    api.answers["GET /v1/runs"] = [run_view(id="pocket-1"), run_view(id="pocket-2", status="failed")]
+    assert "pocket-2" in pmd("runs", "list").stdout
+    assert [run["id"] for run in json.loads(pmd("runs", "list", "--json").stdout)] == ["pocket-1", "pocket-2"]
+
+
+@pytest.mark.parametrize("verb", ["pause", "resume", "cancel"])
+def test_runs_are_steered(api: Api, pmd: Pmd, verb: str) -> None:
+    api.answers[f"POST /v1/runs/r:{verb}"] = run_view(id="r")
+    assert pmd("runs", verb, "r").exit_code == 0
+
+
+@pytest.mark.parametrize(("status", "code"), [("succeeded", 0), ("failed", 1)])
+def test_watching_prints_a_line_per_step_and_tells_how_it_ended(api: Api, pmd: Pmd, status: str, code: int) -> None:
+    view = report(steps=3)
+    log = [{"seq": i, "ts": 0.0, "type": "step.completed", "payload": {"step": i - 1}} for i in range(1, 5)]
+    stream = "".join(f"data: {json.dumps(each)}\n\n" for each in log)
+    api.answers["GET /v1/runs/r"] = run_view(status=status, steps=3, error="no disk" if code else None)
+    api.answers["GET /v1/runs/r/report"] = view.model_dump(mode="json")
+    api.answers["GET /v1/runs/r/events"] = httpx.Response(200, text=stream)
+    result = pmd("runs", "watch", "r")
+    assert result.exit_code == code
+    assert "step 3/3" in result.stdout
+    assert status in result.stdout
+    assert ("no disk" in result.stdout) is bool(code)
+
+
+def test_a_report_is_printed_and_written(api: Api, pmd: Pmd, tmp_path: Path) -> None:
+    api.answers["GET /v1/runs/r/report"] = report().model_dump(mode="json")
+    result = pmd("runs", "report", "r")
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "state" / "reports" / "r.html").read_text().startswith("<!doctype html>")
+
+
+def test_runs_are_compared(api: Api, pmd: Pmd, tmp_path: Path) -> None:
+    for method in ("pmd", "sdpo"):
+        api.answers[f"GET /v1/runs/{method}/report"] = report(method).model_dump(mode="json")
+    result = pmd("compare", "pmd", "sdpo", "--html", str(tmp_path / "c.html"))
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "c.html").exists()
+    assert pmd("compare", "pmd").exit_code == 2
+
+
+ITEM = {
+    "id": "i1", "level": "behavior", "kind": "behavior", "text": "every zor-? begins with [flip].", "problem_id": None,
+    "status": "active", "version": 2, "seq": 9, "step": 8, "policy_version": 7, "support": 5, "successes": 4,
+    "trials": 6, "sources": ["a", "b"], "note": None,
+}  # fmt: skip
+
+
+def test_memory_is_listed_page_by_page(api: Api, pmd: Pmd) -> None:
+    api.answers["GET /v1/runs/r/memory"] = {"items": [ITEM], "next": "cursor"}
+    result = pmd("memory", "list", "r", "--level", "behavior", "-q", "zor")
+    assert "[flip]" in result.stdout
+    assert "--after cursor" in result.stdout
+    assert dict(api.asked[0].url.params) == {"level": "behavior", "q": "zor", "limit": "20"}
+    assert "levels are" in pmd("memory", "list", "r", "--level", "wisdom").stderr
+
+
+def test_a_memory_shows_its_evidence_and_versions(api: Api, pmd: Pmd) -> None:
+    history = [{"version": v, "step": v, "actor": "r@1", "status": "active", "text": f"v{v}"} for v in (1, 2)]
+    api.answers["GET /v1/runs/r/memory/i1"] = {"item": ITEM, "history": history}
+    result = pmd("memory", "show", "r", "i1")
+    assert result.exit_code == 0, result.output
+    assert "trials" in result.stdout
+    assert "r@1" in result.stdout
+
+
+def test_chat_streams_the_newest_version(api: Api, pmd: Pmd) -> None:
+    pieces = [json.dumps({"choices": [{"delta": {"content": piece}}]}) for piece in ("Plan: ", "flip.")]
+    api.answers["GET /v1/runs/r"] = run_view(version=7)
+    api.answers["POST /v1/chat/completions"] = httpx.Response(
+        200, text="".join(f"data: {each}\n\n" for each in [*pieces, "[DONE]"])
+    )
+    result = pmd("chat", "r", "--prompt", "hello")
+    assert result.stdout == "Plan: flip.\n"
+    sent = json.loads(api.asked[-1].content)
+    assert sent["model"] == "r@7"
+    assert sent["messages"] == [{"role": "user", "content": "hello"}]
+    assert "a version is a number" in pmd("chat", "r@new", "--prompt", "x").stderr
+
+
+def published(folder: Path) -> dict[str, Any]:
+    folder.mkdir()
+    (folder / "model.safetensors").write_bytes(b"weights")
+    (folder / "config.json").write_text("{}")
+    return {"step": 2, "weights": seal_weights(folder, 2, {}).model_dump(), "evaluation": {}}
+
+
+def test_an_export_is_the_published_folder_without_bookkeeping(api: Api, pmd: Pmd, tmp_path: Path) -> None:
+    api.answers["GET /v1/runs/r/checkpoints"] = [published(tmp_path / "v2")]
+    result = pmd("export", "r", "--to", str(tmp_path / "out"))
+    assert result.exit_code == 0, result.output
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["config.json", "model.safetensors"]
+    assert "not an empty folder" in pmd("export", "r", "--to", str(tmp_path / "out")).stderr
+    assert "there are 2" in pmd("export", "r", "--step", "9", "--to", str(tmp_path / "x")).stderr
+
+
+def test_a_damaged_checkpoint_is_not_exported(api: Api, pmd: Pmd, tmp_path: Path) -> None:
+    api.answers["GET /v1/runs/r/checkpoints"] = [published(tmp_path / "v2")]
+    (tmp_path / "v2" / "model.safetensors").write_bytes(hashlib.sha256(b"other").digest())
+    result = pmd("export", "r", "--to", str(tmp_path / "out"))
+    assert result.exit_code == 1
+    assert "model.safetensors" in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command_line_starts_at_once_and_without_torch() -> None:
+    clock = "time.process_time()"
+    code = f"import sys, time; t = {clock}; import gateway.cli.main; print({clock} - t, *sys.modules)"
+    seconds, *modules = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert not {"torch", "pyarrow", "transformers", "celery", "sqlalchemy"} & set(modules)
+    assert float(seconds) < 0.5
+
+
+def test_a_token_of_the_state_folder_is_found(pmd: Pmd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    del pmd  # for its environment
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state" / "token").write_text("kept")
+    monkeypatch.setattr(client, "read_state", lambda _: {"url": "http://127.0.0.1:8700"})
+    assert client.connect().url == "http://127.0.0.1:8700"

@@ -1,0 +1,125 @@
+"""The laptop profile: ports, token, and who is told what."""
+
+from __future__ import annotations
+
+import socket
+import stat
+from pathlib import Path
+
+import pytest
+
+from gateway.launcher import (
+    LISTENERS,
+    SERVICES,
+    LaunchError,
+    build_environments,
+    build_programs,
+    choose_ports,
+    ensure_token,
+    wait_ready,
+)
+from services.common.serve import PORTS
+
+TOKEN = "a-token-of-this-test"
+URLS = {name: f"http://127.0.0.1:{port}" for name, port in PORTS.items()}
+SHARED = {"PMD_TOKEN": TOKEN, "PMD_STATE_DIR": "/state", "PMD_HOST": "127.0.0.1"}
+
+
+@pytest.fixture(autouse=True)
+def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("PMD_TOKEN", "PMD_REDIS_URL", "REDIS_URL", "PMD_DATABASE_URL", "PMD_DATA_URI"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_default_ports_are_those_that_services_listen_on() -> None:
+    offsets = {name: PORTS["gateway"] + i for i, name in enumerate(LISTENERS) if name in PORTS}
+    assert offsets == PORTS
+
+
+def test_one_taken_port_moves_all() -> None:
+    base = choose_ports(base=21000)["gateway"]
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", base + 3))
+        taken.listen()
+        moved = choose_ports(base)
+    assert moved["gateway"] > base
+    assert [port - moved["gateway"] for port in moved.values()] == list(range(len(LISTENERS)))
+
+
+def test_the_token_is_private_and_kept(tmp_path: Path) -> None:
+    token = ensure_token(tmp_path / "state")
+    assert len(token) >= 32
+    assert stat.S_IMODE((tmp_path / "state" / "token").stat().st_mode) == 0o600
+    assert ensure_token(tmp_path / "state") == token
+
+
+def test_a_given_token_is_used_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ensure_token(tmp_path)
+    monkeypatch.setenv("PMD_TOKEN", TOKEN)
+    assert ensure_token(tmp_path) == TOKEN
+    assert (tmp_path / "token").read_text() == TOKEN
+
+
+def test_each_setting_goes_to_its_owner_only() -> None:
+    caller = {
+        "PATH": "/bin",
+        "AWS_SECRET_ACCESS_KEY": "s3",
+        "PMD_ROLLOUT_DEVICE": "cpu",
+        "PMD_SANDBOX_WORKERS": "1",
+        "PMD_MEMORY_DATABASE_URL": "sqlite://",
+        "PMD_DATABASE_URL": "postgresql://u:p@h/db",
+        "PMD_URL": "http://elsewhere",
+        "PMD_TYPO": "1",
+    }
+    of = build_environments(caller, SHARED, URLS)
+    assert of["rollout"]["PMD_ROLLOUT_DEVICE"] == "cpu"
+    assert of["verifier"]["PMD_SANDBOX_WORKERS"] == "1"
+    assert of["memory"]["PMD_MEMORY_DATABASE_URL"] == "sqlite://"
+    assert of["control"]["PMD_DATABASE_URL"] == "postgresql://u:p@h/db"
+    assert of["control"]["PMD_TYPO"] == "1", "the gateway names it as unknown"
+    assert all(SHARED.items() <= env.items() for env in of.values())
+    assert not any("PMD_URL" in env for env in of.values())
+    assert not any({"PMD_DATABASE_URL", "PMD_TYPO"} & of[name].keys() for name in SERVICES)
+
+
+def test_the_verifier_knows_nothing_that_it_does_not_need() -> None:
+    of = build_environments({"PATH": "/bin", "AWS_SECRET_ACCESS_KEY": "s3", "HTTPS_PROXY": "p"}, SHARED, URLS)
+    known = {"PATH", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "PYTHONUNBUFFERED", *SHARED}
+    assert set(of["verifier"]) == known
+    assert of["rollout"]["AWS_SECRET_ACCESS_KEY"] == "s3", "artifacts may live in a bucket"
+
+
+def test_waiting_threads_of_no_process_spin(tmp_path: Path) -> None:
+    for program in build_programs(tmp_path, choose_ports(), TOKEN):
+        assert program.env["OMP_WAIT_POLICY"] == "PASSIVE", program.name
+
+
+def test_no_secret_stands_on_a_command_line(tmp_path: Path) -> None:
+    programs = build_programs(tmp_path, choose_ports(), TOKEN)
+    assert [p.name for p in programs] == ["redis", "gateway", *SERVICES, "worker", "beat"]
+    assert not [p.name for p in programs if any(TOKEN in word for word in p.argv)]
+
+
+def test_redis_of_the_caller_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REDIS_URL", "redis://broker:6379/2")
+    programs = {p.name: p for p in build_programs(tmp_path, choose_ports(), TOKEN)}
+    assert "redis" not in programs
+    assert programs["worker"].env["PMD_REDIS_URL"] == "redis://broker:6379/2"
+
+
+def test_a_service_that_does_not_come_up_is_named_with_the_end_of_its_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = tmp_path / "rollout.log"
+    log.write_text("first\nImportError: no torch\n")
+    service = {"pid": None, "url": "http://127.0.0.1:9", "restarts": 9, "log": str(log), "since": 0.0}
+    monkeypatch.setattr("gateway.launcher.read_state", lambda _: {"services": {"rollout": service}})
+    with pytest.raises(LaunchError, match=r"(?s)rollout is not ready.*ImportError: no torch"):
+        list(wait_ready(tmp_path))
+
+
+def test_a_supervisor_that_ends_is_reported_with_its_log(tmp_path: Path) -> None:
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "supervisor.log").write_text("no 6 free ports\n")
+    with pytest.raises(LaunchError, match="no 6 free ports"):
+        list(wait_ready(tmp_path))

@@ -1,0 +1,130 @@
+"""Fixtures: a base model of one file, a small recipe, a registry, the services."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.advance import advance
+from gateway.problems import materialise, parse_recipe
+from gateway.recipe import Recipe, merge
+from gateway.registry import Registry
+from gateway.status import ACTIVE
+from gateway.tables import METADATA, Database
+from tests.gateway.fakes import Fakes
+
+TRAIN = 6
+PER_STEP = 4
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors").write_bytes(b"weights")
+    return folder
+
+
+@pytest.fixture
+def problem_file(tmp_path: Path) -> Path:
+    """Six problems to practise, two of each evaluation split."""
+    sizes = {"train": TRAIN, "test": 2, "unseen": 2}
+    lines = [
+        {
+            "id": f"{split}-{number}",
+            "messages": [{"role": "user", "content": f"question {split} {number}"}],
+            "verifier": {"kind": "exact", "answer": "secret-answer"},
+            "split": split,
+        }
+        for split, size in sizes.items()
+        for number in range(size)
+    ]
+    path = tmp_path / "problems.jsonl"
+    path.write_text("\n".join(map(json.dumps, lines)))
+    return path
+
+
+@pytest.fixture
+def recipe_tree(model: Path, problem_file: Path) -> Callable[..., dict[str, Any]]:
+    """A valid recipe as data, with keys laid on top."""
+
+    def build(**over: Any) -> dict[str, Any]:
+        tree = {
+            "name": "demo",
+            "model": str(model),
+            "problems": {"source": "jsonl", "files": [str(problem_file)]},
+            "schedule": {"steps": 3, "problems_per_step": PER_STEP, "rollouts_per_problem": 8},
+            "memory": {"abstract": {"every": 2, "warmup": 1}},
+            "optimizer": {"lr": 0.001},
+            "evaluation": {"every": 2, "samples": 2},
+            "prompts": {"teacher": "t", "reflect": "r", "abstract": "a"},
+            "seed": 7,
+        }
+        return merge(tree, over)
+
+    return build
+
+
+@pytest.fixture
+def recipe(recipe_tree: Callable[..., dict[str, Any]]) -> Callable[..., Recipe]:
+    return lambda **over: parse_recipe(recipe_tree(**over))
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Database]:
+    """SQLite; with `PMD_TEST_POSTGRES=postgresql+psycopg://..` the same claims are made of Postgres."""
+    url = os.environ.get("PMD_TEST_POSTGRES")
+    opened = Database(url or f"sqlite:///{tmp_path / 'registry.db'}")
+    yield opened
+    if url:
+        METADATA.drop_all(opened.engine)
+    opened.close()
+
+
+@pytest.fixture
+def registry(database: Database) -> Registry:
+    return Registry(database)
+
+
+@pytest.fixture
+def fakes(tmp_path: Path) -> Iterator[Fakes]:
+    services = Fakes(tmp_path)
+    yield services
+    services.close()
+
+
+@pytest.fixture
+def start(registry: Registry, tmp_path: Path) -> Callable[..., str]:
+    """Create a run of a recipe; returns its id."""
+
+    def begin(recipe: Recipe, run: str = "demo-1") -> str:
+        inputs = materialise(recipe, run, f"file://{tmp_path / 'runs'}")
+        registry.create(run, recipe, inputs, recipe_hash="h")
+        return run
+
+    return begin
+
+
+@pytest.fixture
+def drive(registry: Registry, fakes: Fakes, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """Advance a run until it wants nothing more: Celery without the broker. Returns how often it was called."""
+    monkeypatch.setattr("gateway.advance.RETRY_S", 0.001)
+    monkeypatch.setattr("services.common.client.BACKOFF_S", 0.0)
+
+    def loop(run: str, *, budget_s: float = 20.0, at_most: int = 1000) -> int:
+        clients = fakes.clients()
+        for call in range(1, at_most + 1):
+            waits = advance(registry, clients, run, f"owner-{call}", budget_s) is None
+            if registry.run(run)["status"] not in ACTIVE and run not in registry.due():
+                return call
+            time.sleep(0.002 if waits else 0.0)
+        return at_most
+
+    return loop

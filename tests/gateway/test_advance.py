@@ -1,0 +1,367 @@
+"""What the controller claims: killed, doubled, late or starved, a run ends with the same phases recorded once each."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway import advance as advance_module
+from gateway.advance import advance
+from gateway.plan import last_step, step_plan
+from gateway.recipe import Recipe
+from gateway.registry import LeaseLost, Registry
+from gateway.state import RunState
+from gateway.views import RunStatus
+from services.common.client import ServiceClient
+from services.common.wire import TrainResult
+from tests.gateway.fakes import Fakes, retryable
+
+Make = Callable[..., Recipe]
+Start = Callable[..., str]
+Drive = Callable[..., int]
+
+
+class Killed(BaseException):
+    """kill -9: nothing below may catch it."""
+
+
+def status(registry: Registry, run: str) -> str:
+    return str(registry.run(run)["status"])
+
+
+def recorded(registry: Registry, run: str) -> list[tuple[int, str]]:
+    """Succeeded phases in the order of their events."""
+    events = registry.events(run, limit=10_000)
+    return [(e.payload["step"], e.payload["name"]) for e in events if e.type == "phase.succeeded"]
+
+
+def advance_to(registry: Registry, fakes: Fakes, run: str, phase: str) -> None:
+    """Advance a run until the first job of `phase`, which the test holds, is open."""
+    clients = fakes.clients()
+    while not any(row["name"] == phase for row in registry.phases(run)):
+        advance(registry, clients, run, "me", 0.05)
+
+
+def planned(recipe: Recipe) -> list[tuple[int, str]]:
+    return [(step, name) for step in range(last_step(recipe) + 1) for name in step_plan(recipe, step)]
+
+
+def weights(state: RunState) -> list[str]:
+    """What each training step made: equal bodies make equal files."""
+    results = [TrainResult.model_validate(r.result) for (_, name), r in state.records.items() if name == "train"]
+    return [Path(r.weights.uri.removeprefix("file://"), "model.safetensors").read_bytes().hex() for r in results]
+
+
+@pytest.mark.parametrize("method", ["base", "grpo", "sdpo", "memory_agent", "pmd"])
+def test_every_method_runs_its_plan(
+    method: str, recipe: Make, start: Start, drive: Drive, registry: Registry, fakes: Fakes
+) -> None:
+    plan = recipe(method=method)
+    run = start(plan)
+    drive(run)
+    assert status(registry, run) == RunStatus.SUCCEEDED, registry.run(run)["error"]
+    assert sorted(recorded(registry, run)) == sorted((s, str(n)) for s, n in planned(plan))
+    assert set(fakes.jobs().values()) == {1}
+    row = registry.run(run)
+    assert row["step"] == last_step(plan)
+    assert row["version"] == (last_step(plan) if plan.trains else 0)
+
+
+def test_a_tick_of_no_time_makes_no_difference(
+    recipe: Make, start: Start, drive: Drive, registry: Registry, fakes: Fakes
+) -> None:
+    plan = recipe()
+    run = start(plan)
+    calls = drive(run, budget_s=0.01)
+    assert calls > 2
+    assert Counter(recorded(registry, run)) == Counter(planned(plan))
+
+
+CRASHES = ["before_submitted", "after_submitted", "after_submit", "before_commit", "after_commit"]
+
+
+@pytest.mark.parametrize("point", CRASHES)
+def test_a_kill_anywhere_changes_nothing(
+    point: str,
+    recipe: Make,
+    start: Start,
+    drive: Drive,
+    registry: Registry,
+    fakes: Fakes,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Every call of the guarded line is killed once; the run ends like one that was left alone."""
+    plan = recipe(teacher={"lead_gate": True})
+    drive(start(plan, "calm"))
+    calm = registry.state("calm")[0]
+
+    killed: set[str] = set()
+
+    def kill_once(key: str, when: str) -> None:
+        if when == point and key not in killed:
+            killed.add(key)
+            raise Killed(key)
+
+    submitted, succeeded, submit = Registry.submitted, Registry.succeeded, ServiceClient.submit
+
+    def deadly_submitted(self: Registry, lease: Any, phase: Any, digest: str) -> None:
+        kill_once(phase.key, "before_submitted")
+        submitted(self, lease, phase, digest)
+        kill_once(phase.key, "after_submitted")
+
+    def deadly_submit(self: ServiceClient, key: str, kind: str, request: Any) -> Any:
+        job = submit(self, key, kind, request)
+        kill_once(key, "after_submit")
+        return job
+
+    def deadly_succeeded(self: Registry, lease: Any, phase: Any, *args: Any, **kwargs: Any) -> None:
+        kill_once(phase.key, "before_commit")
+        succeeded(self, lease, phase, *args, **kwargs)
+        kill_once(phase.key, "after_commit")
+
+    monkeypatch.setattr(Registry, "submitted", deadly_submitted)
+    monkeypatch.setattr(Registry, "succeeded", deadly_succeeded)
+    monkeypatch.setattr(ServiceClient, "submit", deadly_submit)
+    clock = Clock()
+    registry._clock = clock  # a dead owner's lease has to lapse
+    run = start(plan, "killed")
+    for _ in range(200):
+        try:
+            drive(run)
+            break
+        except Killed:
+            clock.skip(60)
+    assert status(registry, run) == RunStatus.SUCCEEDED, registry.run(run)["error"]
+    assert len(killed) >= len(planned(plan))
+    assert Counter(recorded(registry, run)) == Counter(recorded(registry, "calm"))
+    assert set(fakes.jobs().values()) == {1}, "no job was worked on twice"
+    assert [e.seq for e in registry.events(run)] == list(range(1, len(registry.events(run)) + 1))
+    assert weights(registry.state(run)[0]) == weights(calm)
+
+
+class Clock:
+    """Wall-clock time that can be moved on."""
+
+    def __init__(self) -> None:
+        self.ahead = 0.0
+
+    def __call__(self) -> float:
+        return time.time() + self.ahead
+
+    def skip(self, seconds: float) -> None:
+        self.ahead += seconds
+
+
+def test_a_second_owner_finds_the_run_taken(recipe: Make, start: Start, registry: Registry, fakes: Fakes) -> None:
+    run = start(recipe(method="base"))
+    lease = registry.claim(run, "first")
+    assert lease is not None
+    assert advance(registry, fakes.clients(), run, "second") is None
+    assert fakes.done == []
+
+
+def test_an_owner_that_slept_writes_nothing(
+    recipe: Make, start: Start, drive: Drive, registry: Registry, fakes: Fakes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its lease lapses between the end of a job and the commit; another owner finishes the run meanwhile."""
+    run = start(recipe(method="base"))
+    clock = Clock()
+    registry._clock = clock
+    succeeded = Registry.succeeded
+    slept = []
+
+    def sleepy(self: Registry, lease: Any, phase: Any, *args: Any, **kwargs: Any) -> None:
+        if not slept:
+            slept.append(phase.key)
+            clock.skip(60)
+            assert drive(run) >= 1
+            assert status(registry, run) == RunStatus.SUCCEEDED
+            with pytest.raises(LeaseLost):
+                succeeded(self, lease, phase, *args, **kwargs)
+            raise LeaseLost("as it was told")
+        succeeded(self, lease, phase, *args, **kwargs)
+
+    monkeypatch.setattr(Registry, "succeeded", sleepy)
+    assert advance(registry, fakes.clients(), run, "sleepy") is None
+    assert Counter(recorded(registry, run)) == Counter(planned(recipe(method="base")))
+
+
+def test_doubled_wake_ups_record_everything_once(recipe: Make, start: Start, registry: Registry, fakes: Fakes) -> None:
+    plan = recipe()
+    run = start(plan)
+    clients = fakes.clients()
+
+    def worker(name: str) -> None:
+        for turn in range(400):
+            advance(registry, clients, run, f"{name}-{turn}", 0.05)
+            if status(registry, run) == RunStatus.SUCCEEDED:
+                return
+
+    threads = [threading.Thread(target=worker, args=(f"w{n}",)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert status(registry, run) == RunStatus.SUCCEEDED
+    assert Counter(recorded(registry, run)) == Counter(planned(plan))
+    assert set(fakes.jobs().values()) == {1}
+
+
+def test_a_failure_that_may_pass_is_tried_again_under_a_new_key(
+    recipe: Make, start: Start, drive: Drive, registry: Registry, fakes: Fakes
+) -> None:
+    fakes.failing["train"] = [retryable(), retryable()]
+    run = start(recipe())
+    drive(run)
+    assert status(registry, run) == RunStatus.SUCCEEDED
+    keys = [key for key in fakes.jobs() if ".s0001.train." in key]
+    assert keys == [f"{run}.s0001.train.3"]
+    failures = [e.payload for e in registry.events(run) if e.type == "phase.failed"]
+    assert [(f["attempt"], f["retry"]) for f in failures] == [(1, True), (2, True)]
+
+
+def test_a_poisonous_phase_fails_the_run_and_resume_gives_it_new_attempts(
+    recipe: Make, start: Start, drive: Drive, registry: Registry, fakes: Fakes
+) -> None:
+    fakes.failing["verify"] = [retryable("the sandbox is gone") for _ in range(3)]
+    run = start(recipe(max_attempts=3))
+    drive(run)
+    assert status(registry, run) == RunStatus.FAILED
+    assert registry.run(run)["error"] == ("step 1, verify: failed 3 times, last: Retryable: the sandbox is gone")
+    fakes.failing["verify"] = [retryable(), retryable()]
+    registry.ask(run, "run")
+    drive(run)
+    assert status(registry, run) == RunStatus.SUCCEEDED
+    assert registry.run(run)["error"] is None
+
+
+def test_a_final_failure_is_not_repeated(
+    recipe: Make, start: Start, drive: Drive, registry: Registry, fakes: Fakes
+) -> None:
+    fakes.failing["rollout"] = [ValueError("no such model type")]
+    run = start(recipe())
+    drive(run)
+    assert registry.run(run)["error"] == "step 1, rollout: ValueError: no such model type"
+
+
+def test_a_refused_request_fails_the_run_with_the_services_message(
+    recipe: Make, start: Start, drive: Drive, registry: Registry, fakes: Fakes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submit = ServiceClient.submit
+    monkeypatch.setattr(ServiceClient, "submit", lambda self, key, _, request: submit(self, key, "sing", request))
+    run = start(recipe(method="base"))
+    drive(run)
+    assert status(registry, run) == RunStatus.FAILED
+    assert "unknown kind 'sing'" in registry.run(run)["error"]
+
+
+def test_a_service_away_is_waited_for_and_costs_no_attempt(
+    recipe: Make, start: Start, registry: Registry, fakes: Fakes, drive: Drive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fakes.away.add("verifier")
+    monkeypatch.setattr("gateway.advance.RETRY_S", 30.0)
+    run = start(recipe(max_attempts=1))
+    clock = Clock()
+    registry._clock = clock
+    clients = fakes.clients()
+    monkeypatch.setattr("services.common.client.BACKOFF_S", 0.0)
+    for _ in range(3):
+        delay = advance(registry, clients, run, "me")
+        assert delay is not None
+        assert advance(registry, clients, run, "me") is None, "not due yet"
+        clock.skip(delay + 1)
+    assert [e.type for e in registry.events(run)].count("run.waiting") == 1
+    fakes.away.clear()
+    monkeypatch.setattr("gateway.advance.RETRY_S", 0.001)
+    drive(run)
+    assert status(registry, run) == RunStatus.SUCCEEDED
+
+
+def test_patience_with_a_service_ends(
+    recipe: Make, start: Start, registry: Registry, fakes: Fakes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fakes.away.add("rollout")
+    run = start(recipe())
+    clock = Clock()
+    registry._clock = clock
+    monkeypatch.setattr("services.common.client.BACKOFF_S", 0.0)
+    clients = fakes.clients()
+    assert advance(registry, clients, run, "me") is not None
+    clock.skip(advance_module.PATIENCE_S + 1)
+    assert advance(registry, clients, run, "me") is None
+    assert status(registry, run) == RunStatus.FAILED
+    assert "out of reach for 601 s" in registry.run(run)["error"]
+
+
+def test_a_service_that_lost_its_jobs_is_given_them_again(
+    recipe: Make, start: Start, registry: Registry, fakes: Fakes, drive: Drive
+) -> None:
+    fakes.holding["rollout"] = threading.Event()
+    run = start(recipe(schedule={"steps": 1}))
+    advance_to(registry, fakes, run, "rollout")
+    fakes.forget("rollout")
+    fakes.holding.pop("rollout").set()
+    drive(run)
+    assert status(registry, run) == RunStatus.SUCCEEDED
+
+
+def test_pause_lets_the_phase_in_progress_end_and_resume_goes_on(
+    recipe: Make, start: Start, registry: Registry, fakes: Fakes, drive: Drive
+) -> None:
+    plan = recipe()
+    gate = fakes.holding["train"] = threading.Event()
+    run = start(plan)
+    advance_to(registry, fakes, run, "train")
+    registry.ask(run, "pause")
+    gate.set()
+    drive(run)
+    assert status(registry, run) == RunStatus.PAUSED
+    assert recorded(registry, run)[-1] == (1, "train")
+    drive(run)
+    assert recorded(registry, run)[-1] == (1, "train"), "a paused run is left alone"
+    registry.ask(run, "run")
+    drive(run)
+    assert status(registry, run) == RunStatus.SUCCEEDED
+    assert Counter(recorded(registry, run)) == Counter(planned(plan))
+
+
+def test_cancel_ends_the_job_and_the_run(
+    recipe: Make, start: Start, registry: Registry, fakes: Fakes, drive: Drive
+) -> None:
+    fakes.holding["rollout"] = threading.Event()
+    run = start(recipe())
+    advance_to(registry, fakes, run, "rollout")
+    registry.ask(run, "cancel")
+    drive(run)
+    assert status(registry, run) == RunStatus.CANCELLED
+    deadline = time.monotonic() + 5
+    key = f"{run}.s0001.rollout.1"
+    while fakes.runners["rollout"]._store.get(key).status == "running" and time.monotonic() < deadline:  # type: ignore[union-attr]
+        time.sleep(0.01)
+    assert fakes.runners["rollout"]._store.get(key).status == "cancelled"  # type: ignore[union-attr]
+
+
+def test_a_mistake_of_ours_fails_the_run_instead_of_repeating_for_ever(
+    recipe: Make, start: Start, registry: Registry, fakes: Fakes, drive: Drive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(_: RunState) -> list[Any]:
+        raise KeyError("tally")
+
+    monkeypatch.setattr("gateway.advance.next_phases", broken)
+    run = start(recipe())
+    drive(run)
+    assert registry.run(run)["error"] == "the controller can't go on: KeyError: 'tally'"
+
+
+def test_a_phase_costs_the_controller_little(recipe: Make, start: Start, drive: Drive, registry: Registry) -> None:
+    plan = recipe(schedule={"steps": 10})
+    run = start(plan)
+    began = time.process_time()
+    drive(run)
+    assert (time.process_time() - began) / len(planned(plan)) < 0.1, "the four services' work included"

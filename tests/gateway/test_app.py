@@ -1,0 +1,340 @@
+"""The public API, as a person with curl sees it."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI, Request
+from fastapi.responses import StreamingResponse
+from fastapi.testclient import TestClient
+
+from gateway.advance import advance
+from gateway.app import create_app
+from gateway.registry import Registry
+from gateway.settings import GatewaySettings
+from gateway.views import ReportView
+from services.common.app import create_service
+from services.common.settings import ServiceSettings
+from tests.gateway.fakes import TOKEN, Fakes
+
+Tree = Callable[..., dict[str, Any]]
+AUTH = {"Authorization": f"Bearer {TOKEN}"}
+
+
+def edge() -> dict[str, httpx.AsyncBaseTransport]:
+    """A rollout and a memory service that answer what the gateway passes on; the other two are away."""
+    settings = ServiceSettings(token=TOKEN)  # type: ignore[arg-type]
+    rollout = create_service("rollout", settings, ready=lambda: {"engine": "fake"})
+    memory = create_service("memory", settings, ready=dict)
+
+    @rollout.post("/v1/chat/completions")
+    async def chat(request: Request) -> Any:
+        body = await request.json()
+        if body.get("stream"):
+            return StreamingResponse(iter(["data: {}\n\n", "data: [DONE]\n\n"]), media_type="text/event-stream")
+        return {"model": body["model"], "choices": []}
+
+    @rollout.get("/v1/models")
+    async def models() -> dict[str, Any]:
+        return {"object": "list", "data": []}
+
+    @memory.get("/v1/banks/{bank}/items")
+    async def items(bank: str, level: str | None = None, limit: int = 50) -> dict[str, Any]:
+        return {"items": [{"id": "i-1", "level": level, "text": f"advice of {bank}"}], "next": None}
+
+    @memory.get("/v1/banks/{bank}/items/{item}")
+    async def item(bank: str, item: str) -> dict[str, Any]:
+        return {"item": {"id": item}, "history": []}
+
+    def away(request: httpx.Request) -> httpx.Response:
+        raise httpx.ConnectError("connection refused", request=request)
+
+    return {
+        "rollout": httpx.ASGITransport(rollout),
+        "memory": httpx.ASGITransport(memory),
+        "verifier": httpx.MockTransport(away),
+        "trainer": httpx.MockTransport(away),
+    }
+
+
+@pytest.fixture
+def woken() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def app(tmp_path: Path, woken: list[str]) -> FastAPI:
+    settings = GatewaySettings(token=TOKEN, state_dir=tmp_path / "state")  # type: ignore[arg-type]
+    return create_app(settings, wake=woken.append, transports=edge())
+
+
+@pytest.fixture
+def registry(app: FastAPI) -> Registry:
+    return app.state.registry
+
+
+@pytest.fixture
+def http(app: FastAPI) -> Iterator[TestClient]:
+    with TestClient(app, headers=AUTH) as client:
+        yield client
+
+
+@pytest.fixture
+def finished(http: TestClient, recipe_tree: Tree, drive: Callable[..., int]) -> str:
+    """A run with the lead gate that has succeeded."""
+    run = create(http, recipe_tree(teacher={"lead_gate": True}))["id"]
+    drive(run)
+    return str(run)
+
+
+def create(http: TestClient, tree: dict[str, Any], **headers: str) -> dict[str, Any]:
+    answer = http.post("/v1/runs", json={"recipe": tree}, headers=headers)
+    assert answer.is_success, answer.text
+    return dict(answer.json())
+
+
+def test_a_run_is_created_queued_and_woken(http: TestClient, recipe_tree: Tree, woken: list[str]) -> None:
+    answer = http.post("/v1/runs", json={"recipe": recipe_tree()})
+    assert answer.status_code == 201
+    view = answer.json()
+    assert (view["status"], view["step"], view["steps"], view["method"]) == ("queued", 0, 3, "pmd")
+    assert answer.headers["location"] == f"/v1/runs/{view['id']}"
+    assert woken == [view["id"]]
+    assert http.get(f"/v1/runs/{view['id']}").json() == view
+
+
+def test_law_11_a_wrong_recipe_is_refused_with_the_nearest_key(http: TestClient, recipe_tree: Tree) -> None:
+    answer = http.post("/v1/runs", json={"recipe": recipe_tree(teacher={"emma": 0.1})})
+    assert answer.status_code == 422
+    assert answer.json()["errors"] == [{"field": "teacher.emma", "message": "unknown key 'emma'; did you mean 'ema'?"}]
+    assert http.get("/v1/runs").json() == []
+
+
+def test_a_model_that_is_not_there_names_the_field(http: TestClient, recipe_tree: Tree) -> None:
+    answer = http.post("/v1/runs", json={"recipe": recipe_tree(model="/nowhere")})
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["field"] == "model"
+
+
+def test_an_unknown_key_beside_the_recipe_is_refused(http: TestClient, recipe_tree: Tree) -> None:
+    answer = http.post("/v1/runs", json={"recipe": recipe_tree(), "recpie": {}})
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["field"] == "body.recpie"
+
+
+def test_the_same_idempotency_key_is_the_same_run(http: TestClient, recipe_tree: Tree, woken: list[str]) -> None:
+    key = {"Idempotency-Key": "order-7"}
+    first = create(http, recipe_tree(), **key)
+    again = http.post("/v1/runs", json={"recipe": recipe_tree()}, headers=key)
+    assert again.status_code == 200
+    assert again.json()["id"] == first["id"]
+    other = http.post("/v1/runs", json={"recipe": recipe_tree(seed=8)}, headers=key)
+    assert other.status_code == 409
+    assert len(http.get("/v1/runs").json()) == 1
+    assert woken == [first["id"]]
+
+
+def test_without_a_key_every_post_is_a_run(http: TestClient, recipe_tree: Tree) -> None:
+    assert create(http, recipe_tree())["id"] != create(http, recipe_tree())["id"]
+
+
+def test_runs_are_listed_newest_first_in_pages(http: TestClient, recipe_tree: Tree) -> None:
+    ids = [create(http, recipe_tree(name=f"r{n}"))["id"] for n in range(5)]
+    url, seen = "/v1/runs?limit=2", []
+    while url:
+        page = http.get(url)
+        seen += [view["id"] for view in page.json()]
+        url = page.links.get("next", {}).get("url", "")
+    assert seen == ids[::-1]
+    assert http.get("/v1/runs", params={"status": "failed"}).json() == []
+    assert http.get("/v1/runs", params={"status": "fail"}).status_code == 422
+
+
+def test_every_refusal_has_a_name(http: TestClient) -> None:
+    assert http.get("/v1/runs/nobody-1").status_code == 404
+    assert "no run 'nobody-1'" in http.get("/v1/runs/nobody-1").json()["title"]
+    assert http.get("/v1/runs/..%2F..%2Fetc").status_code in {404, 422}
+    bad = http.get("/v1/runs/-leading-dash")
+    assert (bad.status_code, bad.json()["errors"][0]["field"]) == (422, "path.run")
+    for path in ("events", "report", "checkpoints", "memory", "memory/i-1"):
+        assert http.get(f"/v1/runs/nobody-1/{path}").status_code == 404
+    for verb in ("pause", "resume", "cancel"):
+        assert http.post(f"/v1/runs/nobody-1:{verb}").status_code == 404
+
+
+def test_everything_but_health_wants_the_token(app: FastAPI) -> None:
+    with TestClient(app) as anonymous:
+        assert anonymous.get("/v1/runs").status_code == 401
+        assert anonymous.get("/healthz").status_code == 200
+        assert anonymous.get("/readyz").json()["registry"] == "sqlite"
+
+
+def test_pause_resume_and_cancel_over_http(
+    http: TestClient, recipe_tree: Tree, woken: list[str], drive: Callable[..., int]
+) -> None:
+    run = create(http, recipe_tree())["id"]
+    assert http.post(f"/v1/runs/{run}:pause").json()["status"] == "queued", "obeyed by whoever advances it"
+    drive(run)
+    assert http.get(f"/v1/runs/{run}").json()["status"] == "paused"
+    assert http.post(f"/v1/runs/{run}:resume").json()["status"] == "queued"
+    http.post(f"/v1/runs/{run}:cancel")
+    drive(run)
+    assert http.get(f"/v1/runs/{run}").json()["status"] == "cancelled"
+    refused = http.post(f"/v1/runs/{run}:resume")
+    assert refused.status_code == 409
+    assert "cancelled; that is final" in refused.json()["title"]
+    assert woken == [run] * 4
+
+
+def sse(text: str) -> list[dict[str, Any]]:
+    return [json.loads(line.removeprefix("data: ")) for line in text.splitlines() if line.startswith("data: ")]
+
+
+def test_the_log_is_replayed_and_resumed_without_a_gap(http: TestClient, finished: str) -> None:
+    whole = http.get(f"/v1/runs/{finished}/events")
+    assert whole.headers["content-type"].startswith("text/event-stream")
+    events = sse(whole.text)
+    assert [e["seq"] for e in events] == list(range(1, len(events) + 1))
+    assert (events[0]["type"], events[-1]["type"]) == ("run.created", "run.ended")
+    rest = http.get(f"/v1/runs/{finished}/events", headers={"Last-Event-ID": "10"})
+    assert sse(rest.text) == events[10:]
+    assert sse(http.get(f"/v1/runs/{finished}/events", params={"after": len(events)}).text) == []
+    page = http.get(f"/v1/runs/{finished}/events", params={"format": "json", "after": 3, "limit": 2})
+    assert page.json() == events[3:5]
+
+
+def test_the_log_is_tailed_until_the_run_ends(
+    http: TestClient, recipe_tree: Tree, fakes: Fakes, registry: Registry
+) -> None:
+    run = create(http, recipe_tree(method="base"))["id"]
+    worker = threading.Timer(0.5, lambda: advance(registry, fakes.clients(), run, "me"))
+    worker.start()
+    events = sse(http.get(f"/v1/runs/{run}/events").text)
+    worker.join()
+    assert events[-1]["payload"] == {"status": "succeeded"}
+
+
+def test_the_end_of_a_failed_run_that_was_resumed_does_not_end_the_log(
+    http: TestClient, recipe_tree: Tree, fakes: Fakes, drive: Callable[..., int]
+) -> None:
+    fakes.failing["evaluate"] = [ValueError("no")]
+    run = create(http, recipe_tree(method="base"))["id"]
+    drive(run)
+    http.post(f"/v1/runs/{run}:resume")
+    drive(run)
+    ends = [e["payload"]["status"] for e in sse(http.get(f"/v1/runs/{run}/events").text) if e["type"] == "run.ended"]
+    assert ends == ["failed", "succeeded"]
+
+
+def test_a_silent_log_beats(
+    http: TestClient, recipe_tree: Tree, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.events.HEARTBEAT_S", 0.1)
+    run = create(http, recipe_tree())["id"]
+    worker = threading.Timer(1.0, lambda: registry.finish(registry.claim(run, "me"), "cancelled"))  # type: ignore[arg-type]
+    worker.start()
+    assert ": heartbeat" in http.get(f"/v1/runs/{run}/events").text
+    worker.join()
+
+
+def test_the_report_tells_every_step(http: TestClient, finished: str) -> None:
+    report = ReportView.model_validate(http.get(f"/v1/runs/{finished}/report").json())
+    assert [step.step for step in report.steps] == [0, 1, 2, 3]
+    base, first = report.steps[0], report.steps[1]
+    assert base.pass_rate is None
+    assert set(base.evaluation) == {"test", "unseen"}
+    assert (first.pass_rate, first.probe_pass_rate) == (0.25, 1.0)
+    assert first.lead == pytest.approx(0.75)
+    assert first.lr_scale == 1.0
+    assert first.outcomes == {"passed": 8, "failed": 24}
+    assert first.contexts == {"with_context": 32, "demonstration": 32}
+    assert first.train == {"loss": 0.5}
+    assert first.memory is not None
+    assert set(first.seconds) >= {"rollout", "verify", "probe", "train"}
+    assert report.recipe["evaluation"]["every"] == 2
+    assert report.memory_samples["insight"] == [f"advice of {finished}"]
+
+
+def test_the_report_is_a_page_too(http: TestClient, finished: str) -> None:
+    page = http.get(f"/v1/runs/{finished}/report", params={"format": "html"})
+    assert page.headers["content-type"].startswith("text/html")
+    assert finished in page.text
+
+
+def test_a_step_is_told_when_only_its_scores_are_missing(
+    http: TestClient, recipe_tree: Tree, fakes: Fakes, registry: Registry
+) -> None:
+    run = create(http, recipe_tree())["id"]
+    fakes.holding["rollout"] = threading.Event()
+    clients = fakes.clients()
+    while not registry.state(run)[0].records.keys() >= {(0, "evaluate_verify")}:
+        advance(registry, clients, run, "me", 0.05)
+    steps = http.get(f"/v1/runs/{run}/report").json()["steps"]
+    assert [step["step"] for step in steps] == [0]
+
+
+def test_checkpoints_are_the_published_versions_with_their_scores(http: TestClient, finished: str) -> None:
+    checkpoints = http.get(f"/v1/runs/{finished}/checkpoints").json()
+    assert [(c["step"], c["weights"]["version"]) for c in checkpoints] == [(0, 0), (1, 1), (2, 2), (3, 3)]
+    assert [bool(c["evaluation"]) for c in checkpoints] == [True, False, True, True]
+
+
+def test_a_recipe_is_validated_without_starting_anything(http: TestClient, recipe_tree: Tree) -> None:
+    answer = http.post("/v1/recipes:validate", json={"recipe": recipe_tree(method="sdpo")}).json()
+    assert answer["recipe"]["teacher"]["ema"] == 0.05
+    names = {step: [p["name"] for p in phases] for step, phases in answer["phases"].items()}
+    assert names == {
+        "0": ["publish", "evaluate", "evaluate_verify"],
+        "1": ["rollout", "verify", "retrieve", "train", "publish"],
+    }
+    assert http.get("/v1/runs").json() == []
+    wrong = http.post("/v1/recipes:validate", json={"recipe": recipe_tree(model="/nowhere")})
+    assert wrong.json()["errors"][0]["field"] == "model"
+
+
+def test_memory_is_read_through_the_gateway(http: TestClient, finished: str, recipe_tree: Tree) -> None:
+    page = http.get(f"/v1/runs/{finished}/memory", params={"level": "insight"}).json()
+    assert page["items"][0]["level"] == "insight"
+    assert http.get(f"/v1/runs/{finished}/memory/i-9").json()["item"]["id"] == "i-9"
+    assert http.get(f"/v1/runs/{finished}/memory", params={"level": "wisdom"}).status_code == 422
+    forgetful = create(http, recipe_tree(method="grpo"))["id"]
+    assert "has no memory (method grpo)" in http.get(f"/v1/runs/{forgetful}/memory").json()["title"]
+
+
+def test_chat_is_passed_on_whole_and_streaming(http: TestClient) -> None:
+    body = {"model": "demo-1@2", "messages": []}
+    assert http.post("/v1/chat/completions", json=body).json()["model"] == "demo-1@2"
+    streamed = http.post("/v1/chat/completions", json={**body, "stream": True})
+    assert streamed.headers["content-type"].startswith("text/event-stream")
+    assert streamed.text.endswith("data: [DONE]\n\n")
+    assert http.get("/v1/models").json()["object"] == "list"
+
+
+def test_services_are_told_apart(http: TestClient) -> None:
+    views = {view["name"]: view for view in http.get("/v1/services").json()}
+    assert views["rollout"]["ready"]
+    assert views["rollout"]["facts"]["engine"] == "fake"
+    assert not views["trainer"]["ready"]
+    assert "connection refused" in views["trainer"]["error"]
+
+
+def test_metrics_count_runs(http: TestClient, recipe_tree: Tree) -> None:
+    create(http, recipe_tree())
+    assert 'pmd_runs{status="queued"} 1.0' in http.get("/metrics").text
+
+
+def test_every_route_has_an_example(http: TestClient) -> None:
+    paths = http.get("/openapi.json").json()["paths"]
+    for path, verbs in paths.items():
+        for verb, operation in verbs.items():
+            if not path.startswith("/v1/"):
+                continue
+            text = json.dumps(operation)
+            assert '"example' in text, f"{verb} {path}"
+            assert operation["description"], f"{verb} {path}"

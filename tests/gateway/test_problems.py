@@ -1,0 +1,159 @@
+"""What a run starts with: checked problems, prompts without answers, a sealed base model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.problems import InvalidRecipe, load_problems, materialise, parse_recipe
+from gateway.recipe import PocketProblems, Recipe
+from services.common.artifacts import check_weights, local_path, read_problems, read_table
+
+Make = Callable[..., Recipe]
+Tree = Callable[..., dict[str, Any]]
+
+
+def write(path: Path, *problems: dict[str, Any]) -> str:
+    path.write_text("\n".join(json.dumps(p) for p in problems))
+    return str(path)
+
+
+def one(id_: str, split: str = "train", text: str = "") -> dict[str, Any]:
+    return {
+        "id": id_,
+        "messages": [{"role": "user", "content": text or id_}],
+        "verifier": {"kind": "exact", "answer": "x"},
+        "split": split,
+    }
+
+
+def refusal(call: Callable[[], Any]) -> dict[str, str]:
+    with pytest.raises(InvalidRecipe) as caught:
+        call()
+    return caught.value.fields[0]
+
+
+def test_law_4_prompts_hold_no_answers(recipe: Make, tmp_path: Path) -> None:
+    inputs = materialise(recipe(), "demo-1", f"file://{tmp_path}/runs")
+    rows = read_table(inputs.prompts)
+    assert b"secret-answer" not in local_path(inputs.prompts.uri).read_bytes()
+    assert "secret-answer" not in json.dumps(rows)
+    assert set(rows[0]) == {"prompt_id", "problem_id", "split", "messages"}
+    problems = read_problems(inputs.problems)
+    assert problems["train-0"].verifier["answer"] == "secret-answer"
+    assert inputs.evaluation == ("test-0", "test-1", "unseen-0", "unseen-1")
+
+
+def test_materialising_twice_gives_the_same_bytes(recipe: Make, tmp_path: Path) -> None:
+    uri = f"file://{tmp_path}/runs"
+    assert materialise(recipe(), "demo-1", uri) == materialise(recipe(), "demo-1", uri)
+
+
+def test_version_0_is_the_base_models_own_files(recipe: Make, model: Path, tmp_path: Path) -> None:
+    inputs = materialise(recipe(), "demo-1", f"file://{tmp_path}/runs")
+    folder = check_weights(inputs.base)
+    assert folder.name == "v0000"
+    assert (folder / "model.safetensors").stat().st_ino == (model / "model.safetensors").stat().st_ino
+    assert not (model / "manifest.json").exists()
+
+
+def test_a_model_that_is_a_folder_of_links_is_followed(recipe_tree: Tree, model: Path, tmp_path: Path) -> None:
+    links = tmp_path / "snapshot"
+    links.mkdir()
+    for path in model.iterdir():
+        (links / path.name).symlink_to(path)
+    inputs = materialise(parse_recipe(recipe_tree(model=str(links))), "demo-1", f"file://{tmp_path}/runs")
+    assert not (check_weights(inputs.base) / "model.safetensors").is_symlink()
+
+
+@pytest.mark.parametrize(
+    ("model_path", "message"),
+    [
+        ("/nowhere/at/all", "no folder /nowhere/at/all"),
+        ("relative/path", "relative path"),
+        ("s3://bucket/model", "not on a file system"),
+    ],
+)
+def test_a_model_that_is_not_there_is_refused(model_path: str, message: str, recipe: Make, tmp_path: Path) -> None:
+    field = refusal(lambda: materialise(recipe(model=model_path), "demo-1", f"file://{tmp_path}/runs"))
+    assert field["field"] == "model"
+    assert message in field["message"]
+
+
+def test_a_folder_without_weights_is_no_model(recipe: Make, model: Path, tmp_path: Path) -> None:
+    (model / "model.safetensors").unlink()
+    field = refusal(lambda: materialise(recipe(), "demo-1", f"file://{tmp_path}/runs"))
+    assert "holds no *.safetensors" in field["message"]
+
+
+def test_an_error_names_file_line_and_field(recipe_tree: Tree, tmp_path: Path) -> None:
+    bad = one("b")
+    del bad["verifier"]
+    path = write(tmp_path / "p.jsonl", one("a"), bad)
+    source = parse_recipe(recipe_tree(problems={"files": [path]})).problems
+    field = refusal(lambda: load_problems(source))
+    assert field["field"] == "problems.files"
+    assert f"{path} line 2: field 'verifier'" in field["message"]
+    (tmp_path / "q.jsonl").write_text("{nonsense")
+    source = parse_recipe(recipe_tree(problems={"files": [str(tmp_path / "q.jsonl")]})).problems
+    assert "line 1: no JSON" in refusal(lambda: load_problems(source))["message"]
+    source = parse_recipe(recipe_tree(problems={"files": ["/no/such/file.jsonl"]})).problems
+    assert "can't be read" in refusal(lambda: load_problems(source))["message"]
+
+
+def test_law_3_an_evaluation_problem_is_never_a_training_problem(recipe_tree: Tree, tmp_path: Path) -> None:
+    twice = write(tmp_path / "ids.jsonl", one("a"), one("a", "test"))
+    source = parse_recipe(recipe_tree(problems={"files": [twice]})).problems
+    assert "occurs twice" in refusal(lambda: load_problems(source))["message"]
+    twins = write(tmp_path / "twins.jsonl", one("a", text="same"), one("b", "test", text="same"))
+    source = parse_recipe(recipe_tree(problems={"files": [twins]})).problems
+    assert "asks what train problem 'a' asks" in refusal(lambda: load_problems(source))["message"]
+    shared = parse_recipe(recipe_tree(problems={"files": [twins], "shared_questions": True})).problems
+    assert [p.id for p in load_problems(shared)] == ["a", "b"]
+
+
+def test_a_step_larger_than_the_training_set_is_refused(recipe: Make, tmp_path: Path) -> None:
+    big = recipe(schedule={"problems_per_step": 7})
+    field = refusal(lambda: materialise(big, "demo-1", f"file://{tmp_path}/runs"))
+    assert field == {
+        "field": "schedule.problems_per_step",
+        "message": "7 problems a step, but only 6 of split train",
+    }
+
+
+def test_pocket_problems_are_of_three_splits() -> None:
+    problems = load_problems(PocketProblems(source="pocket", kind="choice", train=8, test=4, unseen=4))
+    assert [p.split for p in problems] == ["train"] * 8 + ["test"] * 4 + ["unseen"] * 4
+
+
+def test_more_pocket_problems_than_there_are_is_a_recipes_mistake() -> None:
+    source = PocketProblems(source="pocket", kind="code", train=100_000)
+    assert refusal(lambda: load_problems(source))["field"] == "problems"
+
+
+@pytest.mark.parametrize(
+    ("over", "field", "message"),
+    [
+        ({"teacher": {"emma": 1}}, "teacher.emma", "unknown key 'emma'; did you mean 'ema'?"),
+        ({"scedule": {}}, "scedule", "unknown key 'scedule'; did you mean 'schedule'?"),
+        ({"problems": {"fils": []}}, "problems.fils", "unknown key 'fils'; did you mean 'files'?"),
+        ({"optimizer": {"lr": -1}}, "optimizer.lr", "Input should be greater than 0"),
+        (
+            {"method": "grpo", "teacher": {"lead_gate": True}},
+            "teacher.lead_gate",
+            "grpo has no teacher; remove the key",
+        ),
+        ({"generator": {"model": "big"}}, "generator.base_url", "needed for a model"),
+        ({"method": "memory_agent", "memory": {"levels": []}}, "memory.levels", "memory_agent without memory is base"),
+    ],
+)
+def test_law_11_a_wrong_key_is_named_with_the_nearest_valid_one(
+    over: dict[str, Any], field: str, message: str, recipe_tree: Tree
+) -> None:
+    said = refusal(lambda: parse_recipe(recipe_tree(**over)))
+    assert said["field"] == field
+    assert message in said["message"]

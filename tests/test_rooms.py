@@ -1,0 +1,81 @@
+"""Rooms: a service imports what is common and itself, and nothing heavy is imported where a laptop starts without."""
+
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SERVICES = ("rollout", "verifier", "memory", "trainer")
+HEAVY = ("torch", "transformers", "vllm", "deepspeed", "weaviate", "safetensors", "tokenizers")
+LIGHT_ROOMS = ("services/common", "gateway")
+
+
+def modules(room: str) -> list[Path]:
+    return sorted((ROOT / room).rglob("*.py"))
+
+
+def imports(path: Path) -> Iterator[tuple[str, int]]:
+    """Every module that a file imports anywhere, with the line."""
+    package = path.relative_to(ROOT).parent.parts
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join((*package[: len(package) - node.level + 1], node.module or "")) if node.level else ""
+            module = base.strip(".") if node.level else str(node.module)
+            yield module, node.lineno
+            yield from ((f"{module}.{alias.name}", node.lineno) for alias in node.names)
+
+
+def within(module: str, room: str) -> bool:
+    return module == room or module.startswith(f"{room}.")
+
+
+def offences(room: str, forbidden: tuple[str, ...]) -> list[str]:
+    return [
+        f"{path.relative_to(ROOT)}:{line} imports {module}"
+        for path in modules(room)
+        for module, line in imports(path)
+        if any(within(module, name) for name in forbidden)
+    ]
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_a_service_imports_no_other_room(service: str) -> None:
+    others = tuple(f"services.{name}" for name in SERVICES if name != service)
+    assert offences(f"services/{service}", (*others, "gateway", "examples", "celery")) == []
+
+
+def test_what_is_common_imports_no_room() -> None:
+    rooms = (*(f"services.{name}" for name in SERVICES), "gateway", "examples", "celery")
+    assert offences("services/common", rooms) == []
+
+
+def test_the_gateway_imports_no_service() -> None:
+    assert offences("gateway", tuple(f"services.{name}" for name in SERVICES)) == []
+
+
+@pytest.mark.parametrize("room", LIGHT_ROOMS)
+def test_light_rooms_import_nothing_heavy(room: str) -> None:
+    assert offences(room, HEAVY) == []
+
+
+def test_celery_is_the_controllers_alone() -> None:
+    users = {o.split(":")[0] for o in offences("gateway", ("celery", "kombu"))}
+    assert users == {"gateway/controller.py"}
+
+
+def test_the_gateway_starts_without_anything_heavy() -> None:
+    """Not by reading but by running: what its imports import counts too."""
+    code = "import sys, gateway.app, gateway.controller; print([m for m in sys.modules if m in sys.argv[1:]])"
+    run = subprocess.run(
+        [sys.executable, "-c", code, *HEAVY], cwd=ROOT, env=os.environ, capture_output=True, text=True, check=True
+    )
+    assert run.stdout.strip() == "[]"
