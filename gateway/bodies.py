@@ -76,6 +76,7 @@ def request_body(state: RunState, step: int, name: PhaseName, out: str) -> BaseM
                 rollouts=_rollouts(state, step, P.ROLLOUT),
                 verdicts=_verdicts(state, step),
                 problems=inputs.problems,
+                keep_attempts=recipe.memory.keep_attempts,
             )
         case P.REFLECT:
             return ReflectRequest(

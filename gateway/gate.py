@@ -57,11 +57,13 @@ def probe_prompts(contexts: Iterable[Mapping[str, Any]]) -> list[str]:
 
 
 def lead(history: Sequence[tuple[float, float]]) -> Lead:
-    """The gate's reading after steps with these (teacher, student) pass rates; wide open before any."""
-    if not history:
-        return Lead(teacher=1.0, student=0.0, lr_scale=1.0)
-    teacher, student = history[0]
-    for teacher_now, student_now in history[1:]:
+    """The gate's reading after steps with these (teacher, student) pass rates.
+
+    The means start at a full lead: an empty memory can't lead yet, and a gate that asked it to would never let
+    the first lessons through. Evidence closes the gate, a fifth a step.
+    """
+    teacher, student = 1.0, 0.0
+    for teacher_now, student_now in history:
         teacher = KEEP * teacher + (1 - KEEP) * teacher_now
         student = KEEP * student + (1 - KEEP) * student_now
     return Lead(teacher, student, min(max(GAIN * (teacher - student), 0.0), 1.0))

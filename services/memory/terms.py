@@ -14,7 +14,7 @@ _TERM = re.compile(r"[^\W]+", re.UNICODE)
 _ANSWER = re.compile(r"```|<answer>", re.IGNORECASE)
 _THINK = re.compile(r"<think>.*?(</think>|\Z)", re.DOTALL)
 
-AGREE = 0.8
+AGREE = 0.9
 """Coverage or similarity from which two texts count as saying the same."""
 
 

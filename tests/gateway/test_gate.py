@@ -11,22 +11,22 @@ def test_before_any_probe_the_gate_is_open() -> None:
     assert lead([]).lr_scale == 1.0
 
 
-def test_the_first_reading_initialises_the_running_means() -> None:
-    first = lead([(0.5, 0.3)])
-    assert (first.teacher, first.student) == (0.5, 0.3)
-    assert first.lr_scale == pytest.approx(0.6)
+def test_an_empty_memory_does_not_close_the_gate_at_once() -> None:
+    assert lead([(0.0, 0.0)]).lr_scale == 1.0
+    assert lead([(0.0, 0.0)] * 20).lr_scale < 0.05
 
 
 def test_running_means_keep_four_fifths() -> None:
-    reading = lead([(1.0, 0.0), (0.5, 0.5), (0.0, 1.0)])
+    reading = lead([(0.5, 0.5), (0.0, 1.0)])
     assert reading.teacher == pytest.approx(0.8 * (0.8 * 1.0 + 0.2 * 0.5))
     assert reading.student == pytest.approx(0.8 * (0.2 * 0.5) + 0.2)
-    assert reading.lr_scale == pytest.approx(3 * (0.72 - 0.28) if 3 * (0.72 - 0.28) < 1 else 1.0)
 
 
 @pytest.mark.parametrize(("teacher", "student", "scale"), [(0.9, 0.1, 1.0), (0.3, 0.9, 0.0), (0.6, 0.5, 0.3)])
-def test_the_scale_is_three_times_the_lead_between_0_and_1(teacher: float, student: float, scale: float) -> None:
-    assert lead([(teacher, student)]).lr_scale == pytest.approx(scale)
+def test_the_scale_is_three_times_the_settled_lead_between_0_and_1(
+    teacher: float, student: float, scale: float
+) -> None:
+    assert lead([(teacher, student)] * 60).lr_scale == pytest.approx(scale, abs=1e-4)
 
 
 def test_both_rates_are_read_on_the_probed_problems_only() -> None:

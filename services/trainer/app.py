@@ -1,0 +1,91 @@
+"""The trainer service: REST in front of one job process per run.
+
+Invariants: this process never imports torch; a step is a job of kind `train`, whose state is the run's spool, so
+the service can be killed and started again at any time.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Annotated, Any, Literal
+
+from fastapi import FastAPI
+from fastapi import Path as PathParam
+from pydantic import Field
+
+from services.common.app import create_service
+from services.common.jobs import JobContext, JobKind, JobRunner, JobStore
+from services.common.settings import ServiceSettings
+from services.common.strict import Strict
+from services.common.wire import Slug, TrainRequest, TrainResult, Weights
+from services.trainer.launcher import Launcher
+
+
+class TrainerSettings(ServiceSettings):
+    """Settings of the trainer service; environment variables `PMD_...`."""
+
+    trainer_launcher: Literal["local", "external"] = "local"
+    """local: the service starts a job process per run. external: something else (a Kubernetes TrainJob) runs
+    `python -m services.trainer.job` on the run's spool, and the service only talks to it."""
+    trainer_nproc: int = Field(default=1, ge=1)
+    """Processes (GPUs) per run under the local launcher; more than one go under torchrun."""
+    trainer_idle_s: float = Field(default=600.0, gt=0.0)
+    """Seconds without work after which a job process ends and frees its memory."""
+    trainer_runs: int = Field(default=4, ge=1)
+    """Runs that may train at the same time."""
+
+
+class Published(Strict):
+    """The policy versions that a run has published, oldest first; version 0 is the base and not among them."""
+
+    run: str
+    weights: list[Weights]
+
+
+def create_app(settings: TrainerSettings) -> FastAPI:
+    """The service."""
+    folder = settings.service_dir("trainer")
+    launcher = Launcher(
+        folder / "runs",
+        nproc=settings.trainer_nproc,
+        idle_s=settings.trainer_idle_s,
+        external=settings.trainer_launcher == "external",
+    )
+
+    def train(request: TrainRequest, context: JobContext) -> TrainResult:
+        return launcher.train(request, context.check)
+
+    jobs = JobRunner(
+        "trainer",
+        JobStore(folder / "jobs.sqlite"),
+        {"train": JobKind(TrainRequest, train)},
+        workers=settings.trainer_runs,
+    )
+
+    def ready() -> dict[str, Any]:
+        return {
+            "launcher": settings.trainer_launcher,
+            "nproc": settings.trainer_nproc,
+            "precisions": ["fp32", "bf16"],
+            "torch": importlib.metadata.version("torch"),
+            "deepspeed": importlib.metadata.version("deepspeed"),
+        }
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        jobs.recover()
+        yield
+        jobs.close()
+        launcher.close()
+
+    app = create_service("trainer", settings, ready=ready, lifespan=lifespan)
+    app.include_router(jobs.router())
+
+    @app.get("/v1/runs/{run}/weights", tags=["weights"])
+    def list_weights(run: Annotated[Slug, PathParam()]) -> Published:
+        """Versions that a run has published; empty for a run that has trained no step here."""
+        return Published(run=run, weights=launcher.spool(run).published())
+
+    return app

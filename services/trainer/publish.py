@@ -1,0 +1,86 @@
+"""Publishing a policy version: an ordinary Hugging Face folder that any engine serves.
+
+Invariants:
+- A version's folder is complete or absent: it is written beside its place, its manifest last, and renamed.
+- Publishing twice changes nothing; the folder that is there stays. Its manifest names the request that made it,
+  so weights of another training in the same place are an error, not an answer.
+- Tokenizer, chat template and generation settings are the base model's files, untouched.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from services.common.artifacts import MANIFEST, ArtifactError, local_path, seal_weights
+from services.common.wire import TrainRequest, Weights
+from services.trainer.engine import Engine
+
+OWN_FILES = frozenset({MANIFEST, "config.json"})
+"""Written anew for each version, and not copied from the base."""
+
+WEIGHT_FILES = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.bin.index.json", "*.pt", "*.pth")
+
+
+def publish(engine: Engine, base: Path, request: TrainRequest) -> Weights:
+    """Publish the engine's weights as the version after `request.from_version`; all ranks together.
+
+    Args:
+        base: local folder of version 0.
+
+    Raises:
+        ArtifactError: when `request.out` is not on a file system, or holds this version from another request.
+    """
+    version = request.from_version + 1
+    folder = local_path(request.out) / f"v{version:04d}"
+    # One answer for all ranks, whatever each has seen: the gathering below is collective.
+    if not engine.agree((folder / MANIFEST).is_file()):
+        tensors = _gather(engine)
+        if engine.rank == 0:
+            _write(engine, tensors, base, folder, request)
+        engine.agree(True)
+    manifest = (folder / MANIFEST).read_bytes()
+    if json.loads(manifest).get("request") != _identity(request):
+        raise ArtifactError(f"{folder} holds weights of another training; move them away, or use another `out`")
+    return Weights(version=version, uri=f"file://{folder}", sha256=hashlib.sha256(manifest).hexdigest())
+
+
+def _identity(request: TrainRequest) -> str:
+    return hashlib.sha256(request.model_dump_json().encode()).hexdigest()
+
+
+def _gather(engine: Engine) -> dict[str, Tensor]:
+    """The parameters in the run's precision, on rank 0's CPU; empty elsewhere. Tied ones appear once."""
+    dtype = torch.bfloat16 if engine.bf16 else torch.float32
+    tensors: dict[str, Tensor] = {}
+    for name, weight in engine.parameters_fp32():
+        if engine.rank == 0:
+            tensors[name] = weight.to("cpu", dtype, copy=True)
+    return tensors
+
+
+def _write(engine: Engine, tensors: dict[str, Tensor], base: Path, folder: Path, request: TrainRequest) -> None:
+    saved = engine.model.state_dict().keys()
+    buffers = {name: buffer.cpu() for name, buffer in engine.model.named_buffers() if name in saved}
+    part = folder.with_name(f"{folder.name}.tmp")
+    shutil.rmtree(part, ignore_errors=True)  # of a process that was killed while it wrote
+    part.mkdir(parents=True)
+    engine.model.save_pretrained(part, state_dict=tensors | buffers)  # type: ignore[operator]
+    for path in base.iterdir():
+        if path.is_file() and path.name not in OWN_FILES and not any(path.match(p) for p in WEIGHT_FILES):
+            shutil.copyfile(path, part / path.name)
+    facts = {
+        "run": request.run,
+        "step": request.step,
+        "from_version": request.from_version,
+        "base": request.base.uri,
+        "request": _identity(request),
+    }
+    seal_weights(part, request.from_version + 1, facts)
+    shutil.rmtree(folder, ignore_errors=True)  # without a manifest it is no version
+    part.rename(folder)

@@ -1,0 +1,217 @@
+"""The job process: real DeepSpeed, real kills, equal weights."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_run import SETTINGS, TinyRun
+
+from services.common.artifacts import check_weights
+from services.common.wire import Weights
+from services.trainer.spool import SpoolConflict
+
+STEPS = 4
+
+
+def kill(process: subprocess.Popen[bytes]) -> None:
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def assert_equal_weights(one: TinyRun, other: TinyRun, version: int) -> None:
+    left, right = one.tensors(version), other.tensors(version)
+    assert left.keys() == right.keys()
+    assert all(torch.equal(left[name], right[name]) for name in left)
+
+
+@pytest.fixture(scope="module")
+def unkilled(tmp_path_factory: pytest.TempPathFactory, base: Weights) -> TinyRun:
+    """A run of `STEPS` steps in one process; the third has lr_scale 0."""
+    run = TinyRun(tmp_path_factory.mktemp("unkilled"), base)
+    run.train(*(run.request(v, lr_scale=0.0 if v == 2 else 1.0) for v in range(STEPS)))
+    return run
+
+
+def test_every_step_publishes_the_next_version_and_changes_it(unkilled: TinyRun) -> None:
+    assert [weights.version for weights in unkilled.spool.published()] == [1, 2, 3, 4]
+    for version in (1, 4):
+        before, after = (unkilled.tensors(v) if v else {} for v in (version - 1, version))
+        assert any(name not in before or not torch.equal(before[name], after[name]) for name in after)
+
+
+def test_lr_scale_zero_advances_the_version_and_changes_no_parameter(unkilled: TinyRun) -> None:
+    before, after = unkilled.tensors(2), unkilled.tensors(3)
+    assert all(torch.equal(before[name], after[name]) for name in after)
+    result = unkilled.spool.result(2)
+    assert result is not None
+    assert (result.weights.version, result.metrics["lr"]) == (3, 0.0)
+
+
+def test_metrics_say_what_happened(unkilled: TinyRun) -> None:
+    result = unkilled.spool.result(0)
+    assert result is not None
+    metrics = result.metrics
+    assert metrics["sequences"] == 16
+    assert metrics["masked"] == 0
+    assert metrics["loss"] > 0
+    assert metrics["grad_norm"] > 0
+    assert metrics["mismatch_kl"] > 0
+    assert 0 < metrics["entropy"] < 4.2
+    assert 0 < metrics["teacher_entropy"] < 4.2
+    parts = [metrics[f"seconds_{part}"] for part in ("load", "teacher", "student", "optimizer", "publish")]
+    assert 0 < sum(parts) <= metrics["seconds"]
+
+
+def test_published_folder_loads_in_transformers_and_equals_what_was_trained(unkilled: TinyRun) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    result = unkilled.spool.result(3)
+    assert result is not None
+    folder = check_weights(result.weights)
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    assert model.lm_head.weight.data_ptr() == model.model.embed_tokens.weight.data_ptr()
+    tensors = unkilled.tensors(4)
+    assert all(torch.equal(tensors[name], value) for name, value in model.state_dict().items() if name in tensors)
+    base = check_weights(unkilled.base)
+    assert (folder / "tokenizer.json").read_bytes() == (base / "tokenizer.json").read_bytes()
+    assert (folder / "generation_config.json").read_bytes() == (base / "generation_config.json").read_bytes()
+    assert AutoTokenizer.from_pretrained(folder).chat_template == AutoTokenizer.from_pretrained(base).chat_template
+
+
+def test_newest_two_checkpoints_are_kept(unkilled: TinyRun) -> None:
+    assert unkilled.spool.saved_versions() == [3, 4]
+
+
+def test_the_same_request_finds_its_result_and_another_is_refused(unkilled: TinyRun) -> None:
+    result = unkilled.spool.result(1)
+    unkilled.spool.submit(unkilled.request(1))
+    assert unkilled.spool.result(1) == result
+    with pytest.raises(SpoolConflict, match="can't be redone"):
+        unkilled.spool.submit(unkilled.request(1, lr_scale=0.5))
+    with pytest.raises(SpoolConflict, match="in order"):
+        unkilled.spool.submit(unkilled.request(9))
+
+
+def test_the_process_writes_nothing_but_json_lines(unkilled: TinyRun) -> None:
+    lines = (unkilled.folder / "log").read_text().splitlines()
+    assert [line for line in lines if not line.startswith("{")] == []
+
+
+@pytest.mark.chaos
+@pytest.mark.slow
+def test_a_run_that_lost_its_process_and_checkpoints_replays_to_the_same_weights(
+    tmp_path: Path, base: Weights, unkilled: TinyRun
+) -> None:
+    run = TinyRun(tmp_path, base)
+    run.train(run.request(0), run.request(1))
+    first = run.spool.result(1)
+    shutil.rmtree(run.spool.checkpoint(2))
+    run.train(run.request(2, lr_scale=0.0))  # from checkpoint 1: step 1 again, then step 2
+    assert run.spool.result(1) == first
+    shutil.rmtree(run.spool.checkpoints)
+    run.train(run.request(3))  # from the base: all steps again
+    assert_equal_weights(run, unkilled, 4)
+
+
+@pytest.mark.chaos
+@pytest.mark.slow
+def test_kill_9_at_any_moment_loses_no_step_and_doubles_none(tmp_path: Path, base: Weights, unkilled: TinyRun) -> None:
+    run = TinyRun(tmp_path, base)
+    spool = run.spool
+
+    def weights_half_written() -> bool:
+        return (tmp_path / "weights" / "v0001.tmp").exists()
+
+    def weights_written() -> bool:
+        return (tmp_path / "weights" / "v0002").exists()
+
+    def checkpoint_half_written() -> bool:
+        return (spool.checkpoints / "part.tmp" / "deepspeed").exists()
+
+    def checkpoint_written() -> bool:
+        return spool.checkpoint(4).exists()
+
+    moments: list[Callable[[], bool]] = [
+        weights_half_written,
+        weights_written,
+        checkpoint_half_written,
+        checkpoint_written,
+    ]
+    for version, moment in enumerate(moments):
+        spool.submit(run.request(version, lr_scale=0.0 if version == 2 else 1.0))
+        process = run.start()
+        deadline = time.monotonic() + 90
+        while not moment() and time.monotonic() < deadline:
+            pass
+        kill(process)
+        process = run.start()
+        run.wait(version, process)
+        kill(process)
+        assert_equal_weights(run, unkilled, version + 1)
+
+
+def test_a_step_with_missing_data_fails_by_name_and_the_process_lives_on(tmp_path: Path, base: Weights) -> None:
+    run = TinyRun(tmp_path, base)
+    request = run.request(0)
+    lost = request.model_copy(update={"verdicts": request.verdicts.model_copy(update={"uri": f"file://{tmp_path}/no"})})
+    run.spool.submit(lost)
+    process = run.start(idle_s=10.0)
+    try:
+        while (error := run.spool.error(0)) is None and process.poll() is None:
+            time.sleep(0.02)
+        assert error is not None
+        assert "does not exist" in error.message
+        run.spool.submit(request)
+        assert run.wait(0, process).weights.version == 1
+    finally:
+        kill(process)
+
+
+def test_an_idle_process_ends_and_a_second_one_waits_for_the_first(tmp_path: Path, base: Weights) -> None:
+    run = TinyRun(tmp_path, base)
+    with run.spool.lock(0.0):
+        process = run.start(idle_s=0.2)
+        time.sleep(6.0)
+        assert process.poll() is None  # it waits for the lock
+    assert process.wait(60) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("stage", "precision"), [(0, "fp32"), (2, "fp32"), (3, "fp32"), (2, "bf16"), (3, "bf16")])
+def test_two_ranks_train_what_one_does_and_resume(tmp_path: Path, base: Weights, stage: int, precision: str) -> None:
+    settings = SETTINGS.model_copy(update={"zero_stage": stage, "precision": precision, "lr": 1e-3, "micro_tokens": 90})
+    runs = []
+    for nproc in (1, 2):
+        folder = tmp_path / str(nproc)
+        folder.mkdir()
+        run = TinyRun(folder, base, settings)
+        run.train(run.request(0), nproc=nproc)
+        run.train(run.request(1), nproc=nproc)  # a fresh process: resumes from the checkpoint
+        runs.append(run)
+    one, two = runs
+    for version in (0, 1):
+        left, right = one.spool.result(version), two.spool.result(version)
+        assert left is not None
+        assert right is not None
+        exact = precision == "fp32"
+        for name in ("loss", "grad_norm", "tokens", "entropy", "mismatch_kl"):
+            assert right.metrics[name] == pytest.approx(left.metrics[name], rel=1e-3 if exact else 0.05), name
+    for name, tensor in two.tensors(2).items():
+        torch.testing.assert_close(tensor, one.tensors(2)[name], atol=3e-4 if precision == "fp32" else 2e-2, rtol=0)
+
+
+@pytest.mark.slow
+def test_a_machine_without_a_compiler_is_enough(tmp_path: Path, base: Weights) -> None:
+    run = TinyRun(tmp_path, base)
+    empty = tmp_path / "bin"
+    empty.mkdir()
+    run.train(run.request(0), env={"PATH": str(empty), "TORCH_EXTENSIONS_DIR": str(tmp_path / "extensions")})
+    assert not (tmp_path / "extensions").exists()

@@ -1,0 +1,119 @@
+"""The service: REST in front, a job process behind, nothing left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from fastapi.testclient import TestClient
+from tiny_run import ROOT, TinyRun
+
+from services.common.wire import Weights
+from services.trainer.app import TrainerSettings, create_app
+from services.trainer.launcher import Launcher
+from services.trainer.process import ProcessId
+
+TOKEN = "t" * 32
+
+
+def settings(folder: Path) -> TrainerSettings:
+    return TrainerSettings(token=TOKEN, state_dir=folder)
+
+
+def client(folder: Path) -> TestClient:
+    return TestClient(create_app(settings(folder)), headers={"Authorization": f"Bearer {TOKEN}"})
+
+
+def job_process(folder: Path) -> ProcessId:
+    path = folder / "trainer" / "runs" / "tiny" / "process.json"
+    deadline = time.monotonic() + 30
+    while not path.is_file() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return ProcessId.model_validate_json(path.read_text())
+
+
+def gone(process: ProcessId, seconds: float = 15.0) -> bool:
+    deadline = time.monotonic() + seconds
+    while process.alive and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return not process.alive
+
+
+def test_a_train_job_publishes_weights_and_its_process_ends_with_the_service(tmp_path: Path, base: Weights) -> None:
+    run = TinyRun(tmp_path, base)
+    with client(tmp_path) as http:
+        ready = http.get("/readyz").json()
+        assert ready["launcher"] == "local"
+        assert ready["deepspeed"]
+        assert http.get("/v1/runs/tiny/weights").json() == {"run": "tiny", "weights": []}
+        for version in (0, 1):
+            body = {"kind": "train", "request": run.request(version).model_dump(mode="json")}
+            job = http.put(f"/v1/jobs/tiny.s{version}", json=body).json()
+            while job["status"] in ("queued", "running"):
+                job = http.get(f"/v1/jobs/tiny.s{version}?wait=20").json()
+            assert job["status"] == "succeeded", job
+        published = http.get("/v1/runs/tiny/weights").json()["weights"]
+        assert [weights["version"] for weights in published] == [1, 2]
+        assert job["result"]["weights"] == published[-1]
+        conflict = http.put(
+            "/v1/jobs/tiny.other",
+            json={"kind": "train", "request": run.request(1, lr_scale=0.5).model_dump(mode="json")},
+        ).json()
+        while conflict["status"] in ("queued", "running"):
+            conflict = http.get("/v1/jobs/tiny.other?wait=20").json()
+        assert conflict["status"] == "failed"
+        assert "can't be redone" in conflict["error"]["message"]
+        assert not conflict["error"]["retryable"]
+        process = job_process(tmp_path)
+        assert process.alive
+    assert gone(process)
+
+
+@pytest.mark.chaos
+def test_after_kill_9_of_the_service_the_next_one_finishes_the_step(tmp_path: Path, base: Weights) -> None:
+    run = TinyRun(tmp_path, base)
+    body = {"kind": "train", "request": run.request(0).model_dump(mode="json")}
+    script = (
+        "import sys, time; sys.path.insert(0, sys.argv[1]); from pathlib import Path\n"
+        "from test_trainer_app import client; import json\n"
+        "with client(Path(sys.argv[2])) as http:\n"
+        "    http.put('/v1/jobs/tiny.s0', json=json.loads(sys.argv[3])); time.sleep(60)\n"
+    )
+    here = str(Path(__file__).parent)
+    service = subprocess.Popen([sys.executable, "-c", script, here, str(tmp_path), json.dumps(body)], cwd=ROOT)
+    process = job_process(tmp_path)
+    os.kill(service.pid, signal.SIGKILL)
+    service.wait()
+    with client(tmp_path) as http:  # recovers the job by itself
+        job = http.get("/v1/jobs/tiny.s0").json()
+        while job["status"] in ("queued", "running"):
+            job = http.get("/v1/jobs/tiny.s0?wait=20").json()
+        assert job["status"] == "succeeded", job
+        assert gone(process)
+        assert job_process(tmp_path) != process
+
+
+def test_the_service_imports_no_torch() -> None:
+    code = "import services.trainer.app, sys; sys.exit('torch' in sys.modules or 'deepspeed' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+def test_a_step_that_was_given_up_may_be_replaced_until_it_is_applied(tmp_path: Path, base: Weights) -> None:
+    class GivenUpError(Exception):
+        pass
+
+    def give_up() -> None:
+        raise GivenUpError
+
+    run = TinyRun(tmp_path, base)
+    launcher = Launcher(tmp_path, nproc=1, idle_s=60.0, external=True)
+    for request in (run.request(0), run.request(0, lr_scale=0.5)):
+        with pytest.raises(GivenUpError):
+            launcher.train(request, give_up)
+        assert launcher.spool("tiny").request(0) == request

@@ -1,0 +1,230 @@
+"""One training step inside the test process: losses, gradients, the teacher."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_run import SETTINGS, rows
+from transformers import AutoTokenizer
+
+from services.common.wire import Ref, TrainRequest, TrainSettings, Weights
+from services.trainer.batch import TrainBatch, assemble
+from services.trainer.engine import Engine
+from services.trainer.model import completion_logits, load_model
+from services.trainer.packing import pack, plan
+from services.trainer.teacher import Teacher, ema_
+from services.trainer.update import Stopwatch, Updater
+
+
+class Student:
+    """A fresh student and teacher of the tiny base."""
+
+    def __init__(self, base: Path, device: torch.device, settings: TrainSettings) -> None:
+        model = load_model(base, torch.bfloat16 if settings.precision == "bf16" else torch.float32)
+        self.teacher = Teacher(model, device) if settings.objective == "distill" else None
+        self.engine = Engine(model, settings, device)
+        self.updater = Updater(self.engine, self.teacher)
+        self.settings = settings
+        self.device = device
+
+    def step(self, batch: TrainBatch, lr: float = 1e-2) -> dict[str, float]:
+        return self.updater.step(batch, self.settings, lr, Stopwatch(self.device))
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        return {name: weight.clone() for name, weight in self.engine.parameters_fp32()}
+
+
+@pytest.fixture
+def student(base_folder: Path, device: torch.device) -> Callable[..., Student]:
+    return lambda **changes: Student(base_folder, device, SETTINGS.model_copy(update=changes))
+
+
+@pytest.fixture
+def batch(base: Weights, base_folder: Path) -> Callable[..., TrainBatch]:
+    tokenizer = AutoTokenizer.from_pretrained(base_folder)
+    nothing = Ref(uri="", sha256="", bytes=0)
+
+    def make(edit: Callable[..., Any] | None = None, **changes: Any) -> TrainBatch:
+        tables = rows()
+        if edit:
+            edit(*tables)
+        request = TrainRequest(
+            run="r",
+            step=0,
+            base=base,
+            from_version=0,
+            rollouts=nothing,
+            verdicts=nothing,
+            settings=SETTINGS.model_copy(update=changes),
+            seed=0,
+            out="",
+        )
+        return assemble(*tables, request, tokenizer)
+
+    return make
+
+
+def test_plan_respects_the_limit_and_keeps_every_sample_once() -> None:
+    lengths = [(5, 9), (40, 1), (3, 3), (9, 9), (2, 8)]
+    cut = plan(lengths, 30)
+    assert sorted(i for ids in cut for i in ids) == [0, 1, 2, 3, 4]
+    assert all(len(ids) * max(max(lengths[i]) for i in ids) <= 30 or len(ids) == 1 for ids in cut)
+    assert len(plan(lengths, 30, ranks=4)) % 4 == 0
+
+
+def test_logits_at_completions_equal_those_of_single_unpadded_sequences(
+    base_folder: Path, batch: Callable[..., TrainBatch], device: torch.device
+) -> None:
+    samples = batch().samples
+    model = load_model(base_folder, torch.float32).eval()
+    with torch.no_grad():
+        want = []
+        for s in samples:
+            ids = torch.tensor([[*s.prompt_ids, *s.completion_ids]])
+            want.append(model(input_ids=ids).logits[0, len(s.prompt_ids) - 1 : -1])
+        got = completion_logits(model, pack(samples, [1.0] * len(samples), device).student, 1.0)
+    torch.testing.assert_close(got, torch.cat(want), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("objective", ["distill", "grpo"])
+def test_micro_batch_size_does_not_change_the_step(
+    student: Callable[..., Student], batch: Callable[..., TrainBatch], objective: str
+) -> None:
+    ends = []
+    for micro_tokens in (1, 120, 100_000):
+        one = student(objective=objective, micro_tokens=micro_tokens)
+        ends.append((one.step(batch(objective=objective)), one.weights()))
+    for metrics, weights in ends[1:]:
+        assert metrics == pytest.approx(ends[0][0], rel=1e-3, abs=1e-6)
+        for name, weight in weights.items():
+            torch.testing.assert_close(weight, ends[0][1][name], atol=2e-4, rtol=1e-3)
+
+
+def test_distillation_moves_the_student_towards_the_teacher(
+    student: Callable[..., Student], batch: Callable[..., TrainBatch]
+) -> None:
+    one = student(teacher_ema=0.0)
+    losses = [one.step(batch())["loss"] for _ in range(25)]
+    assert losses[-1] < 0.3 * losses[0]
+
+
+def test_grpo_raises_rewarded_completions(student: Callable[..., Student], batch: Callable[..., TrainBatch]) -> None:
+    one = student(objective="grpo")
+    b = batch(objective="grpo")
+    sample = max(b.samples, key=lambda s: s.advantage)
+    rows_of = pack([sample], [1.0], one.device)
+
+    def logp() -> float:
+        with torch.no_grad():
+            logps = completion_logits(one.engine.model, rows_of.student, 1.0).log_softmax(-1)
+        return float(logps.gather(-1, rows_of.targets_N[:, None]).mean())
+
+    before = logp()
+    for _ in range(5):
+        one.step(b)
+    assert logp() > before + 0.05
+
+
+def test_top_k_of_everything_is_the_full_step(
+    student: Callable[..., Student], batch: Callable[..., TrainBatch]
+) -> None:
+    full, all_k, few = student(), student(top_k=63), student(top_k=5)
+    losses = [s.step(batch())["loss"] for s in (full, all_k, few)]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+    assert losses[2] < losses[0]  # merging categories loses information, never gains any
+
+
+def test_mini_batches_are_several_optimizer_steps_and_one_of_the_teacher(
+    student: Callable[..., Student], batch: Callable[..., TrainBatch]
+) -> None:
+    one = student(mini_batches=4)
+    before = one.weights()
+    metrics = one.step(batch())
+    assert metrics["skipped"] == 0.0
+    assert one.engine.module.global_steps == 4
+    assert one.teacher is not None
+    for name, average in one.teacher.state().items():
+        torch.testing.assert_close(average, torch.lerp(before[name], one.weights()[name], 0.05))
+
+
+def test_ema_weighs_the_student_by_u_and_not_the_teacher() -> None:
+    teacher = torch.tensor([1.0])
+    ema_(teacher, torch.tensor([0.0]), 0.05)
+    assert teacher.item() == pytest.approx(0.95)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_teacher_starts_at_the_base_and_follows_once_a_step(
+    student: Callable[..., Student], batch: Callable[..., TrainBatch], precision: str
+) -> None:
+    one = student(precision=precision)
+    assert one.teacher is not None
+    before = one.weights()
+    assert all(torch.equal(average, before[name]) for name, average in one.teacher.state().items())
+    one.step(batch(), lr=1e-4)
+    after = one.weights()
+    for name, average in one.teacher.state().items():
+        torch.testing.assert_close(average, torch.lerp(before[name], after[name], 0.05), atol=1e-8, rtol=0)
+        assert not torch.equal(after[name], before[name])
+
+
+def test_zero_learning_rate_moves_nothing(student: Callable[..., Student], batch: Callable[..., TrainBatch]) -> None:
+    one, other = student(), student()
+    metrics = one.step(batch(), lr=0.0)
+    assert metrics["loss"] > 0
+    one.step(batch())
+    other.step(batch())
+    assert all(torch.equal(one.weights()[name], weight) for name, weight in other.weights().items())
+
+
+@pytest.mark.parametrize("objective", ["distill", "grpo"])
+def test_a_batch_of_masked_samples_gives_zero_loss_and_moves_nothing(
+    student: Callable[..., Student], batch: Callable[..., TrainBatch], objective: str
+) -> None:
+    def fail(_: Any, verdicts: list[dict[str, Any]], __: Any) -> None:
+        for verdict in verdicts:
+            verdict["outcome"] = "infra_error"
+
+    one = student(objective=objective)
+    before = one.weights()
+    metrics = one.step(batch(fail, objective=objective))
+    assert metrics["loss"] == 0.0
+    assert metrics["masked"] == metrics["sequences"] == 16.0
+    assert all(math.isfinite(value) for value in metrics.values())
+    assert all(torch.equal(one.weights()[name], weight) for name, weight in before.items())
+
+
+def test_masked_samples_count_in_the_denominator_only(
+    student: Callable[..., Student], batch: Callable[..., TrainBatch]
+) -> None:
+    def mask(_: Any, __: Any, contexts: list[dict[str, Any]]) -> None:
+        for context in contexts[8:]:
+            context["has_context"] = False
+
+    whole, half = student().step(batch(), lr=0.0), student().step(batch(mask), lr=0.0)
+    rest = student().step(batch(lambda r, v, c: mask(r, v, c[::-1])), lr=0.0)
+    assert half["loss"] + rest["loss"] == pytest.approx(whole["loss"], rel=1e-4)
+
+
+@pytest.mark.parametrize(("stage", "precision"), [(0, "fp32"), (1, "fp32"), (2, "fp32"), (3, "fp32"), (1, "bf16")])
+def test_a_gradient_that_is_not_finite_changes_nothing(
+    student: Callable[..., Student], batch: Callable[..., TrainBatch], stage: int, precision: str
+) -> None:
+    one = student(zero_stage=stage, precision=precision)
+    before = one.weights()
+    hook = one.engine.model.get_output_embeddings().register_forward_hook(  # type: ignore[operator]
+        lambda _, __, out: out * (torch.nan if out.requires_grad else 1.0)
+    )
+    metrics = one.step(batch())
+    assert metrics["skipped"] == 1.0
+    assert one.teacher is not None
+    for weights in (one.weights(), one.teacher.state()):
+        assert all(torch.equal(weights[name], weight) for name, weight in before.items())
+    hook.remove()
+    assert one.step(batch())["skipped"] == 0.0
+    assert not all(torch.equal(one.weights()[name], weight) for name, weight in before.items())
