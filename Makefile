@@ -15,13 +15,18 @@ export GOMP_SPINCOUNT := 0
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --dist loadfile
 NONE_IS_FINE := || [ $$? -eq 5 ]
 
-.PHONY: help quickstart test test-slow test-chaos lint format clean
+.PHONY: help quickstart reproduce-pocket test test-slow test-chaos lint format clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 quickstart: $(VENV)/.laptop ## Train the bundled model on the bundled benchmark and show what it learnt
 	@$(BIN)/pmd quickstart
+
+reproduce-pocket: $(VENV)/.laptop ## Compare all methods over 5 worlds (hours; resumable); writes docs/results
+	@$(BIN)/pmd up
+	@$(BIN)/pmd reproduce
+	@$(BIN)/pmd down
 
 test: $(VENV)/.dev ## Run the fast tests
 	$(PYTEST) -n 2 -m "not slow and not chaos"

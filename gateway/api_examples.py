@@ -23,7 +23,7 @@ def _answers(status: int, example: Any, *refusals: int) -> Responses:
 
 RECIPE: dict[str, Any] = {
     "name": "pocket",
-    "model": "/work/pmd/examples/pocket/base",
+    "model": "/models/pocket-base",
     "problems": {"source": "pocket", "kind": "code", "world": "hard"},
     "method": "pmd",
     "schedule": {"steps": 60, "problems_per_step": 32, "rollouts_per_problem": 8},

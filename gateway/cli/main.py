@@ -7,7 +7,7 @@ from typing import Any
 import typer
 from rich.markup import escape
 
-from gateway.cli import chat, compare, export, memory, quickstart, runs, up
+from gateway.cli import chat, compare, export, memory, quickstart, reproduce, runs, up
 from gateway.cli.client import CliError
 from gateway.cli.output import errors
 from gateway.launcher import LaunchError
@@ -43,3 +43,4 @@ app.command("compare")(compare.compare)
 app.add_typer(memory.app, name="memory")
 app.command("chat")(chat.chat)
 app.command("export")(export.export)
+app.command("reproduce")(reproduce.reproduce)

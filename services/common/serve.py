@@ -9,7 +9,7 @@ from typing import TypeVar
 import uvicorn
 from fastapi import FastAPI
 
-from services.common.settings import ServiceSettings
+from services.common.settings import ServiceSettings, check_environment
 from services.common.telemetry import configure_logging
 
 S = TypeVar("S", bound=ServiceSettings)
@@ -21,7 +21,12 @@ DRAIN_S = 10
 
 
 def serve(name: str, create_app: Callable[[S], FastAPI], settings: S) -> None:
-    """Serve until SIGTERM, then drain open requests for at most `DRAIN_S` seconds."""
+    """Serve until SIGTERM, then drain open requests for at most `DRAIN_S` seconds.
+
+    Raises:
+        SettingsError: the environment holds a `PMD_` variable that this service doesn't know.
+    """
+    check_environment(type(settings))
     parser = argparse.ArgumentParser(prog=name)
     parser.add_argument("--port", type=int, default=PORTS[name])
     port = parser.parse_args().port

@@ -46,13 +46,13 @@ class ServiceSettings(BaseSettings):
         return self.data_uri or f"file://{self.state_dir.absolute() / 'runs'}"
 
 
-def check_environment(known: type[ServiceSettings], *others: type[ServiceSettings]) -> None:
-    """Refuse `PMD_` variables that none of the given settings classes reads.
+def check_environment(settings: type[ServiceSettings]) -> None:
+    """Refuse `PMD_` variables that `settings` does not read: a service is given its own settings and no other's.
 
     Raises:
         SettingsError: naming the variable and the nearest valid one.
     """
-    valid = sorted({PREFIX + name.upper() for cls in (known, *others) for name in cls.model_fields})
+    valid = sorted(PREFIX + name.upper() for name in settings.model_fields)
     for name in os.environ:
         if name.startswith(PREFIX) and name.upper() not in valid:
             guess = nearest(name.upper(), valid)

@@ -125,7 +125,7 @@ class Launcher:
             with (spool.root / "log").open("ab") as output:
                 child = subprocess.Popen(
                     command,
-                    env=COMPUTE_ENVIRONMENT | dict(os.environ),
+                    env=COMPUTE_ENVIRONMENT | {k: v for k, v in os.environ.items() if k != "PMD_TOKEN"},
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=output,
