@@ -62,18 +62,19 @@ def shows_feedback(verdict: Row, has_solution: bool, request: RetrieveRequest) -
 
 
 def context_messages(
-    problem: Problem, selection: Selection, solution: str | None, feedback: str | None, template: str
+    problem: Problem, selection: Selection, solution: str | None, feedback: str | None, request: RetrieveRequest
 ) -> list[Message]:
     """The problem's messages with the last user turn rendered by the teacher template."""
+    tells = request.settings.feedback != "never"
     content = render(
         "teacher",
-        template,
+        request.prompts.teacher,
         problem=problem.question(),
         strategies=[n.text for n in selection.strategies],
         lessons=[n.text for n in selection.lessons],
         behaviors=[n.text for n in selection.behaviors],
         experiences=[
-            {"text": n.text, "passed": n.item.facts["passed"], "feedback": n.item.facts["feedback"]}
+            {"text": n.text, "passed": n.item.facts["passed"], "feedback": n.item.facts["feedback"] if tells else ""}
             for n in selection.experiences
         ],
         solution=solution,
@@ -88,13 +89,13 @@ def _row(
     problem: Problem,
     selection: Selection,
     seq: int,
-    template: str,
+    request: RetrieveRequest,
     solution: Row | None = None,
     feedback: str | None = None,
 ) -> Row:
     has_context = bool(selection.notes or solution or feedback)
     shown = without_thinking(solution["text"]) if solution else None
-    messages = context_messages(problem, selection, shown, feedback, template) if has_context else problem.messages
+    messages = context_messages(problem, selection, shown, feedback, request) if has_context else problem.messages
     return {
         "prompt_id": prompt_id,
         "problem_id": problem.id,
@@ -148,9 +149,8 @@ def retrieve(ledger: Ledger, request: RetrieveRequest, job: JobContext) -> Retri
         select, seq = retriever.select, retriever.seq
     selections = {pid: guarded(select, problems[pid]) for pid in wanted}
     job.check()
-    template = request.prompts.teacher
     if request.rollouts is None:
-        rows = [_row(pid, problems[pid], selections[pid], seq, template) for pid in wanted]
+        rows = [_row(pid, problems[pid], selections[pid], seq, request) for pid in wanted]
     else:
         rows = _per_rollout(rollouts, problems, selections, seq, request)
     shown = {"demonstration": sum(r["demonstration"] is not None for r in rows)}
@@ -184,5 +184,5 @@ def _per_rollout(
         feedback = verdict["feedback"] if shows_feedback(verdict, solution is not None, request) else None
         problem = problems[row["problem_id"]]
         selection = selections[problem.id]
-        rows.append(_row(row["rollout_id"], problem, selection, seq, request.prompts.teacher, solution, feedback))
+        rows.append(_row(row["rollout_id"], problem, selection, seq, request, solution, feedback))
     return rows

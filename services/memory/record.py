@@ -1,11 +1,12 @@
 """`record`: a step's rollouts and verdicts become experience.
 
 Invariants: evaluation problems never enter a bank (Law 3); an `infra_error` is no experience (Law 5); each
-problem keeps its newest `keep_attempts`.
+problem keeps `keep_attempts`, newest first and both outcomes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from services.common.artifacts import read_problems, read_table
@@ -15,6 +16,18 @@ from services.memory.bank import by_scope
 from services.memory.ledger import Item, Ledger, Transaction
 
 ACTOR = "record"
+
+
+def over_budget(attempts: Sequence[Item], budget: int) -> list[Item]:
+    """The attempts of a problem to retire, oldest first of the outcome that there is more of.
+
+    Rare successes are what insights are made of: a flood of failures must not wash them out.
+    """
+    outcomes = ([a for a in attempts if a.facts["passed"]], [a for a in attempts if not a.facts["passed"]])
+    surplus = []
+    while sum(map(len, outcomes)) > budget:
+        surplus.append(max(outcomes, key=len).pop(0))
+    return surplus
 
 
 def record(ledger: Ledger, request: RecordRequest, job: JobContext) -> MemoryCounts:
@@ -51,7 +64,9 @@ def record(ledger: Ledger, request: RecordRequest, job: JobContext) -> MemoryCou
     bodies = {pid: problems[pid].model_dump_json() for pid in touched}
     held = by_scope(ledger.active(request.bank, "experience", touched))
     arriving = by_scope(attempts)
-    surplus = [item for pid in touched for item in [*held.get(pid, []), *arriving[pid]][: -request.keep_attempts]]
+    surplus = [
+        item for pid in touched for item in over_budget([*held.get(pid, []), *arriving[pid]], request.keep_attempts)
+    ]
 
     def change(tx: Transaction) -> None:
         tx.put_problems(bodies)

@@ -1,7 +1,8 @@
 """`reflect`: the attempts of a problem, and what was known of it, become its new insight.
 
-The model writes; the rules here only decide what may be kept (merge and replace at a fixed budget):
+The model writes; the rules here only decide what is kept, at a fixed budget:
 - a strategy needs a passed attempt that bears it out, a lesson a failed one;
+- what stood before stands for election again, so a slip of the model loses nothing that attempts bear out;
 - a note that gives the answer away is quarantined;
 - an answer that can't be read, twice, changes nothing.
 """
@@ -9,13 +10,14 @@ The model writes; the rules here only decide what may be kept (merge and replace
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Literal
 
 from services.common.jobs import JobContext
 from services.common.wire import MemoryCounts, Problem, ReflectRequest
 from services.memory.bank import attempt, by_scope, lessons, problems, strategies
-from services.memory.evidence import Attempt, borne_out, record
+from services.memory.evidence import BELIEVED, STRATEGY_PRIOR, Attempt, borne_out, credibility, record
 from services.memory.generator import ChatModel
 from services.memory.leak import leak
 from services.memory.ledger import Item, Kind, Ledger, Transaction
@@ -49,34 +51,43 @@ def prompt(problem: Problem, attempts: Sequence[Attempt], old: Sequence[Item], r
     )
 
 
-def judge(problem: Problem, insight: Insight, experience: Sequence[Item], request: ReflectRequest) -> list[Item]:
-    """The notes of an insight as items: with their evidence, or quarantined with the reason."""
+def judge(
+    problem: Problem, insight: Insight, old: Sequence[Item], experience: Sequence[Item], request: ReflectRequest
+) -> list[Item]:
+    """The notes that a problem keeps: what was just written and what stood before, elected by today's evidence.
+
+    A model that forgets to repeat a strategy has not refuted it. Strategies are ranked by credibility, newer ones
+    first among equals; lessons by age, newer ones first. New notes that leak are kept aside, quarantined.
+    """
     attempts = [attempt(item, request.settings.excerpt_chars) for item in experience]
     passed = [item.text for item in experience if item.facts["passed"]]
-    kinds: list[tuple[Kind, str]] = [("strategy", s) for s in insight.strategies]
-    kinds += [("lesson", s) for s in insight.lessons]
-    items = []
-    for kind, text in kinds:
+    written: list[tuple[Kind, str]] = [("strategy", s) for s in insight.strategies]
+    written += [("lesson", s) for s in insight.lessons]
+    standing = [(item.kind, item.text) for item in reversed(old)]
+    elected: dict[Kind, list[tuple[float, Item]]] = {"strategy": [], "lesson": []}
+    leaking = []
+    for kind, text in dict.fromkeys([*written, *standing]):
         succeeds = kind == "strategy"
-        reason = leak(text, problem, passed)
-        if not reason and not borne_out(text, attempts, passed=succeeds):
-            continue
         seen = record(text, attempts)
         sources = [a.rollout_id for a in attempts if a.passed == succeeds][-request.settings.attempts_per_outcome :]
-        items.append(
-            Item(
-                level="insight",
-                kind=kind,
-                scope=problem.id,
-                text=text,
-                step=request.step,
-                policy_version=request.policy_version,
-                status="quarantined" if reason else "active",
-                facts={"sources": sources, "passes": seen.passes, "trials": seen.trials}
-                | ({"leak": reason} if reason else {}),
-            )
+        item = Item(
+            level="insight",
+            kind=kind,
+            scope=problem.id,
+            text=text,
+            step=request.step,
+            policy_version=request.policy_version,
+            facts={"sources": sources, "passes": seen.passes, "trials": seen.trials},
         )
-    return items
+        if reason := leak(text, problem, passed):
+            leaking.append(replace(item, status="quarantined", facts=item.facts | {"leak": reason}))
+        elif borne_out(text, attempts, passed=succeeds):
+            belief = credibility(STRATEGY_PRIOR, seen) if succeeds else 1.0
+            if belief >= BELIEVED:
+                elected[kind].append((belief, item))
+    budget = request.settings.max_notes
+    ranked = (sorted(candidates, key=lambda pair: -pair[0])[:budget] for candidates in elected.values())
+    return [item for candidates in ranked for _, item in candidates] + leaking
 
 
 def reflect(ledger: Ledger, model: ChatModel, request: ReflectRequest, job: JobContext) -> MemoryCounts:
@@ -96,7 +107,7 @@ def reflect(ledger: Ledger, model: ChatModel, request: ReflectRequest, job: JobC
     for pid, insight in zip(asked, answers, strict=True):
         if insight is None:
             continue
-        items = judge(known[pid], insight, experience[pid], request)
+        items = judge(known[pid], insight, old.get(pid, []), experience[pid], request)
         kept = {(item.kind, item.text) for item in items}
         new += items
         dropped += [item for item in old.get(pid, []) if (item.kind, item.text) not in kept]

@@ -17,7 +17,7 @@ class RolloutSettings(ServiceSettings):
     rollout_dtype: Literal["auto", "fp32", "bf16"] = "auto"
     """Precision of the weights; auto is fp32 on a CPU and bf16 on a GPU."""
     rollout_threads: int | None = Field(default=None, ge=1)
-    """CPU threads of one forward pass; None leaves it to torch."""
+    """Most CPU threads of one forward pass; None means one a core. Small steps take one whatever is said here."""
     rollout_resident_runs: int = Field(default=2, ge=1)
     """Runs whose model stays in memory; the least recently used one makes room for another."""
     rollout_cache_gib: float | None = Field(default=None, gt=0)

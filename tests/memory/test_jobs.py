@@ -61,9 +61,23 @@ def test_reflection_contrasts_and_replaces(world: World) -> None:
         ("strategy", "zor-mil: rotate then add 3."),
         ("lesson", "not reverse."),
     }
+
+
+def test_an_old_strategy_stands_as_long_as_attempts_bear_it_out(world: World) -> None:
+    world.record(1, [("p0", RIGHT, True)])
+    world.reflect(1, Words(lambda p: STRATEGY.format(family(p))), ["p0"])
     world.record(2, [("p0", WRONG, False)])
     world.reflect(2, Words(lambda _: "None"), ["p0"])
-    assert [i.text for i in active(world, "insight")] == ["not reverse."]
+    assert [i.text for i in active(world, "insight")] == ["zor-mil: rotate then add 3."]
+    world.record(3, [("p0", RIGHT, False)] * 6)
+    world.reflect(3, Words(lambda _: "None"), ["p0"])
+    assert active(world, "insight") == [], "a lucky hit goes when what it says keeps failing"
+
+
+def test_rare_successes_outlive_a_flood_of_failures(world: World) -> None:
+    world.record(1, [("p0", RIGHT, True)], keep=4)
+    world.record(2, [("p0", WRONG, False)] * 8, keep=4)
+    assert [i.facts["passed"] for i in active(world, "experience")] == [True, False, False, False]
 
 
 def test_a_strategy_needs_a_passed_attempt_and_a_lesson_a_failed_one(world: World) -> None:
@@ -111,7 +125,7 @@ def test_a_behavior_is_forgotten_when_its_evidence_goes(world: World) -> None:
     solved(world)
     world.abstract(4, Words(lambda p: "Behavior: every zor begins with rotate." if "zor" in p else "None"))
     ids = ["p0", "p1", "p2", "p3"]
-    world.record(5, [(pid, "Plan: swap then add 1.", True) for pid in ids])
+    world.record(5, [(pid, RIGHT, False) for pid in ids] * 6 + [(pid, "Plan: swap then add 1.", True) for pid in ids])
     world.reflect(5, Words(lambda p: f"Strategy: {family(p)}: swap then add 1."), ids)
     assert world.abstract(8, Words(lambda _: "None")).behavior == 0
 
