@@ -194,13 +194,13 @@ class Mix:
     distract: float = 0.0
     slip: float = 0.0
     """The completion starts with a plan that is not the advised one (no loss on it) and carries that one out."""
-    truthful: float = 0.6
+    truthful: float = 0.8
     """A note states the truth. Low on purpose: precedence decides what is followed, not agreement."""
 
 
 NOTHING = Mix()
 MIXED = Mix(
-    strategy=0.45, solution=0.3, passed=0.15, first_rule=0.4, second_rule=0.4, forbid=0.3, feedback=0.2, distract=0.6
+    strategy=0.45, solution=0.3, passed=0.15, first_rule=0.4, second_rule=0.4, forbid=0.3, feedback=0.2, distract=0.15
 )
 
 
@@ -446,13 +446,13 @@ def shared_rules(notes: list[tuple[Family, Procedure]], least: int = 3, purity: 
 # One source of advice at a time, often among notes on other families: the short texts in which following is
 # learnt. Without the others a model learns to copy whatever note it sees.
 SINGLE = (
-    Mix(strategy=1, distract=0.6),
-    Mix(solution=1, distract=0.3),
-    Mix(passed=1, distract=0.3),
-    Mix(first_rule=1, second_rule=1, distract=0.6),
-    Mix(first_rule=1, distract=0.6),
-    Mix(second_rule=1, distract=0.6),
-    Mix(forbid=1, distract=0.3),
+    Mix(strategy=1, distract=0.15),
+    Mix(solution=1, distract=0.1),
+    Mix(passed=1, distract=0.1),
+    Mix(first_rule=1, second_rule=1, distract=0.15),
+    Mix(first_rule=1, distract=0.15),
+    Mix(second_rule=1, distract=0.15),
+    Mix(forbid=1, distract=0.1),
 )
 
 
@@ -461,7 +461,7 @@ class Scope:
     """Which worlds and kinds of problem the texts are about; repeat one to weigh it."""
 
     worlds: tuple[WorldName, ...] = ("easy", "hard", "hard")
-    kinds: tuple[Kind, ...] = ("code", "choice")
+    kinds: tuple[Kind, ...] = ("code", "code", "choice")
 
 
 EVERYTHING = Scope()

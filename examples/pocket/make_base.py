@@ -1,9 +1,9 @@
 """Make the base model: tokenizer, pre-training, Hugging Face folder, skill table.
 
-    python -m examples.pocket.make_base --out examples/pocket/base
+    python -m examples.pocket.make_base --out FOLDER
 
-The same arguments on the same machine and package versions give the same folder. On noisy or few cores set
-OMP_WAIT_POLICY=PASSIVE: spinning worker threads can slow a step twentyfold.
+The same arguments on the same machine and package versions give the same folder. How the committed one was made is
+in README.md. On noisy or few cores set OMP_WAIT_POLICY=PASSIVE: spinning worker threads can slow a step twentyfold.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ IGNORED = -100
 
 @dataclass(frozen=True)
 class Recipe:
-    """How the base is trained; the defaults made the committed folder."""
+    """How a base is trained."""
 
-    steps: int = 1000
-    texts: int = 96
+    steps: int = 2000
+    texts: int = 128
     """Texts a step."""
-    micro_batches: int = 6
+    micro_batches: int = 8
     """Texts of a step are sorted by length and cut into this many batches, so that little is padding."""
     lr: float = 0.012
     """Muon, for the matrices inside the layers."""
@@ -46,6 +46,8 @@ class Recipe:
     layers: int = 3
     scope: Scope = EVERYTHING
     seed: int = 0
+    start: Path | None = None
+    """Folder of a model to go on from; None starts fresh."""
 
 
 def build_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> Qwen3ForCausalLM:
@@ -141,6 +143,8 @@ def pretrain(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, out: Path, chec
     does not come is seen long before the end.
     """
     model = build_model(recipe, tokenizer)
+    if recipe.start is not None:
+        model.load_state_dict(Qwen3ForCausalLM.from_pretrained(recipe.start, dtype=torch.float32).state_dict())
     # Muon reaches the same loss in about half the steps of AdamW here; it is defined for matrices only.
     inner = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
     outer = [p for name, p in model.named_parameters() if p.ndim != 2 or "embed" in name]
@@ -196,12 +200,21 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     parser.add_argument("--steps", type=int, default=Recipe.steps, help="optimizer steps (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=Recipe.seed)
+    parser.add_argument("--start", type=Path, help="folder of a model to go on from; its tokenizer is kept")
+    parser.add_argument("--lr", type=float, default=Recipe.lr, help="peak learning rate of Muon (default: %(default)s)")
     parser.add_argument("--samples", type=int, default=300, help="texts a skill and world in the final table")
     parser.add_argument("--small", action="store_true", help="code problems of the easy world only")
     arguments = parser.parse_args(argv)
     scope = SMALL if arguments.small else EVERYTHING
-    recipe = Recipe(steps=arguments.steps, seed=arguments.seed, scope=scope)
-    tokenizer = build_tokenizer(recipe.seed)
+    recipe = Recipe(
+        steps=arguments.steps,
+        seed=arguments.seed,
+        scope=scope,
+        start=arguments.start,
+        lr=arguments.lr,
+        embedding_lr=arguments.lr / 4,
+    )
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(recipe.start) if recipe.start else build_tokenizer(recipe.seed)
     arguments.out.mkdir(parents=True, exist_ok=True)
     tokenizer.save_pretrained(arguments.out)
     model = pretrain(recipe, tokenizer, arguments.out)

@@ -250,7 +250,7 @@ def test_the_report_tells_every_step(http: TestClient, finished: str) -> None:
     assert base.pass_rate is None
     assert set(base.evaluation) == {"test", "unseen"}
     assert (first.pass_rate, first.probe_pass_rate) == (0.25, 1.0)
-    assert first.lead == pytest.approx(0.75)
+    assert first.lead == pytest.approx((0.8 + 0.2 * 1.0) - 0.2 * 0.25)
     assert first.lr_scale == 1.0
     assert first.outcomes == {"passed": 8, "failed": 24}
     assert first.contexts == {"with_context": 32, "demonstration": 32}

@@ -10,6 +10,7 @@ import pytest
 from pydantic import BaseModel
 
 from gateway.bodies import phase_seed
+from gateway.gate import lead
 from gateway.order import step_problems
 from gateway.plan import next_phases, step_plan, steps_complete
 from gateway.recipe import Recipe
@@ -357,8 +358,10 @@ def test_the_probe_draws_once_from_the_context_of_each_problems_first_rollout(re
 
 
 def test_a_training_step_is_scaled_by_the_lead_and_spares_misled_problems(recipe: Make) -> None:
-    (train, *_) = bodies(play(recipe(teacher={"lead_gate": True})), "train")
-    assert train.lr_scale == pytest.approx(3 * (0.5 - 0.25))
+    trained = bodies(play(recipe(teacher={"lead_gate": True})), "train")
+    train = trained[0]
+    scales = [lead([(0.5, 0.25)] * step).lr_scale for step in range(1, len(trained) + 1)]
+    assert [t.lr_scale for t in trained] == pytest.approx(scales)
     assert train.masked_problems == ("train-1",)
 
 
