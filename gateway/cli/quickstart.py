@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import time
 from pathlib import Path
+from shutil import which
 from typing import Annotated
 
 import typer
@@ -77,10 +80,12 @@ def default_recipe() -> Path:
 def suggest(run: str, *, up: bool) -> None:
     """Say what to try next."""
     console.print("\nTry next:")
-    first = "pmd up && " if up else ""
+    # In a virtual environment that is not activated `pmd` is not on the path: say where this one is.
+    pmd = "pmd" if which("pmd") else os.path.relpath(sys.argv[0])
+    first = f"{pmd} up && " if up else ""
     for command, why in (
-        (f'{first}pmd chat {run} --prompt "{EXAMPLE}"', "ask the trained model; no memory is attached"),
-        (f"{first}pmd memory list {run}", "what it remembers"),
-        (f"{first}pmd export {run} --to ./{run}", "take the weights away"),
+        (f'{first}{pmd} chat {run} --prompt "{EXAMPLE}"', "ask the trained model; no memory is attached"),
+        (f"{first}{pmd} memory list {run}", "what it remembers"),
+        (f"{first}{pmd} export {run} --to ./{run}", "take the weights away"),
     ):
         console.print(f"  [bold]{escape(command)}[/]  [dim]# {why}[/]", soft_wrap=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial, reduce
+from functools import cached_property, partial, reduce
 
 from services.common.jobs import JobContext
 from services.common.wire import AbstractRequest, MemoryCounts, Problem
@@ -23,7 +23,7 @@ from services.memory.leak import leak
 from services.memory.ledger import Item, Ledger, Transaction
 from services.memory.notes import parse_behaviors
 from services.memory.prompts import render
-from services.memory.terms import terms
+from services.memory.terms import terms, union
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,11 @@ class Pool:
     """Strategies by problem, newest problem last."""
     shared: frozenset[str]
     """Terms that all of its problems have in common."""
+
+    @cached_property
+    def vocabulary(self) -> frozenset[str]:
+        """Terms that its strategies use: what a rule can be tested by."""
+        return union(terms(item.text) for items in self.insights.values() for item in items)
 
     def support(self, rule: str) -> Support:
         """How many of the pooled problems agree with `rule`."""
@@ -68,16 +73,18 @@ def pools(known: Mapping[str, Problem], insights: Sequence[Item], request: Abstr
 
 
 def elect(pool: Pool, rules: Sequence[str], request: AbstractRequest) -> list[tuple[str, Support]]:
-    """The rules that the pool's evidence carries, best supported first, at most `max_behaviors`."""
+    """The rules that the pool's evidence carries, best supported first, at most `max_behaviors`.
+
+    Rules that claim the same in other words are one rule, in the words that came first.
+    """
     settings = request.settings
-    carried = [
-        (rule, seen)
-        for rule in dict.fromkeys(rules)
-        if pool.on_topic(rule)
-        and (seen := pool.support(rule)).agreeing >= settings.min_support
-        and seen.purity >= settings.min_purity
-    ]
-    return sorted(carried, key=lambda pair: -pair[1].agreeing)[: settings.max_behaviors]
+    carried: dict[frozenset[str], tuple[str, Support]] = {}
+    for rule in rules:
+        seen = pool.support(rule)
+        supported = seen.agreeing >= settings.min_support and seen.purity >= settings.min_purity
+        if pool.on_topic(rule) and supported:
+            carried.setdefault(terms(rule) & pool.vocabulary, (rule, seen))
+    return sorted(carried.values(), key=lambda pair: -pair[1].agreeing)[: settings.max_behaviors]
 
 
 def abstract(ledger: Ledger, model: ChatModel, request: AbstractRequest, job: JobContext) -> MemoryCounts:
@@ -101,7 +108,7 @@ def abstract(ledger: Ledger, model: ChatModel, request: AbstractRequest, job: Jo
         standing = [item.text for item in old.get(pool.cluster.id, [])]
         new += [
             _behavior(pool, rule, seen, known, request)
-            for rule, seen in elect(pool, [*(written or ()), *standing], request)
+            for rule, seen in elect(pool, [*standing, *(written or ())], request)
         ]
     kept = {(item.scope, item.text) for item in new}
     dropped = [i for items in old.values() for i in items if (i.scope, i.text) not in kept]

@@ -141,7 +141,7 @@ class World:
             step=step,
             policy_version=step - 1,
             generator=Generator(model="run@0"),
-            settings=AbstractSettings(clustering="terms", max_behaviors=1),
+            settings=AbstractSettings(clustering="terms", max_behaviors=2),
             prompts=PROMPTS,
         )
         return abstract(self.ledger, words, request, self.job(f"s{step}.abstract"))  # type: ignore[arg-type]

@@ -121,6 +121,13 @@ def test_behaviors_need_support_purity_and_their_topic(world: World) -> None:
     )
 
 
+def test_a_rule_in_other_words_is_the_same_rule(world: World) -> None:
+    solved(world)
+    world.abstract(4, Words(lambda p: "Behavior: every zor begins with rotate." if "zor" in p else "None"))
+    world.abstract(5, Words(lambda p: "Behavior: zor begins with rotate." if "zor" in p else "None"))
+    assert [i.text for i in active(world, "behavior")] == ["every zor begins with rotate."]
+
+
 def test_a_behavior_is_forgotten_when_its_evidence_goes(world: World) -> None:
     solved(world)
     world.abstract(4, Words(lambda p: "Behavior: every zor begins with rotate." if "zor" in p else "None"))
