@@ -161,10 +161,12 @@ def test_law_5_a_starved_program_is_repeated_then_reported_as_our_trouble(
 
 
 def test_law_5_time_in_the_run_queue_is_not_the_programs(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Limits, "wall_s", property(lambda _: 0.1))
-    assert sandbox.judge(SLOW).outcome == "timeout"
-    monkeypatch.setattr(watch._Watch, "_queued_s", lambda _: 0.3)
-    assert sandbox.judge(SLOW).outcome == "passed"
+    # Room on both sides: this must hold on a loaded machine too.
+    slow = "import time\ntime.sleep(0.6)\n" + RIGHT
+    monkeypatch.setattr(Limits, "wall_s", property(lambda _: 0.5))
+    assert sandbox.judge(slow).outcome == "timeout"
+    monkeypatch.setattr(watch._Watch, "_queued_s", lambda _: 2.0)
+    assert sandbox.judge(slow).outcome == "passed"
 
 
 def test_a_pool_that_closes_leaves_no_process(sandbox: Sandbox) -> None:
