@@ -17,10 +17,13 @@ from pydantic import Field, model_validator
 from services.common.strict import Strict
 from services.common.wire import (
     AbstractSettings,
+    ContextRules,
     ContextSettings,
     Level,
+    OptimizerSettings,
     PromptFiles,
     ReflectSettings,
+    RetrievalSettings,
     Sampling,
     Slug,
     TrainSettings,
@@ -101,22 +104,6 @@ class MemorySettings(Strict):
     abstract: Abstraction = Abstraction()
 
 
-class Retrieval(Strict):
-    """How behaviors are found for a problem."""
-
-    k: int = Field(default=3, ge=0, le=64)
-    min_similarity: float = Field(default=0.1, ge=-1.0, le=1.0)
-
-
-class Context(Strict):
-    """How a teacher context is put together."""
-
-    demonstrations: Literal["any", "same_plan", "none"] = "any"
-    feedback: Literal["without_solution", "always", "never"] = "without_solution"
-    conflicts: Literal["resolve", "show"] = "resolve"
-    max_chars: int = Field(default=6000, ge=0)
-
-
 class Teacher(Strict):
     """The teacher: an average of the student's past weights, with memory in its prompt."""
 
@@ -130,30 +117,6 @@ class Teacher(Strict):
 class PolicySettings(Strict):
     freeze: bool = False
     """Ablation: memory evolves, weights don't."""
-
-
-class Optimizer(Strict):
-    """The optimizer and the divergence; see `TrainSettings` for each key."""
-
-    lr: float = Field(gt=0.0)
-    warmup_steps: int = Field(default=0, ge=0)
-    weight_decay: float = Field(default=0.01, ge=0.0)
-    grad_clip: float = Field(default=1.0, gt=0.0)
-    mini_batches: int = Field(default=1, ge=1)
-    micro_tokens: int = Field(default=32768, ge=1)
-    alpha: float = Field(default=0.5, ge=0.0, le=1.0)
-    top_k: int | None = Field(default=None, ge=1)
-    tail: bool = True
-    is_clip: float = Field(default=2.0, gt=0.0)
-    tis_clip: float = Field(default=2.0, gt=0.0)
-    clip_low: float = 0.2
-    clip_high: float = 0.28
-    dual_clip: float = 3.0
-    max_prompt_tokens: int = Field(default=2048, ge=1)
-    max_teacher_tokens: int = Field(default=10240, ge=1)
-    precision: Literal["fp32", "bf16"] = "fp32"
-    zero_stage: Literal[0, 1, 2, 3] = 0
-    checkpoint_every: int = Field(default=1, ge=1)
 
 
 class Evaluation(Strict):
@@ -187,11 +150,11 @@ class Recipe(Strict):
     schedule: Schedule = Schedule()
     sampling: Sampling = Sampling()
     memory: MemorySettings = MemorySettings()
-    retrieval: Retrieval = Retrieval()
-    context: Context = Context()
+    retrieval: RetrievalSettings = RetrievalSettings()
+    context: ContextRules = ContextRules()
     teacher: Teacher = Teacher()
     policy: PolicySettings = PolicySettings()
-    optimizer: Optimizer
+    optimizer: OptimizerSettings
     evaluation: Evaluation = Evaluation()
     generator: GeneratorSettings = GeneratorSettings()
     prompts: PromptFiles
@@ -233,10 +196,9 @@ class Recipe(Strict):
         """What the memory service needs to render contexts."""
         return ContextSettings(
             levels=self.levels,
-            k=self.retrieval.k,
-            min_similarity=self.retrieval.min_similarity,
             transient=self.memory.transient,
             excerpt_chars=self.memory.reflect.excerpt_chars,
+            **self.retrieval.model_dump(),
             **self.context.model_dump(),
         )
 

@@ -151,32 +151,41 @@ class AbstractSettings(Strict):
     """Cosine distance at which `embeddings` clusters are cut."""
 
 
-class ContextSettings(Strict):
-    """What a teacher sees besides the problem."""
+class RetrievalSettings(Strict):
+    """How behaviors are found for a problem."""
 
-    levels: tuple[Level, ...] = ("insight", "behavior")
     k: int = Field(default=3, ge=0, le=64)
     """Behaviors retrieved per problem."""
     min_similarity: float = Field(default=0.1, ge=-1.0, le=1.0)
     """Behaviors less similar to the problem than this (cosine) are not shown."""
+
+
+class ContextRules(Strict):
+    """How a teacher context is put together."""
+
     demonstrations: Literal["any", "same_plan", "none"] = "any"
     """Which passed sibling may be shown in full: any, only one that took the same approach, or none."""
     feedback: Literal["without_solution", "always", "never"] = "without_solution"
     """When the rollout's own feedback is shown."""
     conflicts: Literal["resolve", "show"] = "resolve"
-    """resolve: of two notes that contradict each other only the better supported one is shown."""
-    excerpt_chars: int = Field(default=1500, ge=16)
-    """Head of an attempt that says which approach it took; also what the experience level shows of it."""
-    transient: bool = False
-    """Only memory written in this very step is shown (ablation)."""
+    """resolve: of two notes that contradict each other only the more credible one is shown."""
     max_chars: int = Field(default=6000, ge=0)
     """Longest memory block; whole notes are dropped from the end, never cut in the middle."""
 
 
-class TrainSettings(Strict):
-    """The objective and the optimizer of one run."""
+class ContextSettings(ContextRules, RetrievalSettings):
+    """What a teacher sees besides the problem."""
 
-    objective: Literal["distill", "grpo"]
+    levels: tuple[Level, ...] = ("insight", "behavior")
+    excerpt_chars: int = Field(default=1500, ge=16)
+    """Head of an attempt that says which approach it took; also what the experience level shows of it."""
+    transient: bool = False
+    """Only memory written in this very step is shown (ablation)."""
+
+
+class OptimizerSettings(Strict):
+    """The optimizer, the divergence and the clips."""
+
     lr: float = Field(gt=0.0)
     warmup_steps: int = Field(default=0, ge=0)
     weight_decay: float = Field(default=0.01, ge=0.0)
@@ -185,8 +194,6 @@ class TrainSettings(Strict):
     """Optimizer steps per training step; each takes an equal share of the problems."""
     micro_tokens: int = Field(default=32768, ge=1)
     """Padded tokens per forward pass."""
-    temperature: float = Field(default=1.0, gt=0.0)
-    """The sampling temperature; logits of student and teacher are divided by it."""
     alpha: float = Field(default=0.5, ge=0.0, le=1.0)
     """Divergence: 0 forward KL(T||S), 1 reverse KL(S||T), between: generalised Jensen-Shannon."""
     top_k: int | None = Field(default=None, ge=1)
@@ -197,8 +204,6 @@ class TrainSettings(Strict):
     """Upper clip of the importance ratio exp(logp_now - logp_old)."""
     tis_clip: float = Field(default=2.0, gt=0.0)
     """Upper clip of the trainer-to-sampler probability ratio, per token."""
-    teacher_ema: float = Field(default=0.05, ge=0.0, le=1.0)
-    """Teacher update rate u: teacher = (1-u) teacher + u student, once per step."""
     clip_low: float = 0.2
     clip_high: float = 0.28
     dual_clip: float = 3.0
@@ -209,6 +214,16 @@ class TrainSettings(Strict):
     zero_stage: Literal[0, 1, 2, 3] = 0
     checkpoint_every: int = Field(default=1, ge=1)
     """Steps between optimizer checkpoints; steps after the last one are replayed on recovery."""
+
+
+class TrainSettings(OptimizerSettings):
+    """The objective and the optimizer of one run."""
+
+    objective: Literal["distill", "grpo"]
+    temperature: float = Field(default=1.0, gt=0.0)
+    """The sampling temperature; logits of student and teacher are divided by it."""
+    teacher_ema: float = Field(default=0.05, ge=0.0, le=1.0)
+    """Teacher update rate u: teacher = (1-u) teacher + u student, once per step."""
 
 
 # ---------------------------------------------------------------- job requests, one per kind of job
