@@ -146,8 +146,8 @@ def markdown(setting: Setting, table: Sequence[Row], seeds: int) -> str:
     lines = [
         f"## {setting.kind}, {setting.world}",
         "",
-        f"Memory-free accuracy (avg@n), mean over {seeds} worlds with 95 % intervals. Area is the mean height of the "
-        f"learning curve. Δ is `{REFERENCE}` minus the row on `test`, paired by world.",
+        f"Memory-free accuracy (avg@n), mean over {seeds} world{'s' if seeds > 1 else ''} with 95 % intervals. Area is "
+        f"the mean height of the learning curve. Δ is `{REFERENCE}` minus the row on `test`, paired by world.",
         "",
         "| variant | test, final | unseen, final | test, area | unseen, area | pass@k test | Δ final | Δ area |",
         "|---|---|---|---|---|---|---|---|",

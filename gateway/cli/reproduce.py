@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -94,7 +95,7 @@ def _write(out: Path, reports: dict[Any, Any], seeds: int) -> None:
         "# Pocket benchmark: results",
         "",
         f"{datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} cores ({platform.machine()}), Python "
-        f"{platform.python_version()}. Made by `make reproduce-pocket`.",
+        f"{platform.python_version()}. Made by `pmd {' '.join(sys.argv[1:])}`; `make reproduce-pocket` runs it all.",
         "",
     ]
     for setting, by_variant in reports.items():
