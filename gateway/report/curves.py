@@ -21,4 +21,4 @@ def curve_chart(title: str, curves: Mapping[str, list[tuple[int, float]]]) -> st
     style = files("gateway.report").joinpath("page.css").read_text()
     svg = line_chart(title, described, lines, height=320)
     head, end, rest = svg.partition(">")
-    return f"{head}{end}<style>{style}</style>{rest}\n"
+    return f"{head}{end}<style>{style} svg {{ font-family: system-ui, sans-serif; }}</style>{rest}\n"
