@@ -5,8 +5,8 @@
 2. Believed: each note's record on this problem's attempts, on top of its prior, gives its credibility;
    notes below `BELIEVED` are left out.
 3. Consistent (`conflicts: resolve`): notes are taken in order of credibility, and one that contradicts a note
-   already taken is left out. A reader of two contradicting notes follows either; measured with the pocket
-   model, one wrong behavior beside a right insight takes accuracy from .96 to .18.
+   already taken is left out. A reader of two contradicting notes follows either; in the
+   experiments behind the design one wrong behavior beside a right insight takes accuracy from .96 to .18.
 """
 
 from __future__ import annotations

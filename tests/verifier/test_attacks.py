@@ -76,7 +76,7 @@ def test_program_ends_as_the_table_says(case: dict[str, Any], sandbox: Sandbox) 
 @pytest.mark.parametrize("case", entries("attempts"))
 def test_attempt_is_denied(case: dict[str, Any], sandbox: Sandbox) -> None:
     if case.get("machine", os.uname().machine) != os.uname().machine:
-        pytest.skip(f"numbers of {case['machine']}")
+        pytest.skip(f"system call numbers of another machine; {case['machine']} runs it")
     source = TRY.format(service=services.verifier.app.__file__)
     spec = {
         "kind": "code",
@@ -89,7 +89,7 @@ def test_attempt_is_denied(case: dict[str, Any], sandbox: Sandbox) -> None:
 
 def test_foreign_calling_conventions_kill_the_process(sandbox: Sandbox) -> None:
     if os.uname().machine != "x86_64":
-        pytest.skip("x86_64 has them")
+        pytest.skip("only x86_64 has foreign calling conventions; run it there")
     x32 = "import ctypes\ndef solve(a): return ctypes.CDLL(None).syscall(ctypes.c_long(0x40000000 | 39))"
     i386 = (
         "import ctypes, mmap\n"

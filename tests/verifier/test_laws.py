@@ -71,7 +71,7 @@ def memory_of(pid: int) -> bytes:
                     parts.append(mem.read(end - start))
             return b"".join(parts)
     except PermissionError:
-        pytest.skip("this user may not read the memory of its own processes")
+        pytest.skip("reading the memory of the own child is forbidden here; root, or ptrace_scope 0, runs it")
 
 
 def during(seconds: float, sandbox: Sandbox, program: str, act: Callable[[], Any]) -> Any:
