@@ -6,6 +6,9 @@ import json
 import os
 import platform
 import sys
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,11 +16,12 @@ from typing import Annotated, Any
 import typer
 
 from gateway.cli.client import CliError, Gateway, connect
-from gateway.cli.follow import follow
+from gateway.cli.follow import ENDS
 from gateway.cli.output import console
 from gateway.cli.runs import check_recipe
 from gateway.launcher import default_state_dir
 
+POLL_S = 2.0
 RECIPES = Path(__file__).parents[2] / "recipes"
 
 
@@ -34,6 +38,7 @@ def reproduce(
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override for every run.")
     ] = None,
+    at_once: Annotated[int, typer.Option("--jobs", min=1, max=8, help="Runs at a time; one a core is best.")] = 2,
 ) -> None:
     """Run the comparison of docs/results/pocket.md. Interrupt it at will: it goes on where it stopped."""
     from gateway.recipe import parse_overrides  # noqa: PLC0415 - loads pyarrow
@@ -58,31 +63,48 @@ def reproduce(
         for seed in range(first_seed, first_seed + seeds)
         for name in chosen
     ]
-    for number, cell in enumerate(cells, 1):
-        recipe = cell_recipe(cell, RECIPES, parse_overrides(overrides or []))
-        path = cache / f"{cell.name}.{recipe_key(recipe)[-12:]}.json"
-        if not path.exists():
-            console.print(f"[{number}/{len(cells)}] {cell.name}", highlight=False)
-            report = _run(gateway, recipe, recipe_key(recipe))
-            part = path.with_suffix(".tmp")
-            part.write_text(json.dumps(report))
-            part.replace(path)
-        reports[cell.setting][cell.variant][cell.seed] = ReportView.model_validate_json(path.read_text())
+    recipes = {cell: cell_recipe(cell, RECIPES, parse_overrides(overrides or [])) for cell in cells}
+    for recipe in recipes.values():
+        check_recipe(recipe)
+    paths = {cell: cache / f"{cell.name}.{recipe_key(recipe)[-12:]}.json" for cell, recipe in recipes.items()}
+    todo = [cell for cell in cells if not paths[cell].exists()]
+    for cell in set(cells) - set(todo):
+        reports[cell.setting][cell.variant][cell.seed] = ReportView.model_validate_json(paths[cell].read_text())
+    for number, (cell, report) in enumerate(_run_all(gateway, recipes, todo, at_once), len(cells) - len(todo) + 1):
+        part = paths[cell].with_suffix(".tmp")
+        part.write_text(json.dumps(report))
+        part.replace(paths[cell])
+        reports[cell.setting][cell.variant][cell.seed] = ReportView.model_validate(report)
+        console.print(f"[{number}/{len(cells)}] {cell.name}", highlight=False)
         _write(out, reports, seeds)
+    _write(out, reports, seeds)
     console.print(f"written: {out / 'pocket.md'}")
 
 
-def _run(gateway: Gateway, recipe: dict[str, Any], key: str) -> dict[str, Any]:
-    """The report of the run of this recipe, started now or found where an interrupted call left it."""
-    check_recipe(recipe)
-    view = gateway.post("/v1/runs", {"recipe": recipe}, headers={"Idempotency-Key": key})
-    for _ in follow(gateway, view["id"]):
-        pass
-    ended = gateway.get(f"/v1/runs/{view['id']}")
-    if ended["status"] != "succeeded":
-        raise CliError(f"run {view['id']} {ended['status']}: {ended['error']}; mend it, then `pmd runs resume`")
-    report: dict[str, Any] = gateway.get(f"/v1/runs/{view['id']}/report")
-    return report
+def _run_all(
+    gateway: Gateway, recipes: Mapping[Any, dict[str, Any]], cells: Sequence[Any], at_once: int
+) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """The cells and their reports as their runs end, at most `at_once` of them running.
+
+    A run that an interrupted call has started is found by its key and waited for.
+    """
+    from gateway.reproduction import recipe_key  # noqa: PLC0415
+
+    waiting = deque(cells)
+    running: dict[str, Any] = {}
+    while waiting or running:
+        while waiting and len(running) < at_once:
+            cell = waiting.popleft()
+            key = {"Idempotency-Key": recipe_key(recipes[cell])}
+            running[gateway.post("/v1/runs", {"recipe": recipes[cell]}, headers=key)["id"]] = cell
+        time.sleep(POLL_S)
+        for run in list(running):
+            view = gateway.get(f"/v1/runs/{run}")
+            if view["status"] not in ENDS:
+                continue
+            if view["status"] != "succeeded":
+                raise CliError(f"run {run} {view['status']}: {view['error']}; mend it, then `pmd runs resume`")
+            yield running.pop(run), gateway.get(f"/v1/runs/{run}/report")
 
 
 def _write(out: Path, reports: dict[Any, Any], seeds: int) -> None:

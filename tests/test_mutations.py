@@ -1,0 +1,51 @@
+"""Laws 1 to 5 and 11 are defended: break one in a copy of the code, and its tests fail."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+MUTATIONS: list[dict[str, Any]] = yaml.safe_load((ROOT / "tests" / "mutations.yaml").read_text())
+COPIED = ("services", "gateway", "examples", "recipes", "tests")
+TESTS_FAILED = 1
+"""What pytest exits with when tests ran and some failed; a code that can't be imported is another status."""
+
+
+def title(mutation: dict[str, Any]) -> str:
+    return f"law {mutation['law']}: {mutation['what']}"
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS, ids=title)
+def test_the_line_to_break_is_there_once(mutation: dict[str, Any]) -> None:
+    assert (ROOT / mutation["file"]).read_text().count(mutation["old"]) == 1
+
+
+def test_every_law_that_must_be_defended_is() -> None:
+    assert {mutation["law"] for mutation in MUTATIONS} == {1, 2, 3, 4, 5, 11}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mutation", MUTATIONS, ids=title)
+def test_a_broken_law_is_noticed(mutation: dict[str, Any], tmp_path: Path) -> None:
+    for room in COPIED:
+        shutil.copytree(ROOT / room, tmp_path / room, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    broken = tmp_path / mutation["file"]
+    broken.write_text(broken.read_text().replace(mutation["old"], mutation["new"]))
+    ran = subprocess.run(
+        [sys.executable, "-m", "pytest", "-x", "-n", "0", "-m", "not slow and not chaos", *mutation["tests"].split()],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == TESTS_FAILED, ran.stdout[-2000:] + ran.stderr[-2000:]
