@@ -35,10 +35,15 @@ def mode_of(successes: Sequence[Attempt], failures: Sequence[Attempt]) -> Mode:
 
 
 def prompt(problem: Problem, attempts: Sequence[Attempt], old: Sequence[Item], request: ReflectRequest) -> str:
-    """The reflection prompt of one problem: its newest passed and failed attempts, and its old insight."""
+    """The reflection prompt of one problem: its newest passed and failed attempts, and its old insight.
+
+    Attempts that read alike teach no more than one, and a failure that reads like a success says nothing of the
+    approach: what is shown differs.
+    """
     shown = request.settings.attempts_per_outcome
-    successes = [a for a in attempts if a.passed][-shown:]
-    failures = [a for a in attempts if not a.passed][-shown:]
+    successes = _newest([a for a in attempts if a.passed], shown)
+    succeeded = {a.text for a in attempts if a.passed}
+    failures = _newest([a for a in attempts if not a.passed and a.text not in succeeded], shown)
     return render(
         "reflect",
         request.prompts.reflect,
@@ -49,6 +54,14 @@ def prompt(problem: Problem, attempts: Sequence[Attempt], old: Sequence[Item], r
         strategies=[item.text for item in strategies(old)],
         lessons=[item.text for item in lessons(old)],
     )
+
+
+def _newest(attempts: Sequence[Attempt], count: int) -> list[Attempt]:
+    """The `count` newest attempts of different text, oldest first."""
+    different: dict[str, Attempt] = {}
+    for one in reversed(attempts):
+        different.setdefault(one.text, one)
+    return list(different.values())[:count][::-1]
 
 
 def judge(

@@ -75,6 +75,9 @@ def code_problem(problem_id: str, question: str, split: str = "train") -> Proble
     )
 
 
+OUTCOMES = {True: "passed", False: "failed", None: "infra_error"}
+
+
 class World:
     """A bank, its problems, and the jobs on it."""
 
@@ -88,8 +91,8 @@ class World:
     def job(self, key: str) -> JobContext:
         return JobContext(key, threading.Event())
 
-    def batch(self, step: int, attempts: Sequence[tuple[str, str, bool]]) -> tuple[Ref, Ref]:
-        """Artifacts of a step from (problem id, text, passed)."""
+    def batch(self, step: int, attempts: Sequence[tuple[str, str, bool | None]]) -> tuple[Ref, Ref]:
+        """Artifacts of a step from (problem id, text, passed); None for one that nobody could judge."""
         rollouts, verdicts = [], []
         for n, (pid, text, passed) in enumerate(attempts):
             head = {"rollout_id": f"{pid}#{n}", "problem_id": pid, "split": self.problems[pid].split}
@@ -100,7 +103,7 @@ class World:
             )
             verdicts.append(
                 head
-                | {"outcome": "passed" if passed else "failed", "reward": float(passed)}
+                | {"outcome": OUTCOMES[passed], "reward": float(passed or 0.0)}
                 | {"feedback": "" if passed else f"wrong {n}", "sandbox_tier": "", "cpu_ms": 0.0}
             )
         base = f"file://{self.folder}/s{step}"
@@ -111,7 +114,7 @@ class World:
         self.batches[step] = refs
         return refs
 
-    def record(self, step: int, attempts: Sequence[tuple[str, str, bool]], keep: int = 16) -> MemoryCounts:
+    def record(self, step: int, attempts: Sequence[tuple[str, str, bool | None]], keep: int = 16) -> MemoryCounts:
         rollouts, verdicts = self.batch(step, attempts)
         request = RecordRequest(
             bank="b",

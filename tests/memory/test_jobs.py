@@ -50,6 +50,11 @@ def test_law_3_evaluation_problems_never_enter_a_bank(world: World) -> None:
         world.record(1, [("t0", RIGHT, True)])
 
 
+def test_law_5_an_attempt_that_nobody_could_judge_is_no_experience(world: World) -> None:
+    world.record(1, [("p0", WRONG, None), ("p0", RIGHT, True)])
+    assert [i.text for i in active(world, "experience")] == [RIGHT]
+
+
 def test_reflection_contrasts_and_replaces(world: World) -> None:
     world.record(1, [("p0", RIGHT, True), ("p0", WRONG, False), ("p1", WRONG, False)])
     words = Words(lambda p: STRATEGY.format(family(p)) if p.startswith("contrast") else "Lesson: not reverse.")
@@ -61,6 +66,16 @@ def test_reflection_contrasts_and_replaces(world: World) -> None:
         ("strategy", "zor-mil: rotate then add 3."),
         ("lesson", "not reverse."),
     }
+
+
+def test_reflection_sees_each_approach_once(world: World) -> None:
+    attempts = [("p0", WRONG, False), ("p0", RIGHT, False), ("p0", WRONG, False), ("p0", RIGHT, True)]
+    world.record(1, [*attempts, ("p0", RIGHT, True)], keep=8)
+    words = Words(lambda _: "None")
+    world.reflect(1, words, ["p0"])
+    _, _, successes, failures, *_ = words.asked[0].split("|")
+    assert (successes.count("rotate"), successes.count("reverse")) == (1, 0)
+    assert (failures.count("rotate"), failures.count("reverse")) == (0, 1)
 
 
 def test_an_old_strategy_stands_as_long_as_attempts_bear_it_out(world: World) -> None:
