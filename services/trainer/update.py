@@ -74,13 +74,13 @@ class Updater:
         ]
         mini_batches = max(len(shares), 1)
         shares = [micro_batches for micro_batches in shares if micro_batches]
-        old_logps = self._old_logps(shares, settings, watch) if len(shares) > 1 else None
+        old_logps = self._old_logps(shares[1:], settings, watch)
         sums = torch.zeros(len(SUMS), dtype=torch.float64, device=self._engine.device)
         norms: list[float] = []
         applied = 0
         for i, micro_batches in enumerate(shares):
             for j, micro_batch in enumerate(micro_batches):
-                old_N = old_logps[i][j] if old_logps else None
+                old_N = old_logps[i - 1][j] if i else None
                 last = j == len(micro_batches) - 1
                 sums += self._accumulate(micro_batch, old_N, settings, learn=lr > 0, last=last, watch=watch)
             if lr > 0:
@@ -135,9 +135,9 @@ class Updater:
     def _old_logps(
         self, shares: list[list[MicroBatch]], settings: TrainSettings, watch: Stopwatch
     ) -> list[list[Tensor]]:
-        """Log-probabilities of all sampled tokens before the first optimizer step.
+        """Log-probabilities of the sampled tokens of later mini-batches, before the first optimizer step.
 
-        With a single mini-batch they are those of the training forward itself, and this pass is saved.
+        Those of the first mini-batch are what its training forward gives: no step lies between.
         """
         with watch.part("student"):
             return [
