@@ -4,11 +4,13 @@ Invariants:
 - Verdicts come back in the order of the submissions.
 - Equal answers to an equal spec are judged once: rollouts of one problem often hold the same program, and a program
   is deterministic in the sandbox. Reasoning around the program does not matter.
+- A kind that raises spoils the verdict it was asked for, as `infra_error`, and no other.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -20,6 +22,9 @@ from services.verifier.context import Context
 from services.verifier.kinds import Kind, SpecError, code, parse_spec
 from services.verifier.sandbox.pool import Pool
 from services.verifier.sandbox.tier import Tier
+from services.verifier.trouble import infra_error
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -60,15 +65,32 @@ class Grader:
                 if key not in specs:
                     specs[key] = _parse(index, submission.verifier, context.pool.memory_mb)
                 kind, spec = specs[key]
-                pair = (key, kind.answer(spec, submission.completion))
+                pair = (key, _answer(kind, spec, submission.completion))
                 if pair not in judged:
-                    judged[pair] = self._threads.submit(kind.grade, spec, submission.completion, context)
+                    judged[pair] = self._threads.submit(_grade, kind, spec, submission.completion, context)
                 futures.append(judged[pair])
             return [future.result() for future in futures]
         except BaseException:
             for future in judged.values():
                 future.cancel()
             raise
+
+
+def _answer(kind: Kind[Any], spec: Strict, completion: str) -> str | None:
+    try:
+        return kind.answer(spec, completion)
+    except Exception:  # `grade` will meet it too, and reports it
+        log.exception("a kind could not find the answer of a completion")
+        return completion
+
+
+def _grade(kind: Kind[Any], spec: Strict, completion: str, context: Context) -> Verdict:
+    try:
+        return kind.grade(spec, completion, context)
+    except Exception as error:
+        context.check()  # cancelled work has no verdict
+        log.exception("a kind failed to judge a completion")
+        return infra_error(f"{type(error).__name__}: {error}")
 
 
 def _parse(index: int, verifier: Mapping[str, Any], memory_mb: int) -> tuple[Kind[Any], Strict]:

@@ -53,6 +53,7 @@ def spec_of(case: dict[str, Any]) -> dict[str, Any]:
         "fn_name": case.get("fn_name", "solve"),
         "tests": [{"input": case.get("input", "[3, 1, 4, 2]"), "output": output}],
         "limits": {"cpu_s": 0.4, "memory_mb": 256, "output_kb": 1024, **case.get("limits", {})},
+        "compare": case.get("compare", "livecodebench"),
     }
 
 
