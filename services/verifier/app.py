@@ -24,7 +24,7 @@ from services.common.jobs import JobContext, JobKind, JobRunner, JobStore
 from services.common.strict import Strict
 from services.common.wire import VERDICTS, Outcome, Verdict, VerifyRequest, VerifyResult
 from services.verifier.grading import Grader, Submission
-from services.verifier.kinds import KINDS, SpecError
+from services.verifier.kinds import SpecError, kinds
 from services.verifier.sandbox.pool import Pool
 from services.verifier.sandbox.tier import Tier, open_sandbox
 from services.verifier.scores import split_scores
@@ -40,7 +40,8 @@ class VerifyItem(Strict):
     """A completion and the spec that judges it."""
 
     verifier: dict[str, Any]
-    """A problem's verifier spec: `kind` (exact, choice, code) and what that kind needs."""
+    """A problem's verifier spec: `kind` (code, choice, exact, regex, math, json_schema, python, or an installed one)
+    and what that kind needs."""
     completion: str
 
 
@@ -62,11 +63,13 @@ class Verifier:
         self.sandbox: tuple[Pool, Tier, Grader] | None = None
 
     def start(self, settings: VerifierSettings) -> None:
-        """Open the sandbox.
+        """Load the kinds, open the sandbox.
 
         Raises:
+            KindError: an installed package offers a kind that can't be used.
             SandboxUnavailable: this machine can't isolate programs.
         """
+        kinds()
         # Programs run as our user where there is no other: our memory and /proc entries are not theirs to read.
         ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
         pool, tier = open_sandbox(
@@ -87,7 +90,7 @@ class Verifier:
         if self.sandbox is None:
             raise NotReady("the sandbox is not open")
         pool, tier, _ = self.sandbox
-        return {"sandbox_tier": tier.name, "sandbox": asdict(tier), "workers": pool.workers, "kinds": list(KINDS)}
+        return {"sandbox_tier": tier.name, "sandbox": asdict(tier), "workers": pool.workers, "kinds": list(kinds())}
 
     def grade(self, submissions: list[Submission], check: Callable[[], None] = lambda: None) -> list[Verdict]:
         """Verdicts of `submissions`; see `Grader.grade`."""

@@ -33,17 +33,23 @@ class NotJson(ValueError):
     """The bytes are not JSON within the limits."""
 
 
-def parse_json(data: bytes | str) -> Any:
+def parse_json(data: bytes | str, *, strict: bool = False) -> Any:
     """The value of a JSON text.
 
     Integers too long for Python become their digits as bytes, which are equal exactly when the integers are and
     equal no other JSON value.
 
+    Args:
+        strict: refuse keys that occur twice in an object (else the last one counts) and numbers that JSON's readers
+            differ on: beyond every float, or of too many digits.
+
     Raises:
         NotJson: invalid, nested deeper than `MAX_DEPTH`, or holding NaN or Infinity.
     """
     try:
-        value = json.loads(data, parse_int=_integer, parse_constant=_refuse)
+        lenient: dict[str, Any] = {"parse_int": _integer}
+        hooks = lenient if not strict else {"object_pairs_hook": _unique, "parse_float": _finite, "parse_int": _short}
+        value = json.loads(data, parse_constant=_refuse, **hooks)
     except (ValueError, RecursionError) as error:
         raise NotJson(str(error)) from error
     level = [value]
@@ -56,6 +62,26 @@ def parse_json(data: bytes | str) -> Any:
 
 def _integer(digits: str) -> int | bytes:
     return int(digits) if len(digits) <= PYTHON_INT_DIGITS else digits.encode()
+
+
+def _short(digits: str) -> int:
+    if len(digits) > PYTHON_INT_DIGITS:
+        raise ValueError(f"an integer of more than {PYTHON_INT_DIGITS} digits")
+    return int(digits)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        raise ValueError("an object names a key twice")
+    return value
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise ValueError("a number is beyond every float")
+    return value
 
 
 def _refuse(name: str) -> Any:

@@ -77,6 +77,14 @@ def wrong_text(answer: str, expected: str) -> str:
     return _bounded("\n".join(_field(n, t) for n, t in (("Answer", answer), ("Expected", expected)) if t))
 
 
+def note(text: str) -> str:
+    """Text of somebody else's, a line each, in the limits of feedback as a whole."""
+    head = text[:MAX_CHARS]
+    return _bounded(
+        "\n".join(_clean(line) for line in head.strip().split("\n")) + (" .." if len(text) > MAX_CHARS else "")
+    )
+
+
 def _case(case: Case) -> str:
     fields = [_field("Input", case.input), _field("Output", case.output)]
     if case.expected:

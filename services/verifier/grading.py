@@ -19,12 +19,18 @@ from typing import Any
 from services.common.strict import Strict
 from services.common.wire import Verdict
 from services.verifier.context import Context
-from services.verifier.kinds import Kind, SpecError, code, parse_spec
+from services.verifier.kinds import SpecError, parse_spec
+from services.verifier.kinds.kind import Kind
+from services.verifier.library import Library
+from services.verifier.limits import RunLimits
 from services.verifier.sandbox.pool import Pool
 from services.verifier.sandbox.tier import Tier
 from services.verifier.trouble import infra_error
 
 log = logging.getLogger(__name__)
+
+MAX_JUDGES = 4
+"""Judges at the same time: each of their zygotes holds sympy, about 100 MB."""
 
 
 @dataclass(frozen=True)
@@ -39,11 +45,13 @@ class Grader:
     """Grades batches on as many threads as the sandbox has workers; thread-safe."""
 
     def __init__(self, pool: Pool, tier: Tier) -> None:
-        self._context = Context(pool, tier.name, lambda: None)
+        self._library = Library(min(pool.workers, MAX_JUDGES), insecure=bool(tier.escaped))
+        self._context = Context(pool, self._library, tier.name, lambda: None)
         self._threads = ThreadPoolExecutor(pool.workers, thread_name_prefix="grade")
 
     def close(self) -> None:
         """Take no more work. Close the sandbox first: what is under way then ends at once."""
+        self._library.close()
         self._threads.shutdown()
 
     def grade(self, submissions: Sequence[Submission], check: Callable[[], None] = lambda: None) -> list[Verdict]:
@@ -96,7 +104,8 @@ def _grade(kind: Kind[Any], spec: Strict, completion: str, context: Context) -> 
 def _parse(index: int, verifier: Mapping[str, Any], memory_mb: int) -> tuple[Kind[Any], Strict]:
     try:
         kind, spec = parse_spec(verifier)
-        if isinstance(spec, code.Spec) and spec.limits.memory_mb > memory_mb:
+        limits = getattr(spec, "limits", None)
+        if isinstance(limits, RunLimits) and limits.memory_mb > memory_mb:
             message = f"this verifier gives all programs {memory_mb} MB together (PMD_SANDBOX_MEMORY_MB)"
             raise SpecError([{"field": "limits.memory_mb", "message": message}])
     except SpecError as error:

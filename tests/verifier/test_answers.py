@@ -86,6 +86,18 @@ CHOICES = {
     "<answer>B": "passed",
     "<answer>A</answer>": "failed",
     "<answer>B</answer> no, <answer>A</answer>": "failed",
+    "<answer>(B).</answer>": "passed",
+    "<answer>**B**</answer>": "passed",
+    "<answer>\\boxed{B}</answer>": "passed",
+    "<answer>Ｂ</answer>": "passed",  # a full-width B
+    "<answer>B</answer> <answer>": "format",
+    "<answer>BB</answer>": "format",
+    "<answer>B B</answer>": "format",
+    "<answer>B. Helium</answer>": "format",
+    "<answer>not A but B</answer>": "format",
+    "<answer>\\boxed{A}\\boxed{B}</answer>": "format",
+    "<answer>В</answer>": "format",  # a Cyrillic ve
+    "<answer>\u200bB</answer>": "format",
     "<answer>A, B</answer>": "format",
     "<answer>A B C D</answer>": "format",
     "<answer>b</answer>": "format",
@@ -121,7 +133,7 @@ def test_exact() -> None:
     ("spec", "field", "message"),
     [
         ({"kind": "chioce", "answer": "A"}, "kind", "did you mean 'choice'"),
-        ({"answer": "A"}, "kind", "valid: exact, choice, code"),
+        ({"answer": "A"}, "kind", "valid: exact, choice, regex"),
         ({"kind": "choice", "answr": "A"}, "answr", "did you mean 'answer'"),
         ({"kind": "choice", "answer": "E"}, "", "not one of labels"),
         ({"kind": "code", "tests": []}, "tests", "at least 1"),
