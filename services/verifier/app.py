@@ -19,12 +19,13 @@ from prometheus_client import Counter as Metric
 from pydantic import Field
 
 from services.common.app import NotReady, create_service, problem
-from services.common.artifacts import read_problems, read_table, write_table
+from services.common.artifacts import ArtifactError, read_problems, read_table, write_table
 from services.common.jobs import JobContext, JobKind, JobRunner, JobStore
 from services.common.strict import Strict
 from services.common.wire import VERDICTS, Outcome, Verdict, VerifyRequest, VerifyResult
 from services.verifier.grading import Grader, Submission
 from services.verifier.kinds import SpecError, kinds
+from services.verifier.reverify import ReverifyRequest, ReverifyResult, reverify
 from services.verifier.sandbox.pool import Pool
 from services.verifier.sandbox.tier import Tier, open_sandbox
 from services.verifier.scores import split_scores
@@ -131,6 +132,18 @@ class Verifier:
         )
 
 
+def _job_kinds(verifier: Verifier) -> dict[str, JobKind[Any]]:
+    def again(request: ReverifyRequest, job: JobContext) -> ReverifyResult:
+        return reverify(request, lambda submissions: verifier.grade(submissions, job.check))
+
+    return {"verify": JobKind(VerifyRequest, verifier.verify_job), "reverify": JobKind(ReverifyRequest, again)}
+
+
+def _bad_specs(error: SpecError) -> HTTPException:
+    fields = [{**field, "field": f"items.{field['field']}"} for field in error.fields]
+    return HTTPException(422, fields)
+
+
 def create_app(settings: VerifierSettings) -> FastAPI:
     """The verifier's application. The sandbox opens when it starts and closes when it stops.
 
@@ -139,7 +152,7 @@ def create_app(settings: VerifierSettings) -> FastAPI:
     """
     verifier = Verifier()
     store = JobStore(settings.service_dir("verifier") / "jobs.sqlite")
-    jobs = JobRunner("verifier", store, {"verify": JobKind(VerifyRequest, verifier.verify_job)})
+    jobs = JobRunner("verifier", store, _job_kinds(verifier))
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -170,10 +183,21 @@ def create_app(settings: VerifierSettings) -> FastAPI:
         try:
             verdicts = verifier.grade([Submission(item.verifier, item.completion) for item in batch.items])
         except SpecError as error:
-            fields = [{**field, "field": f"items.{field['field']}"} for field in error.fields]
-            raise HTTPException(422, fields) from error
+            raise _bad_specs(error) from error
         except NotReady as error:
             raise HTTPException(503, str(error)) from error
         return VerifyBatchResult(verdicts=verdicts)
+
+    @app.post("/v1/reverify", tags=["verify"], responses={422: {"description": "a spec or an artifact is not valid"}})
+    def judge_again(request: ReverifyRequest) -> ReverifyResult:
+        """Judge past completions by specs of today and say what changes. For many, submit it as a job `reverify`."""
+        try:
+            return reverify(request, verifier.grade)
+        except SpecError as error:
+            raise _bad_specs(error) from error
+        except (ArtifactError, ValueError, OSError, ImportError) as error:
+            raise HTTPException(422, str(error)) from error
+        except NotReady as error:
+            raise HTTPException(503, str(error)) from error
 
     return app
