@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import uuid
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Annotated, Any, Literal
@@ -27,7 +28,7 @@ from gateway.forward import Forwarder
 from gateway.history import checkpoint_views, recipe_of, run_view, step_views
 from gateway.metrics import RunMetrics
 from gateway.plan import step_plan
-from gateway.problems import InvalidRecipe, find_model, load_problems, materialise, parse_recipe
+from gateway.problems import SHOWN, InvalidRecipe, find_model, load_problems, materialise, parse_recipe
 from gateway.recipe import Recipe
 from gateway.registry import IdempotencyConflict, Registry, UnknownRun
 from gateway.settings import GatewaySettings
@@ -205,10 +206,13 @@ def _add_run_routes(app: FastAPI, settings: GatewaySettings, registry: Registry,
         """Check a recipe, its problems and its model, and say what it would do; nothing is started."""
         recipe = parse_recipe(body.recipe)
         find_model(recipe.model)
-        load_problems(recipe.problems)
+        problems, bad = load_problems(recipe.problems)
         return ValidatedRecipe(
             recipe=recipe.model_dump(mode="json"),
             steps=last_step(recipe),
+            problems=dict(Counter(p.split for p in problems)),
+            bad_records=len(bad),
+            bad_examples=bad[:SHOWN],
             phases={
                 step: [
                     PlannedPhase(name=name, service=CALLS[name].service, kind=CALLS[name].kind)

@@ -5,22 +5,31 @@ Invariants:
   the memory service and never to the rollout service (Law 4).
 - Problem ids are unique, and no evaluation problem is a training problem (Law 3).
 - Version 0 is the base model's own files (hard links where the disk allows), sealed by a manifest.
+- A record that is wrong is left out and reported; the rest is used.
 - Doing it twice writes the same bytes, so a creation that was cut short can be repeated.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import fsspec
 from pydantic import ValidationError
 
-from gateway.recipe import FileProblems, Method, PocketProblems, Recipe
+from gateway.datasets import livecodebench, sciknoweval
+from gateway.datasets.records import BadRecord, Decode, Unreadable, load
+from gateway.recipe import (
+    FileProblems,
+    LiveCodeBenchProblems,
+    Method,
+    PocketProblems,
+    ProblemSource,
+    Recipe,
+    SciKnowEvalProblems,
+)
 from gateway.state import Inputs
 from services.common.artifacts import (
     MANIFEST,
@@ -33,7 +42,12 @@ from services.common.artifacts import (
     write_table,
 )
 from services.common.strict import explain
-from services.common.wire import PROMPTS, Problem, Weights
+from services.common.wire import PROMPTS, Problem, Split, Weights
+
+SHOWN = 20
+"""Bad records that are named; the rest is counted."""
+
+Loaded = tuple[list[Problem], list[BadRecord]]
 
 
 class InvalidRecipe(ValueError):
@@ -72,20 +86,21 @@ def _readable(field: dict[str, str], tree: dict[str, Any]) -> dict[str, str]:
     return {"field": path, "message": message}
 
 
-def load_problems(source: PocketProblems | FileProblems) -> list[Problem]:
-    """The problems of a recipe, checked.
+def load_problems(source: ProblemSource) -> Loaded:
+    """The problems of a recipe, checked, and the records of its files that are left out because they are wrong.
 
     Raises:
-        InvalidRecipe: naming file, line and field of the first problem that is wrong.
+        InvalidRecipe: the set as a whole can't be used: a file can't be read, no record is right, an id occurs twice,
+            an evaluation problem is a training problem.
     """
-    problems = list(_pocket(source) if isinstance(source, PocketProblems) else _files(source.files))
+    problems, bad = (list(_pocket(source)), []) if isinstance(source, PocketProblems) else _from_files(source)
     seen: set[str] = set()
     for problem in problems:
         if problem.id in seen:
             raise _invalid("problems", f"problem id {problem.id!r} occurs twice; ids are unique across splits")
         seen.add(problem.id)
     practised = {dump_messages(p.messages): p.id for p in problems if p.split == "train"}
-    if not (isinstance(source, FileProblems) and source.shared_questions):
+    if isinstance(source, PocketProblems) or not source.shared_questions:
         for problem in problems:
             twin = practised.get(dump_messages(problem.messages))
             if problem.split != "train" and twin is not None:
@@ -94,7 +109,32 @@ def load_problems(source: PocketProblems | FileProblems) -> list[Problem]:
                     f"{problem.split} problem {problem.id!r} asks what train problem {twin!r} asks; remove one, or set"
                     " problems.shared_questions if only their hidden tests differ",
                 )
-    return problems
+    return problems, bad
+
+
+def _from_files(source: FileProblems | LiveCodeBenchProblems | SciKnowEvalProblems) -> Loaded:
+    problems: list[Problem] = []
+    bad: list[BadRecord] = []
+    try:
+        if isinstance(source, FileProblems):
+            problems, bad = load(source.files, lambda record, _: Problem.model_validate(record))
+        else:
+            for split, files in source.files.items():
+                found, wrong = load(files, _decoder(source, split))
+                problems += found
+                bad += wrong
+    except Unreadable as error:
+        raise _invalid("problems.files", str(error)) from error
+    if bad and not problems:
+        raise InvalidRecipe([{"field": "problems.files", "message": str(record)} for record in bad[:SHOWN]])
+    return problems, bad
+
+
+def _decoder(source: LiveCodeBenchProblems | SciKnowEvalProblems, split: Split) -> Decode:
+    if isinstance(source, SciKnowEvalProblems):
+        return lambda record, id_: sciknoweval.decode(record, split, id_, types=source.types)
+    share = source.train_tests if split == "train" else 1.0
+    return lambda record, _: livecodebench.decode(record, split, since=source.since, until=source.until, share=share)
 
 
 def _pocket(source: PocketProblems) -> Iterator[Problem]:
@@ -108,35 +148,13 @@ def _pocket(source: PocketProblems) -> Iterator[Problem]:
         yield from (Problem.model_validate(record) for record in records)
 
 
-def _files(files: Iterable[str]) -> Iterator[Problem]:
-    for uri in files:
-        try:
-            with fsspec.open(uri, "rt", encoding="utf-8") as f:
-                lines = f.read().splitlines()
-        except (OSError, ValueError) as error:
-            raise _invalid("problems.files", f"{uri} can't be read: {error}") from error
-        for number, line in enumerate(lines, 1):
-            if line.strip():
-                yield _problem(line, f"{uri} line {number}")
-
-
-def _problem(line: str, where: str) -> Problem:
-    try:
-        return Problem.model_validate(json.loads(line))
-    except json.JSONDecodeError as error:
-        raise _invalid("problems.files", f"{where}: no JSON: {error}") from error
-    except ValidationError as error:
-        first = explain(error, Problem)[0]
-        raise _invalid("problems.files", f"{where}: field {first['field']!r}: {first['message']}") from error
-
-
 def materialise(recipe: Recipe, run: str, runs_uri: str) -> Inputs:
     """Write what `run` starts with below `runs_uri`.
 
     Raises:
         InvalidRecipe: when the problems or the model can't be used.
     """
-    problems = load_problems(recipe.problems)
+    problems, bad = load_problems(recipe.problems)
     train = tuple(p.id for p in problems if p.split == "train")
     evaluation = tuple(p.id for p in problems if p.split in recipe.evaluation.splits)
     per_step = recipe.schedule.problems_per_step
@@ -157,6 +175,8 @@ def materialise(recipe: Recipe, run: str, runs_uri: str) -> Inputs:
         prompts=write_table(join(root, "problems", "prompts.parquet"), prompts, PROMPTS),
         train=train,
         evaluation=evaluation,
+        bad_records=len(bad),
+        bad_examples=tuple(str(record) for record in bad[:SHOWN]),
     )
 
 

@@ -7,6 +7,7 @@ recipe when it is loaded, so a stored recipe needs no other file but the model.
 
 from __future__ import annotations
 
+from datetime import date
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -26,6 +27,7 @@ from services.common.wire import (
     RetrievalSettings,
     Sampling,
     Slug,
+    Split,
     TrainSettings,
 )
 
@@ -68,6 +70,41 @@ class FileProblems(Strict):
     shared_questions: bool = False
     """Allow an evaluation problem that asks the same as a training problem (LiveCodeBench: only the hidden tests
     differ). Without it such a pair is refused."""
+
+
+class LiveCodeBenchProblems(Strict):
+    """LiveCodeBench's code_generation_lite, as its files are."""
+
+    source: Literal["livecodebench"]
+    files: dict[Split, list[str]] = Field(min_length=1)
+    """Paths or URIs by split. One file may serve several splits; then set `shared_questions`."""
+    since: date | None = None
+    """Leave out contests before this day."""
+    until: date | None = None
+    """Leave out contests on and after this day."""
+    train_tests: float = Field(default=1.0, gt=0.0, le=1.0)
+    """Share of a training problem's private tests that judge it; evaluation always uses all."""
+    shared_questions: bool = False
+    """As for `jsonl`."""
+
+
+class SciKnowEvalProblems(Strict):
+    """SciKnowEval's raw data, as its files are."""
+
+    source: Literal["sciknoweval"]
+    files: dict[Split, list[str]] = Field(min_length=1)
+    """Paths or URIs by split; JSON lines or a JSON array."""
+    types: tuple[Literal["mcq-4-choices", "mcq-2-choices", "true_or_false", "filling"], ...] = Field(
+        default=("mcq-4-choices", "mcq-2-choices", "true_or_false"), min_length=1
+    )
+    """Types of question to load; the others are left out."""
+    shared_questions: bool = False
+    """As for `jsonl`."""
+
+
+ProblemSource = Annotated[
+    PocketProblems | FileProblems | LiveCodeBenchProblems | SciKnowEvalProblems, Field(discriminator="source")
+]
 
 
 class Schedule(Strict):
@@ -145,7 +182,7 @@ class Recipe(Strict):
     name: Slug
     model: str
     """Hugging Face folder of the base model (path or file:// URI)."""
-    problems: Annotated[PocketProblems | FileProblems, Field(discriminator="source")]
+    problems: ProblemSource
     method: Method = Method.PMD
     schedule: Schedule = Schedule()
     sampling: Sampling = Sampling()
@@ -274,6 +311,11 @@ def load_recipe(path: Path, overrides: dict[str, Any] | None = None) -> dict[str
     problems = tree.get("problems")
     if isinstance(problems, dict) and isinstance(problems.get("files"), list):
         problems["files"] = [absolute(str(f)) for f in problems["files"]]
+    elif isinstance(problems, dict) and isinstance(problems.get("files"), dict):
+        problems["files"] = {
+            split: [absolute(str(f)) for f in files] if isinstance(files, list) else files
+            for split, files in problems["files"].items()
+        }
     if isinstance(tree.get("extends"), str):
         tree = merge(load_recipe(here / tree.pop("extends")), tree)
     return merge(tree, overrides or {})

@@ -100,6 +100,9 @@ class Registry:
             with self.database.write() as db:
                 db.execute(insert(RUNS).values(row))
                 self._log(db, run, "run.created", {"name": recipe.name, "method": recipe.method})
+                if inputs.bad_records:
+                    facts = {"count": inputs.bad_records, "examples": list(inputs.bad_examples)}
+                    self._log(db, run, "problems.left_out", facts)
         except IntegrityError as error:
             with self.database.read() as db:
                 known = db.scalar(select(RUNS.c.recipe_hash).where(RUNS.c.id == run))

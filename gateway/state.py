@@ -90,6 +90,10 @@ class Inputs(Strict):
     """Ids of the problems that are practised."""
     evaluation: tuple[str, ...]
     """Ids of the problems of the splits that are evaluated."""
+    bad_records: int = 0
+    """Records of problem files that were left out because they are wrong."""
+    bad_examples: tuple[str, ...] = ()
+    """Where the first of them are, and what is wrong."""
 
 
 @dataclass(frozen=True)

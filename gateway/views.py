@@ -5,8 +5,9 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Any
 
+from gateway.datasets.records import BadRecord
 from services.common.strict import Strict
-from services.common.wire import MemoryCounts, SplitScore, Weights
+from services.common.wire import MemoryCounts, Split, SplitScore, Weights
 
 
 class RunStatus(StrEnum):
@@ -129,5 +130,11 @@ class ValidatedRecipe(Strict):
     recipe: dict[str, Any]
     """With every default filled in."""
     steps: int
+    problems: dict[Split, int] = {}
+    """Problems by split."""
+    bad_records: int = 0
+    """Records of problem files that are wrong and would be left out."""
+    bad_examples: list[BadRecord] = []
+    """The first of them."""
     phases: dict[int, list[PlannedPhase]]
     """Of steps 0 and 1."""

@@ -73,9 +73,18 @@ def create(
     data = read_recipe(recipe, overrides or [])
     if dry_run:
         check_recipe(data)
-        from gateway.recipe import Recipe  # noqa: PLC0415 - loads pyarrow
+        from gateway.problems import SHOWN, InvalidRecipe, load_problems  # noqa: PLC0415 - loads pyarrow
+        from gateway.recipe import Recipe  # noqa: PLC0415
 
-        print_json(Recipe.model_validate(data).model_dump(mode="json"))
+        checked = Recipe.model_validate(data)
+        try:
+            problems, bad = load_problems(checked.problems)
+        except InvalidRecipe as error:
+            raise CliError(str(error), code=2) from error
+        for record in bad[:SHOWN]:
+            typer.echo(f"left out: {record}", err=True)
+        typer.echo(f"{len(problems)} problems, {len(bad)} bad records left out", err=True)
+        print_json(checked.model_dump(mode="json"))
         return
     gateway = connect()
     view = submit(gateway, data)

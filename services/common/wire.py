@@ -69,6 +69,8 @@ class Verdict(Strict):
     sandbox_tier: str = ""
     """Isolation in force when untrusted code ran; empty for kinds that run none."""
     cpu_ms: float = 0.0
+    error: str = ""
+    """Cause of an `infra_error`, for the operator; no model ever sees it."""
 
 
 class Ref(Strict):
@@ -444,6 +446,7 @@ VERDICTS = pa.schema(
         ("feedback", pa.string()),
         ("sandbox_tier", pa.string()),
         ("cpu_ms", pa.float32()),
+        ("error", pa.string()),  # cause of an infra_error
     ]
 )
 

@@ -19,12 +19,13 @@ from prometheus_client import Counter as Metric
 from pydantic import Field
 
 from services.common.app import NotReady, create_service, problem
-from services.common.artifacts import read_problems, read_table, write_table
+from services.common.artifacts import ArtifactError, read_problems, read_table, write_table
 from services.common.jobs import JobContext, JobKind, JobRunner, JobStore
 from services.common.strict import Strict
 from services.common.wire import VERDICTS, Outcome, Verdict, VerifyRequest, VerifyResult
 from services.verifier.grading import Grader, Submission
-from services.verifier.kinds import KINDS, SpecError
+from services.verifier.kinds import SpecError, kinds
+from services.verifier.reverify import ReverifyRequest, ReverifyResult, reverify
 from services.verifier.sandbox.pool import Pool
 from services.verifier.sandbox.tier import Tier, open_sandbox
 from services.verifier.scores import split_scores
@@ -40,7 +41,8 @@ class VerifyItem(Strict):
     """A completion and the spec that judges it."""
 
     verifier: dict[str, Any]
-    """A problem's verifier spec: `kind` (exact, choice, code) and what that kind needs."""
+    """A problem's verifier spec: `kind` (code, choice, exact, regex, math, json_schema, python, or an installed one)
+    and what that kind needs."""
     completion: str
 
 
@@ -62,11 +64,13 @@ class Verifier:
         self.sandbox: tuple[Pool, Tier, Grader] | None = None
 
     def start(self, settings: VerifierSettings) -> None:
-        """Open the sandbox.
+        """Load the kinds, open the sandbox.
 
         Raises:
+            KindError: an installed package offers a kind that can't be used.
             SandboxUnavailable: this machine can't isolate programs.
         """
+        kinds()
         # Programs run as our user where there is no other: our memory and /proc entries are not theirs to read.
         ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
         pool, tier = open_sandbox(
@@ -87,7 +91,7 @@ class Verifier:
         if self.sandbox is None:
             raise NotReady("the sandbox is not open")
         pool, tier, _ = self.sandbox
-        return {"sandbox_tier": tier.name, "sandbox": asdict(tier), "workers": pool.workers, "kinds": list(KINDS)}
+        return {"sandbox_tier": tier.name, "sandbox": asdict(tier), "workers": pool.workers, "kinds": list(kinds())}
 
     def grade(self, submissions: list[Submission], check: Callable[[], None] = lambda: None) -> list[Verdict]:
         """Verdicts of `submissions`; see `Grader.grade`."""
@@ -128,6 +132,18 @@ class Verifier:
         )
 
 
+def _job_kinds(verifier: Verifier) -> dict[str, JobKind[Any]]:
+    def again(request: ReverifyRequest, job: JobContext) -> ReverifyResult:
+        return reverify(request, lambda submissions: verifier.grade(submissions, job.check))
+
+    return {"verify": JobKind(VerifyRequest, verifier.verify_job), "reverify": JobKind(ReverifyRequest, again)}
+
+
+def _bad_specs(error: SpecError) -> HTTPException:
+    fields = [{**field, "field": f"items.{field['field']}"} for field in error.fields]
+    return HTTPException(422, fields)
+
+
 def create_app(settings: VerifierSettings) -> FastAPI:
     """The verifier's application. The sandbox opens when it starts and closes when it stops.
 
@@ -136,7 +152,7 @@ def create_app(settings: VerifierSettings) -> FastAPI:
     """
     verifier = Verifier()
     store = JobStore(settings.service_dir("verifier") / "jobs.sqlite")
-    jobs = JobRunner("verifier", store, {"verify": JobKind(VerifyRequest, verifier.verify_job)})
+    jobs = JobRunner("verifier", store, _job_kinds(verifier))
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -167,10 +183,21 @@ def create_app(settings: VerifierSettings) -> FastAPI:
         try:
             verdicts = verifier.grade([Submission(item.verifier, item.completion) for item in batch.items])
         except SpecError as error:
-            fields = [{**field, "field": f"items.{field['field']}"} for field in error.fields]
-            raise HTTPException(422, fields) from error
+            raise _bad_specs(error) from error
         except NotReady as error:
             raise HTTPException(503, str(error)) from error
         return VerifyBatchResult(verdicts=verdicts)
+
+    @app.post("/v1/reverify", tags=["verify"], responses={422: {"description": "a spec or an artifact is not valid"}})
+    def judge_again(request: ReverifyRequest) -> ReverifyResult:
+        """Judge past completions by specs of today and say what changes. For many, submit it as a job `reverify`."""
+        try:
+            return reverify(request, verifier.grade)
+        except SpecError as error:
+            raise _bad_specs(error) from error
+        except (ArtifactError, ValueError, OSError, ImportError) as error:
+            raise HTTPException(422, str(error)) from error
+        except NotReady as error:
+            raise HTTPException(503, str(error)) from error
 
     return app

@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from services.verifier.library import Library
 from services.verifier.sandbox.pool import Pool
 
 
 @dataclass(frozen=True)
 class Context:
-    """The sandbox, and the way to learn that nobody wants the verdict any more."""
+    """The sandboxes, and the way to learn that nobody wants the verdict any more."""
 
     pool: Pool
+    """Runs programs."""
+    library: Library
+    """Runs judges that need third-party libraries."""
     tier: str
     """Name of the isolation in force, for verdicts on programs."""
     check: Callable[[], None]

@@ -1,4 +1,4 @@
-"""What of a completion counts as its answer.
+r"""What of a completion counts as its answer.
 
 Rules, applied in this order; they are fixed, so a policy can learn them and a verdict can be explained:
 
@@ -7,7 +7,9 @@ Rules, applied in this order; they are fixed, so a policy can learn them and a v
 2. A program is the last fenced block whose language is empty, `python`, `python3` or `py`. Fences are lines of three
    or more backticks or tildes, as in CommonMark: a block ends at a line of the same character, at least as long, with
    nothing else on it. When the last fence opened is never closed, the completion was cut short: there is no program.
-3. An answer is the text after the last `<answer>` up to the next `</answer>` or the end, stripped.
+3. An answer is the text after the last `<answer>` up to the next `</answer>` or the end, stripped. Kinds that judge
+   text take the whole completion where there is none.
+4. A box is the content of `\boxed{..}` with its braces balanced; a box inside a box belongs to the outer one.
 
 Invariant: time is linear in the completion, whatever it holds; this runs in the trusted process.
 """
@@ -19,6 +21,7 @@ import re
 _OPEN, _CLOSE = "<think>", "</think>"
 _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})")
 _PYTHON = frozenset({"", "python", "python3", "py"})
+_BRACE = re.compile(r"\\boxed\s{0,8}\{|\\.|[{}]", re.DOTALL)
 
 
 def without_thinking(text: str) -> str:
@@ -45,6 +48,11 @@ def _fence_of(line: str) -> tuple[str, str] | None:
 
 def program_of(completion: str) -> str | None:
     """The program that a completion answers with (rule 2), or None."""
+    return block_of(completion, _PYTHON)
+
+
+def block_of(completion: str, languages: frozenset[str]) -> str | None:
+    """The content of the last fenced block in one of `languages`, by the same rule, or None."""
     program: str | None = None
     fence, language, block = "", "", [""]
     for line in without_thinking(completion).replace("\r\n", "\n").split("\n"):
@@ -53,7 +61,7 @@ def program_of(completion: str) -> str | None:
             if mark:
                 (fence, language), block = mark, []
         elif mark and mark[0].startswith(fence) and line.strip() == mark[0]:
-            if language in _PYTHON:
+            if language in languages:
                 program = "\n".join(block) + "\n"
             fence = ""
         else:
@@ -65,3 +73,29 @@ def answer_of(completion: str) -> str | None:
     """The text of the last answer block (rule 3), or None when there is none."""
     _, tag, rest = without_thinking(completion).rpartition("<answer>")
     return rest.partition("</answer>")[0].strip() if tag else None
+
+
+def text_answer(completion: str) -> str:
+    """The last answer block (rule 3), or else the whole completion without its thinking."""
+    given = answer_of(completion)
+    return without_thinking(completion).strip() if given is None else given
+
+
+def boxes_of(text: str) -> list[str]:
+    """The contents of all outermost boxes (rule 4), in order."""
+    boxes: list[str] = []
+    opened: list[int] = []
+    """For each open brace, where the content of its box begins; -1 when it opens no box, or one inside a box."""
+    inside = False
+    for brace in _BRACE.finditer(text):
+        mark = brace[0]
+        if mark.endswith("{") and mark != "\\{":
+            opens_box = mark != "{" and not inside
+            inside = inside or opens_box
+            opened.append(brace.end() if opens_box else -1)
+        elif mark == "}" and opened:
+            start = opened.pop()
+            if start >= 0:
+                boxes.append(text[start : brace.start()])
+                inside = False
+    return boxes

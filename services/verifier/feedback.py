@@ -22,6 +22,8 @@ MAX_CASES = 2
 
 NO_PROGRAM = "No code block found."
 TOO_LONG = "The program is too long."
+PRIVATE_ERROR = "Runtime error on a private test."
+PRIVATE_WRONG = "Wrong answer on a private test."
 _ADDRESS = re.compile(r"\b0x[0-9a-fA-F]{6,}\b")
 _ESCAPED_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 
@@ -58,14 +60,29 @@ def runtime_error(name: str, message: str, frames: Sequence[Frame], case: Case) 
     return _bounded("\n".join([head, *lines, _field("Input", case.input)]))
 
 
-def limit_exceeded(what: str, case: Case) -> str:
-    """A limit that the program ran into: `what` is Time, Memory or Output."""
+def ended_with(status: int) -> str:
+    """An exit status that is not 0."""
+    return f"the program ended with status {status}"
+
+
+def limit_exceeded(what: str, case: Case | None) -> str:
+    """A limit that the program ran into: `what` is Time, Memory or Output. None: the case must not be shown."""
+    if case is None:
+        return f"{what} limit exceeded on a private test."
     return _bounded(f"{what} limit exceeded.\n{_field('Input', case.input)}")
 
 
 def wrong_text(answer: str, expected: str) -> str:
     """An answer that is not the expected one; `expected` is empty when it must not be shown."""
     return _bounded("\n".join(_field(n, t) for n, t in (("Answer", answer), ("Expected", expected)) if t))
+
+
+def note(text: str) -> str:
+    """Text of somebody else's, a line each, in the limits of feedback as a whole."""
+    head = text[:MAX_CHARS]
+    return _bounded(
+        "\n".join(_clean(line) for line in head.strip().split("\n")) + (" .." if len(text) > MAX_CHARS else "")
+    )
 
 
 def _case(case: Case) -> str:

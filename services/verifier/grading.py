@@ -4,11 +4,13 @@ Invariants:
 - Verdicts come back in the order of the submissions.
 - Equal answers to an equal spec are judged once: rollouts of one problem often hold the same program, and a program
   is deterministic in the sandbox. Reasoning around the program does not matter.
+- A kind that raises spoils the verdict it was asked for, as `infra_error`, and no other.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -17,9 +19,18 @@ from typing import Any
 from services.common.strict import Strict
 from services.common.wire import Verdict
 from services.verifier.context import Context
-from services.verifier.kinds import Kind, SpecError, code, parse_spec
+from services.verifier.kinds import SpecError, parse_spec
+from services.verifier.kinds.kind import Kind
+from services.verifier.library import Library
+from services.verifier.limits import RunLimits
 from services.verifier.sandbox.pool import Pool
 from services.verifier.sandbox.tier import Tier
+from services.verifier.trouble import infra_error
+
+log = logging.getLogger(__name__)
+
+MAX_JUDGES = 4
+"""Judges at the same time: each of their zygotes holds sympy, about 100 MB."""
 
 
 @dataclass(frozen=True)
@@ -34,11 +45,13 @@ class Grader:
     """Grades batches on as many threads as the sandbox has workers; thread-safe."""
 
     def __init__(self, pool: Pool, tier: Tier) -> None:
-        self._context = Context(pool, tier.name, lambda: None)
+        self._library = Library(min(pool.workers, MAX_JUDGES), insecure=bool(tier.escaped))
+        self._context = Context(pool, self._library, tier.name, lambda: None)
         self._threads = ThreadPoolExecutor(pool.workers, thread_name_prefix="grade")
 
     def close(self) -> None:
         """Take no more work. Close the sandbox first: what is under way then ends at once."""
+        self._library.close()
         self._threads.shutdown()
 
     def grade(self, submissions: Sequence[Submission], check: Callable[[], None] = lambda: None) -> list[Verdict]:
@@ -60,9 +73,9 @@ class Grader:
                 if key not in specs:
                     specs[key] = _parse(index, submission.verifier, context.pool.memory_mb)
                 kind, spec = specs[key]
-                pair = (key, kind.answer(spec, submission.completion))
+                pair = (key, _answer(kind, spec, submission.completion))
                 if pair not in judged:
-                    judged[pair] = self._threads.submit(kind.grade, spec, submission.completion, context)
+                    judged[pair] = self._threads.submit(_grade, kind, spec, submission.completion, context)
                 futures.append(judged[pair])
             return [future.result() for future in futures]
         except BaseException:
@@ -71,10 +84,28 @@ class Grader:
             raise
 
 
+def _answer(kind: Kind[Any], spec: Strict, completion: str) -> str | None:
+    try:
+        return kind.answer(spec, completion)
+    except Exception:  # `grade` will meet it too, and reports it
+        log.exception("a kind could not find the answer of a completion")
+        return completion
+
+
+def _grade(kind: Kind[Any], spec: Strict, completion: str, context: Context) -> Verdict:
+    try:
+        return kind.grade(spec, completion, context)
+    except Exception as error:
+        context.check()  # cancelled work has no verdict
+        log.exception("a kind failed to judge a completion")
+        return infra_error(f"{type(error).__name__}: {error}")
+
+
 def _parse(index: int, verifier: Mapping[str, Any], memory_mb: int) -> tuple[Kind[Any], Strict]:
     try:
         kind, spec = parse_spec(verifier)
-        if isinstance(spec, code.Spec) and spec.limits.memory_mb > memory_mb:
+        limits = getattr(spec, "limits", None)
+        if isinstance(limits, RunLimits) and limits.memory_mb > memory_mb:
             message = f"this verifier gives all programs {memory_mb} MB together (PMD_SANDBOX_MEMORY_MB)"
             raise SpecError([{"field": "limits.memory_mb", "message": message}])
     except SpecError as error:

@@ -90,19 +90,31 @@ def test_a_folder_without_weights_is_no_model(recipe: Make, model: Path, tmp_pat
     assert "holds no *.safetensors" in field["message"]
 
 
-def test_an_error_names_file_line_and_field(recipe_tree: Tree, tmp_path: Path) -> None:
+def test_a_bad_record_is_named_by_file_line_and_field_and_the_rest_loads(recipe_tree: Tree, tmp_path: Path) -> None:
     bad = one("b")
     del bad["verifier"]
-    path = write(tmp_path / "p.jsonl", one("a"), bad)
+    path = write(tmp_path / "p.jsonl", one("a"), bad, one("c"))
     source = parse_recipe(recipe_tree(problems={"files": [path]})).problems
-    field = refusal(lambda: load_problems(source))
-    assert field["field"] == "problems.files"
-    assert f"{path} line 2: field 'verifier'" in field["message"]
+    problems, left_out = load_problems(source)
+    assert [p.id for p in problems] == ["a", "c"]
+    assert [str(record) for record in left_out] == [f"{path} line 2: field 'verifier': Field required"]
+
+
+def test_files_without_one_right_record_are_refused(recipe_tree: Tree, tmp_path: Path) -> None:
     (tmp_path / "q.jsonl").write_text("{nonsense")
     source = parse_recipe(recipe_tree(problems={"files": [str(tmp_path / "q.jsonl")]})).problems
-    assert "line 1: no JSON" in refusal(lambda: load_problems(source))["message"]
+    field = refusal(lambda: load_problems(source))
+    assert field["field"] == "problems.files"
+    assert "line 1: field '': no JSON" in field["message"]
     source = parse_recipe(recipe_tree(problems={"files": ["/no/such/file.jsonl"]})).problems
     assert "can't be read" in refusal(lambda: load_problems(source))["message"]
+
+
+def test_a_run_says_which_records_it_left_out(recipe: Make, problem_file: Path, tmp_path: Path) -> None:
+    problem_file.write_text(problem_file.read_text() + "\n[]\n")
+    inputs = materialise(recipe(), "demo-1", f"file://{tmp_path}/runs")
+    assert inputs.bad_records == 1
+    assert "a record is a JSON object, not list" in inputs.bad_examples[0]
 
 
 def test_law_3_an_evaluation_problem_is_never_a_training_problem(recipe_tree: Tree, tmp_path: Path) -> None:
@@ -113,7 +125,7 @@ def test_law_3_an_evaluation_problem_is_never_a_training_problem(recipe_tree: Tr
     source = parse_recipe(recipe_tree(problems={"files": [twins]})).problems
     assert "asks what train problem 'a' asks" in refusal(lambda: load_problems(source))["message"]
     shared = parse_recipe(recipe_tree(problems={"files": [twins], "shared_questions": True})).problems
-    assert [p.id for p in load_problems(shared)] == ["a", "b"]
+    assert [p.id for p in load_problems(shared)[0]] == ["a", "b"]
 
 
 def test_a_step_larger_than_the_training_set_is_refused(recipe: Make, tmp_path: Path) -> None:
@@ -126,7 +138,7 @@ def test_a_step_larger_than_the_training_set_is_refused(recipe: Make, tmp_path: 
 
 
 def test_pocket_problems_are_of_three_splits() -> None:
-    problems = load_problems(PocketProblems(source="pocket", kind="choice", train=8, test=4, unseen=4))
+    problems, _ = load_problems(PocketProblems(source="pocket", kind="choice", train=8, test=4, unseen=4))
     assert [p.split for p in problems] == ["train"] * 8 + ["test"] * 4 + ["unseen"] * 4
 
 

@@ -86,6 +86,18 @@ CHOICES = {
     "<answer>B": "passed",
     "<answer>A</answer>": "failed",
     "<answer>B</answer> no, <answer>A</answer>": "failed",
+    "<answer>(B).</answer>": "passed",
+    "<answer>**B**</answer>": "passed",
+    "<answer>\\boxed{B}</answer>": "passed",
+    "<answer>Ｂ</answer>": "passed",  # a full-width B
+    "<answer>B</answer> <answer>": "format",
+    "<answer>BB</answer>": "format",
+    "<answer>B B</answer>": "format",
+    "<answer>B. Helium</answer>": "format",
+    "<answer>not A but B</answer>": "format",
+    "<answer>\\boxed{A}\\boxed{B}</answer>": "format",
+    "<answer>В</answer>": "format",  # a Cyrillic ve
+    "<answer>\u200bB</answer>": "format",
     "<answer>A, B</answer>": "format",
     "<answer>A B C D</answer>": "format",
     "<answer>b</answer>": "format",
@@ -121,13 +133,15 @@ def test_exact() -> None:
     ("spec", "field", "message"),
     [
         ({"kind": "chioce", "answer": "A"}, "kind", "did you mean 'choice'"),
-        ({"answer": "A"}, "kind", "valid: exact, choice, code"),
+        ({"answer": "A"}, "kind", "valid: exact, choice, regex"),
         ({"kind": "choice", "answr": "A"}, "answr", "did you mean 'answer'"),
         ({"kind": "choice", "answer": "E"}, "", "not one of labels"),
         ({"kind": "code", "tests": []}, "tests", "at least 1"),
         ({"kind": "code", "tests": [{"input": "", "output": "", "x": 1}]}, "tests.0.x", "unknown key"),
         ({"kind": "code", "fn_name": "f", "tests": [{"input": "[", "output": "1"}]}, "", "test 0 .* is not JSON"),
         ({"kind": "code", "fn_name": "f", "tests": [{"input": "1", "output": "NaN"}]}, "", "NaN is not JSON"),
+        ({"kind": "code", "compare": "exact", "tests": [{"input": "", "output": ""}]}, "compare", "livecodebench"),
+        ({"kind": "code", "fn_name": "f", "compare": "tokens", "tests": [{"input": "1", "output": "1"}]}, "", "tokens"),
         ({"kind": "code", "fn_name": "f(", "tests": [{"input": "1", "output": "1"}]}, "fn_name", "pattern"),
     ],
 )
@@ -137,7 +151,7 @@ def test_a_wrong_spec_is_an_error_that_names_the_field(spec: dict[str, object], 
     assert any(f["field"] == field for f in error.value.fields)
 
 
-EQUAL_VALUES = {
+STRICT_VALUES = {
     ("[1, 2]", "[1,2]"): True,
     ("1", "1.0"): False,
     ("true", "1"): False,
@@ -150,12 +164,27 @@ EQUAL_VALUES = {
     ("1" * 5000, "1" * 4999 + "2"): False,
     ("1" * 5000, '"' + "1" * 5000 + '"'): False,
 }
+FLOAT_VALUES = {
+    ("0.30000000000000004", "0.3"): True,
+    ("1", "1.0"): True,
+    ("1.001", "1"): False,
+    ("1000000.5", "1000000"): True,
+    ("true", "1"): False,
+    ('[1.0000001, {"a": "x"}]', '[1, {"a": "x"}]'): True,
+    ('"1.0"', '"1"'): False,
+    ("1e400", "1e400"): True,
+    ("1" * 400, "1" * 400): True,
+    ("1" * 400, "2" * 400): False,
+    ("1" * 5000, "1" * 5000): True,
+    ("1" * 5000, "1"): False,
+}
 
 
-@pytest.mark.parametrize("pair", EQUAL_VALUES)
-def test_equal_values(pair: tuple[str, str]) -> None:
-    got, expected = map(compare.parse_json, pair)
-    assert compare.equal_values(got, expected) is EQUAL_VALUES[pair]
+@pytest.mark.parametrize(("mode", "table"), [("strict", STRICT_VALUES), ("float", FLOAT_VALUES)])
+def test_equal_values(mode: compare.Mode, table: dict[tuple[str, str], bool]) -> None:
+    for (got, expected), same in table.items():
+        values = compare.parse_json(got), compare.parse_json(expected)
+        assert compare.equal_values(mode, *values, tolerance=1e-6) is same, (got[:40], expected[:40])
 
 
 NOT_JSON = ("NaN", "[Infinity]", "[" * 200 + "]" * 200, "[" * 10**5 + "]" * 10**5, "", "\xff", "{1: 2}")
@@ -167,20 +196,65 @@ def test_unreadable_json_is_refused(text: str) -> None:
         compare.parse_json(text)
 
 
-EQUAL_OUTPUT = {
+STRICT_OUTPUT = {
     ("1\n2\n", "1\n2"): True,
     ("1 \r\n 2", "1\n2"): True,
     ("\n\n1", "1"): True,
     ("1\n\n2", "1\n2"): False,
     ("1  2", "1 2"): False,
+    ("1.0", "1"): False,
     ("", ""): True,
     ("1", ""): False,
 }
+TOKENS_OUTPUT = {
+    ("1\n2", "1 2"): True,
+    ("a   b\n\n", "a b"): True,
+    ("a b", "b a"): False,
+    ("1.0", "1"): False,
+    ("ab", "a b"): False,
+    ("", " \n"): True,
+}
+FLOAT_OUTPUT = {
+    ("0.3333333", "0.33333333333"): True,
+    ("yes 1.0000001", "yes 1"): True,
+    ("Yes 1", "yes 1"): False,
+    ("1.1", "1"): False,
+    ("1e-9", "0"): True,
+    ("nan", "nan"): False,
+    ("nan", "1"): False,
+    ("inf", "inf"): True,
+    ("inf", "1e308"): False,
+    ("1e999", "1e998"): False,
+    ("-inf", "inf"): False,
+    ("1 2", "1"): False,
+    ("1" * 400, "1" * 400): True,
+}
 
 
-@pytest.mark.parametrize("pair", EQUAL_OUTPUT)
-def test_equal_output(pair: tuple[str, str]) -> None:
-    assert compare.equal_output(*pair) is EQUAL_OUTPUT[pair]
+@pytest.mark.parametrize(
+    ("mode", "table"), [("strict", STRICT_OUTPUT), ("tokens", TOKENS_OUTPUT), ("float", FLOAT_OUTPUT)]
+)
+def test_equal_output(mode: compare.Mode, table: dict[tuple[str, str], bool]) -> None:
+    for (got, expected), same in table.items():
+        assert compare.equal_output(mode, got, expected, 1e-6) is same, (got[:40], expected[:40])
+
+
+LARGE_OUTPUTS = {
+    "a million words": ("1 " * 10**6, "1.0 " * 10**6),
+    "a million lines": ("1\n" * 10**6, "1.0\n" * 10**6),
+    "a million digits": ("9" * 10**6, "9" * 10**6 + ".0"),
+    "huge exponents": ("1e999999999 " * 10**5, "2e999999999 " * 10**5),
+    "tiny exponents": ("1e-999999999 " * 10**5, "1 " * 10**5),
+    "white space": (" " * 10**6, "\n" * 10**6),
+}
+
+
+@pytest.mark.parametrize("mode", ["livecodebench", "strict", "tokens", "float"])
+@pytest.mark.parametrize("name", LARGE_OUTPUTS)
+def test_comparison_takes_linear_time(mode: compare.Mode, name: str) -> None:
+    began = time.process_time()
+    compare.equal_output(mode, *LARGE_OUTPUTS[name], tolerance=1e-6)
+    assert time.process_time() - began < 3.0
 
 
 def test_feedback_shows_the_shortest_cases_first() -> None:

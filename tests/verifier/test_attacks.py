@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 import services.verifier.app
+from services.verifier.grading import Submission
 from services.verifier.sandbox.job import Limits
 from services.verifier.sandbox.tier import open_sandbox
 from tests.verifier.conftest import RIGHT, Sandbox
@@ -53,6 +54,7 @@ def spec_of(case: dict[str, Any]) -> dict[str, Any]:
         "fn_name": case.get("fn_name", "solve"),
         "tests": [{"input": case.get("input", "[3, 1, 4, 2]"), "output": output}],
         "limits": {"cpu_s": 0.4, "memory_mb": 256, "output_kb": 1024, **case.get("limits", {})},
+        "compare": case.get("compare", "livecodebench"),
     }
 
 
@@ -71,6 +73,15 @@ def test_program_ends_as_the_table_says(case: dict[str, Any], sandbox: Sandbox) 
     assert case.get("says", "") in verdict.feedback
     assert GOLD.strip('"') not in verdict.feedback
     assert sandbox.judge(RIGHT).outcome == "passed", "the next program suffers"
+
+
+@pytest.mark.parametrize("case", entries("answers"))
+def test_answer_is_judged_as_the_table_says(case: dict[str, Any], sandbox: Sandbox) -> None:
+    verdict = sandbox.grader.grade([Submission(case["spec"], case["completion"])])[0]
+    outcomes = case["outcome"] if isinstance(case["outcome"], list) else [case["outcome"]]
+    assert verdict.outcome in outcomes, verdict
+    assert verdict.reward == (1.0 if verdict.outcome == "passed" else 0.0)
+    assert case.get("says", "") in verdict.feedback
 
 
 @pytest.mark.parametrize("case", entries("attempts"))

@@ -45,7 +45,7 @@ def test_ready_says_which_isolation_is_in_force(http: TestClient) -> None:
     facts = http.get("/readyz").json()
     assert facts["sandbox_tier"] == "T1"
     assert facts["sandbox"]["escaped"] == []
-    assert facts["kinds"] == ["exact", "choice", "code"]
+    assert facts["kinds"] == ["exact", "choice", "regex", "math", "json_schema", "code", "python"]
 
 
 def test_verdicts_come_in_the_order_of_the_items(http: TestClient) -> None:

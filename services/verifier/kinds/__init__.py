@@ -1,39 +1,37 @@
-"""The kinds of verifier spec: one file each, listed in `KINDS`.
+"""The kinds of verifier spec: one file each, and those that installed packages add.
 
-A kind is a pydantic spec, `answer`, which names the part of a completion that the verdict depends on (equal answers
-are judged once), and `grade(spec, completion, context) -> Verdict`.
+A package adds a kind by an entry point of group `pmd.verifier_kinds` whose name is the kind and whose object is a
+`Kind`; docs/verifier.md shows one in twenty lines.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from collections.abc import Mapping
+from functools import cache
+from importlib.metadata import entry_points
+from typing import Any
 
 from pydantic import ValidationError
 
 from services.common.strict import Strict, explain, nearest
-from services.common.wire import Verdict
-from services.verifier.context import Context
-from services.verifier.kinds import choice, code, exact
+from services.verifier.kinds import choice, code, exact, json_schema, math, python, regex
+from services.verifier.kinds.kind import Kind
 
-S = TypeVar("S", bound=Strict)
+GROUP = "pmd.verifier_kinds"
 
-
-@dataclass(frozen=True)
-class Kind(Generic[S]):
-    """How one kind of spec is judged."""
-
-    spec: type[S]
-    answer: Callable[[S, str], str | None]
-    grade: Callable[[S, str, Context], Verdict]
-
-
-KINDS: dict[str, Kind[Any]] = {
+BUILT_IN: dict[str, Kind[Any]] = {
     "exact": Kind(exact.Spec, exact.answer, exact.grade),
     "choice": Kind(choice.Spec, choice.answer, choice.grade),
+    "regex": Kind(regex.Spec, regex.answer, regex.grade),
+    "math": Kind(math.Spec, math.answer, math.grade),
+    "json_schema": Kind(json_schema.Spec, json_schema.answer, json_schema.grade),
     "code": Kind(code.Spec, code.answer, code.grade),
+    "python": Kind(python.Spec, python.answer, python.grade),
 }
+
+
+class KindError(RuntimeError):
+    """An installed package offers a kind that can't be used."""
 
 
 class SpecError(ValueError):
@@ -44,6 +42,28 @@ class SpecError(ValueError):
         self.fields = fields
 
 
+@cache
+def kinds() -> Mapping[str, Kind[Any]]:
+    """All kinds by name.
+
+    Raises:
+        KindError: a package's kind can't be loaded, is no `Kind`, or has a name that is taken.
+    """
+    found = dict(BUILT_IN)
+    for point in sorted(entry_points(group=GROUP), key=lambda p: p.name):
+        origin = f"kind {point.name!r} ({point.value}, of {point.dist.name if point.dist else 'an unknown package'})"
+        if point.name in found:
+            raise KindError(f"{origin} has a name that is taken; rename its entry point")
+        try:
+            kind = point.load()
+        except Exception as error:
+            raise KindError(f"{origin} can't be loaded: {error}; repair or uninstall the package") from error
+        if not isinstance(kind, Kind):
+            raise KindError(f"{origin} is a {type(kind).__name__}; it must be a {Kind.__module__}.Kind")
+        found[point.name] = kind
+    return found
+
+
 def parse_spec(raw: Mapping[str, Any]) -> tuple[Kind[Any], Strict]:
     """The kind and the typed spec of `raw`.
 
@@ -51,11 +71,12 @@ def parse_spec(raw: Mapping[str, Any]) -> tuple[Kind[Any], Strict]:
         SpecError: unknown kind or key, or a value out of bounds.
     """
     name = raw.get("kind")
-    if not isinstance(name, str) or name not in KINDS:
-        guess = nearest(name, KINDS) if isinstance(name, str) else None
-        hint = f"did you mean {guess!r}?" if guess else f"valid: {', '.join(KINDS)}"
+    known = kinds()
+    if not isinstance(name, str) or name not in known:
+        guess = nearest(name, known) if isinstance(name, str) else None
+        hint = f"did you mean {guess!r}?" if guess else f"valid: {', '.join(known)}"
         raise SpecError([{"field": "kind", "message": f"unknown kind {name!r}; {hint}"}])
-    kind = KINDS[name]
+    kind = known[name]
     try:
         return kind, kind.spec.model_validate(raw)
     except ValidationError as error:

@@ -1,10 +1,15 @@
 """Multiple choice, by the rules of SciKnowEval: the last answer block holds one of the labels, and nothing else.
 
+Brackets, full stops, colons, quotes and asterisks around the label do not matter (`(B).`), and compatibility forms of
+Unicode are their plain letters; letters of other scripts that look alike are not. Two labels, a label in a sentence, or
+a label with its option's text are format errors: what is ambiguous fails.
+
 Feedback is empty: a wrong letter teaches nothing that the outcome does not, and naming the right one would leak it.
 """
 
 from __future__ import annotations
 
+import unicodedata
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -13,6 +18,10 @@ from services.common.strict import Strict
 from services.common.wire import Outcome, Verdict
 from services.verifier import extract
 from services.verifier.context import Context
+
+MAX_CHARS = 200
+AROUND = " \t\n()[]{}.:*\"'`"
+"""What may stand around a label."""
 
 
 class Spec(Strict):
@@ -33,8 +42,15 @@ class Spec(Strict):
 
 def answer(spec: Spec, completion: str) -> str | None:
     """The chosen label; None when there is none, or more than one."""
-    chosen = extract.answer_of(completion)
-    return chosen if chosen in spec.labels else None
+    given = extract.answer_of(completion) or ""
+    if len(given) > MAX_CHARS:
+        return None
+    plain = unicodedata.normalize("NFKC", given).strip()
+    boxes = extract.boxes_of(plain)
+    chosen = (boxes[0] if len(boxes) == 1 and plain.startswith("\\boxed") and plain.endswith("}") else plain).strip(
+        AROUND
+    )
+    return chosen if chosen in spec.labels else plain if plain in spec.labels else None
 
 
 def grade(spec: Spec, completion: str, context: Context) -> Verdict:  # noqa: ARG001 -- the signature of all kinds

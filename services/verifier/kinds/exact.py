@@ -32,10 +32,7 @@ class Spec(Strict):
 
 def answer(spec: Spec, completion: str) -> str | None:
     """The normalised answer; None when it is empty."""
-    given = extract.answer_of(completion)
-    if given is None:
-        given = extract.without_thinking(completion)
-    return _normal(spec, given) or None
+    return _normal(spec, extract.text_answer(completion)) or None
 
 
 def grade(spec: Spec, completion: str, context: Context) -> Verdict:  # noqa: ARG001 -- the signature of all kinds

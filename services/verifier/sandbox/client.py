@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,11 @@ from services.verifier.sandbox.job import SandboxError
 from services.verifier.sandbox.zygote import ENDED, REFUSED, SPAWN, STARTED, STATUS
 
 BOOT = (
-    "import sys; sys.path.insert(0, sys.argv[1]); from services.verifier.sandbox.zygote import main; "
-    "main(int(sys.argv[2]), sys.argv[3] == 'insecure')"
+    "import json, sys; sys.path.insert(0, sys.argv[1]); from services.verifier.sandbox.zygote import main; "
+    "main(**json.loads(sys.argv[2]))"
 )
 PACKAGE_ROOT = str(Path(__file__).resolve().parents[3])
-START_TIMEOUT_S = 20.0
+START_TIMEOUT_S = 60.0
 ANSWER_TIMEOUT_S = 10.0
 """For what a zygote does at once (fork, reap a killed child); longer means that it is broken."""
 
@@ -26,8 +27,11 @@ ANSWER_TIMEOUT_S = 10.0
 class Zygote:
     """A zygote process and the socket that controls it."""
 
-    def __init__(self, *, insecure: bool) -> None:
+    def __init__(self, libraries: tuple[str, ...], *, insecure: bool) -> None:
         """Start a zygote and wait until it can fork.
+
+        Args:
+            libraries: installed packages that programs may import.
 
         Raises:
             SandboxError: it could not start or seal; the message is its own.
@@ -36,7 +40,7 @@ class Zygote:
         try:
             self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             with theirs:
-                self.process = _start(theirs.fileno(), "insecure" if insecure else "sealed")
+                self.process = _start(theirs.fileno(), libraries, insecure=insecure)
         except OSError as error:
             raise SandboxError(f"the sandbox's zygote could not start: {error}") from error
         self.control.settimeout(START_TIMEOUT_S)
@@ -89,7 +93,9 @@ class Zygote:
         self.process.wait()
 
 
-def _start(control_fd: int, mode: str) -> subprocess.Popen[bytes]:
+def _start(control_fd: int, libraries: tuple[str, ...], *, insecure: bool) -> subprocess.Popen[bytes]:
+    search = list({sysconfig.get_path(kind): None for kind in ("purelib", "platlib")})
+    arguments = {"control_fd": control_fd, "libraries": libraries, "search": search, "insecure": insecure}
     # A Python that needs a library path to start keeps it; nothing else of our environment goes along.
     environment = {"PYTHONHASHSEED": "0"}
     if "LD_LIBRARY_PATH" in os.environ:
@@ -97,7 +103,7 @@ def _start(control_fd: int, mode: str) -> subprocess.Popen[bytes]:
     # -I would also ignore PYTHONHASHSEED, without which the order of sets differs between zygotes. The environment
     # is ours alone, so -s -P -S isolates as well.
     return subprocess.Popen(
-        [sys.executable, "-s", "-P", "-S", "-X", "utf8", "-c", BOOT, PACKAGE_ROOT, str(control_fd), mode],
+        [sys.executable, "-s", "-P", "-S", "-X", "utf8", "-c", BOOT, PACKAGE_ROOT, json.dumps(arguments)],
         env=environment,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,

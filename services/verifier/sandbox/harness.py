@@ -5,8 +5,9 @@ Invariants:
   worth stealing: the program, one input, no expected output. A forged report is only the program's answer.
 - The child ends by `os._exit`, so it never returns into the zygote's loop.
 
-Descriptor 0 carries a 4-byte length, that much JSON `{"source", "fn_name"}`, then the test's input. A functional
-test (`fn_name`) has one JSON argument per input line; a stdin test reads the input itself.
+Descriptor 0 carries a 4-byte length, that much JSON `{"source", "fn_name", "prelude"}`, then the test's input. A
+functional test (`fn_name`) has one JSON argument per input line, and its program is imported, not run as `__main__`; a
+stdin test reads the input itself.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import os
 import sys
 import threading
 import types
+from collections import Counter, OrderedDict, defaultdict
 from typing import Any, NoReturn
 
 RESULT_FD = 3
@@ -29,6 +31,29 @@ MAX_INT_DIGITS = 50_000
 """As LiveCodeBench allows; Python's own limit of 4300 would turn right big-number answers into errors."""
 MAX_FRAMES = 3
 MAX_MESSAGE = 500
+DICTS = (dict, OrderedDict, defaultdict, Counter)
+
+STAR_IMPORTS = """
+string re datetime collections heapq bisect copy math random statistics itertools functools operator io sys json
+builtins typing
+"""
+OF_SYS = ("argv", "stdin", "stdout", "stderr")
+"""Names of `sys` that each child binds anew."""
+
+
+def _prelude() -> dict[str, Any]:
+    """What LiveCodeBench's grader imports before every program, in its order: later names hide earlier ones."""
+    names: dict[str, Any] = {}
+    modules = STAR_IMPORTS.split()
+    for line in (*(f"from {m} import *" for m in modules), *(f"import {m}" for m in modules[:-2])):
+        exec(line, names)  # noqa: S102 -- our own
+    for name in ("__builtins__", *OF_SYS):
+        names.pop(name)
+    return names
+
+
+PRELUDE = _prelude()
+PRELUDE_RECURSION = 50_000
 OUT_OF_MEMORY = b'{"error":{"type":"MemoryError","message":"","frames":[]}}'
 
 
@@ -40,8 +65,8 @@ def run() -> NoReturn:
         job = json.loads(_read(int.from_bytes(_read(4), "big")))
         source, fn_name = job["source"], job["fn_name"]
         _open_standard_streams()
-        module = types.ModuleType("__main__")
-        sys.modules["__main__"] = module
+        module = types.ModuleType("solution" if fn_name else "__main__")
+        sys.modules["__main__"] = sys.modules[module.__name__] = module
         sys.argv = [SOURCE_NAME]
         sys.set_int_max_str_digits(MAX_INT_DIGITS)
         random = sys.modules.get("random")
@@ -49,6 +74,9 @@ def run() -> NoReturn:
             random.seed(0)  # a verdict depends on the program and the test alone
         gc.enable()
         arguments = _arguments() if fn_name else []
+        if job["prelude"]:
+            module.__dict__.update(PRELUDE, **{name: getattr(sys, name) for name in OF_SYS})
+            sys.setrecursionlimit(PRELUDE_RECURSION)
         exec(compile(source, SOURCE_NAME, "exec", dont_inherit=True), module.__dict__)  # noqa: S102 -- the purpose
         if fn_name:
             value = _find(module, fn_name)(*arguments)
@@ -113,7 +141,7 @@ def _check_types(value: Any, depth: int) -> None:
     if kind is list:
         for item in value:
             _check_types(item, depth + 1)
-    elif kind is dict:
+    elif kind in DICTS:
         for key, item in value.items():
             if type(key) is not str:
                 raise TypeError(f"a returned dict has a key of type {type(key).__name__}; keys must be str")

@@ -38,10 +38,12 @@ class Job:
     fn_name: str | None
     input: str
     limits: Limits
+    prelude: bool = False
+    """Give the program the names that LiveCodeBench imports for it (`harness.PRELUDE`)."""
 
     def encode(self) -> bytes:
         """The bytes of the child's descriptor 0."""
-        header = json.dumps({"source": self.source, "fn_name": self.fn_name}).encode()
+        header = json.dumps({"source": self.source, "fn_name": self.fn_name, "prelude": self.prelude}).encode()
         return len(header).to_bytes(4, "big") + header + self.input.encode("utf-8", "surrogatepass")
 
 

@@ -26,16 +26,19 @@ RECYCLE_AFTER = 5000
 class Pool:
     """Zygotes for `workers` concurrent jobs; thread-safe."""
 
-    def __init__(self, workers: int, *, memory_mb: int, insecure: bool = False) -> None:
+    def __init__(
+        self, workers: int, *, memory_mb: int, libraries: tuple[str, ...] = (), insecure: bool = False
+    ) -> None:
         """Start the zygotes.
 
         Args:
             memory_mb: what all running children may take together; more have to wait for each other.
+            libraries: installed packages that programs may import besides the standard library.
 
         Raises:
             SandboxError: a zygote could not start.
         """
-        self._insecure = insecure
+        self._libraries, self._insecure = libraries, insecure
         self.memory_mb = self._memory_free = memory_mb
         self._memory = threading.Condition()
         self._idle: queue.LifoQueue[Zygote | None] = queue.LifoQueue()
@@ -55,7 +58,7 @@ class Pool:
         with self._lock:
             if self._closed:
                 raise SandboxError("the sandbox is closed")
-            zygote = Zygote(insecure=self._insecure)
+            zygote = Zygote(self._libraries, insecure=self._insecure)
             self._all.add(zygote)
             return zygote
 

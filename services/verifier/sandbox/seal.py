@@ -15,6 +15,7 @@ import resource
 import signal
 import struct
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,10 +81,10 @@ def _add_rule(ruleset: int, path: str, rights: int) -> None:
         os.close(fd)
 
 
-def landlock_ruleset(abi: int) -> int:
-    """A ruleset that leaves a child nothing but reading the standard library; its descriptor.
+def landlock_ruleset(abi: int, libraries: Iterable[str]) -> int:
+    """A ruleset that leaves a child nothing but reading the standard library and `libraries`; its descriptor.
 
-    Installed packages below the library folder are left out: this service may be one of them. Their names can be
+    Other packages below the library folder are left out: this service may be one of them. Their names can be
     listed, their contents can't be read.
     """
     fs = (1 << FS_RIGHTS.get(abi, FS_RIGHTS[5])) - 1
@@ -98,6 +99,8 @@ def landlock_ruleset(abi: int) -> int:
         for entry in os.scandir(folder):
             if entry.name not in ("site-packages", "dist-packages"):
                 _add_rule(ruleset, entry.path, READ_FILE | READ_DIR if entry.is_dir() else READ_FILE)
+    for path in libraries:
+        _add_rule(ruleset, path, READ_FILE | READ_DIR if Path(path).is_dir() else READ_FILE)
     _add_rule(ruleset, "/dev/null", READ_FILE | (WRITE_FILE | TRUNCATE) & fs)
     _add_rule(ruleset, "/dev/urandom", READ_FILE)
     return ruleset
@@ -114,10 +117,11 @@ class Seal:
     """Seccomp program; None only in an insecure tier."""
 
     @classmethod
-    def prepare(cls, *, insecure: bool) -> Seal:
+    def prepare(cls, libraries: Iterable[str], *, insecure: bool) -> Seal:
         """Prepare the seal of this process's children.
 
         Args:
+            libraries: files and folders that they may read besides the standard library.
             insecure: leave out what the kernel doesn't offer, instead of failing.
 
         Raises:
@@ -135,7 +139,7 @@ class Seal:
             if not insecure:
                 raise
             program = None
-        return cls(os.getpid(), landlock_ruleset(abi) if abi else None, program)
+        return cls(os.getpid(), landlock_ruleset(abi, libraries) if abi else None, program)
 
     def apply(self, descriptors: list[int], *, memory: int, cpu_s: int) -> None:
         """Seal this process, a fresh fork of the zygote. There is no way back.

@@ -71,19 +71,20 @@ class Tier:
     """Probes that succeeded although they must not; empty in T1."""
 
 
-def open_sandbox(workers: int, *, memory_mb: int, insecure: bool) -> tuple[Pool, Tier]:
+def open_sandbox(workers: int, *, memory_mb: int, libraries: tuple[str, ...] = (), insecure: bool) -> tuple[Pool, Tier]:
     """A pool that has passed its self-test, and the tier that it provides.
 
     Args:
         workers: concurrent children.
         memory_mb: what they may take together.
+        libraries: installed packages that programs may import.
         insecure: open the sandbox even when programs can escape from it.
 
     Raises:
         SandboxUnavailable: this machine can't isolate programs and `insecure` is not set.
     """
     try:
-        pool = Pool(workers, memory_mb=memory_mb, insecure=insecure)
+        pool = Pool(workers, memory_mb=memory_mb, libraries=libraries, insecure=insecure)
     except SandboxError as error:
         raise SandboxUnavailable(f"{error}. {REMEDY}") from error
     try:

@@ -26,6 +26,7 @@ import socket
 import struct
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 from services.verifier.sandbox import harness
 from services.verifier.sandbox.seal import ZYGOTE_FILES, Seal, landlock_abi
@@ -42,6 +43,8 @@ SEALED = b"!"
 seal itself. A program can't forge that trouble, because the byte is out before the program is in."""
 
 NOBODY = 65534
+ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+"""Read by numerical libraries when they are imported: threads of theirs would not survive the fork."""
 ENVIRONMENT = {"HOME": "/", "LANG": "C.UTF-8", "PATH": "/usr/bin:/bin"}
 
 # Imported once here: each child saves the import, and the ones that need shared libraries from outside the
@@ -52,8 +55,13 @@ itertools json lzma math numbers operator random re statistics string struct thr
 """
 
 
-def main(control_fd: int, insecure: bool) -> None:
-    """Serve until the control socket closes."""
+def main(control_fd: int, libraries: list[str], search: list[str], insecure: bool) -> None:
+    """Serve until the control socket closes.
+
+    Args:
+        libraries: packages that programs may import besides the standard library.
+        search: folders in which those packages are.
+    """
     sys.path.pop(0)  # the entry through which this module was imported: children import from the library only
     for name in PRELOAD.split():
         with contextlib.suppress(ImportError):  # a Python built without lzma or bz2
@@ -61,13 +69,14 @@ def main(control_fd: int, insecure: bool) -> None:
     os.environ.clear()
     os.environ.update(ENVIRONMENT)
     os.chdir("/")
-    _become_nobody()
     # The service may hold many files, so this number may be high; below ZYGOTE_FILES all of ours are known.
     control = socket.socket(fileno=fcntl.fcntl(control_fd, fcntl.F_DUPFD_CLOEXEC, 3))
     os.close(control_fd)
     try:
-        seal = Seal.prepare(insecure=insecure)
-    except (OSError, LookupError) as error:
+        readable = _import_libraries(libraries, search)
+        _become_nobody([os.__file__, *readable])
+        seal = Seal.prepare(readable, insecure=insecure)
+    except (OSError, LookupError, ImportError) as error:
         control.send(json.dumps({"error": str(error)}).encode())
         return
     if seal.ruleset is not None:  # out of the way of the descriptors that a child gets
@@ -84,15 +93,42 @@ def main(control_fd: int, insecure: bool) -> None:
             pass
 
 
-def _become_nobody() -> None:
-    """Leave root when the standard library can be read without it; a child may still import lazily."""
+def _import_libraries(libraries: list[str], search: list[str]) -> list[str]:
+    """Import `libraries`, so that no child pays for it; the files and folders of all that came with them.
+
+    Raises:
+        ImportError: one of them is not installed.
+    """
+    before = set(sys.modules)
+    own = sys.path[:]
+    os.environ.update(ONE_THREAD)
+    sys.path.extend(search)
+    for name in libraries:
+        importlib.import_module(name)
+    sys.path[:] = own
+    os.environ.clear()
+    os.environ.update(ENVIRONMENT)
+    if "numpy" in sys.modules:
+        importlib.import_module("numpy.random").seed(0)  # a verdict depends on the program and the test alone
+    names = {loaded.partition(".")[0] for loaded in set(sys.modules) - before} - {"services"}
+    found = []
+    for folder in search:
+        for name in names:
+            file = getattr(sys.modules.get(name), "__file__", None) or ""
+            if file.startswith(f"{folder}/"):
+                found += [file.removesuffix("/__init__.py"), f"{folder}/{name}.libs"]
+    return [path for path in found if Path(path).exists()]
+
+
+def _become_nobody(needed: list[str]) -> None:
+    """Leave root when what children read can be read without it; a child may still import lazily."""
     if os.geteuid() != 0:
         return
     with contextlib.suppress(PermissionError):  # root in name only: a container that dropped CAP_SETUID
         os.setgroups([])
         os.setegid(NOBODY)
         os.seteuid(NOBODY)
-        readable = os.access(os.__file__, os.R_OK, effective_ids=True)
+        readable = all(os.access(path, os.R_OK, effective_ids=True) for path in needed)
         os.seteuid(0)
         os.setegid(0)
         if readable:

@@ -1,0 +1,25 @@
+"""JSON Schema (draft 2020-12, or what `$schema` names) without any access to other documents."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jsonschema.validators import Draft202012Validator, validator_for
+from referencing import Registry
+
+MAX_ERRORS = 3
+
+
+def judge(schema: Any, value: Any) -> list[list[str]]:
+    """Path, keyword and message of the first errors of `value`; none when it is valid.
+
+    Raises:
+        Exception: the schema itself can't be used: a reference that it doesn't hold, an invalid pattern, a loop.
+    """
+    validator = validator_for(schema, default=Draft202012Validator)(schema, registry=Registry())
+    errors = []
+    for error in validator.iter_errors(value):
+        errors.append([error.json_path, str(error.validator), error.message[:300]])
+        if len(errors) == MAX_ERRORS:
+            break
+    return errors

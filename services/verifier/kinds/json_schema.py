@@ -1,0 +1,90 @@
+"""A JSON answer that must be valid under a JSON Schema.
+
+The answer is what the last `<answer>` holds, else the last fenced block marked `json` or not at all, else the whole
+completion. It must be JSON as the standard has it: NaN, Infinity, numbers beyond every float and repeated keys are
+format errors, and so is nesting deeper than 128.
+
+Invariants:
+- Validation happens in a sealed child that can be killed and has no network: neither a pattern that backtracks nor a
+  schema that refers to itself hangs the service, and no `$ref` fetches anything.
+- A schema that can't be used is the spec's trouble: 422 where its own schema shows it, else `infra_error`.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Literal
+
+from pydantic import Field, field_validator
+
+from services.common.strict import Strict
+from services.common.wire import Outcome, Verdict
+from services.verifier import compare, extract, feedback, report
+from services.verifier.context import Context
+from services.verifier.report import LIMITS
+from services.verifier.trouble import infra_error
+from services.verifier.visibility import Visibility
+
+MAX_CHARS = 1_000_000
+JUDGE = "schema_judge"
+
+
+class Spec(Strict):
+    """`{"kind": "json_schema", "json_schema": {"type": "object", "required": ["name"]}}`"""
+
+    kind: Literal["json_schema"] = "json_schema"
+    json_schema: dict[str, Any] | bool
+    """Draft 2020-12, unless its `$schema` names another; references only to its own parts."""
+    cpu_s: float = Field(default=2.0, gt=0.0, le=60.0)
+    """CPU seconds for the validation."""
+    feedback: Visibility = Visibility()
+
+    @field_validator("json_schema")
+    @classmethod
+    def _is_a_schema(cls, schema: dict[str, Any] | bool) -> dict[str, Any] | bool:
+        from jsonschema.exceptions import SchemaError  # noqa: PLC0415 -- the service starts without it
+        from jsonschema.validators import Draft202012Validator, validator_for  # noqa: PLC0415
+
+        try:
+            compare.parse_json(json.dumps(schema))
+            validator_for(schema, default=Draft202012Validator).check_schema(schema)
+        except SchemaError as error:
+            raise ValueError(f"{error.json_path}: {error.message[:200]}") from error
+        except RecursionError as error:
+            raise ValueError("it is nested too deeply") from error
+        return schema
+
+
+def answer(spec: Spec, completion: str) -> str | None:  # noqa: ARG001 -- the signature of all kinds
+    """The JSON text; None when there is none, or far too much."""
+    given = extract.answer_of(completion)
+    if given is None:
+        given = extract.block_of(completion, frozenset({"", "json"}))
+    if given is None:
+        given = extract.without_thinking(completion)
+    given = given.strip()
+    return given if 0 < len(given) <= MAX_CHARS else None
+
+
+def grade(spec: Spec, completion: str, context: Context) -> Verdict:
+    """`passed` for a valid value, `format` for what is no JSON, `failed` for an invalid value."""
+    given = answer(spec, completion)
+    try:
+        value = compare.parse_json(given or "", strict=True)
+    except compare.NotJson as error:
+        text = f"The answer is not JSON: {error}" if given else "No answer found."
+        return Verdict(outcome=Outcome.FORMAT, reward=0.0, feedback=feedback.note(text))
+    execution = context.library.run(JUDGE, spec.json_schema, value, cpu_s=spec.cpu_s)
+    said = report.read(execution)
+    facts: dict[str, Any] = {"sandbox_tier": context.tier, "cpu_ms": execution.cpu_s * 1e3}
+    if said.limit is not None:
+        if report.read(context.library.run(JUDGE, spec.json_schema, None, cpu_s=spec.cpu_s)).limit is not None:
+            return infra_error("the schema can't be used within the limits, whatever the answer", **facts)
+        return Verdict(outcome=said.limit, reward=0.0, feedback=f"{LIMITS[said.limit]} limit exceeded.", **facts)
+    if not isinstance(said.value, list):
+        cause = f"{said.error.name}: {said.error.message}" if said.error else "its judge ended early"
+        return infra_error(f"the schema could not be used: {cause}", **facts)
+    # A message quotes what the schema expects; a path and a keyword tell where to look.
+    lines = [f"{path}: {message if spec.feedback.expected else keyword}" for path, keyword, message in said.value]
+    outcome = Outcome.FAILED if lines else Outcome.PASSED
+    return Verdict(outcome=outcome, reward=float(not lines), feedback=feedback.note("\n".join(lines)), **facts)

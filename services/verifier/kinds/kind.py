@@ -1,0 +1,25 @@
+"""What a kind of verifier spec is made of; a kind of your own is one of these under an entry point."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from services.common.strict import Strict
+from services.common.wire import Verdict
+from services.verifier.context import Context
+
+S = TypeVar("S", bound=Strict)
+
+
+@dataclass(frozen=True)
+class Kind(Generic[S]):
+    """How one kind of spec is judged. All of it runs in the trusted process, so it must end by itself, and soon."""
+
+    spec: type[S]
+    """The pydantic model of the spec, `kind` included."""
+    answer: Callable[[S, str], str | None]
+    """The part of a completion that the verdict depends on: equal answers are judged once."""
+    grade: Callable[[S, str, Context], Verdict]
+    """The verdict on a completion; what it raises becomes `infra_error`."""

@@ -1,0 +1,74 @@
+r"""A mathematical answer that must equal the expected one, by math-verify: `0.5`, `\frac{1}{2}` and `1/2` are one.
+
+The answer is what the last `<answer>` holds, else the last `\boxed{..}`; an answer block may hold one box, whose
+content then counts. Two boxes in one answer block are ambiguous: a format error. A list `1, 2` is the set of both, so
+naming several candidates equals none of them. What stands right of the last `=` counts, so `x = 5` is 5.
+
+Known limit: sympy evaluates, so an answer that repeats the question (`2^{10}` for 1024) is equal to its result.
+
+Invariants:
+- Parsing and comparing happen in a sealed child that can be killed: no expression hangs or crashes the service.
+- An expected answer that can't be parsed, or not compared with 1 within the limits, is the spec's trouble
+  (`infra_error`); a given one that can't be parsed is `format`, and one that exceeds the limits exceeds them.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from services.common.strict import Strict
+from services.common.wire import Outcome, Verdict
+from services.verifier import extract, feedback, report
+from services.verifier.context import Context
+from services.verifier.report import LIMITS
+from services.verifier.trouble import infra_error
+from services.verifier.visibility import Visibility
+
+MAX_CHARS = 2000
+JUDGE = "math_judge"
+
+
+class Spec(Strict):
+    r"""`{"kind": "math", "answer": "\\frac{1}{2}"}`"""
+
+    kind: Literal["math"] = "math"
+    answer: str = Field(min_length=1, max_length=MAX_CHARS)
+    """LaTeX or a plain expression, without `$` and without box."""
+    cpu_s: float = Field(default=3.0, gt=0.0, le=60.0)
+    """CPU seconds for parsing and comparing."""
+    feedback: Visibility = Visibility()
+
+
+def answer(spec: Spec, completion: str) -> str | None:  # noqa: ARG001 -- the signature of all kinds
+    """The expression that the completion answers with; None when there is none, or no telling which."""
+    block = extract.answer_of(completion)
+    boxes = extract.boxes_of(extract.without_thinking(completion) if block is None else block)
+    given = (boxes[-1] if block is None or len(boxes) == 1 else "") if boxes else block or ""
+    given = given.strip().strip("$").strip()
+    return given if 0 < len(given) <= MAX_CHARS else None
+
+
+def grade(spec: Spec, completion: str, context: Context) -> Verdict:
+    """`passed` for an equal answer, `format` for none, or one that is no mathematics, `failed` otherwise."""
+    given = answer(spec, completion)
+    if given is None:
+        return Verdict(outcome=Outcome.FORMAT, reward=0.0, feedback="No single answer found.")
+    if given == spec.answer.strip():  # spares the library's work on most right answers
+        return Verdict(outcome=Outcome.PASSED, reward=1.0)
+    execution = context.library.run(JUDGE, spec.answer, given, cpu_s=spec.cpu_s)
+    said = report.read(execution)
+    facts: dict[str, Any] = {"sandbox_tier": context.tier, "cpu_ms": execution.cpu_s * 1e3}
+    unread = not execution.stdout.startswith(b"gold") or said.value == "no_gold"
+    if unread or (said.limit and report.read(context.library.run(JUDGE, spec.answer, "1", cpu_s=spec.cpu_s)).limit):
+        return infra_error(f"the spec's answer {spec.answer[:200]!r} can't be judged within the limits", **facts)
+    if said.value == "equal":
+        return Verdict(outcome=Outcome.PASSED, reward=1.0, **facts)
+    # A crash of the library on this answer shows no equality either.
+    outcome = said.limit or (Outcome.FORMAT if said.value == "no_answer" else Outcome.FAILED)
+    first = f"{LIMITS[said.limit]} limit exceeded.\n" if said.limit else ""
+    if outcome is Outcome.FORMAT:
+        first = "Not mathematics.\n"
+    text = first + feedback.wrong_text(given, spec.answer if spec.feedback.expected else "")
+    return Verdict(outcome=outcome, reward=0.0, feedback=text, **facts)

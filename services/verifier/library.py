@@ -1,0 +1,64 @@
+"""The second sandbox: its children hold the judges and their libraries, and run them on hostile data.
+
+Invariants:
+- It opens on first use: a service that judges no mathematics never pays for sympy.
+- Its children are sealed like those that run programs; they see one expected answer and one given answer, no program.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from typing import Any
+
+from services.verifier.sandbox.job import Execution, Job, Limits, SandboxError
+from services.verifier.sandbox.pool import Pool
+from services.verifier.sandbox.tier import open_sandbox
+
+LIBRARIES = ("services.verifier.judges.warm",)
+MEMORY_MB = 1024
+"""Address space of a child, sympy included."""
+OUTPUT_KB = 64
+
+
+class Library:
+    """Judges by name; thread-safe."""
+
+    def __init__(self, workers: int, *, insecure: bool) -> None:
+        """Args:
+        workers: judges that run at the same time; each may take `MEMORY_MB`.
+        """
+        self._workers, self._insecure = workers, insecure
+        self._lock = threading.Lock()
+        self._pool: Pool | None = None
+        self._closed = False
+
+    def run(self, judge: str, *arguments: Any, cpu_s: float) -> Execution:
+        """Run `services.verifier.judges.<judge>.judge(*arguments)`, all of it JSON, in a child.
+
+        Raises:
+            SandboxError: the sandbox can't be opened, or failed.
+        """
+        source = f"from services.verifier.judges.{judge} import judge"
+        given = "\n".join(json.dumps(argument) for argument in arguments)
+        return self._open().run(Job(source, "judge", given, Limits(cpu_s, MEMORY_MB, OUTPUT_KB)))
+
+    def _open(self) -> Pool:
+        with self._lock:
+            if self._closed:
+                raise SandboxError("the sandbox is closed")
+            if self._pool is None:
+                self._pool, _ = open_sandbox(
+                    self._workers,
+                    memory_mb=self._workers * MEMORY_MB,
+                    libraries=LIBRARIES,
+                    insecure=self._insecure,
+                )
+            return self._pool
+
+    def close(self) -> None:
+        """End its processes."""
+        with self._lock:
+            self._closed = True
+            if self._pool is not None:
+                self._pool.close()

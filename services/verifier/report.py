@@ -1,0 +1,80 @@
+"""What a child's execution says: a value, an error, or the limit that ended it.
+
+Invariant: a report is the child's to forge, so every part of it is checked before it is used.
+"""
+
+from __future__ import annotations
+
+import signal
+from dataclasses import dataclass
+from typing import Any
+
+from services.common.wire import Outcome
+from services.verifier import compare
+from services.verifier.feedback import Frame
+from services.verifier.sandbox.job import End, Execution
+
+LIMITS = {Outcome.TIMEOUT: "Time", Outcome.MEMORY: "Memory", Outcome.OUTPUT_LIMIT: "Output"}
+"""Outcomes of exceeded limits, as people call the limits."""
+
+
+@dataclass(frozen=True, slots=True)
+class Error:
+    """A runtime error: type, message and the program's own frames."""
+
+    name: str
+    message: str
+    frames: tuple[Frame, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """How a child ended. With neither `limit` nor `error`, `value` is what its function returned, if it did."""
+
+    limit: Outcome | None = None
+    """A key of `LIMITS`."""
+    error: Error | None = None
+    value: Any = None
+    returned: bool = False
+
+
+def read(execution: Execution) -> Report:
+    """The report of an ended child."""
+    match execution.end:
+        case End.EXIT:
+            return _parse(execution.report)
+        case End.OUTPUT:
+            return Report(limit=Outcome.OUTPUT_LIMIT)
+        case End.CPU | End.WALL:
+            return Report(limit=Outcome.TIMEOUT)
+        case _ if execution.code == signal.SIGKILL:
+            return Report(limit=Outcome.MEMORY)
+        case _:
+            return Report(error=Error("Crash", signal.strsignal(execution.code) or f"signal {execution.code}"))
+
+
+def _parse(data: bytes) -> Report:
+    try:
+        report = compare.parse_json(data)
+    except compare.NotJson:
+        return Report()
+    if not isinstance(report, dict):
+        return Report()
+    error = _error(report.get("error"))
+    if error is not None and error.name == "MemoryError":
+        return Report(limit=Outcome.MEMORY)
+    return Report(error=error, value=report.get("value"), returned="value" in report)
+
+
+def _error(error: Any) -> Error | None:
+    if not isinstance(error, dict):
+        return None
+    name, message, frames = error.get("type"), error.get("message"), error.get("frames")
+    if not (isinstance(name, str) and isinstance(message, str) and isinstance(frames, list)):
+        return None
+    checked = (
+        Frame(f[0], str(f[1])[:80], str(f[2])[:160])
+        for f in frames[:3]
+        if isinstance(f, list) and len(f) == 3 and isinstance(f[0], int)
+    )
+    return Error(name[:80], message[:500], tuple(checked))

@@ -1,0 +1,39 @@
+"""The spec examples of docs/verifier.md are valid and judge a right and a wrong completion as they should."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from services.verifier.grading import Submission
+from tests.verifier.conftest import Sandbox, fenced
+
+TEXT = (Path(__file__).parents[2] / "docs" / "verifier.md").read_text()
+SPECS = [spec for block in re.findall(r"```json\n(.*?)```", TEXT, re.DOTALL) if "kind" in (spec := json.loads(block))]
+
+RIGHT_AND_WRONG = [
+    (fenced("print(sum(map(int, input().split())))"), fenced("print(3)")),
+    (fenced("def total(a, b): return sum(a) + b"), fenced("def total(a, b): return 6.0")),
+    ("<answer>(B)</answer>", "<answer>C</answer>"),
+    ("<answer>42 KM</answer>", "<answer>42 m</answer>"),
+    ("AB-12", "AB-12 or CD-34"),
+    (r"\boxed{0.5}", r"\boxed{2}"),
+    ('{"name": "Ada"}', '{"name": 1}'),
+    ("three little words", "two words"),
+]
+
+
+def test_every_kind_has_an_example() -> None:
+    kinds = [spec["kind"] for spec in SPECS]
+    assert kinds == ["code", "code", "choice", "exact", "regex", "math", "json_schema", "python"]
+
+
+@pytest.mark.parametrize(("spec", "pair"), zip(SPECS, RIGHT_AND_WRONG, strict=True))
+def test_examples(spec: dict[str, Any], pair: tuple[str, str], sandbox: Sandbox) -> None:
+    right, wrong = sandbox.grader.grade([Submission(spec, completion) for completion in pair])
+    assert (right.outcome, right.reward) == ("passed", 1.0), right
+    assert (wrong.outcome, wrong.reward) == ("failed", 0.0), wrong

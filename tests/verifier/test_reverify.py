@@ -1,0 +1,106 @@
+"""Judging again under changed specs: what changed is what is reported."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from services.common.artifacts import read_table, write_problems, write_table
+from services.common.wire import ROLLOUTS, VERDICTS, Message, Problem, Ref
+from tests.verifier.test_service import http, rollout  # noqa: F401 -- a fixture
+
+
+def verdict(outcome: str) -> dict[str, Any]:
+    return {"outcome": outcome, "reward": float(outcome == "passed")}
+
+
+def exact(answer: str) -> dict[str, Any]:
+    return {"kind": "exact", "answer": answer}
+
+
+def test_items_are_judged_again(http: TestClient) -> None:  # noqa: F811
+    items = [
+        {"verifier": exact("Neon"), "completion": "Neon", "verdict": verdict("failed")},
+        {"verifier": exact("Neon"), "completion": "Iron", "verdict": verdict("failed") | {"feedback": "Answer: Iron"}},
+        {"verifier": exact("Neon"), "completion": "Gold", "verdict": verdict("passed")},
+        {"verifier": exact("Neon"), "completion": "Neon", "verdict": verdict("infra_error")},
+    ]
+    result = http.post("/v1/reverify", json={"items": items}).raise_for_status().json()
+    assert (result["judged"], result["changed"]) == (4, 3)
+    assert result["transitions"] == {
+        "failed -> failed": 1,
+        "failed -> passed": 1,
+        "infra_error -> passed": 1,
+        "passed -> failed": 1,
+    }
+    assert (result["mean_reward_old"], result["mean_reward_new"]) == pytest.approx((1 / 3, 1 / 3))
+    assert [change["index"] for change in result["changes"]] == [0, 2, 3]
+    assert result["changes"][1]["new"]["feedback"] == "Answer: Gold"
+    assert result["verdicts"] is None
+
+
+@pytest.fixture
+def artifacts(tmp_path: Path) -> dict[str, Any]:
+    problems = [Problem(id=i, messages=[Message(role="user", content="q")], verifier=exact("x")) for i in ("a", "b")]
+    rows = [rollout(p, "train", n, text) for p in ("a", "b") for n, text in enumerate(("x", "X", "y"))]
+    old = [
+        {"rollout_id": r["rollout_id"], "problem_id": r["problem_id"], "split": "train"}
+        | verdict("passed" if r["text"] == "x" else "failed")
+        | {"feedback": "" if r["text"] == "x" else f"Answer: {r['text']}"}
+        for r in rows
+    ]
+    base = f"file://{tmp_path}"
+    refs = {
+        "rollouts": write_table(f"{base}/rollouts.parquet", rows, ROLLOUTS),
+        "verdicts": write_table(f"{base}/verdicts.parquet", old, VERDICTS),
+        "problems": write_problems(f"{base}/problems.parquet", problems),
+    }
+    return {name: ref.model_dump() for name, ref in refs.items()}
+
+
+def test_an_artifact_is_judged_again_by_another_spec(
+    http: TestClient,  # noqa: F811
+    artifacts: dict[str, Any],
+    tmp_path: Path,
+) -> None:
+    same = http.post("/v1/reverify", json=artifacts).raise_for_status().json()
+    assert (same["judged"], same["changed"]) == (6, 0)
+    kinder = {**artifacts, "specs": {"a": exact("x") | {"ignore_case": True}}, "out": f"file://{tmp_path}/new.parquet"}
+    before = (tmp_path / "verdicts.parquet").read_bytes()
+    result = http.post("/v1/reverify", json=kinder).raise_for_status().json()
+    assert [(c["rollout_id"], c["old"]["outcome"], c["new"]["outcome"]) for c in result["changes"]] == [
+        ("a#1", "failed", "passed")
+    ]
+    assert (result["mean_reward_old"], result["mean_reward_new"]) == pytest.approx((2 / 6, 3 / 6))
+    written = read_table(Ref(**result["verdicts"]))
+    assert [row["outcome"] for row in written] == ["passed", "passed", "failed", "passed", "failed", "failed"]
+    assert (tmp_path / "verdicts.parquet").read_bytes() == before
+
+
+def test_it_is_a_job_too(http: TestClient, artifacts: dict[str, Any]) -> None:  # noqa: F811
+    http.put("/v1/jobs/again.1", json={"kind": "reverify", "request": artifacts}).raise_for_status()
+    job = http.get("/v1/jobs/again.1", params={"wait": 20}).json()
+    assert (job["status"], job["result"]["judged"]) == ("succeeded", 6)
+
+
+def test_what_can_not_be_judged_again_is_422(http: TestClient, artifacts: dict[str, Any]) -> None:  # noqa: F811
+    item = {"verifier": {"kind": "exakt"}, "completion": "", "verdict": verdict("failed")}
+    changed = {**artifacts["rollouts"], "sha256": "0" * 64}
+    for body, message in (
+        ({}, "give items, or all of"),
+        ({"items": []}, "give items, or all of"),
+        ({"rollouts": artifacts["rollouts"]}, "all of rollouts, verdicts and problems"),
+        ({"items": [item]}, "did you mean 'exact'"),
+        ({**artifacts, "specs": {"z": exact("x")}}, "specs of problems that the problems artifact does not hold: z"),
+        ({**artifacts, "rollouts": changed}, "changed after it was written"),
+        ({**artifacts, "rollouts": {**changed, "uri": "file:///no/such"}}, "does not exist"),
+        ({**artifacts, "verdicts": artifacts["problems"]}, "verdicts: the artifact has no column 'rollout_id'"),
+        ({**artifacts, "problems": artifacts["verdicts"]}, "problems: the artifact has no column 'messages'"),
+        ({**artifacts, "rollouts": {**changed, "uri": "nosuch://a/b"}}, "nosuch"),
+    ):
+        answer = http.post("/v1/reverify", json=body)
+        assert answer.status_code == 422, body
+        assert message in answer.text
