@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
 
 from services.common.wire import Level, MemoryCounts
 
@@ -214,13 +215,14 @@ class Ledger:
 
         _meta.create_all(self._engine)
         self.dialect = self._engine.dialect.name
+        self._insert = postgresql.insert if self.dialect == "postgresql" else sqlite.insert
 
     def apply(self, bank: str, key: str, change: Callable[[Transaction], None]) -> MemoryCounts:
         """Run `change` once for ever for this key, in one transaction, and return the bank's size after it."""
         with self._engine.begin() as db:
             # The bank's row is the lock: touching it serialises the writers of one bank on every database.
-            if not db.execute(sa.update(_banks).where(_banks.c.bank == bank).values(seq=_banks.c.seq)).rowcount:
-                db.execute(sa.insert(_banks), [{"bank": bank, "seq": 0}])
+            db.execute(self._insert(_banks).on_conflict_do_nothing(), [{"bank": bank, "seq": 0}])
+            db.execute(sa.update(_banks).where(_banks.c.bank == bank).values(seq=_banks.c.seq))
             done = sa.select(_writes.c.key).where(_writes.c.bank == bank, _writes.c.key == key)
             if db.execute(done).first() is None:
                 seq = db.execute(sa.select(_banks.c.seq).where(_banks.c.bank == bank)).scalar_one() + 1
@@ -264,6 +266,22 @@ class Ledger:
             query = query.where(_items.c.scope.in_(list(scopes)))
         with self._engine.connect() as db:
             return [_item(row) for row in db.execute(query.order_by(_items.c.step, _items.c.seq, _items.c.id))]
+
+    def changes(self, bank: str, after_seq: int, limit: int = 1000) -> list[Item]:
+        """Items that changed after `after_seq`, each at its newest version, in order of (seq, id).
+
+        Every status is reported: whoever keeps a copy removes what is no longer active. What one transaction changed
+        is never cut in two, so there may be more than `limit` items, and the last one's `seq` is where to go on. Seqs
+        become visible in order (the bank's row is locked while one is handed out): a reader who goes on from the
+        highest seq it has seen misses nothing.
+        """
+        since = sa.and_(_items.c.bank == bank, _items.c.seq > after_seq)
+        last = sa.select(_items.c.seq).where(since).order_by(_items.c.seq).offset(limit - 1).limit(1)
+        # No such item means that all of them fit.
+        fits = _items.c.seq <= sa.func.coalesce(last.scalar_subquery(), sa.literal(2**63 - 1, sa.BigInteger))
+        query = sa.select(_items).where(since, fits).order_by(_items.c.seq, _items.c.id)
+        with self._engine.connect() as db:
+            return [_item(row) for row in db.execute(query)]
 
     def page(
         self, bank: str, *, level: Level | None, status: Status | None, text: str | None, after: str, limit: int
