@@ -33,7 +33,7 @@ from gateway.registry import IdempotencyConflict, Registry, UnknownRun
 from gateway.settings import GatewaySettings
 from gateway.state import CALLS, last_step
 from gateway.status import Desired, ForbiddenTransition
-from gateway.tables import Database
+from gateway.tables import open_registry
 from gateway.views import (
     CheckpointView,
     EventView,
@@ -72,7 +72,7 @@ def create_app(
         wake: asks for a run to be advanced soon; Celery does unless given.
         transports: how to reach services in tests, by name.
     """
-    registry = Registry(Database(settings.database()))
+    registry = Registry(open_registry(settings.database()))
     forward = Forwarder(settings.service_urls(), settings.token.get_secret_value(), transports=transports)
     metrics = RunMetrics(registry)
 

@@ -22,8 +22,9 @@ from sqlalchemy.exc import IntegrityError
 from gateway.recipe import Recipe
 from gateway.state import Inputs, Phase, PhaseName, Record, RunState, last_step
 from gateway.status import ACTIVE, ENDED, GOALS, Desired, ForbiddenTransition, check_transition
-from gateway.tables import ARTIFACTS, EVENTS, PHASES, RUNS, Database
+from gateway.tables import ARTIFACTS, EVENTS, PHASES, RUNS
 from gateway.views import EventView, RunStatus
+from services.common.sql import Database
 from services.common.wire import Ref, Weights
 
 LEASE_S = 30.0

@@ -25,7 +25,7 @@ from services.memory.abstract import abstract
 from services.memory.context import retrieve
 from services.memory.embed import EMBEDDER_ID
 from services.memory.generator import ChatModel
-from services.memory.ledger import Item, Ledger, Status, UnknownBank
+from services.memory.ledger import Filter, Item, Ledger, Status, UnknownBank, reads
 from services.memory.record import record
 from services.memory.reflect import reflect
 from services.memory.settings import MemoryServiceSettings
@@ -154,16 +154,20 @@ def create_app(settings: MemoryServiceSettings) -> FastAPI:
         limit: Annotated[int, Query(ge=1, le=500)] = PAGE,
     ) -> ItemPage:
         """Items of a bank; `q` filters by substring."""
-        items = ledger.page(bank, level=level, status=status, text=q, after=after, limit=limit)
-        return ItemPage(items=[ItemView.of(i) for i in items], next=items[-1].id if len(items) == limit else None)
+        with ledger.read() as db:
+            items, following = reads.page(
+                db, bank, Filter(level=level, status=status, text=q), after=after, limit=limit
+            )
+        return ItemPage(items=[ItemView.of(i) for i in items], next=following)
 
     @app.get("/v1/banks/{bank}/items/{item_id}", tags=["banks"])
     def get_item(bank: str, item_id: str) -> ItemDetail:
         """One item with its history."""
-        item = ledger.item(bank, item_id)
-        if item is None:
+        with ledger.read() as db:
+            versions = reads.history(db, bank, item_id)
+        if not versions:
             raise HTTPException(404, f"no item {item_id!r} in bank {bank!r}")
-        return ItemDetail(item=ItemView.of(item), history=ledger.history(bank, item_id))
+        return ItemDetail(item=ItemView.of(versions[-1][0]), history=[])
 
     @app.delete("/v1/banks/{bank}", tags=["banks"], status_code=204)
     def delete_bank(bank: str) -> None:
