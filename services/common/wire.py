@@ -292,6 +292,8 @@ class MemoryCounts(Strict):
     experience: int
     insight: int
     behavior: int
+    edits: int = 0
+    """Changes by people that take effect with the step that a job began."""
 
 
 class RecordRequest(Strict):
@@ -368,6 +370,8 @@ class RetrieveResult(Strict):
     """Contexts that say more than the problem itself."""
     items_used: dict[str, int]
     """How many contexts show an item of each level, and how many a demonstration or feedback."""
+    edits: int = 0
+    """Changes by people that take effect with this step."""
 
 
 class TrainRequest(Strict):
@@ -454,7 +458,7 @@ CONTEXTS = pa.schema(
         ("split", pa.string()),
         ("messages", pa.string()),  # JSON of [Message]: what the teacher is asked
         ("has_context", pa.bool_()),  # false: the messages are the student's own; masked from distillation
-        ("items", pa.string()),  # JSON of [{id, version, level, text, score, reason}]
+        ("items", pa.string()),  # JSON of [{id, version, level, text, score, credibility, reason, sources}]
         ("demonstration", pa.string()),  # rollout id of the sibling shown, or null
         ("feedback", pa.bool_()),  # whether the rollout's own feedback is shown
         ("seq", pa.int64()),  # of the bank when it was read

@@ -20,7 +20,7 @@ from services.common.artifacts import dump_messages, read_problems, read_table, 
 from services.common.jobs import JobContext
 from services.common.wire import CONTEXTS, Message, Outcome, Problem, RetrieveRequest, RetrieveResult
 from services.memory.leak import leak
-from services.memory.ledger import Ledger
+from services.memory.ledger import Item, Ledger, Use, fingerprint
 from services.memory.prompts import render
 from services.memory.retrieve import Note, Retriever, Selection, Selector, counts, nothing
 from services.memory.terms import AGREE, excerpt, similarity, terms
@@ -118,11 +118,16 @@ def _explained(note: Note) -> dict[str, Any]:
         "score": round(note.score, 4),
         "credibility": round(note.credibility, 4),
         "reason": note.reason,
+        "sources": _sources(note.item),
     }
 
 
-def guarded(select: Selector, problem: Problem) -> Selection:
-    """A selection without notes that leak this problem's answer.
+def _sources(item: Item) -> list[str]:
+    return [item.facts["rollout_id"]] if item.level == "experience" else item.facts.get("sources", [])
+
+
+def guarded(select: Selector, problem: Problem, banned: frozenset[str] = frozenset()) -> Selection:
+    """A selection without notes that leak this problem's answer or say what a person has banned.
 
     Insights were guarded when they were written. Behaviors come from other problems and attempts are shown as
     they are, so every note is checked once more against the problem that it is shown for.
@@ -130,7 +135,8 @@ def guarded(select: Selector, problem: Problem) -> Selection:
     chosen = select(problem)
 
     def safe(notes: tuple[Note, ...]) -> tuple[Note, ...]:
-        return tuple(n for n in notes if leak(n.text, problem) is None)
+        shown = (n for n in notes if leak(n.text, problem) is None)
+        return tuple(n for n in shown if not banned or fingerprint(n.text) not in banned)
 
     return Selection(safe(chosen.strategies), safe(chosen.lessons), safe(chosen.behaviors), safe(chosen.experiences))
 
@@ -143,11 +149,13 @@ def retrieve(ledger: Ledger, request: RetrieveRequest, job: JobContext) -> Retri
     if wanted is None:
         wanted = list(dict.fromkeys(r["problem_id"] for r in rollouts)) if rollouts else list(problems)
     select: Selector = nothing
-    seq = 0
+    seq = edits = 0
+    banned: frozenset[str] = frozenset()
     if request.bank is not None and request.settings.levels:
+        edits = ledger.begin_step(request.bank, request.step)
         retriever = Retriever(ledger, request.bank, wanted, request.step, request.settings)
-        select, seq = retriever.select, retriever.seq
-    selections = {pid: guarded(select, problems[pid]) for pid in wanted}
+        select, seq, banned = retriever.select, retriever.seq, retriever.banned
+    selections = {pid: guarded(select, problems[pid], banned) for pid in wanted}
     job.check()
     if request.rollouts is None:
         rows = [_row(pid, problems[pid], selections[pid], seq, request) for pid in wanted]
@@ -155,12 +163,25 @@ def retrieve(ledger: Ledger, request: RetrieveRequest, job: JobContext) -> Retri
         rows = _per_rollout(rollouts, problems, selections, seq, request)
     shown = {"demonstration": sum(r["demonstration"] is not None for r in rows)}
     shown |= {"feedback": sum(r["feedback"] for r in rows)}
+    contexts = write_table(request.out, rows, CONTEXTS)
+    if request.bank is not None and seq:
+        ledger.note_contexts(request.bank, job.key, request.step, seq, contexts, _uses(selections))
     return RetrieveResult(
-        contexts=write_table(request.out, rows, CONTEXTS),
+        contexts=contexts,
         seq=seq,
+        edits=edits,
         with_context=sum(r["has_context"] for r in rows),
         items_used=counts(selections) | shown,
     )
+
+
+def _uses(selections: Mapping[str, Selection]) -> list[Use]:
+    """Which items the contexts of a step show."""
+    return [
+        Use(pid, n.item.id, n.item.version, n.score, n.credibility)
+        for pid, selection in selections.items()
+        for n in selection.notes
+    ]
 
 
 def _per_rollout(

@@ -21,9 +21,11 @@ ACTOR = "record"
 def over_budget(attempts: Sequence[Item], budget: int) -> list[Item]:
     """The attempts of a problem to retire, oldest first of the outcome that there is more of.
 
-    Rare successes are what insights are made of: a flood of failures must not wash them out.
+    Rare successes are what insights are made of: a flood of failures must not wash them out. Attempts that people
+    hold stay, outside the budget.
     """
-    outcomes = ([a for a in attempts if a.facts["passed"]], [a for a in attempts if not a.facts["passed"]])
+    free = [a for a in attempts if not a.held]
+    outcomes = ([a for a in free if a.facts["passed"]], [a for a in free if not a.facts["passed"]])
     surplus = []
     while sum(map(len, outcomes)) > budget:
         surplus.append(max(outcomes, key=len).pop(0))
@@ -69,9 +71,11 @@ def record(ledger: Ledger, request: RecordRequest, job: JobContext) -> MemoryCou
     ]
 
     def change(tx: Transaction) -> None:
+        tx.begin_step(request.step)
         tx.put_problems(bodies)
         tx.write(attempts, ACTOR)
         tx.set_status([item for item in surplus if item.id], "retired", request.step, ACTOR)
         tx.write([replace(item, status="retired") for item in surplus if not item.id], ACTOR)
 
-    return ledger.apply(request.bank, job.key, change)
+    counts = ledger.apply(request.bank, job.key, change)
+    return counts.model_copy(update={"edits": ledger.begin_step(request.bank, request.step)})

@@ -11,7 +11,7 @@ Invariants:
 the object that the service holds.
 """
 
-from services.memory.ledger.items import PERSON, Item, Kind, Status, UnknownBank, fingerprint
+from services.memory.ledger.items import PERSON, Item, Kind, Status, UnknownBank, Use, fingerprint
 from services.memory.ledger.reads import Filter, StepView
 from services.memory.ledger.schema import LedgerTooNew
 from services.memory.ledger.store import Ledger
@@ -28,5 +28,6 @@ __all__ = [
     "StepView",
     "Transaction",
     "UnknownBank",
+    "Use",
     "fingerprint",
 ]

@@ -40,6 +40,20 @@ def by_person(actor: str) -> bool:
 
 
 @dataclass(frozen=True)
+class Use:
+    """An item in the teacher contexts of one problem in one step."""
+
+    problem_id: str
+    item_id: str
+    version: int
+    score: float
+    """Similarity to the problem."""
+    credibility: float
+    shown: bool = True
+    """False: it was chosen and held out, to learn what it is worth."""
+
+
+@dataclass(frozen=True)
 class Item:
     """One memory item at one version."""
 

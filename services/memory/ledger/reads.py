@@ -101,7 +101,7 @@ def _matches(db: sa.Connection, bank: str, text: str) -> sa.ColumnElement[bool]:
         # The bank inside the match: without it the index would be searched for the words of all banks.
         match = f'bank:"{bank}" AND ' + " AND ".join(f'text:"{word}"*' for word in words)
         found = sa.text("SELECT rowid FROM items_fts WHERE items_fts MATCH :match").bindparams(match=match)
-        return ITEMS.c.number.in_(found)  # type: ignore[arg-type]
+        return ITEMS.c.number.in_(found)
     vector = sa.func.to_tsvector(sa.literal_column("'simple'"), ITEMS.c.text)
     query = sa.func.to_tsquery(sa.literal_column("'simple'"), " & ".join(f"{word}:*" for word in words))
     return vector.bool_op("@@")(query)
@@ -137,7 +137,7 @@ def _cursor(after: str, kind: type[str] | type[int]) -> tuple[Any, str]:
         value, item_id = json.loads(base64.urlsafe_b64decode(after.encode()))
     except (ValueError, TypeError, binascii.Error) as error:
         raise BadCursor(f"after: {after!r} is no cursor; pass `next` of the page before") from error
-    if not isinstance(value, kind) or not isinstance(item_id, str) or (kind is int and abs(value) >= 2**62):
+    if not isinstance(value, kind) or not isinstance(item_id, str) or (isinstance(value, int) and abs(value) >= 2**62):
         raise BadCursor(f"after: {after!r} is a cursor of another order; keep `sort` while you page")
     return value, item_id
 
@@ -210,15 +210,12 @@ class StepView:
         return sorted([i for i in found if i.id not in self._before] + then, key=_age)
 
     def _changed_since(self, began: int) -> dict[str, Item | None]:
-        first = dict(
-            self._db.execute(
-                sa.select(VERSIONS.c.id, sa.func.min(VERSIONS.c.version))
-                .where(VERSIONS.c.bank == self._bank, BY_PERSON, VERSIONS.c.seq > began)
-                .group_by(VERSIONS.c.id)
-            )
-            .tuples()
-            .all()
+        query = (
+            sa.select(VERSIONS.c.id, sa.func.min(VERSIONS.c.version))
+            .where(VERSIONS.c.bank == self._bank, BY_PERSON, VERSIONS.c.seq > began)
+            .group_by(VERSIONS.c.id)
         )
+        first: dict[str, int] = {row[0]: row[1] for row in self._db.execute(query)}
         if not first:
             return {}
         now = load(self._db, self._bank, list(first))

@@ -95,7 +95,7 @@ def item_at(now: Item, version: Any) -> Item:
 
 def load(db: sa.Connection, bank: str, ids: Sequence[str]) -> dict[str, Item]:
     """The items of `ids` that exist, by id."""
-    found = {}
+    found: dict[str, Item] = {}
     for part in portions(ids):
         rows = db.execute(sa.select(ITEMS).where(ITEMS.c.bank == bank, ITEMS.c.id.in_(part)))
         found |= {row.id: item_of(row) for row in rows}

@@ -5,17 +5,18 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from services.common.sql import Database
-from services.common.wire import Level, MemoryCounts
+from services.common.wire import Level, MemoryCounts, Ref
 from services.memory.ledger import reads, schema
-from services.memory.ledger.items import Item, UnknownBank
+from services.memory.ledger.items import Item, UnknownBank, Use
 from services.memory.ledger.rows import load
-from services.memory.ledger.tables import BANKS, OF_A_BANK, STEPS, WRITES
+from services.memory.ledger.tables import BANKS, CONTEXTS, OF_A_BANK, STEPS, USES, WRITES
 from services.memory.ledger.transaction import Transaction
 
 T = TypeVar("T")
@@ -93,6 +94,15 @@ class Ledger:
 
     def _edits(self, db: sa.Connection, bank: str, step: int) -> int | None:
         return db.scalar(sa.select(STEPS.c.edits).where(STEPS.c.bank == bank, STEPS.c.step == step))
+
+    def note_contexts(self, bank: str, job: str, step: int, seq: int, artifact: Ref, uses: Sequence[Use]) -> None:
+        """Remember which contexts a job rendered and what they show (Law 8). A log: the bank's `seq` stays."""
+        row = {"bank": bank, "job": job, "step": step, "seq": seq, "artifact": artifact.model_dump_json()}
+        shown = [{"bank": bank, "job": job, "step": step, "reward": None} | asdict(use) for use in uses]
+        with self._database.write() as db:
+            db.execute(self._new(CONTEXTS).on_conflict_do_nothing(), [row | {"at": time.time()}])
+            if shown:
+                db.execute(self._new(USES).on_conflict_do_nothing(), shown)
 
     def delete(self, bank: str) -> None:
         """Forget a bank entirely.

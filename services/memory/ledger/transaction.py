@@ -167,6 +167,10 @@ class Transaction:
         self.log(actor, action, new, **detail)
         return new
 
+    def put_new(self, items: Iterable[Item], actor: str) -> None:
+        """Add items that do not exist yet; logging them is the caller's."""
+        self._store([replace(item, version=1, seq=self.seq) for item in items], [], actor)
+
     def annotate(self, item: Item, actor: str, text: str) -> None:
         """Attach a person's remark to an item; its version stays."""
         row = {"bank": self.bank, "seq": self.seq, "item_id": item.id, "at": time.time(), "actor": actor, "text": text}
@@ -208,7 +212,7 @@ class Transaction:
     def close(self) -> None:
         """Log what a job did as one row: every `seq` is accounted for."""
         if self._machine or not self._audited:
-            self.log(self._actor, "job", job=self.key, **self._machine)
+            self.log(self._actor, "job", None, job=self.key, counts=dict(self._machine))
 
     def insert(self, table: sa.Table, rows: list[dict[str, Any]], *, ignore: bool = False) -> None:
         """Insert rows; with `ignore`, those whose key exists stay as they are."""

@@ -59,8 +59,20 @@ def _items() -> None:
         _col("facts", sa.Text),
     )
     db = op.get_bind()
-    names = ("bank", "id", "level", "kind", "scope", "text", "status", "version", "seq", "step")
-    names += ("policy_version", "facts")
+    names = [
+        "bank",
+        "id",
+        "level",
+        "kind",
+        "scope",
+        "text",
+        "status",
+        "version",
+        "seq",
+        "step",
+        "policy_version",
+        "facts",
+    ]
     old = sa.table("items_0001", *map(sa.column, names))
     new = sa.table("items", *map(sa.column, (*names, "fingerprint", "pinned", "edited")))
     after = ("", "")
