@@ -24,6 +24,7 @@ from services.memory.leak import leak
 from services.memory.ledger import Item, Ledger, Transaction, fingerprint
 from services.memory.notes import parse_behaviors
 from services.memory.prompts import render
+from services.memory.quality import without_duplicates
 from services.memory.terms import terms, union
 
 
@@ -111,7 +112,11 @@ def abstract(ledger: Ledger, model: ChatModel, request: AbstractRequest, job: Jo
     confirmed: set[tuple[str, str]] = set()
     for pool, written in zip(found, answers, strict=True):
         standing = old.get(pool.cluster.id, [])
-        rules = [*(item.text for item in standing), *(w for w in written or () if fingerprint(w) not in banned)]
+        fresh = [rule for rule in written or () if fingerprint(rule) not in banned]
+        before = [item.text for item in standing]
+        if request.quality.duplicates:
+            fresh = list(without_duplicates(fresh, before, request.quality.near_duplicates))
+        rules = [*before, *fresh]
         elected = [_behavior(pool, rule, seen, known, request) for rule, seen in elect(pool, rules, request)]
         kept, unmet = make_room(elected, standing, request.settings.max_behaviors)
         new += kept
@@ -132,7 +137,8 @@ def abstract(ledger: Ledger, model: ChatModel, request: AbstractRequest, job: Jo
 
 
 def _behavior(pool: Pool, rule: str, seen: Support, known: Mapping[str, Problem], request: AbstractRequest) -> Item:
-    reasons = [reason for pid in pool.insights if (reason := leak(rule, known[pid]))]
+    guarded = pool.insights if request.quality.leak_guard else ()
+    reasons = [reason for pid in guarded if (reason := leak(rule, known[pid]))]
     return Item(
         level="behavior",
         kind="behavior",

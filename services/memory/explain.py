@@ -17,9 +17,10 @@ from services.common.strict import Strict
 from services.common.wire import Message, Ref, Slug
 from services.memory import curation
 from services.memory.bank_api import REFUSALS, Bank, ItemId
-from services.memory.ledger import Ledger
+from services.memory.ledger import Ledger, reads
 from services.memory.ledger.rows import load
 from services.memory.ledger.tables import CONTEXTS, LINKS, USES
+from services.memory.quality import lift
 from services.memory.views import ItemView
 
 MAX_USES = 200
@@ -85,6 +86,19 @@ class Provenance(Strict):
     """Items that were made from it."""
     uses: list[UseView]
     """Newest first, at most 200."""
+
+
+class Utility(Strict):
+    """What showing an item does to the reward."""
+
+    shown: int
+    """Problems, by step, whose reward is known and whose contexts showed it."""
+    held_out: int
+    """The same for contexts that it was held out of."""
+    lift: float | None
+    """In [-1, 1]; None while there is nothing to compare."""
+    interval: tuple[float, float] | None
+    """90 %."""
 
 
 def context(ledger: Ledger, bank: str, rollout: str) -> ContextView:
@@ -171,5 +185,20 @@ def router(ledger: Ledger) -> APIRouter:
     def explain_item(bank: Bank, item_id: ItemId) -> Provenance:
         """What an item was made from, what was made from it, and which contexts used it at which version."""
         return provenance(ledger, bank, item_id)
+
+    @routes.get("/v1/banks/{bank}/items/{item_id}/utility", responses=REFUSALS)
+    def item_utility(bank: Bank, item_id: ItemId) -> Utility:
+        """Reward with an item less reward when chance held it out (`memory.quality.hold_out`), with an interval."""
+        with ledger.read() as db:
+            if not load(db, bank, [item_id]):
+                raise curation.Missing(f"no item {item_id!r} in bank {bank!r}")
+            shown, held = reads.rewards(db, bank, item_id).get(item_id, ([], []))
+        found = lift(shown, held)
+        return Utility(
+            shown=len(shown),
+            held_out=len(held),
+            lift=found.mean if found else None,
+            interval=(found.low, found.high) if found else None,
+        )
 
     return routes

@@ -25,6 +25,7 @@ from services.memory.leak import leak
 from services.memory.ledger import Item, Kind, Ledger, Transaction
 from services.memory.notes import Insight, parse_insight
 from services.memory.prompts import render
+from services.memory.quality import without_duplicates
 
 Mode = Literal["contrast", "successes", "failures"]
 
@@ -81,7 +82,7 @@ def judge(
             policy_version=request.policy_version,
             facts={"sources": sources, "passes": seen.passes, "trials": seen.trials},
         )
-        if reason := leak(text, problem, passed):
+        if request.quality.leak_guard and (reason := leak(text, problem, passed)):
             leaking.append(replace(item, status="quarantined", facts=item.facts | {"leak": reason}))
         elif borne_out(text, attempts, passed=succeeds):
             belief = credibility(STRATEGY_PRIOR, seen) if succeeds else 1.0
@@ -90,6 +91,13 @@ def judge(
     budget = request.settings.max_notes
     ranked = (sorted(candidates, key=lambda pair: -pair[0])[:budget] for candidates in elected.values())
     return [item for candidates in ranked for _, item in candidates] + leaking
+
+
+def _once(insight: Insight, standing: Sequence[Item], near: float | None) -> Insight:
+    return Insight(
+        without_duplicates(insight.strategies, [i.text for i in strategies(standing)], near),
+        without_duplicates(insight.lessons, [i.text for i in lessons(standing)], near),
+    )
 
 
 def reflect(ledger: Ledger, model: ChatModel, request: ReflectRequest, job: JobContext) -> MemoryCounts:
@@ -113,7 +121,10 @@ def reflect(ledger: Ledger, model: ChatModel, request: ReflectRequest, job: JobC
         if insight is None:
             continue
         standing = old.get(pid, [])
-        elected = judge(known[pid], insight.without(banned), standing, experience[pid], request)
+        written = insight.without(banned)
+        if request.quality.duplicates:
+            written = _once(written, standing, request.quality.near_duplicates)
+        elected = judge(known[pid], written, standing, experience[pid], request)
         items, unmet = make_room(elected, standing, request.settings.max_notes)
         wishes += unmet
         kept = {(item.kind, item.text) for item in items}

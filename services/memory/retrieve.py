@@ -72,10 +72,12 @@ class Selection:
                 break
             kept.add(note.item.id)
 
-        def keep(notes: tuple[Note, ...]) -> tuple[Note, ...]:
-            return tuple(n for n in notes if n.item.id in kept)
+        return self.filtered(lambda note: note.item.id in kept)
 
-        return Selection(keep(self.strategies), keep(self.lessons), keep(self.behaviors), keep(self.experiences))
+    def filtered(self, keep: Callable[[Note], bool]) -> Selection:
+        """The selection with only the notes that `keep` wants."""
+        parts = (self.strategies, self.lessons, self.behaviors, self.experiences)
+        return Selection(*(tuple(n for n in notes if keep(n)) for notes in parts))
 
 
 class Retriever:

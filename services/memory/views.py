@@ -72,7 +72,7 @@ class ItemView(Strict):
             successes=int(facts["passed"]) if attempt else facts.get("passes"),
             trials=1 if attempt else facts.get("trials"),
             sources=[facts["rollout_id"]] if attempt else facts.get("sources", []),
-            note=facts.get("leak") or facts.get("quarantine") or facts.get("feedback") or None,
+            note=facts.get("leak") or facts.get("harm") or facts.get("feedback") or None,
         )
 
 

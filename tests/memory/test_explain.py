@@ -45,7 +45,7 @@ def test_law_8_a_context_is_told_as_the_teacher_saw_it_even_after_edits(desk: De
 
 def test_provenance_goes_both_ways(desk: Desk) -> None:
     world = desk.world
-    world.record(1, [(pid, RIGHT, True) for pid in ("p0", "p1", "p2", "p3")])
+    world.record(1, [(pid, RIGHT, pid < "p4") for pid in sorted(world.problems)])
     world.reflect(1, Words(lambda _: "Strategy: rotate then add 3."), ["p0", "p1", "p2", "p3"])
     world.abstract(1, Words(lambda p: "Behavior: every zor begins with rotate." if "rotate" in p else "None"))
     world.retrieve(1)

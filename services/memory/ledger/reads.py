@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from services.common.wire import Level, MemoryCounts
 from services.memory.ledger.items import Item, Kind, Status, UnknownBank, fingerprint
 from services.memory.ledger.rows import item_at, item_of, load
-from services.memory.ledger.tables import BANKS, BY_PERSON, ITEMS, PROBLEMS, SETTLED, STEPS, VERSIONS
+from services.memory.ledger.tables import BANKS, BY_PERSON, ITEMS, PROBLEMS, SETTLED, STEPS, USES, VERSIONS
 
 Sort = Literal["newest", "oldest", "text"]
 
@@ -146,6 +146,22 @@ def problems(db: sa.Connection, bank: str) -> dict[str, str]:
     """Bodies (JSON) of the problems that the bank has experience of, by id."""
     query = sa.select(PROBLEMS.c.problem_id, PROBLEMS.c.body).where(PROBLEMS.c.bank == bank)
     return {row.problem_id: row.body for row in db.execute(query.order_by(PROBLEMS.c.problem_id))}
+
+
+def rewards(db: sa.Connection, bank: str, item_id: str | None = None) -> dict[str, tuple[list[float], list[float]]]:
+    """By item, the rewards of problems whose contexts showed it, and of those it was held out of by chance.
+
+    Only items that were ever held out; of one item only when it is named.
+    """
+    measured = sa.and_(USES.c.bank == bank, USES.c.reward.is_not(None))
+    ever = sa.select(USES.c.item_id).where(measured, sa.not_(USES.c.shown))
+    query = sa.select(USES.c.item_id, USES.c.shown, USES.c.reward).where(measured, USES.c.item_id.in_(ever))
+    if item_id is not None:
+        query = query.where(USES.c.item_id == item_id)
+    found: dict[str, tuple[list[float], list[float]]] = {}
+    for row in db.execute(query):
+        found.setdefault(row.item_id, ([], []))[0 if row.shown else 1].append(row.reward)
+    return found
 
 
 def history(db: sa.Connection, bank: str, item_id: str) -> list[tuple[Item, str]]:

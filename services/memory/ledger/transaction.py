@@ -29,6 +29,7 @@ from services.memory.ledger.tables import (
     PROPOSALS,
     SETTLED,
     STEPS,
+    USES,
     VERSIONS,
 )
 
@@ -40,6 +41,9 @@ _UPDATE = (
     .where(ITEMS.c.bank == sa.bindparam("new_bank"), ITEMS.c.id == sa.bindparam("new_id"))
     .values({c.name: sa.bindparam(f"new_{c.name}") for c in ITEMS.c if c.name not in {"number", "bank", "id", "text"}})
 )
+
+HARM = "harm"
+"""Fact of a note that was measured to do harm: writing it again does not bring it back."""
 
 _HOW = {"insight": "reflected", "behavior": "abstracted"}
 
@@ -85,16 +89,18 @@ class Transaction:
             elif old is not None and old.settled:
                 if old.held and item.level != "experience":
                     self.propose(old, "replace", actor, item.step, text=item.text, facts=item.facts)
+            elif old is not None and old.status == "quarantined" and HARM in old.facts:
+                self._machine["left in quarantine"] += 1
             elif old is None:
                 added.append(replace(item, id=item_id, version=1, seq=self.seq))
             elif (old.status, old.facts, old.step) != (item.status, item.facts, item.step):
                 changed.append(replace(item, id=item_id, version=old.version + 1, seq=self.seq))
         self._store(added, changed, actor)
 
-    def set_status(self, items: Iterable[Item], status: Status, step: int, actor: str) -> None:
+    def set_status(self, items: Iterable[Item], status: Status, step: int, actor: str, **facts: str) -> None:
         """Retire or quarantine what a machine no longer believes; text and history stay.
 
-        Items that a person holds get a proposal (notes) or are left alone (attempts).
+        `facts` are added to theirs. Items that a person holds get a proposal (notes) or are left alone (attempts).
         """
         self._actor = actor
         changed = []
@@ -102,7 +108,8 @@ class Transaction:
             if old.held and old.level != "experience" and old.status == "active":
                 self.propose(old, "retire", actor, step, reason=f"would be {status}: its evidence no longer carries it")
             elif not old.settled and old.status != status:
-                changed.append(replace(old, status=status, version=old.version + 1, seq=self.seq))
+                known = old.facts | facts
+                changed.append(replace(old, status=status, facts=known, version=old.version + 1, seq=self.seq))
         self._store([], changed, actor, step=step)
 
     def propose(
@@ -149,6 +156,13 @@ class Transaction:
             )
         )
         self.insert(STEPS, [{"bank": self.bank, "step": step, "seq": before, "edits": edits}])
+
+    def reward(self, step: int, rewards: Mapping[str, float]) -> None:
+        """Note what the contexts of a step led to, by problem."""
+        here = sa.and_(USES.c.bank == self.bank, USES.c.step == step, USES.c.problem_id == sa.bindparam("problem"))
+        if rewards:
+            given = [{"problem": pid, "given": value} for pid, value in rewards.items()]
+            self.db.execute(sa.update(USES).where(here).values(reward=sa.bindparam("given")), given)
 
     def _settled(self) -> list[Item]:
         rows = self.db.execute(sa.select(ITEMS).where(ITEMS.c.bank == self.bank, SETTLED))
