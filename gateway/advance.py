@@ -23,7 +23,7 @@ from pydantic import BaseModel, ValidationError
 from sqlalchemy.exc import SQLAlchemyError
 
 from gateway.gate import probe_prompts, tally
-from gateway.plan import next_phases, steps_complete
+from gateway.plan import first_of, next_phases, steps_complete
 from gateway.registry import Lease, LeaseLost, Registry
 from gateway.state import Phase, PhaseName, Record, Service, version_after
 from gateway.views import RunStatus
@@ -190,7 +190,9 @@ class _Tick:
         step = max(0, steps_complete(state) - 1)
         published = phase.name is PhaseName.PUBLISH
         version = version_after(state.recipe, phase.step) if published else None
-        self._registry.succeeded(self._lease, phase, record, step=step, version=version)
+        first = first_of(self._state.recipe, phase.step, Service.MEMORY)
+        edits = int(record.result.get("edits", 0)) if phase.name is first else 0
+        self._registry.succeeded(self._lease, phase, record, step=step, version=version, edits=edits)
         self._state = state
         self._open.discard((phase.step, phase.name))
         self._failures.pop((phase.step, phase.name), None)

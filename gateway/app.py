@@ -15,7 +15,7 @@ from contextlib import asynccontextmanager
 from typing import Annotated, Any, Literal
 
 import httpx
-from fastapi import BackgroundTasks, FastAPI, Header, HTTPException, Path, Query, Request, Response
+from fastapi import BackgroundTasks, FastAPI, Header, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import HTMLResponse, JSONResponse, StreamingResponse
 from prometheus_client import REGISTRY as PROMETHEUS
@@ -26,6 +26,7 @@ from gateway import api_examples as examples
 from gateway import events
 from gateway.forward import Forwarder
 from gateway.history import checkpoint_views, recipe_of, run_view, step_views
+from gateway.memory import RunId, add_memory_routes
 from gateway.metrics import RunMetrics
 from gateway.plan import step_plan
 from gateway.problems import SHOWN, InvalidRecipe, find_model, load_problems, materialise, parse_recipe
@@ -34,7 +35,7 @@ from gateway.registry import IdempotencyConflict, Registry, UnknownRun
 from gateway.settings import GatewaySettings
 from gateway.state import CALLS, last_step
 from gateway.status import Desired, ForbiddenTransition
-from gateway.tables import Database
+from gateway.tables import open_registry
 from gateway.views import (
     CheckpointView,
     EventView,
@@ -47,10 +48,8 @@ from gateway.views import (
 )
 from services.common.app import NotReady, create_service, problem
 from services.common.strict import Strict
-from services.common.wire import Level, Slug
+from services.common.wire import Slug
 
-RunId = Annotated[Slug, Path(description="Id of the run.", examples=["pocket-1f0c2a9b"])]
-ItemId = Annotated[str, Path(pattern=r"^[A-Za-z0-9._:@-]{1,200}$", description="Id of the memory.")]
 Verb = Literal["pause", "resume", "cancel"]
 
 
@@ -73,7 +72,7 @@ def create_app(
         wake: asks for a run to be advanced soon; Celery does unless given.
         transports: how to reach services in tests, by name.
     """
-    registry = Registry(Database(settings.database()))
+    registry = Registry(open_registry(settings.database()))
     forward = Forwarder(settings.service_urls(), settings.token.get_secret_value(), transports=transports)
     metrics = RunMetrics(registry)
 
@@ -97,7 +96,8 @@ def create_app(
     _explain_refusals(app)
     _add_run_routes(app, settings, registry, wake or _by_celery)
     _add_reading_routes(app, registry, forward)
-    _add_forwarded_routes(app, registry, forward)
+    add_memory_routes(app, registry, forward)
+    _add_forwarded_routes(app, forward)
     return app
 
 
@@ -270,32 +270,7 @@ def _add_reading_routes(app: FastAPI, registry: Registry, forward: Forwarder) ->
         return checkpoint_views(registry.state(run)[0])
 
 
-def _add_forwarded_routes(app: FastAPI, registry: Registry, forward: Forwarder) -> None:
-    async def bank_of(run: str) -> str:
-        row = await run_in_threadpool(registry.run, run)
-        if not Recipe.model_validate(recipe_of(row)).levels:
-            raise HTTPException(404, f"run {run!r} has no memory (method {row['method']})")
-        return run
-
-    @app.get("/v1/runs/{run}/memory", tags=["memory"], response_class=JSONResponse, responses=examples.MEMORY)
-    async def list_memory(
-        run: RunId,
-        level: Annotated[Level | None, Query(description="Only this level.")] = None,
-        q: Annotated[str | None, Query(max_length=200, description="Only items that match these words.")] = None,
-        limit: Annotated[int, Query(ge=1, le=500)] = 50,
-        after: Annotated[str | None, Query(max_length=200, description="`next` of the page before.")] = None,
-    ) -> Response:
-        """What a run remembers, as the memory service tells it."""
-        bank = await bank_of(run)
-        return await forward.get(
-            "memory", f"/v1/banks/{bank}/items", {"level": level, "q": q, "limit": limit, "after": after}
-        )
-
-    @app.get("/v1/runs/{run}/memory/{item}", tags=["memory"], response_class=JSONResponse, responses=examples.ITEM)
-    async def get_memory_item(run: RunId, item: ItemId) -> Response:
-        """One memory with its history."""
-        return await forward.get("memory", f"/v1/banks/{await bank_of(run)}/items/{item}")
-
+def _add_forwarded_routes(app: FastAPI, forward: Forwarder) -> None:
     @app.post("/v1/chat/completions", tags=["chat"], response_class=JSONResponse, openapi_extra=examples.CHAT)
     async def chat_completions(request: Request) -> Response:
         """Talk to a policy version, model `<run>@<version>`: OpenAI's protocol, no memory attached."""

@@ -11,6 +11,7 @@ Invariants:
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
 from pydantic import BaseModel
 
@@ -77,6 +78,8 @@ def request_body(state: RunState, step: int, name: PhaseName, out: str) -> BaseM
                 verdicts=_verdicts(state, step),
                 problems=inputs.problems,
                 keep_attempts=recipe.memory.keep_attempts,
+                quality=recipe.memory.quality,
+                **_outcomes(state, step),
             )
         case P.REFLECT:
             return ReflectRequest(
@@ -86,6 +89,7 @@ def request_body(state: RunState, step: int, name: PhaseName, out: str) -> BaseM
                 problem_ids=list(_step_problems(state, step)),
                 generator=_generator(state, step, name),
                 settings=recipe.memory.reflect,
+                quality=recipe.memory.quality,
                 prompts=recipe.prompts,
             )
         case P.ABSTRACT:
@@ -95,6 +99,7 @@ def request_body(state: RunState, step: int, name: PhaseName, out: str) -> BaseM
                 policy_version=version_at(recipe, step),
                 generator=_generator(state, step, name),
                 settings=recipe.memory.abstract.settings(),
+                quality=recipe.memory.quality,
                 prompts=recipe.prompts,
             )
         case P.RETRIEVE | P.EVALUATE_RETRIEVE:
@@ -103,6 +108,18 @@ def request_body(state: RunState, step: int, name: PhaseName, out: str) -> BaseM
             return _train(state, step)
         case P.PUBLISH:
             return PublishRequest(policy=_policy(state, version_after(recipe, step)))
+
+
+def _outcomes(state: RunState, step: int) -> dict[str, Any]:
+    """What the newest contexts led to: an agent's own attempts, else the probe of the step before."""
+    if not state.recipe.memory.quality.hold_out:
+        return {}
+    if state.recipe.method is Method.MEMORY_AGENT:
+        return {"outcomes": _verdicts(state, step), "outcomes_step": step}
+    if (step - 1, PhaseName.PROBE_VERIFY) not in state.records:
+        return {}
+    probed = state.result(step - 1, PhaseName.PROBE_VERIFY, VerifyResult)
+    return {"outcomes": probed.verdicts, "outcomes_step": step - 1}
 
 
 def _generate(state: RunState, step: int, name: PhaseName, out: str) -> GenerateRequest:
@@ -142,6 +159,7 @@ def _retrieve(state: RunState, step: int, name: PhaseName, out: str) -> Retrieve
         "problems": state.inputs.problems,
         "step": step,
         "settings": recipe.context_settings(),
+        "quality": recipe.memory.quality,
         "prompts": recipe.prompts,
         "out": out,
     }

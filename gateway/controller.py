@@ -29,7 +29,7 @@ from gateway.advance import advance as advance_run
 from gateway.registry import Registry
 from gateway.settings import GatewaySettings
 from gateway.state import Service
-from gateway.tables import Database
+from gateway.tables import open_registry
 from services.common.client import ServiceClient
 from services.common.telemetry import configure_logging
 
@@ -98,7 +98,7 @@ def _tools() -> tuple[Registry, Services]:
     settings = GatewaySettings()
     token = settings.token.get_secret_value()
     clients = {Service(name): ServiceClient(url, token) for name, url in settings.service_urls().items()}
-    return Registry(Database(settings.database())), clients
+    return Registry(open_registry(settings.database())), clients
 
 
 @celery.task(name="pmd.advance")  # type: ignore[untyped-decorator]

@@ -9,6 +9,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 from fastapi import HTTPException, Request
@@ -20,6 +21,8 @@ from services.common.client import ANSWER_TIMEOUT_S, CONNECT_TIMEOUT_S
 READY_TIMEOUT_S = 3.0
 GENERATION_TIMEOUT_S = 600.0
 SAMPLES = 5
+PASSED_ON = ("content-type", "if-match", "idempotency-key", "x-pmd-actor")
+GIVEN_BACK = ("content-type", "etag")
 
 
 class Forwarder:
@@ -51,6 +54,23 @@ class Forwarder:
         except httpx.TransportError as error:
             raise _away(service, error) from error
         return _same(answer, answer.content)
+
+    async def same(
+        self, service: str, path: str, request: Request, params: Mapping[str, str] | None = None
+    ) -> Response:
+        """The answer of a service to the caller's own request under another path, query and preconditions included."""
+        client = self._clients[service]
+        given = params if params is not None else httpx.QueryParams(request.url.query)
+        headers = {name: value for name in PASSED_ON if (value := request.headers.get(name)) is not None}
+        body = await request.body()
+        url = httpx.URL(client.base_url).join(quote(path, safe="/:@"))
+        outgoing = client.build_request(request.method, url, params=given, content=body or None, headers=headers)
+        try:
+            answer = await client.send(outgoing)
+        except httpx.TransportError as error:
+            raise _away(service, error) from error
+        kept = {name: value for name in GIVEN_BACK if (value := answer.headers.get(name)) is not None}
+        return Response(answer.content, answer.status_code, headers=kept)
 
     async def post(self, service: str, path: str, request: Request) -> Response:
         """The answer of a service to the caller's own body, streamed when it streams."""

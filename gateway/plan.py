@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from gateway.bodies import request_body
 from gateway.recipe import Method, Recipe
-from gateway.state import Phase, PhaseName, RunState, last_step
+from gateway.state import CALLS, Phase, PhaseName, RunState, Service, last_step
 from services.common.artifacts import join
 
 
@@ -41,6 +41,11 @@ def step_plan(recipe: Recipe, step: int) -> tuple[PhaseName, ...]:
         phases += [P.EVALUATE_RETRIEVE] if agent else []
         phases += [P.EVALUATE, P.EVALUATE_VERIFY]
     return tuple(phases)
+
+
+def first_of(recipe: Recipe, step: int, service: Service) -> PhaseName | None:
+    """The first phase of a step that a service does."""
+    return next((name for name in step_plan(recipe, step) if CALLS[name].service is service), None)
 
 
 def _writes(recipe: Recipe, step: int) -> list[PhaseName]:

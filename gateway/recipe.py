@@ -23,6 +23,7 @@ from services.common.wire import (
     Level,
     OptimizerSettings,
     PromptFiles,
+    QualitySettings,
     ReflectSettings,
     RetrievalSettings,
     Sampling,
@@ -139,6 +140,7 @@ class MemorySettings(Strict):
     """Attempts kept per problem; older ones are retired."""
     reflect: ReflectSettings = ReflectSettings()
     abstract: Abstraction = Abstraction()
+    quality: QualitySettings = QualitySettings()
 
 
 class Teacher(Strict):
@@ -209,6 +211,11 @@ class Recipe(Strict):
             raise ValueError(f"teacher.lead_gate: {self.method} has no teacher; remove the key")
         if self.method is Method.MEMORY_AGENT and not self.memory.levels:
             raise ValueError("memory.levels: memory_agent without memory is base; name a level or use method: base")
+        quality = self.memory.quality
+        if quality.quarantine and not quality.hold_out:
+            raise ValueError("memory.quality.quarantine: needs memory.quality.hold_out, or nothing is measured")
+        if quality.hold_out and not (self.method is Method.MEMORY_AGENT or self.teacher.lead_gate):
+            raise ValueError("memory.quality.hold_out: needs teacher.lead_gate, whose probe measures what notes do")
         own = self.generator.model in {"policy", "base"}
         if own == (self.generator.base_url is not None):
             raise ValueError("generator.base_url: needed for a model that is neither policy nor base, and only then")

@@ -22,8 +22,9 @@ from sqlalchemy.exc import IntegrityError
 from gateway.recipe import Recipe
 from gateway.state import Inputs, Phase, PhaseName, Record, RunState, last_step
 from gateway.status import ACTIVE, ENDED, GOALS, Desired, ForbiddenTransition, check_transition
-from gateway.tables import ARTIFACTS, EVENTS, PHASES, RUNS, Database
+from gateway.tables import ARTIFACTS, EVENTS, PHASES, RUNS
 from gateway.views import EventView, RunStatus
+from services.common.sql import Database
 from services.common.wire import Ref, Weights
 
 LEASE_S = 30.0
@@ -237,10 +238,13 @@ class Registry:
             )
             self._log(db, lease.run, "phase.submitted", _about(phase))
 
-    def succeeded(self, lease: Lease, phase: Phase, record: Record, *, step: int, version: int | None = None) -> None:
+    def succeeded(
+        self, lease: Lease, phase: Phase, record: Record, *, step: int, version: int | None = None, edits: int = 0
+    ) -> None:
         """Record a phase: its result, its artifacts, the run's progress and the events, in one transaction.
 
-        `step` counts the steps that are complete with it; `version` is given when it puts a policy version in force.
+        `step` counts the steps that are complete with it; `version` is given when it puts a policy version in force;
+        `edits` counts changes of memory by people that take effect with its step.
         """
         progress = {"waiting_since": None, "step": step} | ({} if version is None else {"version": version})
         with self.database.write() as db:
@@ -258,6 +262,9 @@ class Registry:
             for artifact in _artifacts(phase, record.result):
                 db.execute(insert(ARTIFACTS).values(run_id=lease.run, **artifact))
             self._log(db, lease.run, "phase.succeeded", _about(phase) | {"seconds": record.seconds})
+            if edits:
+                edited = {"step": phase.step, "edits": edits, "seq": record.result["seq"]}
+                self._log(db, lease.run, "memory.edited", edited)
             for complete in range(old["step"] + 1, step + 1):
                 self._log(db, lease.run, "step.completed", {"step": complete})
 

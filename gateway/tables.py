@@ -1,31 +1,10 @@
-"""The registry's tables, for SQLite and Postgres, and the connections to them.
-
-Invariants: a transaction that writes holds the write lock from its start (SQLite: `BEGIN IMMEDIATE`), so it never
-fails half-way with "database is locked"; creating the tables is safe when many processes start at once.
-"""
+"""The registry's tables, for SQLite and Postgres."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from sqlalchemy import Column, Float, ForeignKey, Index, Integer, MetaData, String, Table, Text
 
-from sqlalchemy import (
-    Column,
-    Connection,
-    Engine,
-    Float,
-    ForeignKey,
-    Index,
-    Integer,
-    MetaData,
-    String,
-    Table,
-    Text,
-    create_engine,
-    event,
-    text,
-)
+from services.common.sql import Database
 
 METADATA = MetaData()
 
@@ -98,48 +77,9 @@ ARTIFACTS = Table(
     Column("rows", Integer),
 )
 
-BUSY_TIMEOUT_S = 30
 _MIGRATION_LOCK = 0x504D44  # "PMD"
 
 
-class Database:
-    """Connections to the registry's database."""
-
-    def __init__(self, url: str) -> None:
-        self.engine: Engine = create_engine(url, pool_pre_ping=not url.startswith("sqlite"))
-        self._sqlite = self.engine.dialect.name == "sqlite"
-        if self._sqlite:
-            event.listen(self.engine, "connect", _set_up_sqlite)
-            event.listen(self.engine, "begin", _begin_sqlite)
-        with self.write() as db:
-            if not self._sqlite:
-                db.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _MIGRATION_LOCK})
-            METADATA.create_all(db)
-
-    @contextmanager
-    def write(self) -> Iterator[Connection]:
-        """One transaction: all of it or nothing."""
-        with self.engine.connect().execution_options(pmd_write=True) as db, db.begin():
-            yield db
-
-    @contextmanager
-    def read(self) -> Iterator[Connection]:
-        """One consistent view (SQLite) or the latest committed rows (Postgres)."""
-        with self.engine.connect() as db, db.begin():
-            yield db
-
-    def close(self) -> None:
-        """Close the connections."""
-        self.engine.dispose()
-
-
-def _set_up_sqlite(connection: Any, _: Any) -> None:
-    connection.isolation_level = None  # the driver must not begin transactions behind our back
-    for pragma in ("busy_timeout", BUSY_TIMEOUT_S * 1000), ("journal_mode", "WAL"), ("synchronous", "NORMAL"):
-        connection.execute("PRAGMA {}={}".format(*pragma))
-    connection.execute("PRAGMA foreign_keys=ON")
-
-
-def _begin_sqlite(connection: Connection) -> None:
-    immediate = connection.get_execution_options().get("pmd_write", False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")
+def open_registry(url: str) -> Database:
+    """The registry's database, its tables created."""
+    return Database(url, METADATA.create_all, lock=_MIGRATION_LOCK)

@@ -14,6 +14,7 @@ from gateway.supervisor import read_state
 
 CONNECT_TIMEOUT_S = 5.0
 ANSWER_TIMEOUT_S = 60.0
+UPLOAD_TIMEOUT_S = 600.0
 SILENCE_S = 45.0
 """An event stream that is silent for three heartbeats is dead."""
 
@@ -50,6 +51,18 @@ class Gateway:
         """POST, answered JSON."""
         return self._call("POST", path, json=body, headers=headers)
 
+    def patch(self, path: str, body: Any, headers: Mapping[str, str]) -> Any:
+        """PATCH, answered JSON."""
+        return self._call("PATCH", path, json=body, headers=headers)
+
+    def upload(self, path: str, content: bytes) -> Any:
+        """POST of a file, answered JSON."""
+        return self._call("POST", path, content=content, timeout=UPLOAD_TIMEOUT_S)
+
+    def download(self, path: str, **params: Any) -> bytes:
+        """GET of a file."""
+        return self._answer("GET", path, params={k: v for k, v in params.items() if v is not None}).content
+
     def stream(
         self, method: str, path: str, *, body: Any = None, headers: Mapping[str, str] | None = None
     ) -> Iterator[str]:
@@ -72,13 +85,16 @@ class Gateway:
             raise self._unreachable(error) from error
 
     def _call(self, method: str, path: str, **kwargs: Any) -> Any:
+        return self._answer(method, path, **kwargs).json()
+
+    def _answer(self, method: str, path: str, **kwargs: Any) -> httpx.Response:
         try:
             answer = self._http.request(method, path, **kwargs)
         except httpx.TransportError as error:
             raise self._unreachable(error) from error
         if answer.is_error:
             raise explain(answer, self.url)
-        return answer.json()
+        return answer
 
     def _unreachable(self, error: httpx.TransportError) -> Unreachable:
         return Unreachable(

@@ -1,18 +1,27 @@
-"""`pmd memory`: read what a run remembers."""
+"""`pmd memory`: read and change what a run remembers. Changes are in force from its next step on."""
 
 from __future__ import annotations
 
+import difflib
+import uuid
+from pathlib import Path
 from typing import Annotated, Any
 
+import click
 import typer
 from rich.markup import escape
 
 from gateway.cli.client import CliError, connect
-from gateway.cli.output import AsJson, console, print_json, table
+from gateway.cli.output import AsJson, age, console, print_json, table
 from gateway.cli.progress import LEVELS
 
-app = typer.Typer(no_args_is_help=True, help="Read what a run remembers.")
+DIFF_STYLE = {"+": "green", "-": "red"}
 
+app = typer.Typer(no_args_is_help=True, help="Read and change what a run remembers.")
+
+ItemId = Annotated[str, typer.Argument(metavar="ITEM", help="Id of the memory.")]
+Version = Annotated[int | None, typer.Option(help="Refuse when it is not at this version; its newest if missing.")]
+Who = Annotated[str | None, typer.Option("--as", envvar="PMD_ACTOR", help="Your name, for the history.")]
 RunId = Annotated[str, typer.Argument(metavar="RUN", help="Id of the run.")]
 
 
@@ -23,12 +32,15 @@ def list_items(
     query: Annotated[str | None, typer.Option("--query", "-q", help="Only items that match these words.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=1000, help="Items per page.")] = 20,
     after: Annotated[str | None, typer.Option(help="Cursor of the page before.")] = None,
+    status: Annotated[str | None, typer.Option(help="active (if missing), retired, quarantined, banned, any.")] = None,
+    held: Annotated[bool | None, typer.Option("--held/--free", help="Only what people hold, or do not.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """List memories, newest first."""
     if level is not None and level not in LEVELS:
         raise CliError(f"no memory level {level!r}; levels are {', '.join(LEVELS)}", code=2)
-    page = connect().get(f"/v1/runs/{run}/memory", level=level, q=query, limit=limit, after=after)
+    filters = {"level": level, "q": query, "status": status, "held": held}
+    page = connect().get(f"/v1/runs/{run}/memory", **filters, limit=limit, after=after)
     if as_json:
         print_json(page)
         return
@@ -41,7 +53,7 @@ def list_items(
             "" if item["support"] is None else str(item["support"]),
             _worked(item),
             str(item["step"]),
-            escape(_first_line(item["text"])),
+            _mark(item) + escape(_first_line(item["text"])),
         )
     console.print(rows if page["items"] else "nothing remembered")
     if page["next"] is not None:
@@ -49,7 +61,7 @@ def list_items(
 
 
 @app.command("show")
-def show(run: RunId, item: Annotated[str, typer.Argument(help="Id of the memory.")], as_json: AsJson = False) -> None:
+def show(run: RunId, item: ItemId, as_json: AsJson = False) -> None:
     """Show one memory: text, evidence, what it was made from, and its versions."""
     found = connect().get(f"/v1/runs/{run}/memory/{item}")
     if as_json:
@@ -71,6 +83,153 @@ def show(run: RunId, item: Annotated[str, typer.Argument(help="Id of the memory.
             versions.add_row(*about, escape(_first_line(each["text"])))
         console.print()
         console.print(versions)
+
+
+@app.command("history")
+def history(run: RunId, item: ItemId, as_json: AsJson = False) -> None:
+    """Show every version of a memory, and what changed from each to the next."""
+    found = connect().get(f"/v1/runs/{run}/memory/{item}")
+    if as_json:
+        print_json(found["history"])
+        return
+    before = ""
+    for each in found["history"]:
+        about = f"version {each['version']}  seq {each['seq']}  step {each['step']}  {each['status']}"
+        console.print(f"[bold]{about}[/]  by {escape(each['actor'])}", soft_wrap=True)
+        if each["text"] != before:
+            for line in difflib.ndiff(before.splitlines(), each["text"].splitlines()):
+                if not line.startswith("?"):
+                    console.print(f"  {line}", style=DIFF_STYLE.get(line[0]), markup=False, soft_wrap=True)
+        before = each["text"]
+    for remark in found.get("annotations", []):
+        console.print(f"[dim]{escape(remark['actor'])}, {age(remark['at'])}:[/] {escape(remark['text'])}")
+
+
+@app.command("edit")
+def edit(
+    run: RunId,
+    item: ItemId,
+    text: Annotated[str | None, typer.Option(help="The new wording; your editor opens if missing.")] = None,
+    version: Version = None,
+    who: Who = None,
+) -> None:
+    """Reword a memory. The machine proposes changes of it from then on and makes none."""
+    gateway = connect()
+    now = gateway.get(f"/v1/runs/{run}/memory/{item}")["item"]
+    wanted = text if text is not None else click.edit(now["text"])
+    if wanted is None or wanted.strip() == now["text"]:
+        console.print("nothing changed")
+        return
+    headers = _headers(who, version or now["version"])
+    _written(gateway.patch(f"/v1/runs/{run}/memory/{item}", {"text": wanted}, headers))
+
+
+def _verb(name: str, what: str) -> None:
+    def act(
+        run: RunId,
+        item: ItemId,
+        reason: Annotated[str, typer.Option(help="Why, for the audit log.")] = "",
+        version: Version = None,
+        who: Who = None,
+    ) -> None:
+        gateway = connect()
+        seen = version or gateway.get(f"/v1/runs/{run}/memory/{item}")["item"]["version"]
+        _written(gateway.post(f"/v1/runs/{run}/memory/{item}:{name}", {"reason": reason}, _headers(who, seen)))
+
+    app.command(name, help=what)(act)
+
+
+_verb("pin", "Keep a memory as it is: the machine can't change or drop it.")
+_verb("unpin", "Give a memory back to the machine, edited or not.")
+_verb("ban", "Never show this text again, whoever writes it.")
+_verb("restore", "Make a memory active again.")
+
+
+@app.command("add")
+def add(
+    run: RunId,
+    text: Annotated[str, typer.Argument(help="What to remember.")],
+    problem: Annotated[str | None, typer.Option(help="Problem that it is about; a behavior if missing.")] = None,
+    lesson: Annotated[bool, typer.Option("--lesson", help="What to avoid, not what to do.")] = False,
+    topic: Annotated[str, typer.Option(help="Term that makes a problem the behavior's business.")] = "",
+    who: Who = None,
+) -> None:
+    """Add a memory by hand."""
+    body: dict[str, Any] = {"level": "behavior", "text": text, "topic": topic}
+    if problem is not None:
+        body = {"level": "insight", "kind": "lesson" if lesson else "strategy", "text": text, "problem_id": problem}
+    _written(connect().post(f"/v1/runs/{run}/memory", body, _headers(who)))
+
+
+@app.command("proposals")
+def proposals(
+    run: RunId,
+    accept: Annotated[str | None, typer.Option(help="Id of the proposal to accept.")] = None,
+    reject: Annotated[str | None, typer.Option(help="Id of the proposal to reject.")] = None,
+    who: Who = None,
+    as_json: AsJson = False,
+) -> None:
+    """List what the machine would change of memories that people hold; accept or reject one."""
+    gateway = connect()
+    base = f"/v1/runs/{run}/bank/proposals"
+    if reject is not None:
+        gateway.post(f"{base}/{reject}:reject", None, _headers(who))
+        console.print(f"rejected {reject}")
+        return
+    found = gateway.get(base)
+    if accept is not None:
+        wish = next((p for p in found["proposals"] if p["id"] == accept), None)
+        if wish is None:
+            raise CliError(f"no open proposal {accept!r}; `pmd memory proposals {run}` lists them")
+        now = gateway.get(f"/v1/runs/{run}/memory/{wish['item_id']}")["item"]
+        _written(gateway.post(f"{base}/{accept}:accept", None, _headers(who, now["version"])))
+        return
+    if as_json:
+        print_json(found)
+        return
+    rows = table("proposal", "item", "wish", "step", "by", "text or reason")
+    for each in found["proposals"]:
+        said = escape(_first_line(each["text"] or each["reason"]))
+        rows.add_row(each["id"], each["item_id"], each["wish"], str(each["step"]), escape(each["actor"]), said)
+    console.print(rows if found["proposals"] else "no open proposals")
+
+
+@app.command("export")
+def export(
+    run: RunId,
+    file: Annotated[Path, typer.Argument(help="JSON lines file to write.")],
+    seq: Annotated[int | None, typer.Option(help="The bank as it was at this seq.")] = None,
+) -> None:
+    """Write a run's whole memory to a file, to keep it or to start another run from it."""
+    content = connect().download(f"/v1/runs/{run}/bank/export", seq=seq)
+    file.write_bytes(content)
+    console.print(f"{len(content.splitlines())} lines in {file}", soft_wrap=True)
+
+
+@app.command("import")
+def import_(run: RunId, file: Annotated[Path, typer.Argument(help="JSON lines file.", exists=True)]) -> None:
+    """Add an exported memory to a run's."""
+    done = connect().upload(f"/v1/runs/{run}/bank:import", file.read_bytes())
+    console.print(f"{done['added']} added, {done['known']} known or banned, seq {done['seq']}")
+
+
+def _headers(who: str | None, version: int | None = None) -> dict[str, str]:
+    """Who asks, for which version, once: a repeated request is the same request."""
+    headers = {"Idempotency-Key": uuid.uuid4().hex}
+    if who:
+        headers["X-PMD-Actor"] = who
+    if version is not None:
+        headers["If-Match"] = f'"{version}"'
+    return headers
+
+
+def _written(item: dict[str, Any]) -> None:
+    held = " pinned" if item["pinned"] else " edited" if item["edited"] else ""
+    console.print(f"{item['id']}  version {item['version']}  {item['status']}{held}", soft_wrap=True)
+
+
+def _mark(item: dict[str, Any]) -> str:
+    return "[yellow]pinned[/] " if item.get("pinned") else "[yellow]edited[/] " if item.get("edited") else ""
 
 
 def _worked(item: dict[str, Any]) -> str:

@@ -135,6 +135,25 @@ class ReflectSettings(Strict):
     """Strategies, and lessons, kept per problem (fixed budget: merge and replace, never append)."""
 
 
+class QualitySettings(Strict):
+    """Controls of what memory keeps and shows. What people hold is exempt from all but the leak guard."""
+
+    duplicates: bool = True
+    """A new note that differs from a standing one in case, spacing or final stop only is that one."""
+    near_duplicates: float | None = Field(default=None, gt=0.0, le=1.0)
+    """The same for notes with at least this share of terms in common; null: off."""
+    leak_guard: bool = True
+    """Notes that give an answer away are quarantined and never shown. Off is an ablation: it breaks Law 3."""
+    stale_after: int | None = Field(default=None, ge=1)
+    """Steps without confirmation after which a note is retired; null: never."""
+    max_notes: int | None = Field(default=None, ge=1)
+    """Insights and behaviors that a bank keeps active; null: no bound."""
+    hold_out: float = Field(default=0.0, ge=0.0, le=0.5)
+    """Chance that a chosen note is left out of a problem's contexts, to measure what it is worth."""
+    quarantine: bool = False
+    """Quarantine notes that lower the reward beyond reasonable doubt. Needs `hold_out`."""
+
+
 class AbstractSettings(Strict):
     """How insights become behaviors."""
 
@@ -294,6 +313,8 @@ class MemoryCounts(Strict):
     experience: int
     insight: int
     behavior: int
+    edits: int = 0
+    """Changes by people that take effect with the step that a job began."""
 
 
 class RecordRequest(Strict):
@@ -306,6 +327,11 @@ class RecordRequest(Strict):
     problems: Ref
     keep_attempts: int = Field(default=16, ge=1)
     """Experience kept per problem; older attempts are retired."""
+    quality: QualitySettings = QualitySettings()
+    outcomes: Ref | None = None
+    """Verdicts on what was drawn from teacher contexts: what notes are measured by."""
+    outcomes_step: int | None = None
+    """The step of those contexts."""
 
 
 class Generator(Strict):
@@ -327,6 +353,7 @@ class ReflectRequest(Strict):
     problem_ids: list[str]
     generator: Generator
     settings: ReflectSettings
+    quality: QualitySettings = QualitySettings()
     prompts: PromptFiles
 
 
@@ -338,6 +365,7 @@ class AbstractRequest(Strict):
     policy_version: int
     generator: Generator
     settings: AbstractSettings
+    quality: QualitySettings = QualitySettings()
     prompts: PromptFiles
 
 
@@ -357,6 +385,7 @@ class RetrieveRequest(Strict):
     verdicts: Ref | None = None
     step: int
     settings: ContextSettings
+    quality: QualitySettings = QualitySettings()
     prompts: PromptFiles
     out: str
     """URI of the artifact to write (schema `CONTEXTS`)."""
@@ -370,6 +399,8 @@ class RetrieveResult(Strict):
     """Contexts that say more than the problem itself."""
     items_used: dict[str, int]
     """How many contexts show an item of each level, and how many a demonstration or feedback."""
+    edits: int = 0
+    """Changes by people that take effect with this step."""
 
 
 class TrainRequest(Strict):
@@ -457,7 +488,7 @@ CONTEXTS = pa.schema(
         ("split", pa.string()),
         ("messages", pa.string()),  # JSON of [Message]: what the teacher is asked
         ("has_context", pa.bool_()),  # false: the messages are the student's own; masked from distillation
-        ("items", pa.string()),  # JSON of [{id, version, level, text, score, reason}]
+        ("items", pa.string()),  # JSON of [{id, version, level, text, score, credibility, reason, sources}]
         ("demonstration", pa.string()),  # rollout id of the sibling shown, or null
         ("feedback", pa.bool_()),  # whether the rollout's own feedback is shown
         ("seq", pa.int64()),  # of the bank when it was read

@@ -19,10 +19,12 @@ from services.memory.cluster import Cluster, embedding_clusters, term_clusters
 from services.memory.embed import embed
 from services.memory.evidence import Support, support
 from services.memory.generator import ChatModel
+from services.memory.holds import make_room
 from services.memory.leak import leak
-from services.memory.ledger import Item, Ledger, Transaction
+from services.memory.ledger import Item, Ledger, Transaction, fingerprint
 from services.memory.notes import parse_behaviors
 from services.memory.prompts import render
+from services.memory.quality import without_duplicates
 from services.memory.terms import terms, union
 
 
@@ -103,25 +105,40 @@ def abstract(ledger: Ledger, model: ChatModel, request: AbstractRequest, job: Jo
     answers = model.notes(prompts, job.key, partial(parse_behaviors, budget=request.settings.max_behaviors))
     job.check()
     old = by_scope(ledger.active(request.bank, "behavior"))
+    with ledger.at_step(request.bank, request.step) as view:
+        banned = view.banned
     new: list[Item] = []
+    wishes: list[tuple[Item, Item]] = []
+    confirmed: set[tuple[str, str]] = set()
     for pool, written in zip(found, answers, strict=True):
-        standing = [item.text for item in old.get(pool.cluster.id, [])]
-        new += [
-            _behavior(pool, rule, seen, known, request)
-            for rule, seen in elect(pool, [*standing, *(written or ())], request)
-        ]
-    kept = {(item.scope, item.text) for item in new}
-    dropped = [i for items in old.values() for i in items if (i.scope, i.text) not in kept]
+        standing = old.get(pool.cluster.id, [])
+        fresh = [rule for rule in written or () if fingerprint(rule) not in banned]
+        before = [item.text for item in standing]
+        if request.quality.duplicates:
+            fresh = list(without_duplicates(fresh, before, request.quality.near_duplicates))
+        rules = [*before, *fresh]
+        elected = [_behavior(pool, rule, seen, known, request) for rule, seen in elect(pool, rules, request)]
+        kept, unmet = make_room(elected, standing, request.settings.max_behaviors)
+        new += kept
+        wishes += unmet
+        confirmed |= {(item.scope, item.text) for item in elected}
+    carried = {(item.scope, item.text) for item in new}
+    dropped = [
+        i for items in old.values() for i in items if (i.scope, i.text) not in (confirmed if i.held else carried)
+    ]
 
     def change(tx: Transaction) -> None:
         tx.set_status(dropped, "retired", request.step, request.generator.model)
         tx.write(new, request.generator.model)
+        for held, note in wishes:
+            tx.propose(held, "replace", request.generator.model, request.step, text=note.text, facts=note.facts)
 
     return ledger.apply(request.bank, job.key, change)
 
 
 def _behavior(pool: Pool, rule: str, seen: Support, known: Mapping[str, Problem], request: AbstractRequest) -> Item:
-    reasons = [reason for pid in pool.insights if (reason := leak(rule, known[pid]))]
+    guarded = pool.insights if request.quality.leak_guard else ()
+    reasons = [reason for pid in guarded if (reason := leak(rule, known[pid]))]
     return Item(
         level="behavior",
         kind="behavior",

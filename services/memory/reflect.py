@@ -3,6 +3,7 @@
 The model writes; the rules here only decide what is kept, at a fixed budget:
 - a strategy needs a passed attempt that bears it out, a lesson a failed one;
 - what stood before stands for election again, so a slip of the model loses nothing that attempts bear out;
+- what people hold keeps its place, what they banned is not written again;
 - a note that gives the answer away is quarantined;
 - an answer that can't be read, twice, changes nothing.
 """
@@ -19,10 +20,12 @@ from services.common.wire import MemoryCounts, Problem, ReflectRequest
 from services.memory.bank import attempt, by_scope, lessons, problems, strategies
 from services.memory.evidence import BELIEVED, STRATEGY_PRIOR, Attempt, borne_out, credibility, record
 from services.memory.generator import ChatModel
+from services.memory.holds import make_room
 from services.memory.leak import leak
 from services.memory.ledger import Item, Kind, Ledger, Transaction
 from services.memory.notes import Insight, parse_insight
 from services.memory.prompts import render
+from services.memory.quality import without_duplicates
 
 Mode = Literal["contrast", "successes", "failures"]
 
@@ -92,7 +95,7 @@ def judge(
             policy_version=request.policy_version,
             facts={"sources": sources, "passes": seen.passes, "trials": seen.trials},
         )
-        if reason := leak(text, problem, passed):
+        if request.quality.leak_guard and (reason := leak(text, problem, passed)):
             leaking.append(replace(item, status="quarantined", facts=item.facts | {"leak": reason}))
         elif borne_out(text, attempts, passed=succeeds):
             belief = credibility(STRATEGY_PRIOR, seen) if succeeds else 1.0
@@ -101,6 +104,13 @@ def judge(
     budget = request.settings.max_notes
     ranked = (sorted(candidates, key=lambda pair: -pair[0])[:budget] for candidates in elected.values())
     return [item for candidates in ranked for _, item in candidates] + leaking
+
+
+def _once(insight: Insight, standing: Sequence[Item], near: float | None) -> Insight:
+    return Insight(
+        without_duplicates(insight.strategies, [i.text for i in strategies(standing)], near),
+        without_duplicates(insight.lessons, [i.text for i in lessons(standing)], near),
+    )
 
 
 def reflect(ledger: Ledger, model: ChatModel, request: ReflectRequest, job: JobContext) -> MemoryCounts:
@@ -115,18 +125,30 @@ def reflect(ledger: Ledger, model: ChatModel, request: ReflectRequest, job: JobC
     ]
     answers = model.notes(prompts, job.key, partial(parse_insight, budget=request.settings.max_notes))
     job.check()
+    with ledger.at_step(request.bank, request.step) as view:
+        banned = view.banned
     new: list[Item] = []
+    wishes: list[tuple[Item, Item]] = []
     dropped: list[Item] = []
     for pid, insight in zip(asked, answers, strict=True):
         if insight is None:
             continue
-        items = judge(known[pid], insight, old.get(pid, []), experience[pid], request)
+        standing = old.get(pid, [])
+        written = insight.without(banned)
+        if request.quality.duplicates:
+            written = _once(written, standing, request.quality.near_duplicates)
+        elected = judge(known[pid], written, standing, experience[pid], request)
+        items, unmet = make_room(elected, standing, request.settings.max_notes)
+        wishes += unmet
         kept = {(item.kind, item.text) for item in items}
         new += items
-        dropped += [item for item in old.get(pid, []) if (item.kind, item.text) not in kept]
+        confirmed = {(item.kind, item.text) for item in elected}
+        dropped += [i for i in standing if (i.kind, i.text) not in (confirmed if i.held else kept)]
 
     def change(tx: Transaction) -> None:
         tx.set_status(dropped, "retired", request.step, request.generator.model)
         tx.write(new, request.generator.model)
+        for held, note in wishes:
+            tx.propose(held, "replace", request.generator.model, request.step, text=note.text, facts=note.facts)
 
     return ledger.apply(request.bank, job.key, change)

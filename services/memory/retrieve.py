@@ -3,7 +3,7 @@
 1. Found: the problem's own strategies and lessons, its past attempts, and the behaviors whose topic the
    problem mentions (or that lie nearest, for behaviors without a topic).
 2. Believed: each note's record on this problem's attempts, on top of its prior, gives its credibility;
-   notes below `BELIEVED` are left out.
+   notes below `BELIEVED` are left out. What a person pinned or wrote is believed.
 3. Consistent (`conflicts: resolve`): notes are taken in order of credibility, and one that contradicts a note
    already taken is left out. A reader of two contradicting notes follows either; in the
    experiments behind the design one wrong behavior beside a right insight takes accuracy from .96 to .18.
@@ -72,10 +72,12 @@ class Selection:
                 break
             kept.add(note.item.id)
 
-        def keep(notes: tuple[Note, ...]) -> tuple[Note, ...]:
-            return tuple(n for n in notes if n.item.id in kept)
+        return self.filtered(lambda note: note.item.id in kept)
 
-        return Selection(keep(self.strategies), keep(self.lessons), keep(self.behaviors), keep(self.experiences))
+    def filtered(self, keep: Callable[[Note], bool]) -> Selection:
+        """The selection with only the notes that `keep` wants."""
+        parts = (self.strategies, self.lessons, self.behaviors, self.experiences)
+        return Selection(*(tuple(n for n in notes if keep(n)) for notes in parts))
 
 
 class Retriever:
@@ -84,21 +86,22 @@ class Retriever:
     def __init__(self, ledger: Ledger, bank: str, problem_ids: Sequence[str], step: int, settings: ContextSettings):
         self._settings = settings
         self._step = step
-        self.seq = ledger.seq(bank)
+        with ledger.at_step(bank, step) as view:
+            self.seq = view.seq
+            self.banned = view.banned
 
-        def load(level: Level, scopes: Sequence[str] | None) -> list[Item]:
-            found = ledger.active(bank, level, scopes) if level in settings.levels else []
-            return [i for i in found if i.step == step] if settings.transient else found
+            def load(level: Level, scopes: Sequence[str] | None) -> list[Item]:
+                found = view.active(level, scopes) if level in settings.levels else []
+                return [i for i in found if i.step == step] if settings.transient else found
 
-        # Attempts are evidence at every setting; whether they are shown depends on the levels.
-        self._experience = by_scope(ledger.active(bank, "experience", problem_ids))
-        insights = load("insight", None)
+            # Attempts are evidence at every setting; whether they are shown depends on the levels.
+            self._experience = by_scope(view.active("experience", problem_ids))
+            insights = load("insight", None)
+            evidence = insights if "insight" in settings.levels else view.active("insight")
+            self._behaviors = load("behavior", None) if settings.k else []
         self._insights = by_scope(insights)
-        self._behaviors = load("behavior", None) if settings.k else []
         self._vectors = embed([b.text for b in self._behaviors])
-        self._vocabulary = union(terms(i.text) for i in strategies(insights))
-        if "insight" not in settings.levels:
-            self._vocabulary = union(terms(i.text) for i in strategies(ledger.active(bank, "insight")))
+        self._vocabulary = union(terms(i.text) for i in strategies(evidence))
 
     def select(self, problem: Problem) -> Selection:
         """The notes for one problem."""
@@ -109,20 +112,20 @@ class Retriever:
         claims = [self._claim(item, item.text, attempts, "strategy of this problem") for item in strategies(own)]
         past = [(i, a) for i, a in zip(experience, attempts, strict=True) if a.step < self._step]
         if "experience" in settings.levels and not settings.transient:
-            for item, seen in [(i, a) for i, a in past if a.passed][-1:]:
+            for item, seen in _newest([(i, a) for i, a in past if a.passed]):
                 claims.append(self._claim(item, seen.text, attempts, "passed attempt of an earlier step"))
         candidates = [*claims, *self._found_behaviors(problem, attempts)]
         believed = sorted((n for n in candidates if n.credibility >= BELIEVED), key=lambda n: -n.credibility)
         chosen = self._consistent(believed, union(terms(a.text) for a in attempts))
         warnings = [self._warning(item, attempts) for item in lessons(own)]
         if "experience" in settings.levels and not settings.transient:
-            failed = [(i, a) for i, a in past if not a.passed][-1:]
+            failed = _newest([(i, a) for i, a in past if not a.passed])
             chosen += [self._failure(item, seen) for item, seen in failed]
         plans = [n for n in chosen if n.item.level == "insight" or n.item.facts.get("passed")]
         vocabulary = union(terms(a.text) for a in attempts)
         return Selection(
             strategies=tuple(n for n in chosen if n.item.level == "insight"),
-            lessons=tuple(n for n in warnings if n is not None and not _forbids(n, plans, vocabulary)),
+            lessons=tuple(n for n in warnings if n is not None and (n.item.held or not _forbids(n, plans, vocabulary))),
             behaviors=tuple(n for n in chosen if n.item.level == "behavior"),
             experiences=tuple(n for n in chosen if n.item.level == "experience"),
         ).within(settings.max_chars)
@@ -132,9 +135,9 @@ class Retriever:
         return Note(
             item,
             text,
-            credibility(STRATEGY_PRIOR, seen),
+            _belief(item, credibility(STRATEGY_PRIOR, seen)),
             1.0,
-            f"{reason}; {seen.passes} of {seen.trials} attempts that follow it passed",
+            f"{_stands_behind(item)}{reason}; {seen.passes} of {seen.trials} attempts that follow it passed",
         )
 
     def _failure(self, item: Item, seen: Attempt) -> Note:
@@ -143,9 +146,11 @@ class Retriever:
     def _warning(self, item: Item, attempts: Sequence[Attempt]) -> Note | None:
         """A lesson, unless attempts that do what it warns of mostly pass."""
         seen = record(item.text, attempts)
-        if seen.trials and seen.passes / seen.trials > 0.5:
+        if seen.trials and seen.passes / seen.trials > 0.5 and not item.held:
             return None
-        reason = f"lesson of this problem; {seen.passes} of {seen.trials} attempts that do this passed"
+        reason = (
+            f"{_stands_behind(item)}lesson of this problem; {seen.passes} of {seen.trials} attempts that do this passed"
+        )
         return Note(item, item.text, 1.0, 1.0, reason)
 
     def _found_behaviors(self, problem: Problem, attempts: Sequence[Attempt]) -> list[Note]:
@@ -160,16 +165,16 @@ class Retriever:
             if (topic := item.facts["topic"]) in mentioned
             or (not topic and similarity[n] >= self._settings.min_similarity)
         ]
-        found.sort(key=lambda pair: (-pair[0], pair[1].id))
+        found.sort(key=lambda pair: (not pair[1].held, -pair[0], pair[1].id))
         notes = []
         for score, item in found[: self._settings.k]:
             seen = record(item.text, attempts)
             prior = behavior_prior(item.facts["support"], item.facts["members"])
             reason = (
-                f"{item.facts['support']} of {item.facts['members']} problems agree; "
+                f"{_stands_behind(item)}{item.facts['support']} of {item.facts['members']} problems agree; "
                 f"{seen.passes} of {seen.trials} attempts here that follow it passed"
             )
-            notes.append(Note(item, item.text, credibility(prior, seen), score, reason))
+            notes.append(Note(item, item.text, _belief(item, credibility(prior, seen)), score, reason))
         return notes
 
     def _consistent(self, notes: Sequence[Note], attempted: frozenset[str]) -> list[Note]:
@@ -188,6 +193,22 @@ class Retriever:
             return contradicts(a.terms, b.terms, attempted)
         broad, narrow = (a, b) if a.item.level == "behavior" else (b, a)
         return contradicts(broad.terms, narrow.terms, self._vocabulary)
+
+
+def _newest(attempts: Sequence[tuple[Item, Attempt]]) -> Sequence[tuple[Item, Attempt]]:
+    """The attempt to show: the newest that a person pinned, else the newest."""
+    return [pair for pair in attempts if pair[0].held][-1:] or attempts[-1:]
+
+
+def _belief(item: Item, evidence: float) -> float:
+    """A note's credibility: what a person stands behind is believed."""
+    return 1.0 if item.held else evidence
+
+
+def _stands_behind(item: Item) -> str:
+    if not item.held:
+        return ""
+    return "pinned by a person; " if item.pinned else "a person's wording; "
 
 
 def _forbids(lesson: Note, plans: Sequence[Note], vocabulary: frozenset[str]) -> bool:

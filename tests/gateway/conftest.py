@@ -16,7 +16,8 @@ from gateway.problems import materialise, parse_recipe
 from gateway.recipe import Recipe, merge
 from gateway.registry import Registry
 from gateway.status import ACTIVE
-from gateway.tables import METADATA, Database
+from gateway.tables import METADATA, open_registry
+from services.common.sql import Database
 from tests.gateway.fakes import Fakes
 
 TRAIN = 6
@@ -81,7 +82,7 @@ def recipe(recipe_tree: Callable[..., dict[str, Any]]) -> Callable[..., Recipe]:
 def database(tmp_path: Path) -> Iterator[Database]:
     """SQLite; with `PMD_TEST_POSTGRES=postgresql+psycopg://..` the same claims are made of Postgres."""
     url = os.environ.get("PMD_TEST_POSTGRES")
-    opened = Database(url or f"sqlite:///{tmp_path / 'registry.db'}")
+    opened = open_registry(url or f"sqlite:///{tmp_path / 'registry.db'}")
     yield opened
     if url:
         METADATA.drop_all(opened.engine)

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 from fastapi import FastAPI, Request
-from fastapi.responses import StreamingResponse
+from fastapi.responses import JSONResponse, StreamingResponse
 from fastapi.testclient import TestClient
 
 from gateway.advance import advance
@@ -47,6 +47,15 @@ def edge() -> dict[str, httpx.AsyncBaseTransport]:
     @memory.get("/v1/banks/{bank}/items")
     async def items(bank: str, level: str | None = None, limit: int = 50) -> dict[str, Any]:
         return {"items": [{"id": "i-1", "level": level, "text": f"advice of {bank}"}], "next": None}
+
+    @memory.patch("/v1/banks/{bank}/items/{item}")
+    async def edit(bank: str, item: str, request: Request) -> Any:
+        seen = {name: request.headers.get(name) for name in ("if-match", "idempotency-key", "x-pmd-actor")}
+        return JSONResponse({"id": item, "body": await request.json(), **seen}, 412, headers={"ETag": '"7"'})
+
+    @memory.get("/v1/contexts/{rollout}")
+    async def context(rollout: str, bank: str) -> dict[str, Any]:
+        return {"rollout": rollout, "bank": bank}
 
     @memory.get("/v1/banks/{bank}/items/{item}")
     async def item(bank: str, item: str) -> dict[str, Any]:
@@ -296,6 +305,16 @@ def test_a_recipe_is_validated_without_starting_anything(http: TestClient, recip
     assert http.get("/v1/runs").json() == []
     wrong = http.post("/v1/recipes:validate", json={"recipe": recipe_tree(model="/nowhere")})
     assert wrong.json()["errors"][0]["field"] == "model"
+
+
+def test_memory_is_changed_through_the_gateway_as_it_is_at_its_service(http: TestClient, finished: str) -> None:
+    given = {"If-Match": '"6"', "Idempotency-Key": "k", "X-PMD-Actor": "ada"}
+    answer = http.patch(f"/v1/runs/{finished}/memory/i-9", json={"text": "new"}, headers=given)
+    assert (answer.status_code, answer.headers["ETag"]) == (412, '"7"')
+    seen = {"if-match": '"6"', "idempotency-key": "k", "x-pmd-actor": "ada"}
+    assert answer.json() == {"id": "i-9", "body": {"text": "new"}, **seen}
+    context = http.get("/v1/contexts/3:p0%230", params={"run": finished}).json()
+    assert context == {"rollout": "3:p0#0", "bank": finished}
 
 
 def test_memory_is_read_through_the_gateway(http: TestClient, finished: str, recipe_tree: Tree) -> None:

@@ -22,7 +22,7 @@ from gateway.recipe import Recipe
 from gateway.registry import Registry
 from gateway.settings import GatewaySettings
 from gateway.status import ENDED
-from gateway.tables import Database
+from gateway.tables import open_registry
 from tests.gateway.fakes import TOKEN, Fakes
 
 ROOT = Path(__file__).parents[2]
@@ -97,7 +97,7 @@ def test_law_6_killed_workers_and_a_flushed_broker_lose_and_double_nothing(
 
     plan = recipe(schedule={"steps": 12}, teacher={"lead_gate": True})
     settings = GatewaySettings(token=TOKEN, state_dir=tmp_path / "state")  # type: ignore[arg-type]
-    registry = Registry(Database(settings.database()))
+    registry = Registry(open_registry(settings.database()))
     run = "demo-1"
     registry.create(run, plan, materialise(plan, run, settings.runs_uri()), recipe_hash="h")
     broker = redis.Redis.from_url(environment["PMD_REDIS_URL"])

@@ -15,8 +15,9 @@ from gateway.recipe import Recipe
 from gateway.registry import IdempotencyConflict, Lease, LeaseLost, Registry, UnknownRun
 from gateway.state import Inputs, Record
 from gateway.status import VALID_TRANSITIONS, ForbiddenTransition, check_transition
-from gateway.tables import ARTIFACTS, RUNS, Database
+from gateway.tables import ARTIFACTS, RUNS, open_registry
 from gateway.views import RunStatus
+from services.common.sql import Database
 from services.common.wire import Policy
 
 Make = Callable[..., Recipe]
@@ -249,7 +250,7 @@ def test_many_processes_may_create_the_tables_at_once(tmp_path: Path) -> None:
 
     def connect() -> None:
         try:
-            Database(url).close()
+            open_registry(url).close()
         except Exception as error:
             errors.append(error)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ from services.memory.ledger import Ledger
 from services.memory.notes import InvalidNotes
 from services.memory.record import record
 from services.memory.reflect import reflect
+from tests.memory import postgres
 
 PROMPTS = PromptFiles(
     teacher=(
@@ -81,9 +82,9 @@ OUTCOMES = {True: "passed", False: "failed", None: "infra_error"}
 class World:
     """A bank, its problems, and the jobs on it."""
 
-    def __init__(self, folder: Path, problems: list[Problem]) -> None:
+    def __init__(self, folder: Path, problems: list[Problem], url: str = "") -> None:
         self.folder = folder
-        self.ledger = Ledger(f"sqlite:///{folder / 'ledger.db'}")
+        self.ledger = Ledger(url or f"sqlite:///{folder / 'ledger.db'}")
         self.problems = {p.id: p for p in problems}
         self.problems_ref = write_problems(f"file://{folder}/problems.parquet", problems)
         self.batches: dict[int, tuple[Ref, Ref]] = {}
@@ -164,8 +165,40 @@ class World:
         return retrieve(self.ledger, request, self.job(f"s{step}.retrieve"))
 
 
+FAMILIES = ("zor-mil", "zor-mil", "zor-kem", "zor-kem", "pav-mil", "pav-mil", "pav-kem", "pav-kem")
+
+
+def eight_problems() -> list[Problem]:
+    """Eight problems of four families that share symbols."""
+    return [code_problem(f"p{n}", f"Apply {family}. Task {n}.") for n, family in enumerate(FAMILIES)]
+
+
 @pytest.fixture
 def world(tmp_path: Path) -> World:
-    """Eight problems of four families that share symbols."""
-    families = ["zor-mil", "zor-mil", "zor-kem", "zor-kem", "pav-mil", "pav-mil", "pav-kem", "pav-kem"]
-    return World(tmp_path, [code_problem(f"p{n}", f"Apply {f}. Task {n}.") for n, f in enumerate(families)])
+    """A bank on SQLite."""
+    return World(tmp_path, eight_problems())
+
+
+@pytest.fixture(scope="session")
+def postgres_database() -> Iterator[Callable[[], str]]:
+    """Makes an empty Postgres database and returns its URL."""
+    if reason := postgres.missing():
+        pytest.skip(reason)
+    with postgres.cluster() as create:
+        yield create
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty database of each kind."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'ledger.db'}"
+    return str(request.getfixturevalue("postgres_database")())
+
+
+@pytest.fixture
+def both(url: str, tmp_path: Path) -> Iterator[World]:
+    """The same bank on either database."""
+    made = World(tmp_path, eight_problems(), url)
+    yield made
+    made.ledger.close()

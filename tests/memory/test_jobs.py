@@ -8,7 +8,7 @@ import pytest
 
 from services.common.artifacts import load_messages, read_table
 from services.common.wire import Level
-from services.memory.ledger import Item
+from services.memory.ledger import Filter, Item, reads
 from tests.memory.conftest import Words, World, code_problem
 
 CODE = "\n```python\ndef solve(a): code\n```"
@@ -104,7 +104,8 @@ def test_a_strategy_needs_a_passed_attempt_and_a_lesson_a_failed_one(world: Worl
 def test_law_3_a_leaking_note_is_quarantined_and_never_shown(world: World) -> None:
     world.record(1, [("p0", RIGHT, True), ("p0", WRONG, False)])
     world.reflect(1, Words(lambda _: "Strategy: return [1, 4, 1, 5]."))
-    page = world.ledger.page("b", level="insight", status="quarantined", text=None, after="", limit=10)
+    with world.ledger.read() as db:
+        page, _ = reads.page(db, "b", Filter(level="insight", status="quarantined"))
     assert [i.text for i in page] == ["return [1, 4, 1, 5]."]
     assert all("1, 4, 1, 5" not in content(row) for row in contexts(world, 1, demonstrations="none").values())
 
@@ -218,7 +219,8 @@ def test_law_8_a_context_can_be_explained(world: World) -> None:
     assert held is not None
     assert held.facts["sources"] == ["1:p0#0"]
     assert rows["p0#0"]["seq"] == world.ledger.seq("b")
-    assert [v["text"] for v in world.ledger.history("b", held.id)] == [held.text]
+    with world.ledger.read() as db:
+        assert [version.text for version, _ in reads.history(db, "b", held.id)] == [held.text]
 
 
 def test_retrieval_is_reproducible_byte_for_byte(world: World) -> None:

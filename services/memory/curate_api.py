@@ -1,0 +1,275 @@
+"""The bank for people to change, over REST.
+
+Every change is one transaction that grows the bank's `seq`. What is changed here is seen by the next step of a run:
+a step that has begun goes on with what it began with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
+
+import sqlalchemy as sa
+from fastapi import APIRouter, HTTPException, Query, Request
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import JSONResponse, StreamingResponse
+
+from services.memory import curation, portable
+from services.memory.bank_api import REFUSALS, Bank, ItemId, add_reading
+from services.memory.caller import Answer, Asks, Caller, change
+from services.memory.ledger import Filter, Ledger, Transaction, UnknownBank, reads
+from services.memory.ledger.tables import PROPOSALS
+from services.memory.views import (
+    Annotation,
+    Bulk,
+    BulkResult,
+    Edit,
+    ImportResult,
+    ItemRef,
+    ItemView,
+    Merge,
+    NewItem,
+    ProposalPage,
+    ProposalView,
+    Reason,
+    Revert,
+    Rollback,
+    RollbackResult,
+    Split,
+    Where,
+)
+
+MAX_BULK = 5000
+MAX_IMPORT_BYTES = 256 * 2**20
+
+
+def router(ledger: Ledger) -> APIRouter:
+    """The routes over `ledger`."""
+    routes = APIRouter(tags=["banks"])
+    add_reading(routes, ledger)
+    _items(routes, ledger)
+    _many(routes, ledger)
+    _proposals(routes, ledger)
+    _whole(routes, ledger)
+    return routes
+
+
+def _filter(where: Where) -> Filter:
+    return Filter(
+        level=where.level,
+        kind=where.kind,
+        status=where.status,
+        scope=where.problem_id,
+        held=where.held,
+        text=where.q,
+    )
+
+
+def _items(routes: APIRouter, ledger: Ledger) -> None:
+    @routes.post("/v1/banks/{bank}/items", status_code=201, response_model=ItemView, responses=REFUSALS)
+    def add_item(bank: Bank, new: NewItem, caller: Asks) -> JSONResponse:
+        """Add a note by hand."""
+
+        def do(tx: Transaction) -> Answer:
+            item = curation.add(tx, new, caller.actor)
+            return Answer(ItemView.of(item), item.version, 201)
+
+        return change(ledger, bank, caller, do)
+
+    @routes.patch("/v1/banks/{bank}/items/{item_id}", response_model=ItemView, responses=REFUSALS)
+    def edit_item(bank: Bank, item_id: ItemId, edit: Edit, caller: Asks) -> JSONResponse:
+        """Reword a note. From then on the machine proposes changes of it and makes none."""
+        versions = caller.versions()
+        return _one(ledger, bank, caller, lambda tx: curation.edit(tx, item_id, versions, edit, caller.actor))
+
+    @routes.post("/v1/banks/{bank}/items/{item_id}:annotate", response_model=ItemView, responses=REFUSALS)
+    def annotate_item(bank: Bank, item_id: ItemId, remark: Annotation, caller: Asks) -> JSONResponse:
+        """Attach a remark; the item and its version stay."""
+
+        def do(tx: Transaction) -> Answer:
+            item = curation.current(tx, item_id, None)
+            tx.annotate(item, caller.actor, remark.text)
+            return Answer(ItemView.of(item), item.version)
+
+        return change(ledger, bank, caller, do)
+
+    @routes.post("/v1/banks/{bank}/items/{item_id}:split", response_model=list[ItemView], responses=REFUSALS)
+    def split_item(bank: Bank, item_id: ItemId, asked: Split, caller: Asks) -> JSONResponse:
+        """Turn one note into several; it is superseded by them."""
+        versions = caller.versions()
+
+        def do(tx: Transaction) -> Answer:
+            return Answer([ItemView.of(i) for i in curation.split(tx, item_id, versions, asked, caller.actor)])
+
+        return change(ledger, bank, caller, do)
+
+    @routes.post("/v1/banks/{bank}/items/{item_id}:revert", response_model=ItemView, responses=REFUSALS)
+    def revert_item(bank: Bank, item_id: ItemId, to: Revert, caller: Asks) -> JSONResponse:
+        """Bring back the wording of an earlier version, as a new one."""
+        versions = caller.versions()
+        return _one(ledger, bank, caller, lambda tx: curation.revert(tx, item_id, versions, to.version, caller.actor))
+
+    @routes.post("/v1/banks/{bank}/items/{item_id}:{action}", response_model=ItemView, responses=REFUSALS)
+    def act_on_item(
+        bank: Bank,
+        item_id: ItemId,
+        action: Literal["pin", "unpin", "ban", "restore"],
+        caller: Asks,
+        why: Reason | None = None,
+    ) -> JSONResponse:
+        """pin: machines leave it as it is. unpin: give it back to them, edited or not. ban: its text is never shown
+        again, whoever writes it. restore: active again, and a person stands behind it."""
+        versions = caller.versions()
+        reason = why.reason if why else ""
+        return _one(ledger, bank, caller, lambda tx: curation.act(tx, item_id, versions, action, caller.actor, reason))
+
+
+def _one(ledger: Ledger, bank: str, caller: Caller, do: Any) -> JSONResponse:
+    def answered(tx: Transaction) -> Answer:
+        item = do(tx)
+        return Answer(ItemView.of(item), item.version)
+
+    return change(ledger, bank, caller, answered)
+
+
+def _many(routes: APIRouter, ledger: Ledger) -> None:
+    @routes.post("/v1/banks/{bank}/items:merge", status_code=201, response_model=ItemView, responses=REFUSALS)
+    def merge_items(bank: Bank, asked: Merge, caller: Asks) -> JSONResponse:
+        """Make several notes one; `items` names the versions that were seen."""
+
+        def do(tx: Transaction) -> Answer:
+            item = curation.merge(tx, asked, caller.actor)
+            return Answer(ItemView.of(item), item.version, 201)
+
+        return change(ledger, bank, caller, do)
+
+    @routes.post("/v1/banks/{bank}/items:bulk", response_model=BulkResult, responses=REFUSALS)
+    def bulk(bank: Bank, asked: Bulk, caller: Asks) -> Any:
+        """Pin, unpin, ban or restore many items, all or none. First a dry run with `where`, then `items` from it."""
+        if (asked.where is None) == (asked.items is None):
+            raise curation.Invalid("where", "give either `where` (dry run) or `items`")
+        if asked.where is not None:
+            if not asked.dry_run:
+                raise curation.Invalid("items", "a real run takes the `items` that a dry run answered with")
+            with ledger.read() as db:
+                if not reads.seq(db, bank):
+                    raise UnknownBank(bank)
+                found, more = reads.page(db, bank, _filter(asked.where), limit=MAX_BULK)
+            if more:
+                raise curation.Invalid("where", f"more than {MAX_BULK} items; narrow it down")
+            refs = [ItemRef(id=i.id, version=i.version) for i in found]
+            return BulkResult(action=asked.action, dry_run=True, items=refs)
+        given = asked.items or []
+
+        def do(tx: Transaction) -> Answer:
+            done, unchanged = curation.bulk(tx, given, asked.action, caller.actor, asked.reason)
+            refs = [ItemRef(id=i.id, version=i.version) for i in done]
+            if asked.dry_run:
+                raise _Dry(BulkResult(action=asked.action, dry_run=True, items=refs, unchanged=unchanged))
+            return Answer(BulkResult(action=asked.action, dry_run=False, items=refs, unchanged=unchanged))
+
+        return _tried(ledger, bank, caller, do)
+
+
+class _Dry(Exception):
+    """Undoes a dry run and carries what it would have answered."""
+
+    def __init__(self, result: BulkResult | RollbackResult) -> None:
+        super().__init__()
+        self.result = result
+
+
+def _tried(ledger: Ledger, bank: str, caller: Caller, do: Any) -> Any:
+    try:
+        return change(ledger, bank, caller, do)
+    except _Dry as dry:
+        return dry.result
+
+
+def _proposals(routes: APIRouter, ledger: Ledger) -> None:
+    @routes.get("/v1/banks/{bank}/proposals")
+    def list_proposals(
+        bank: Bank,
+        status: Literal["open", "accepted", "rejected", "any"] = "open",
+        limit: Annotated[int, Query(ge=1, le=500)] = 100,
+    ) -> ProposalPage:
+        """What the machine would change of items that people hold, newest first."""
+        query = sa.select(PROPOSALS).where(PROPOSALS.c.bank == bank)
+        if status != "any":
+            query = query.where(PROPOSALS.c.status == status)
+        with ledger.read() as db:
+            rows = db.execute(query.order_by(PROPOSALS.c.seq.desc(), PROPOSALS.c.id).limit(limit)).all()
+        return ProposalPage(proposals=[ProposalView.of(row) for row in rows])
+
+    @routes.post("/v1/banks/{bank}/proposals/{proposal}:accept", response_model=ItemView, responses=REFUSALS)
+    def accept_proposal(bank: Bank, proposal: ItemId, caller: Asks) -> JSONResponse:
+        """Do what the machine wishes; `If-Match` names the version of its item."""
+        versions = caller.versions()
+        return _one(ledger, bank, caller, lambda tx: curation.accept(tx, proposal, versions, caller.actor))
+
+    @routes.post("/v1/banks/{bank}/proposals/{proposal}:reject", status_code=200, responses=REFUSALS)
+    def reject_proposal(bank: Bank, proposal: ItemId, caller: Asks) -> JSONResponse:
+        """Decline; the same wish is not made again."""
+
+        def do(tx: Transaction) -> Answer:
+            curation.reject(tx, proposal, caller.actor)
+            return Answer([])
+
+        return change(ledger, bank, caller, do)
+
+
+def _whole(routes: APIRouter, ledger: Ledger) -> None:
+    @routes.post("/v1/banks/{bank}:rollback", response_model=RollbackResult, responses=REFUSALS)
+    def rollback(bank: Bank, to: Rollback, caller: Asks) -> Any:
+        """Bring every item back to what it was at `seq`; `If-Match` is the bank's ETag. History stays."""
+        seqs = None if to.dry_run else caller.versions()
+
+        def do(tx: Transaction) -> Answer:
+            if seqs is not None and tx.seq - 1 not in seqs:
+                raise HTTPException(412, f"the bank is at seq {tx.seq - 1} by now; look at it and try again")
+            changed, retired = curation.rollback(tx, to.seq, caller.actor)
+            result = RollbackResult(dry_run=to.dry_run, changed=changed, retired=retired)
+            if to.dry_run:
+                raise _Dry(result)
+            return Answer(result, tx.seq)
+
+        return _tried(ledger, bank, caller, do)
+
+    @routes.get("/v1/banks/{bank}/export", response_class=StreamingResponse, responses=REFUSALS)
+    def export(bank: Bank, seq: Annotated[int | None, Query(ge=0, le=2**53)] = None) -> StreamingResponse:
+        """The bank as JSON lines: as it is, or the snapshot at `seq`."""
+        if not ledger.seq(bank):
+            raise UnknownBank(bank)
+
+        def lines() -> Iterator[str]:
+            with ledger.read() as db:
+                yield from portable.lines(db, bank, seq)
+
+        return StreamingResponse(lines(), media_type="application/x-ndjson")
+
+    @routes.post("/v1/banks/{bank}:import", response_model=ImportResult, responses=REFUSALS)
+    async def import_(bank: Bank, request: Request, caller: Asks) -> JSONResponse:
+        """Add what an export holds, in one transaction; a bad line refuses it all and is named."""
+        body = await request.body()
+        if len(body) > MAX_IMPORT_BYTES:
+            raise HTTPException(413, f"an import is at most {MAX_IMPORT_BYTES >> 20} MiB")
+        return await run_in_threadpool(_import, ledger, bank, body, caller)
+
+    @routes.delete("/v1/banks/{bank}", status_code=204, responses=REFUSALS)
+    def delete_bank(bank: Bank) -> None:
+        """Forget a bank entirely, history included."""
+        ledger.delete(bank)
+
+
+def _import(ledger: Ledger, bank: str, body: bytes, caller: Caller) -> JSONResponse:
+    try:
+        text = body.decode()
+    except UnicodeDecodeError as error:
+        raise curation.Invalid("body", f"is no UTF-8: {error}") from error
+    problems, items = portable.parse(text)
+
+    def do(tx: Transaction) -> Answer:
+        added, known = portable.load_into(tx, problems, items, caller.actor)
+        return Answer(ImportResult(seq=tx.seq, added=added, known=known, problems=len(problems)), tx.seq)
+
+    return change(ledger, bank, caller, do, create=True)

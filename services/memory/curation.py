@@ -1,0 +1,283 @@
+"""What a person can do to a bank. Each function is one change inside a transaction.
+
+Invariants: a change names the version that the person saw and is refused when the item has moved on; attempts are
+evidence, so their text is nobody's to edit; two active notes never say the same about the same; a banned text does
+not come back by another door.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import replace
+
+import sqlalchemy as sa
+
+from services.common.wire import Problem
+from services.memory.ledger import Item, Transaction, fingerprint, reads
+from services.memory.ledger.rows import load
+from services.memory.ledger.tables import ITEMS, PROBLEMS, PROPOSALS
+from services.memory.views import Action, Edit, ItemRef, Merge, NewItem, Split
+
+Versions = frozenset[int] | None
+"""Versions that the person accepts to change; None: whichever it is (`If-Match: *`)."""
+
+
+class Missing(LookupError):
+    """There is no such item, version or proposal."""
+
+
+class Stale(RuntimeError):
+    """An item is not at the version that the person saw."""
+
+    def __init__(self, current: Item) -> None:
+        super().__init__(f"item {current.id} is at version {current.version} by now; look at it and try again")
+        self.current = current
+
+
+class Conflict(RuntimeError):
+    """The bank's state forbids it; the message says what to do first."""
+
+
+class Invalid(ValueError):
+    """A field of the request is wrong."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(message)
+        self.field = field
+
+
+def current(tx: Transaction, item_id: str, versions: Versions) -> Item:
+    """The item at the version that the person saw.
+
+    Raises:
+        Missing: when there is none.
+        Stale: when it has another version.
+    """
+    item = load(tx.db, tx.bank, [item_id]).get(item_id)
+    if item is None:
+        raise Missing(f"no item {item_id!r} in bank {tx.bank!r}")
+    if versions is not None and item.version not in versions:
+        raise Stale(item)
+    return item
+
+
+def _note(item: Item) -> Item:
+    if item.level == "experience":
+        raise Conflict(f"item {item.id} is an attempt: evidence can be pinned or banned, its text can't be changed")
+    if item.status == "banned":
+        raise Conflict(f"item {item.id} is banned; restore it first")
+    return item
+
+
+def _free(tx: Transaction, text: str, like: Item, but: Sequence[str] = ()) -> None:
+    """Refuse a text that is banned, or that an active note says of the same thing already."""
+    same = sa.select(ITEMS.c.id, ITEMS.c.status).where(
+        ITEMS.c.bank == tx.bank, ITEMS.c.fingerprint == fingerprint(text), ITEMS.c.id.not_in(list(but))
+    )
+    alike = sa.and_(ITEMS.c.status == "active", ITEMS.c.scope == like.scope, ITEMS.c.kind == like.kind)
+    for row in tx.db.execute(same.where(sa.or_(ITEMS.c.status == "banned", alike))):
+        if row.status == "banned":
+            raise Conflict(f"this text is banned by item {row.id}; restore that one first")
+        raise Conflict(f"item {row.id} says the same already; edit or merge it")
+
+
+def _new(tx: Transaction, item: Item, actor: str, action: str, **detail: object) -> Item:
+    """Add a note by hand under an id of its own."""
+    known = load(tx.db, tx.bank, [item.identity(tx.bank)])
+    item_id = item.identity(tx.bank)
+    if item_id in known:  # the machine once wrote these words; what became of that item stays as it is
+        item_id = str(uuid.uuid5(uuid.UUID(item_id), str(tx.seq)))
+    return tx.put(replace(item, id=item_id, edited=True), actor, action, **detail)
+
+
+def add(tx: Transaction, new: NewItem, actor: str) -> Item:
+    """Add a note by hand."""
+    if new.level == "insight":
+        if new.kind not in {"strategy", "lesson"}:
+            raise Invalid("kind", "an insight is a strategy or a lesson")
+        here = sa.select(PROBLEMS.c.body).where(
+            PROBLEMS.c.bank == tx.bank, PROBLEMS.c.problem_id == (new.problem_id or "")
+        )
+        if tx.db.scalar(here) is None:
+            raise Invalid("problem_id", "an insight belongs to a training problem that the bank has attempts of")
+        scope, facts = str(new.problem_id), {"sources": [], "passes": 0, "trials": 0}
+    else:
+        if new.kind not in {None, "behavior"} or new.problem_id is not None:
+            raise Invalid("problem_id", "a behavior is about no single problem: leave out problem_id and kind")
+        topic = new.topic.strip().lower()
+        scope, facts = topic or "by hand", {"topic": topic, "support": 0, "members": 0, "sources": []}
+    item = Item(
+        level=new.level,
+        kind=new.kind or "behavior",
+        scope=scope,
+        text=new.text,
+        step=_step(tx),
+        policy_version=0,
+        facts=facts,
+        pinned=new.pinned,
+    )
+    _free(tx, new.text, item)
+    return _new(tx, item, actor, "add")
+
+
+def _step(tx: Transaction) -> int:
+    """The newest step that wrote to the bank."""
+    return int(tx.db.scalar(sa.select(sa.func.max(ITEMS.c.step)).where(ITEMS.c.bank == tx.bank)) or 0)
+
+
+def edit(tx: Transaction, item_id: str, versions: Versions, change: Edit, actor: str) -> Item:
+    """Reword a note, or turn a strategy into a lesson."""
+    item = _note(current(tx, item_id, versions))
+    if change.kind is not None and item.level != "insight":
+        raise Invalid("kind", "only an insight is a strategy or a lesson")
+    new = replace(item, text=change.text or item.text, kind=change.kind or item.kind, edited=True)
+    _free(tx, new.text, new, but=[item.id])
+    return tx.put(new, actor, "edit")
+
+
+def act(tx: Transaction, item_id: str, versions: Versions, action: Action, actor: str, reason: str = "") -> Item:
+    """Pin, unpin, ban or restore an item. Unpin gives it back to the machine, edited or not."""
+    item = current(tx, item_id, versions)
+    new = _after(item, action)
+    if action == "restore" and item.level != "experience":
+        _free(tx, item.text, item, but=[item.id])
+    return tx.put(new, actor, action, **({"reason": reason} if reason else {}))
+
+
+def _after(item: Item, action: Action) -> Item:
+    match action:
+        case "pin":
+            if item.status != "active":
+                raise Conflict(f"item {item.id} is {item.status}; restore it first")
+            return replace(item, pinned=True)
+        case "unpin":
+            return replace(item, pinned=False, edited=False)
+        case "ban":
+            return replace(item, status="banned")
+        case "restore":
+            return replace(item, status="active", edited=True)
+
+
+def bulk(tx: Transaction, refs: Sequence[ItemRef], action: Action, actor: str, reason: str) -> tuple[list[Item], int]:
+    """One action on items, all of them or none; the items as written, and how many were already so."""
+    done: list[Item] = []
+    for ref in refs:
+        item = current(tx, ref.id, frozenset({ref.version}))
+        if _after(item, action) != item:
+            done.append(act(tx, item.id, None, action, actor, reason))
+    return done, len(refs) - len(done)
+
+
+def _whole(item: Item) -> Item:
+    if _note(item).status != "active":
+        raise Conflict(f"item {item.id} is {item.status}; restore it first")
+    return item
+
+
+def merge(tx: Transaction, asked: Merge, actor: str) -> Item:
+    """Several notes become one."""
+    items = [_whole(current(tx, ref.id, frozenset({ref.version}))) for ref in asked.items]
+    first = items[0]
+    if len({i.id for i in items}) < len(items):
+        raise Invalid("items", "an item is named twice")
+    if any((i.level, i.kind) != (first.level, first.kind) for i in items):
+        raise Invalid("items", "only notes of one kind can be merged")
+    if first.level == "insight" and any(i.scope != first.scope for i in items):
+        raise Invalid("items", "insights of different problems can't be merged; add a behavior instead")
+    _free(tx, asked.text, first, but=[i.id for i in items])
+    sources = list(dict.fromkeys(s for i in items for s in i.facts.get("sources", ())))
+    merged = replace(
+        max(items, key=lambda i: i.facts.get("support", 0)),
+        text=asked.text,
+        status="active",
+        pinned=any(i.pinned for i in items),
+        step=max(i.step for i in items),
+    )
+    merged = replace(merged, facts=merged.facts | {"sources": sources, "merged_from": [i.id for i in items]})
+    return _replace_by(tx, items, [merged], actor, "merge")[0]
+
+
+def split(tx: Transaction, item_id: str, versions: Versions, asked: Split, actor: str) -> list[Item]:
+    """One note becomes several."""
+    item = _whole(current(tx, item_id, versions))
+    if len({fingerprint(text) for text in asked.texts}) < len(asked.texts):
+        raise Invalid("texts", "two of them say the same")
+    for text in asked.texts:
+        _free(tx, text, item, but=[item.id])
+    facts = item.facts | {"split_from": item.id}
+    parts = [replace(item, text=text, status="active", facts=facts) for text in asked.texts]
+    return _replace_by(tx, [item], parts, actor, "split")
+
+
+def _replace_by(tx: Transaction, old: Sequence[Item], new: Sequence[Item], actor: str, action: str) -> list[Item]:
+    for item in old:
+        tx.put(replace(item, status="superseded"), actor, action)
+    made = [_new(tx, item, actor, action, of=[i.id for i in old]) for item in new]
+    tx.link([(parent.id, child, action) for parent in old for child in made])
+    return made
+
+
+def revert(tx: Transaction, item_id: str, versions: Versions, version: int, actor: str) -> Item:
+    """Bring back what a note said at an earlier version."""
+    item = _note(current(tx, item_id, versions))
+    then = next((v for v, _ in reads.history(tx.db, tx.bank, item_id) if v.version == version), None)
+    if then is None:
+        raise Invalid("version", f"item {item_id} has versions 1 to {item.version}, not {version}")
+    new = replace(item, text=then.text, kind=then.kind, edited=True)
+    _free(tx, new.text, new, but=[item.id])
+    return tx.put(new, actor, "revert", to=version)
+
+
+def accept(tx: Transaction, proposal_id: str, versions: Versions, actor: str) -> Item:
+    """Let a machine have its wish."""
+    wish = _open(tx, proposal_id)
+    item = current(tx, wish.item_id, versions)
+    if wish.wish == "replace":
+        _free(tx, wish.text, _note(item), but=[item.id])
+        new = replace(item, text=wish.text, edited=True)
+    else:
+        new = replace(item, status="retired", pinned=False, edited=False)
+    tx.decide(proposal_id, "accepted", actor)
+    return tx.put(new, actor, "accept", proposal=proposal_id)
+
+
+def reject(tx: Transaction, proposal_id: str, actor: str) -> None:
+    """Decline a machine's wish; it is not made again."""
+    wish = _open(tx, proposal_id)
+    tx.decide(proposal_id, "rejected", actor)
+    tx.log(actor, "reject", load(tx.db, tx.bank, [wish.item_id])[wish.item_id], proposal=proposal_id)
+
+
+def _open(tx: Transaction, proposal_id: str) -> sa.Row[tuple[object, ...]]:
+    here = sa.and_(PROPOSALS.c.bank == tx.bank, PROPOSALS.c.id == proposal_id)
+    row = tx.db.execute(sa.select(PROPOSALS).where(here)).first()
+    if row is None:
+        raise Missing(f"no proposal {proposal_id!r} in bank {tx.bank!r}")
+    if row.status != "open":
+        raise Conflict(f"proposal {proposal_id} is {row.status} already")
+    return row
+
+
+def rollback(tx: Transaction, seq: int, actor: str) -> tuple[int, int]:
+    """Bring every item back to what it was at `seq`; how many were changed, and how many did not exist then."""
+    if seq >= tx.seq:
+        raise Invalid("seq", f"the bank is at seq {tx.seq - 1}; {seq} is not in its past")
+    then = {item.id: item for item in reads.at(tx.db, tx.bank, seq)}
+    changed = retired = 0
+    for now in reads.at(tx.db, tx.bank, tx.seq):
+        old = then.get(now.id)
+        if old is None and now.status == "active":
+            tx.put(replace(now, status="retired", pinned=False, edited=False), actor, "rollback", to=seq)
+            retired += 1
+        elif old is not None and replace(old, version=now.version, seq=now.seq, step=now.step) != now:
+            tx.put(replace(old, step=now.step), actor, "rollback", to=seq)
+            changed += 1
+    return changed, retired
+
+
+def problem(tx: Transaction, body: Problem) -> None:
+    """Remember a problem; evaluation problems never enter a bank (Law 3)."""
+    if body.split != "train":
+        raise Invalid("split", f"problem {body.id} is of split {body.split!r}: only training problems enter a bank")
+    tx.put_problems({body.id: body.model_dump_json()})

@@ -1,0 +1,91 @@
+"""A memory item as a value, and what makes two texts the same."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import unicodedata
+import uuid
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from services.common.wire import Level
+
+Kind = Literal["attempt", "strategy", "lesson", "behavior"]
+
+Status = Literal["active", "retired", "quarantined", "banned", "superseded"]
+"""active: may be shown. retired: the machine dropped it. quarantined: kept aside by a guard. banned: a person never
+wants to see this text again. superseded: a person merged or split it into other items."""
+
+_NAMESPACE = uuid.UUID("6f1d0c52-93a7-4a57-9f0e-5b6c7f6f2f11")
+
+PERSON = "person"
+"""Who acts is a policy version or a job; people are `person` or `person:<name>`."""
+
+
+class UnknownBank(KeyError):
+    """No such bank, or nothing was ever written to it."""
+
+
+def fingerprint(text: str) -> str:
+    """What stays of a text when case, spacing and the punctuation around it are ignored, as 32 hex digits."""
+    words = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+    bare = words.strip(" .,;:!?\"'`*_-") or words
+    return hashlib.blake2b(bare.encode(), digest_size=16).hexdigest()
+
+
+def by_person(actor: str) -> bool:
+    """Whether a person did it."""
+    return actor == PERSON or actor.startswith(f"{PERSON}:")
+
+
+@dataclass(frozen=True)
+class Use:
+    """An item in the teacher contexts of one problem in one step."""
+
+    problem_id: str
+    item_id: str
+    version: int
+    score: float
+    """Similarity to the problem."""
+    credibility: float
+    shown: bool = True
+    """False: it was chosen and held out, to learn what it is worth."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """One memory item at one version."""
+
+    level: Level
+    kind: Kind
+    scope: str
+    """The problem id (experience, insight) or the cluster (behavior)."""
+    text: str
+    step: int
+    """Training step that wrote or last confirmed it."""
+    policy_version: int
+    status: Status = "active"
+    facts: dict[str, Any] = field(default_factory=dict)
+    """Evidence and provenance: sources, passed, feedback, support, members, reason of a quarantine."""
+    id: str = ""
+    version: int = 1
+    seq: int = 0
+    pinned: bool = False
+    edited: bool = False
+    """A person wrote its text or brought it back."""
+
+    @property
+    def held(self) -> bool:
+        """Whether a person stands behind it: machines propose changes and make none."""
+        return self.pinned or self.edited
+
+    @property
+    def settled(self) -> bool:
+        """Whether only a person may change it: it is held, or a person put it away."""
+        return self.held or self.status in {"banned", "superseded"}
+
+    def identity(self, bank: str) -> str:
+        """The id of this thought in `bank`."""
+        unique = self.facts.get("rollout_id", self.text)
+        return str(uuid.uuid5(_NAMESPACE, json.dumps([bank, self.level, self.kind, self.scope, unique])))

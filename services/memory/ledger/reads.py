@@ -1,0 +1,254 @@
+"""What is asked of the ledger, on one connection: whoever asks several things in one transaction gets one moment."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import sqlalchemy as sa
+
+from services.common.wire import Level, MemoryCounts
+from services.memory.ledger.items import Item, Kind, Status, UnknownBank, fingerprint
+from services.memory.ledger.rows import item_at, item_of, load
+from services.memory.ledger.tables import BANKS, BY_PERSON, ITEMS, PROBLEMS, SETTLED, STEPS, USES, VERSIONS
+
+Sort = Literal["newest", "oldest", "text"]
+
+
+class BadCursor(ValueError):
+    """The cursor does not come from a page of this list."""
+
+
+@dataclass(frozen=True)
+class Filter:
+    """Which items of a bank; None means any."""
+
+    level: Level | None = None
+    kind: Kind | None = None
+    status: Status | None = None
+    scope: str | None = None
+    """Problem id, or topic of a behavior."""
+    held: bool | None = None
+    text: str | None = None
+    """Words that must all occur, the beginnings of words suffice."""
+
+
+def seq(db: sa.Connection, bank: str) -> int:
+    """The bank's `seq`; 0 for a bank that does not exist yet."""
+    return int(db.scalar(sa.select(BANKS.c.seq).where(BANKS.c.bank == bank)) or 0)
+
+
+def counts(db: sa.Connection, bank: str) -> MemoryCounts:
+    """Active items by level and the bank's `seq`.
+
+    Raises:
+        UnknownBank: when nothing was ever written to it.
+    """
+    now = seq(db, bank)
+    if not now:
+        raise UnknownBank(bank)
+    query = (
+        sa.select(ITEMS.c.level, sa.func.count())
+        .where(ITEMS.c.bank == bank, ITEMS.c.status == "active")
+        .group_by(ITEMS.c.level)
+    )
+    sizes: dict[str, int] = {row[0]: row[1] for row in db.execute(query)}
+    levels = {level: sizes.get(level, 0) for level in ("experience", "insight", "behavior")}
+    return MemoryCounts(seq=now, **levels)
+
+
+def active(db: sa.Connection, bank: str, level: Level, scopes: Sequence[str] | None = None) -> list[Item]:
+    """Active items of a level, oldest first; of some problems or clusters only when `scopes` is given."""
+    query = sa.select(ITEMS).where(ITEMS.c.bank == bank, ITEMS.c.level == level, ITEMS.c.status == "active")
+    if scopes is not None:
+        query = query.where(ITEMS.c.scope.in_(list(scopes)))
+    return [item_of(row) for row in db.execute(query.order_by(ITEMS.c.step, ITEMS.c.seq, ITEMS.c.id))]
+
+
+def changes(db: sa.Connection, bank: str, after_seq: int, limit: int) -> list[Item]:
+    """See `Ledger.changes`."""
+    since = sa.and_(ITEMS.c.bank == bank, ITEMS.c.seq > after_seq)
+    last = sa.select(ITEMS.c.seq).where(since).order_by(ITEMS.c.seq).offset(limit - 1).limit(1)
+    # No such item means that all of them fit.
+    fits = ITEMS.c.seq <= sa.func.coalesce(last.scalar_subquery(), sa.literal(2**63 - 1, sa.BigInteger))
+    return [item_of(row) for row in db.execute(sa.select(ITEMS).where(since, fits).order_by(ITEMS.c.seq, ITEMS.c.id))]
+
+
+def select(db: sa.Connection, bank: str, chosen: Filter) -> sa.Select[Any]:
+    """The query for the items of a filter."""
+    query = sa.select(ITEMS).where(ITEMS.c.bank == bank)
+    for column in ("level", "kind", "status", "scope"):
+        if (value := getattr(chosen, column)) is not None:
+            query = query.where(ITEMS.c[column] == value)
+    if chosen.held is not None:
+        held = sa.or_(ITEMS.c.pinned, ITEMS.c.edited)
+        query = query.where(held if chosen.held else sa.not_(held))
+    if chosen.text:
+        query = query.where(_matches(db, bank, chosen.text))
+    return query
+
+
+def _matches(db: sa.Connection, bank: str, text: str) -> sa.ColumnElement[bool]:
+    words = re.findall(r"[^\W_]+", text)
+    if not words:  # nothing that an index holds: "+3", "{}"
+        return ITEMS.c.text.icontains(text, autoescape=True)
+    if db.dialect.name == "sqlite":
+        # The bank inside the match: without it the index would be searched for the words of all banks.
+        match = f'bank:"{bank}" AND ' + " AND ".join(f'text:"{word}"*' for word in words)
+        found = sa.text("SELECT rowid FROM items_fts WHERE items_fts MATCH :match").bindparams(match=match)
+        return ITEMS.c.number.in_(found)
+    vector = sa.func.to_tsvector(sa.literal_column("'simple'"), ITEMS.c.text)
+    query = sa.func.to_tsquery(sa.literal_column("'simple'"), " & ".join(f"{word}:*" for word in words))
+    return vector.bool_op("@@")(query)
+
+
+def page(
+    db: sa.Connection, bank: str, chosen: Filter, *, sort: Sort = "newest", after: str = "", limit: int = 50
+) -> tuple[list[Item], str | None]:
+    """Items and the cursor of the next page, if there is one.
+
+    Raises:
+        BadCursor: when `after` is no cursor of this order.
+    """
+    query = select(db, bank, chosen)
+    column: sa.ColumnElement[Any] = ITEMS.c.text if sort == "text" else ITEMS.c.seq
+    newest = sort == "newest"
+    if after:
+        value, item_id = _cursor(after, str if sort == "text" else int)
+        past = column < value if newest else column > value
+        further = ITEMS.c.id < item_id if newest else ITEMS.c.id > item_id
+        query = query.where(sa.or_(past, sa.and_(column == value, further)))
+    order = (column.desc(), ITEMS.c.id.desc()) if newest else (column, ITEMS.c.id)
+    items = [item_of(row) for row in db.execute(query.order_by(*order).limit(limit + 1))]
+    if len(items) <= limit:
+        return items, None
+    last = items[limit - 1]
+    raw = json.dumps([last.text if sort == "text" else last.seq, last.id])
+    return items[:limit], base64.urlsafe_b64encode(raw.encode()).decode()
+
+
+def _cursor(after: str, kind: type[str] | type[int]) -> tuple[Any, str]:
+    try:
+        value, item_id = json.loads(base64.urlsafe_b64decode(after.encode()))
+    except (ValueError, TypeError, binascii.Error) as error:
+        raise BadCursor(f"after: {after!r} is no cursor; pass `next` of the page before") from error
+    if not isinstance(value, kind) or not isinstance(item_id, str) or (isinstance(value, int) and abs(value) >= 2**62):
+        raise BadCursor(f"after: {after!r} is a cursor of another order; keep `sort` while you page")
+    return value, item_id
+
+
+def problems(db: sa.Connection, bank: str) -> dict[str, str]:
+    """Bodies (JSON) of the problems that the bank has experience of, by id."""
+    query = sa.select(PROBLEMS.c.problem_id, PROBLEMS.c.body).where(PROBLEMS.c.bank == bank)
+    return {row.problem_id: row.body for row in db.execute(query.order_by(PROBLEMS.c.problem_id))}
+
+
+def rewards(db: sa.Connection, bank: str, item_id: str | None = None) -> dict[str, tuple[list[float], list[float]]]:
+    """By item, the rewards of problems whose contexts showed it, and of those it was held out of by chance.
+
+    Only items that were ever held out; of one item only when it is named.
+    """
+    measured = sa.and_(USES.c.bank == bank, USES.c.reward.is_not(None))
+    ever = sa.select(USES.c.item_id).where(measured, sa.not_(USES.c.shown))
+    query = sa.select(USES.c.item_id, USES.c.shown, USES.c.reward).where(measured, USES.c.item_id.in_(ever))
+    if item_id is not None:
+        query = query.where(USES.c.item_id == item_id)
+    found: dict[str, tuple[list[float], list[float]]] = {}
+    for row in db.execute(query):
+        found.setdefault(row.item_id, ([], []))[0 if row.shown else 1].append(row.reward)
+    return found
+
+
+def history(db: sa.Connection, bank: str, item_id: str) -> list[tuple[Item, str]]:
+    """All versions of an item, oldest first, each with who made it; empty when there is no such item."""
+    now = load(db, bank, [item_id]).get(item_id)
+    if now is None:
+        return []
+    query = sa.select(VERSIONS).where(VERSIONS.c.bank == bank, VERSIONS.c.id == item_id).order_by(VERSIONS.c.version)
+    return [(item_at(now, row), row.actor) for row in db.execute(query)]
+
+
+def at(db: sa.Connection, bank: str, seq_: int) -> list[Item]:
+    """Every item as it was at a `seq`, oldest first."""
+    newest = (
+        sa.select(VERSIONS.c.id, sa.func.max(VERSIONS.c.version).label("version"))
+        .where(VERSIONS.c.bank == bank, VERSIONS.c.seq <= seq_)
+        .group_by(VERSIONS.c.id)
+        .subquery()
+    )
+    then = {
+        row.id: row
+        for row in db.execute(
+            sa.select(VERSIONS)
+            .join(newest, sa.and_(VERSIONS.c.id == newest.c.id, VERSIONS.c.version == newest.c.version))
+            .where(VERSIONS.c.bank == bank)
+        )
+    }
+    now = (item_of(row) for row in db.execute(sa.select(ITEMS).where(ITEMS.c.bank == bank)))
+    found = [item_at(item, then[item.id]) for item in now if item.id in then]
+    return sorted(found, key=_age)
+
+
+def _age(item: Item) -> tuple[int, int, str]:
+    return (item.step, item.seq, item.id)
+
+
+class StepView:
+    """A bank as a step sees it: what people changed since the step began is read as it was before.
+
+    One moment of the ledger: every read goes through the connection that it was made with.
+    """
+
+    def __init__(self, db: sa.Connection, bank: str, step: int) -> None:
+        self._db = db
+        self._bank = bank
+        self.seq = seq(db, bank)
+        began = db.scalar(sa.select(STEPS.c.seq).where(STEPS.c.bank == bank, STEPS.c.step == step))
+        self._before = {} if began is None else self._changed_since(began)
+        """By id, what people changed since; None: it did not exist."""
+        self.banned = self._banned()
+        """Fingerprints of texts that are never shown."""
+
+    def active(self, level: Level, scopes: Sequence[str] | None = None) -> list[Item]:
+        """Active items of a level, oldest first; of some problems or clusters only when `scopes` is given."""
+        found = active(self._db, self._bank, level, scopes)
+        if not self._before:
+            return found
+        wanted: Callable[[Item], bool] = lambda i: (  # noqa: E731
+            i.status == "active" and i.level == level and (scopes is None or i.scope in scopes)
+        )
+        then = [old for old in self._before.values() if old is not None and wanted(old)]
+        return sorted([i for i in found if i.id not in self._before] + then, key=_age)
+
+    def _changed_since(self, began: int) -> dict[str, Item | None]:
+        query = (
+            sa.select(VERSIONS.c.id, sa.func.min(VERSIONS.c.version))
+            .where(VERSIONS.c.bank == self._bank, BY_PERSON, VERSIONS.c.seq > began)
+            .group_by(VERSIONS.c.id)
+        )
+        first: dict[str, int] = {row[0]: row[1] for row in self._db.execute(query)}
+        if not first:
+            return {}
+        now = load(self._db, self._bank, list(first))
+        before: dict[str, Item | None] = {}
+        for item_id, version in first.items():
+            row = self._db.execute(
+                sa.select(VERSIONS).where(
+                    VERSIONS.c.bank == self._bank, VERSIONS.c.id == item_id, VERSIONS.c.version == version - 1
+                )
+            ).first()
+            before[item_id] = item_at(now[item_id], row) if row else None
+        return before
+
+    def _banned(self) -> frozenset[str]:
+        query = sa.select(ITEMS.c.id, ITEMS.c.fingerprint).where(
+            ITEMS.c.bank == self._bank, SETTLED, ITEMS.c.status == "banned"
+        )
+        now = {row.fingerprint for row in self._db.execute(query) if row.id not in self._before}
+        then = {fingerprint(i.text) for i in self._before.values() if i is not None and i.status == "banned"}
+        return frozenset(now | then)

@@ -1,0 +1,253 @@
+"""Changes of one bank that become visible together, under one `seq`.
+
+Machines `write` and `set_status`; what a person has decided about an item they can't change: they leave a proposal.
+People `put` whole items, checked against the version that they saw. Both leave versions and an audit row behind.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+
+from services.memory.ledger.items import Item, Status, by_person, fingerprint
+from services.memory.ledger.rows import item_of, item_row, load, version_row
+from services.memory.ledger.tables import (
+    ANNOTATIONS,
+    AUDIT,
+    BY_PERSON,
+    ITEMS,
+    LINKS,
+    PROBLEMS,
+    PROPOSALS,
+    SETTLED,
+    STEPS,
+    USES,
+    VERSIONS,
+)
+
+_PROPOSAL = uuid.UUID("0b7f5d5a-52c1-4c11-8f0d-6f0f4d8a3a11")
+
+# The text is left out: a machine never changes it, and naming it would make full-text search index it anew.
+_UPDATE = (
+    sa.update(ITEMS)
+    .where(ITEMS.c.bank == sa.bindparam("new_bank"), ITEMS.c.id == sa.bindparam("new_id"))
+    .values({c.name: sa.bindparam(f"new_{c.name}") for c in ITEMS.c if c.name not in {"number", "bank", "id", "text"}})
+)
+
+HARM = "harm"
+"""Fact of a note that was measured to do harm: writing it again does not bring it back."""
+
+_HOW = {"insight": "reflected", "behavior": "abstracted"}
+
+
+class Transaction:
+    """One transaction on one bank; `Ledger.apply` and `Ledger.change` make it."""
+
+    def __init__(self, db: sa.Connection, bank: str, key: str, seq: int) -> None:
+        self.db = db
+        self.bank = bank
+        self.key = key
+        self.seq = seq
+        self._audited = 0
+        self._machine: Counter[str] = Counter()
+        self._actor = "job"
+
+    # ------------------------------------------------------------ what machines do
+
+    def put_problems(self, bodies: Mapping[str, str]) -> None:
+        """Remember the problems that experience is about (JSON by id)."""
+        rows = [{"bank": self.bank, "problem_id": k, "body": v} for k, v in bodies.items()]
+        self.insert(PROBLEMS, rows, ignore=True)
+
+    def write(self, items: Iterable[Item], actor: str) -> None:
+        """Add what a machine found. One that exists gets a new version if its status, facts or step changed.
+
+        A note is left out when a person has banned its text or put it away, or holds an item that says it. When the
+        person's item once said this and was edited, the old wording becomes a proposal.
+        """
+        self._actor = actor
+        fresh = {item.identity(self.bank): item for item in items}
+        known = load(self.db, self.bank, list(fresh))
+        notes = any(item.level != "experience" for item in fresh.values())
+        settled = self._settled() if notes else []
+        banned = {fingerprint(i.text) for i in settled if i.status == "banned"}
+        said = {(i.kind, i.scope, fingerprint(i.text)) for i in settled}
+        added, changed = [], []
+        for item_id, item in fresh.items():
+            old = known.get(item_id)
+            print_ = fingerprint(item.text)
+            if item.level != "experience" and (print_ in banned or (item.kind, item.scope, print_) in said):
+                self._machine["left to people"] += 1
+            elif old is not None and old.settled:
+                if old.held and item.level != "experience":
+                    self.propose(old, "replace", actor, item.step, text=item.text, facts=item.facts)
+            elif old is not None and old.status == "quarantined" and HARM in old.facts:
+                self._machine["left in quarantine"] += 1
+            elif old is None:
+                added.append(replace(item, id=item_id, version=1, seq=self.seq))
+            elif (old.status, old.facts, old.step) != (item.status, item.facts, item.step):
+                changed.append(replace(item, id=item_id, version=old.version + 1, seq=self.seq))
+        self._store(added, changed, actor)
+
+    def set_status(self, items: Iterable[Item], status: Status, step: int, actor: str, **facts: str) -> None:
+        """Retire or quarantine what a machine no longer believes; text and history stay.
+
+        `facts` are added to theirs. Items that a person holds get a proposal (notes) or are left alone (attempts).
+        """
+        self._actor = actor
+        changed = []
+        for old in load(self.db, self.bank, [item.id for item in items]).values():
+            if old.held and old.level != "experience" and old.status == "active":
+                self.propose(old, "retire", actor, step, reason=f"would be {status}: its evidence no longer carries it")
+            elif not old.settled and old.status != status:
+                known = old.facts | facts
+                changed.append(replace(old, status=status, facts=known, version=old.version + 1, seq=self.seq))
+        self._store([], changed, actor, step=step)
+
+    def propose(
+        self,
+        item: Item,
+        wish: str,
+        actor: str,
+        step: int,
+        *,
+        text: str | None = None,
+        facts: Mapping[str, Any] | None = None,
+        reason: str = "",
+    ) -> None:
+        """Ask people for a change of an item that they hold. A wish that was made before is not made again."""
+        name = json.dumps([self.bank, item.id, wish, fingerprint(text) if text else ""])
+        row = {
+            "bank": self.bank,
+            "id": str(uuid.uuid5(_PROPOSAL, name)),
+            "item_id": item.id,
+            "item_version": item.version,
+            "wish": wish,
+            "text": text,
+            "facts": json.dumps(facts or {}, sort_keys=True),
+            "reason": reason,
+            "step": step,
+            "actor": actor,
+            "status": "open",
+            "seq": self.seq,
+            "decided_by": None,
+        }
+        self.insert(PROPOSALS, [row], ignore=True)
+        self._machine["proposed"] += 1
+
+    def begin_step(self, step: int) -> None:
+        """Mark where a step begins: what people changed before this transaction takes effect with it."""
+        here = sa.and_(STEPS.c.bank == self.bank, STEPS.c.step == step)
+        if self.db.execute(sa.select(STEPS.c.step).where(here)).first():
+            return
+        before = self.seq - 1
+        last = sa.select(sa.func.coalesce(sa.func.max(STEPS.c.seq), 0)).where(STEPS.c.bank == self.bank)
+        edits = self.db.scalar(
+            sa.select(sa.func.count()).where(
+                AUDIT.c.bank == self.bank, BY_PERSON, AUDIT.c.seq > last.scalar_subquery(), AUDIT.c.seq <= before
+            )
+        )
+        self.insert(STEPS, [{"bank": self.bank, "step": step, "seq": before, "edits": edits}])
+
+    def reward(self, step: int, rewards: Mapping[str, float]) -> None:
+        """Note what the contexts of a step led to, by problem."""
+        here = sa.and_(USES.c.bank == self.bank, USES.c.step == step, USES.c.problem_id == sa.bindparam("problem"))
+        if rewards:
+            given = [{"problem": pid, "given": value} for pid, value in rewards.items()]
+            self.db.execute(sa.update(USES).where(here).values(reward=sa.bindparam("given")), given)
+
+    def _settled(self) -> list[Item]:
+        rows = self.db.execute(sa.select(ITEMS).where(ITEMS.c.bank == self.bank, SETTLED))
+        return [item_of(row) for row in rows]
+
+    # ------------------------------------------------------------ what people do
+
+    def put(self, item: Item, actor: str, action: str, **detail: Any) -> Item:
+        """Write an item as a person wants it, as its next version, and log it; returns it as written."""
+        old = load(self.db, self.bank, [item.id]).get(item.id)
+        new = replace(item, version=old.version + 1 if old else 1, seq=self.seq)
+        self._store([] if old else [new], [new] if old else [], actor)
+        if old and old.text != new.text:
+            here = sa.and_(ITEMS.c.bank == self.bank, ITEMS.c.id == item.id)
+            self.db.execute(sa.update(ITEMS).where(here).values(text=new.text))
+        self.log(actor, action, new, **detail)
+        return new
+
+    def put_new(self, items: Iterable[Item], actor: str) -> None:
+        """Add items that do not exist yet; logging them is the caller's."""
+        self._store([replace(item, version=1, seq=self.seq) for item in items], [], actor)
+
+    def annotate(self, item: Item, actor: str, text: str) -> None:
+        """Attach a person's remark to an item; its version stays."""
+        row = {"bank": self.bank, "seq": self.seq, "item_id": item.id, "at": time.time(), "actor": actor, "text": text}
+        self.insert(ANNOTATIONS, [row])
+        self.log(actor, "annotate", item)
+
+    def decide(self, proposal: str, status: str, actor: str) -> None:
+        """Close a proposal."""
+        here = sa.and_(PROPOSALS.c.bank == self.bank, PROPOSALS.c.id == proposal)
+        self.db.execute(sa.update(PROPOSALS).where(here).values(status=status, decided_by=actor, seq=self.seq))
+
+    def link(self, links: Iterable[tuple[str, Item, str]]) -> None:
+        """Note what items were made from: (rollout or item, child, how)."""
+        rows = [
+            {"bank": self.bank, "parent": parent, "child": child.id, "how": how, "version": child.version}
+            for parent, child, how in links
+        ]
+        self.insert(LINKS, rows, ignore=True)
+
+    # ------------------------------------------------------------ what both need
+
+    def log(self, actor: str, action: str, item: Item | None = None, **detail: Any) -> None:
+        """Add a row to the audit log."""
+        row = {
+            "bank": self.bank,
+            "seq": self.seq,
+            "n": self._audited,
+            "at": time.time(),
+            "actor": actor,
+            "by_person": by_person(actor),
+            "action": action,
+            "item_id": item.id if item else None,
+            "version": item.version if item else None,
+            "detail": json.dumps(detail, sort_keys=True),
+        }
+        self.insert(AUDIT, [row])
+        self._audited += 1
+
+    def close(self) -> None:
+        """Log what a job did as one row: every `seq` is accounted for."""
+        if self._machine or not self._audited:
+            self.log(self._actor, "job", None, job=self.key, counts=dict(self._machine))
+
+    def insert(self, table: sa.Table, rows: list[dict[str, Any]], *, ignore: bool = False) -> None:
+        """Insert rows; with `ignore`, those whose key exists stay as they are."""
+        if not rows:
+            return
+        if not ignore:
+            self.db.execute(sa.insert(table), rows)
+        elif self.db.dialect.name == "sqlite":
+            self.db.execute(sqlite.insert(table).on_conflict_do_nothing(), rows)
+        else:
+            self.db.execute(postgresql.insert(table).on_conflict_do_nothing(), rows)
+
+    def _store(self, added: list[Item], changed: list[Item], actor: str, *, step: int | None = None) -> None:
+        """Rows, versions and provenance of new and changed items. `step`: of the versions, when not the items'."""
+        self.insert(ITEMS, [item_row(self.bank, item) for item in added])
+        if changed:
+            self.db.execute(_UPDATE, [{f"new_{k}": v for k, v in item_row(self.bank, i).items()} for i in changed])
+        both = [*added, *changed]
+        as_of = both if step is None else [replace(item, step=step) for item in both]
+        self.insert(VERSIONS, [version_row(self.bank, item, actor) for item in as_of])
+        made = [item for item in both if item.level != "experience"]
+        self.link([(source, item, _HOW[item.level]) for item in made for source in item.facts.get("sources", ())])
+        if not by_person(actor):
+            self._machine.update({"added": len(added), "changed": len(changed)})

@@ -1,0 +1,298 @@
+"""The bank as people see it: what the REST interface takes and gives."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, StringConstraints
+
+from services.common.strict import Strict
+from services.common.wire import Level, Slug
+from services.memory.ledger import Item, Kind, Status
+
+Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=8000, pattern=r"^[^\x00]*$")]
+"""A note. Postgres can't store NUL."""
+
+ItemId = Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{1,64}$")]
+Number = Annotated[int, Field(ge=0, le=2**53)]
+
+
+class ItemView(Strict):
+    """A memory item as people see it."""
+
+    id: str
+    level: Level
+    kind: str
+    text: str
+    problem_id: str | None
+    """None for behaviors, which belong to no single problem."""
+    topic: str | None = None
+    """The term that a behavior is about; empty: found by similarity."""
+    status: Status
+    pinned: bool = False
+    edited: bool = False
+    """A person wrote its text or brought it back; like a pin it makes machines propose instead of change."""
+    version: int
+    seq: int
+    step: int
+    """Training step that wrote or last confirmed it."""
+    policy_version: int
+    support: int | None = None
+    """Problems that agree with a behavior."""
+    successes: int | None = None
+    """Passed attempts that follow it."""
+    trials: int | None = None
+    """Attempts that follow it."""
+    sources: list[str] = []
+    """Rollouts (insight) or insights (behavior) it was made from."""
+    note: str | None = None
+    """Why it is quarantined; feedback of a failed attempt."""
+
+    @classmethod
+    def of(cls, item: Item) -> ItemView:
+        facts = item.facts
+        attempt = item.level == "experience"
+        behavior = item.level == "behavior"
+        return cls(
+            id=item.id,
+            level=item.level,
+            kind=item.kind,
+            text=item.text,
+            problem_id=None if behavior else item.scope,
+            topic=facts.get("topic", "") if behavior else None,
+            status=item.status,
+            pinned=item.pinned,
+            edited=item.edited,
+            version=item.version,
+            seq=item.seq,
+            step=item.step,
+            policy_version=item.policy_version,
+            support=facts.get("support"),
+            successes=int(facts["passed"]) if attempt else facts.get("passes"),
+            trials=1 if attempt else facts.get("trials"),
+            sources=[facts["rollout_id"]] if attempt else facts.get("sources", []),
+            note=facts.get("leak") or facts.get("harm") or facts.get("feedback") or None,
+        )
+
+
+class ItemPage(Strict):
+    """Items in the order that was asked for; pass `next` as `after` for the next page."""
+
+    items: list[ItemView]
+    next: str | None
+
+
+class VersionView(Strict):
+    """What an item was at one version."""
+
+    version: int
+    seq: int
+    step: int
+    actor: str
+    """`person:<name>`, the policy version that wrote it, or the job."""
+    kind: str
+    status: Status
+    pinned: bool
+    edited: bool
+    text: str
+    facts: dict[str, Any]
+
+    @classmethod
+    def of(cls, item: Item, actor: str) -> VersionView:
+        return cls(actor=actor, **{name: getattr(item, name) for name in cls.model_fields if name != "actor"})
+
+
+class AnnotationView(Strict):
+    """A person's remark."""
+
+    seq: int
+    at: float
+    """Unix seconds."""
+    actor: str
+    text: str
+
+
+class ItemDetail(Strict):
+    """An item, all that it has been, and what people say of it."""
+
+    item: ItemView
+    history: list[VersionView]
+    annotations: list[AnnotationView] = []
+
+
+class Diff(Strict):
+    """Two versions of an item compared."""
+
+    before: VersionView
+    after: VersionView
+    text: str
+    """Unified diff of the texts; empty when they are equal."""
+
+
+class ItemRef(Strict):
+    """An item at the version that was seen."""
+
+    id: ItemId
+    version: Number
+
+
+class NewItem(Strict):
+    """A note by hand."""
+
+    level: Literal["insight", "behavior"]
+    kind: Literal["strategy", "lesson", "behavior"] | None = None
+    """Of an insight: strategy or lesson."""
+    problem_id: Slug | None = None
+    """Of an insight: a problem that the bank knows."""
+    topic: Annotated[str, StringConstraints(max_length=200, pattern=r"^[^\x00]*$")] = ""
+    """Of a behavior: the term that makes a problem its business; empty: found by similarity."""
+    text: Text
+    pinned: bool = False
+
+
+class Edit(Strict):
+    """What to change of a note; what is left out stays."""
+
+    text: Text | None = None
+    kind: Literal["strategy", "lesson"] | None = None
+
+
+class Merge(Strict):
+    """Notes that become one. They are superseded, and the new one says where it comes from."""
+
+    items: Annotated[list[ItemRef], Field(min_length=2, max_length=100)]
+    text: Text
+
+
+class Split(Strict):
+    """The notes that one note becomes."""
+
+    texts: Annotated[list[Text], Field(min_length=2, max_length=20)]
+
+
+class Revert(Strict):
+    """Which version's wording to bring back."""
+
+    version: Number
+
+
+class Annotation(Strict):
+    text: Text
+
+
+class Reason(Strict):
+    """Why, for the audit log."""
+
+    reason: Annotated[str, StringConstraints(max_length=2000, pattern=r"^[^\x00]*$")] = ""
+
+
+class Where(Strict):
+    """Items by what they are; what is left out is any."""
+
+    level: Level | None = None
+    kind: Kind | None = None
+    status: Status | None = None
+    problem_id: Annotated[str, StringConstraints(max_length=128, pattern=r"^[^\x00]*$")] | None = None
+    held: bool | None = None
+    q: Annotated[str, StringConstraints(max_length=200, pattern=r"^[^\x00]*$")] | None = None
+
+
+Action = Literal["pin", "unpin", "ban", "restore"]
+
+
+class Bulk(Strict):
+    """One action on many items. A dry run takes `where` and answers with `items`; the real call takes those."""
+
+    action: Action
+    where: Where | None = None
+    items: Annotated[list[ItemRef], Field(max_length=5000)] | None = None
+    dry_run: bool = True
+    reason: Annotated[str, StringConstraints(max_length=2000, pattern=r"^[^\x00]*$")] = ""
+
+
+class BulkResult(Strict):
+    action: Action
+    dry_run: bool
+    items: list[ItemRef]
+    """At the versions that were seen (dry run), or that were made."""
+    unchanged: int = 0
+    """Items that were already as asked."""
+
+
+class Rollback(Strict):
+    """Bring every item back to what it was at `seq`, as new versions."""
+
+    seq: Number
+    dry_run: bool = True
+
+
+class RollbackResult(Strict):
+    dry_run: bool
+    changed: int
+    retired: int
+    """Items that did not exist yet at that `seq`."""
+
+
+class ProposalView(Strict):
+    """A machine's wish for an item that a person holds."""
+
+    id: str
+    item_id: str
+    item_version: int
+    """The version that it was made for."""
+    wish: Literal["replace", "retire"]
+    text: str | None
+    """What it would say (replace)."""
+    reason: str
+    step: int
+    actor: str
+    status: Literal["open", "accepted", "rejected"]
+    seq: int
+    decided_by: str | None
+    facts: dict[str, Any]
+    """Evidence for the wish."""
+
+    @classmethod
+    def of(cls, row: Any) -> ProposalView:
+        given = dict(row._mapping)
+        return cls(**{k: v for k, v in given.items() if k not in {"bank", "facts"}}, facts=json.loads(row.facts))
+
+
+class ProposalPage(Strict):
+    proposals: list[ProposalView]
+
+
+class AuditRow(Strict):
+    """One change by a person, or all that one job changed."""
+
+    seq: int
+    n: int
+    at: float
+    """Unix seconds."""
+    actor: str
+    by_person: bool
+    action: str
+    item_id: str | None
+    version: int | None
+    detail: dict[str, Any]
+
+
+class AuditPage(Strict):
+    """Rows in order of (seq, n); pass `next` as `after` for what came later."""
+
+    rows: list[AuditRow]
+    next: str
+
+
+class ImportResult(Strict):
+    seq: int
+    added: int
+    known: int
+    """Items whose text the bank holds already, or has banned."""
+    problems: int
+
+
+class BankList(Strict):
+    banks: dict[str, int]
+    """`seq` by bank."""

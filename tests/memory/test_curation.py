@@ -1,0 +1,264 @@
+"""What people do to a bank over REST, while the jobs go on. Law 7: a person's word is never lost."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.memory.conftest import Words
+from tests.memory.desk import RIGHT, WRONG, B, Desk, open_desk
+
+
+@pytest.fixture
+def desk(url: str, tmp_path: Path) -> Iterator[Desk]:
+    with open_desk(url, tmp_path) as opened:
+        yield opened
+
+
+def test_law_7_an_edit_survives_any_number_of_reflections(desk: Desk) -> None:
+    desk.learn(1)
+    item = desk.one(level="insight")
+    edited = desk.edit(item, "turn it round, then add 3.").json()
+    assert (edited["text"], edited["version"], edited["edited"]) == ("turn it round, then add 3.", 2, True)
+    for step in range(2, 6):
+        desk.learn(step, says=f"wish number {step}: rotate then add 3.")
+        assert desk.detail(item)["item"]["text"] == "turn it round, then add 3."
+        assert desk.detail(item)["item"]["version"] == 2
+        assert "turn it round" in desk.shown(step)
+    assert desk.detail(item)["history"][-1]["actor"] == "person:ada"
+
+
+def test_law_7_a_pin_survives_evidence_against_it_and_the_machine_asks(desk: Desk) -> None:
+    desk.learn(1)
+    pinned = desk.act(desk.one(level="insight"), "pin")
+    for step in range(2, 8):
+        desk.learn(step, says="reverse then add 1.", passed=False)
+    assert desk.detail(pinned)["item"] == pinned
+    assert "Strategy: rotate then add 3." in desk.shown(7)
+    (wish,) = desk.http.get(f"{B}/proposals").json()["proposals"]
+    assert (wish["wish"], wish["item_id"]) == ("retire", pinned["id"])
+    assert desk.post(f"proposals/{wish['id']}:accept").status_code == 428
+    accepted = desk.post(f"proposals/{wish['id']}:accept", version=pinned["version"]).json()
+    assert (accepted["status"], accepted["pinned"]) == ("retired", False)
+    assert desk.post(f"proposals/{wish['id']}:reject").status_code == 409
+
+
+def test_a_rejected_wish_is_not_made_again(desk: Desk) -> None:
+    desk.learn(1)
+    item = desk.one(level="insight")
+    desk.edit(item, "turn it round, then add 3.")
+    desk.learn(2)
+    wish = desk.http.get(f"{B}/proposals").json()["proposals"][0]
+    assert desk.post(f"proposals/{wish['id']}:reject").status_code == 200
+    desk.learn(3)
+    assert wish["id"] not in {p["id"] for p in desk.http.get(f"{B}/proposals").json()["proposals"]}
+
+
+@pytest.mark.parametrize("again", ["rotate then add 3.", "ROTATE  then\tAdd 3", "  Rotate then add 3!"])
+def test_a_banned_text_is_never_shown_again_from_the_next_step_on(desk: Desk, again: str) -> None:
+    desk.learn(1)
+    desk.act(desk.one(level="insight"), "ban", {"reason": "wrong in general"})
+    assert "Strategy: rotate" in desk.shown(1), "this step goes on with what it began with"
+    for step in (2, 3):
+        desk.world.record(step, [("p0", RIGHT, True), ("p1", RIGHT, True)])
+        desk.world.reflect(step, Words(lambda _: f"Strategy: {again}"), ["p0", "p1"])
+        assert "Strategy" not in desk.shown(step)
+        assert "Strategy" not in desk.shown(step, "p1"), "a ban is of the text, whichever problem it is about"
+    added = {"level": "insight", "kind": "strategy", "problem_id": "p1", "text": again}
+    assert desk.post("items", added).status_code == 409, "people can't bring it back by another door either"
+
+
+def test_edits_take_effect_at_the_next_step_and_the_job_says_so(desk: Desk) -> None:
+    desk.learn(1)
+    desk.edit(desk.one(level="insight"), "turn it round, then add 3.")
+    new = {"level": "insight", "kind": "strategy", "problem_id": "p0", "text": "begin at the end: add 3."}
+    assert desk.post("items", new).status_code == 201
+    before = desk.shown(1)
+    assert "rotate then add 3" in before
+    assert "turn it round" not in before
+    assert "begin at the end" not in before
+    counts = desk.world.record(2, [("p0", RIGHT, True)])
+    assert counts.edits == 2
+    assert desk.world.record(2, [("p0", RIGHT, True)]).edits == 2, "a repeated job says the same"
+    assert "turn it round" in desk.shown(2)
+    assert desk.world.record(3, [("p0", RIGHT, True)]).edits == 0
+
+
+def test_a_change_needs_the_version_that_was_seen(desk: Desk) -> None:
+    desk.learn(1)
+    item = desk.one(level="insight")
+    path = f"{B}/items/{item['id']}"
+    assert desk.http.get(path).headers["ETag"] == '"1"'
+    assert desk.http.patch(path, json={"text": "x"}).status_code == 428
+    assert desk.http.patch(path, json={"text": "x"}, headers={"If-Match": "one"}).status_code == 422
+    assert desk.edit(item, "first").headers["ETag"] == '"2"'
+    late = desk.edit(item, "second")
+    assert late.status_code == 412
+    assert late.headers["ETag"] == '"2"'
+    assert late.json()["current"]["text"] == "first"
+    assert desk.http.patch(path, json={"text": "third"}, headers={"If-Match": "*"}).json()["version"] == 3
+
+
+def test_a_repeated_request_is_one_change(desk: Desk) -> None:
+    desk.learn(1)
+    item = desk.one(level="insight")
+    key = {"Idempotency-Key": "k1"}
+    first = desk.edit(item, "first", **key)
+    again = desk.edit(item, "first", **key)
+    assert (again.status_code, again.json(), again.headers["ETag"]) == (200, first.json(), '"2"')
+    assert desk.edit(item, "second", **key).status_code == 409
+    assert desk.detail(item)["item"]["version"] == 2
+    assert len([r for r in desk.http.get(f"{B}/audit").json()["rows"] if r["by_person"]]) == 1
+
+
+def test_merge_split_and_revert_keep_where_things_came_from(desk: Desk) -> None:
+    desk.world.record(1, [("p0", RIGHT, True), ("p0", WRONG, True)])
+    says = "Strategy: rotate then add 3.\nStrategy: reverse then add 1."
+    desk.world.reflect(1, Words(lambda _: says), ["p0"])
+    two = desk.items(level="insight")
+    refs = [{"id": i["id"], "version": i["version"]} for i in two]
+    assert desk.post("items:merge", {"items": [refs[0], refs[1] | {"version": 9}], "text": "x"}).status_code == 412
+    merged = desk.post("items:merge", {"items": refs, "text": "rotate or reverse, then add."}).json()
+    assert desk.items(level="insight") == [merged]
+    assert set(merged["sources"]) == {"1:p0#0", "1:p0#1"}
+    desk.world.record(2, [("p0", RIGHT, True), ("p0", WRONG, True)])
+    desk.world.reflect(2, Words(lambda _: says), ["p0"])
+    assert {i["id"] for i in desk.items(level="insight")} == {merged["id"]}, "the machine does not undo a merge"
+    parts = desk.act(merged, "split", {"texts": ["rotate, then add.", "reverse, then add."]})
+    assert {i["text"] for i in desk.items(level="insight")} == {"rotate, then add.", "reverse, then add."}
+    assert len(parts) == 2
+    edited = desk.edit(parts[0], "spin, then add.").json()
+    assert desk.act(edited, "revert", {"version": 1})["text"] == "rotate, then add."
+    diff = desk.http.get(f"{B}/items/{edited['id']}/diff", params={"before": 1, "after": 2}).json()
+    assert "-rotate, then add." in diff["text"]
+    assert "+spin, then add." in diff["text"]
+
+
+def test_ban_and_restore_pin_and_unpin(desk: Desk) -> None:
+    desk.learn(1)
+    item = desk.one(level="insight")
+    banned = desk.act(item, "ban")
+    assert desk.items(level="insight") == []
+    assert desk.post(f"items/{item['id']}:pin", None, banned["version"]).status_code == 409
+    restored = desk.act(banned, "restore")
+    assert (restored["status"], restored["edited"]) == ("active", True)
+    free = desk.act(desk.act(restored, "pin"), "unpin")
+    assert (free["pinned"], free["edited"]) == (False, False)
+    assert desk.post(f"items/{item['id']}:annotate", {"text": "seen in run 7"}).status_code == 200
+    assert [a["text"] for a in desk.detail(item)["annotations"]] == ["seen in run 7"]
+    assert desk.detail(item)["item"]["version"] == free["version"]
+
+
+def test_attempts_are_evidence_and_nobody_rewrites_them(desk: Desk) -> None:
+    desk.learn(1)
+    attempt = desk.items(level="experience")[0]
+    assert desk.edit(attempt, "passed, honestly").status_code == 409
+    pinned = desk.act(attempt, "pin")
+    for step in range(2, 5):
+        desk.world.record(step, [("p0", f"try {step} {n}", False) for n in range(4)], keep=2)
+    assert desk.detail(pinned)["item"]["status"] == "active"
+
+
+def test_bulk_goes_by_a_dry_run_and_is_all_or_nothing(desk: Desk) -> None:
+    desk.world.record(1, [(f"p{n}", RIGHT, True) for n in range(4)])
+    desk.world.reflect(1, Words(lambda _: "Strategy: rotate then add 3."), ["p0", "p1", "p2", "p3"])
+    where = {"level": "insight", "q": "rotate"}
+    assert desk.post("items:bulk", {"action": "pin", "where": where, "dry_run": False}).status_code == 422
+    found = desk.post("items:bulk", {"action": "pin", "where": where}).json()["items"]
+    assert len(found) == 4
+    seq = desk.world.ledger.seq("b")
+    dry = desk.post("items:bulk", {"action": "pin", "items": found}).json()
+    assert ([i["version"] for i in dry["items"]], desk.world.ledger.seq("b")) == ([2] * 4, seq)
+    stale = [*found[:3], found[3] | {"version": 7}]
+    assert desk.post("items:bulk", {"action": "pin", "items": stale, "dry_run": False}).status_code == 412
+    assert desk.items(held=True) == []
+    done = desk.post("items:bulk", {"action": "pin", "items": found, "dry_run": False}).json()
+    assert {i["version"] for i in done["items"]} == {2}
+    assert len(desk.items(held=True)) == 4
+
+
+def test_a_rollback_brings_back_what_was_and_keeps_what_happened(desk: Desk) -> None:
+    desk.learn(1)
+    item = desk.one(level="insight")
+    seq = desk.world.ledger.seq("b")
+    desk.edit(item, "edited")
+    desk.post("items", {"level": "behavior", "text": "always rotate", "topic": "zor"})
+    now = desk.world.ledger.seq("b")
+    assert desk.http.post(f"{B}:rollback", json={"seq": seq, "dry_run": False}).status_code == 428
+    headers = {"If-Match": f'"{now}"'}
+    dry = desk.http.post(f"{B}:rollback", json={"seq": seq}).json()
+    done = desk.http.post(f"{B}:rollback", json={"seq": seq, "dry_run": False}, headers=headers).json()
+    assert dry | {"dry_run": False} == done == {"dry_run": False, "changed": 1, "retired": 1}
+    assert [i["text"] for i in desk.items(level="insight")] == [item["text"]]
+    assert desk.items(level="behavior") == []
+    assert [v["text"] for v in desk.detail(item)["history"]] == [item["text"], "edited", item["text"]]
+    late = desk.http.post(f"{B}:rollback", json={"seq": seq, "dry_run": False}, headers=headers)
+    assert late.status_code == 412
+
+
+def test_a_bank_moves_to_another_run_by_a_file(desk: Desk) -> None:
+    desk.learn(1)
+    desk.act(desk.one(level="insight"), "pin")
+    desk.post("items", {"level": "behavior", "text": "always rotate", "topic": "zor"})
+    file = desk.http.get(f"{B}/export").content
+    done = desk.http.post("/v1/banks/other:import", content=file).json()
+    assert (done["added"], done["known"], done["problems"]) == (4, 0, 1)
+    assert desk.http.post("/v1/banks/other:import", content=file).json()["added"] == 0
+    moved = desk.http.get("/v1/banks/other/items", params={"level": "insight"}).json()["items"]
+    assert [(i["text"], i["pinned"]) for i in moved] == [("rotate then add 3.", True)]
+    assert desk.world.ledger.seq("other") == 2
+    snapshot = desk.http.get(f"{B}/export", params={"seq": 1}).text.splitlines()
+    assert {json.loads(line).get("item", {}).get("level") for line in snapshot[2:]} == {"experience"}
+
+
+@pytest.mark.parametrize(
+    ("line", "field"),
+    [
+        ("no json", "line 2"),
+        ('{"item": {"level": "wisdom"}}', "line 2: item"),
+        ('{"itme": 1}', "line 2: itme"),
+        (
+            '{"problem": {"id": "t", "split": "test", "messages": [{"role": "user", "content": "?"}], "verifier": {}}}',
+            "split",
+        ),
+    ],
+)
+def test_a_bad_line_is_named_and_nothing_is_imported(desk: Desk, line: str, field: str) -> None:
+    desk.learn(1)
+    head = '{"format": "pmd-bank", "version": 1, "bank": "x", "seq": 1}'
+    answer = desk.http.post("/v1/banks/fresh:import", content=f"{head}\n{line}\n")
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["field"].startswith(field)
+    assert desk.http.get("/v1/banks/fresh").status_code == 404
+
+
+def test_every_seq_is_in_the_audit_log(desk: Desk) -> None:
+    desk.learn(1)
+    item = desk.edit(desk.one(level="insight"), "first").json()
+    desk.act(item, "pin")
+    desk.learn(2)
+    rows: list[dict[str, Any]] = []
+    after = ""
+    while page := desk.http.get(f"{B}/audit", params={"after": after, "limit": 2}).json():
+        if not page["rows"]:
+            break
+        rows += page["rows"]
+        after = page["next"]
+    assert [r["seq"] for r in rows] == list(range(1, desk.world.ledger.seq("b") + 1))
+    assert [r["action"] for r in rows if r["by_person"]] == ["edit", "pin"]
+    assert {r["actor"] for r in rows if r["by_person"]} == {"person:ada"}
+
+
+def test_bad_input_is_refused_by_name(desk: Desk) -> None:
+    desk.learn(1)
+    assert desk.http.get(f"{B}/items", params={"after": "junk"}).json()["errors"][0]["field"] == "after"
+    wrong = {"level": "insight", "kind": "strategy", "problem_id": "p7", "text": "x"}
+    assert desk.post("items", wrong).json()["errors"][0]["field"] == "problem_id"
+    assert desk.post("items", wrong | {"text": "a\x00b"}).status_code == 422
+    assert desk.post("items", wrong | {"txt": "a"}).status_code == 422
+    assert desk.http.get("/v1/banks/none").status_code == 404
+    assert desk.http.post("/v1/banks/none/items", json=wrong).status_code == 404
