@@ -74,7 +74,10 @@ class Verifier:
         # Programs run as our user where there is no other: our memory and /proc entries are not theirs to read.
         ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
         pool, tier = open_sandbox(
-            settings.workers(), memory_mb=settings.sandbox_memory_mb, insecure=settings.sandbox_insecure
+            settings.workers(),
+            memory_mb=settings.sandbox_memory_mb,
+            libraries=settings.sandbox_libraries,
+            insecure=settings.sandbox_insecure,
         )
         self.sandbox = pool, tier, Grader(pool, tier)
 

@@ -16,7 +16,10 @@ class VerifierSettings(ServiceSettings):
     """Programs that run at the same time; 0 means one per core that this process may use."""
     sandbox_memory_mb: int = Field(default=8192, ge=512)
     """What all running programs may take together, by their specs' limits; more of them wait. Keep it below the
-    container's memory limit less 512 MB."""
+    container's memory limit less 512 MB and 64 MB per worker."""
+    sandbox_libraries: tuple[str, ...] = ("numpy",)
+    """Installed packages that programs may import besides the standard library (a JSON list). They are imported once,
+    before any program runs, and their files can be read by every program."""
     sandbox_insecure: bool = False
     """Start even where programs can't be isolated. For development only."""
     max_request_mb: int = Field(default=64, ge=1)

@@ -43,7 +43,7 @@ class Sandbox:
 
 @pytest.fixture(scope="session")
 def sandbox() -> Iterator[Sandbox]:
-    pool, tier = open_sandbox(2, memory_mb=2048, insecure=False)
+    pool, tier = open_sandbox(2, memory_mb=2048, libraries=("numpy",), insecure=False)
     box = Sandbox(pool, tier)
     yield box
     pool.close()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,8 @@ import yaml
 
 import services.verifier.app
 from services.verifier.grading import Submission
-from services.verifier.sandbox.job import Limits
-from services.verifier.sandbox.tier import open_sandbox
+from services.verifier.sandbox.job import Job, Limits
+from services.verifier.sandbox.tier import SandboxUnavailable, open_sandbox
 from tests.verifier.conftest import RIGHT, Sandbox
 
 FOLDER = Path(__file__).parent / "attacks"
@@ -52,7 +54,7 @@ def spec_of(case: dict[str, Any]) -> dict[str, Any]:
     return {
         "kind": "code",
         "fn_name": case.get("fn_name", "solve"),
-        "tests": [{"input": case.get("input", "[3, 1, 4, 2]"), "output": output}],
+        "tests": [{"input": "x " * case.get("big_input", 0) or case.get("input", "[3, 1, 4, 2]"), "output": output}],
         "limits": {"cpu_s": 0.4, "memory_mb": 256, "output_kb": 1024, **case.get("limits", {})},
         "compare": case.get("compare", "livecodebench"),
     }
@@ -61,7 +63,7 @@ def spec_of(case: dict[str, Any]) -> dict[str, Any]:
 @pytest.fixture(autouse=True)
 def short_wall(monkeypatch: pytest.MonkeyPatch) -> None:
     """Programs that sleep are ended after 1.2 s instead of 2.4 s."""
-    monkeypatch.setattr(Limits, "wall_s", property(lambda _: 1.2))
+    monkeypatch.setattr(Limits, "wall_s", property(lambda limits: limits.cpu_s + 0.8))
 
 
 @pytest.mark.parametrize("case", entries("cases"))
@@ -168,3 +170,50 @@ def test_programs_are_deterministic(sandbox: Sandbox) -> None:
     program = "import random\ndef solve(a): return [random.random(), list({'x', 'y', 'z', 'w'})]"
     feedback = {sandbox.judge(program).feedback for _ in range(6)}
     assert len(feedback) == 1
+
+
+def test_memory_stays_below_its_limit(sandbox: Sandbox) -> None:
+    grow = "hoard = []\nwhile True:\n    hoard.append(bytearray(1 << 20))"
+    execution = sandbox.pool.run(Job(grow, None, "", Limits(cpu_s=4, memory_mb=256, output_kb=64)))
+    assert b"MemoryError" in execution.report
+    assert execution.max_rss_kb < (256 + 64) << 10, "the limit and what every child shares with its zygote"
+
+
+def test_time_ends_at_its_limit(sandbox: Sandbox) -> None:
+    spin = Job("while True: pass", None, "", Limits(cpu_s=0.3, memory_mb=128, output_kb=64))
+    used = sorted(sandbox.pool.run(spin).cpu_s for _ in range(3))
+    assert used[0] >= 0.3
+    assert used[1] < 0.4
+
+
+def test_hogs_wait_for_each_other() -> None:
+    """Three programs of 400 MB in a pool of 512 MB run one after the other, however many workers there are."""
+    hog = Job("x = bytearray(300 << 20)\nimport time\ntime.sleep(0.1)", None, "", Limits(1, 400, 64))
+    pool, _ = open_sandbox(3, memory_mb=512, insecure=False)
+    try:
+        began = time.monotonic()
+        with ThreadPoolExecutor(3) as threads:
+            ends = [e.end for e in threads.map(pool.run, [hog] * 3)]
+        assert ends == ["exit"] * 3
+        assert time.monotonic() - began > 0.3
+    finally:
+        pool.close()
+
+
+def test_variables_of_the_host_do_not_reach_programs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "json.py").write_text("raise SystemExit('imported from the host')")
+    for name in ("PYTHONPATH", "PYTHONHOME_", "PYTHONSTARTUP", "LD_PRELOAD_", "PMD_SECRET"):
+        monkeypatch.setenv(name, str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    pool, tier = open_sandbox(1, memory_mb=512, insecure=False)
+    try:
+        program = "import json, os, sys\ndef solve(a): return [sorted(os.environ), os.getcwd(), '' in sys.path]"
+        spec = spec_of({"output": '[["HOME", "LANG", "PATH"], "/", false]'})
+        assert Sandbox(pool, tier).judge(program, spec).outcome == "passed"
+    finally:
+        pool.close()
+
+
+def test_a_library_that_is_not_installed_is_named() -> None:
+    with pytest.raises(SandboxUnavailable, match="no_such_library"):
+        open_sandbox(1, memory_mb=512, libraries=("no_such_library",), insecure=False)

@@ -209,6 +209,13 @@ def test_limits_can_be_read_not_set(call: Call) -> None:
         assert call.named("prlimit64", 0, 7, pointer, 0) == EPERM
 
 
+def test_raising_the_stack_is_answered_with_yes_and_does_nothing(call: Call) -> None:
+    stack = 3
+    for pointer in (4096, 1 << 32):
+        assert call.named("prlimit64", 0, stack, pointer, 0) == ERRNO
+        assert call.named("prlimit64", 1, stack, pointer, 0) == EPERM
+
+
 def test_prctl_names_threads_and_nothing_else(call: Call) -> None:
     assert call.named("prctl", 15) == ALLOW
     for option in (1, 4, 8, 22, 23, 28, 38, 47, 0x59616D61):

@@ -71,8 +71,8 @@ class Zygote:
         reason = message.removeprefix(REFUSED).decode() if message else "the zygote is gone"
         raise SandboxError(f"no child could be started: {reason}")
 
-    def reap(self) -> tuple[int, float, int]:
-        """Wait status, CPU seconds and largest resident set (KiB) of the child that has ended.
+    def reap(self) -> tuple[int, float, float, int]:
+        """Wait status, CPU seconds, seconds in the run queue and largest resident set (KiB) of the ended child.
 
         Raises:
             SandboxError: the zygote is gone.
@@ -83,8 +83,8 @@ class Zygote:
             raise SandboxError(f"the zygote did not report its child's end: {error}") from error
         if not message.startswith(ENDED):
             raise SandboxError("the zygote died while its child ran")
-        status, user, system, max_rss = STATUS.unpack(message[1:])
-        return status, user + system, max_rss
+        status, user, system, queued, max_rss = STATUS.unpack(message[1:])
+        return status, user + system, queued, max_rss
 
     def close(self) -> None:
         """End the zygote, and with it its child."""

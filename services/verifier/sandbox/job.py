@@ -20,9 +20,9 @@ class Limits:
 
     cpu_s: float
     memory_mb: int
-    """Address space, interpreter included (about 60 MB)."""
+    """Address space that the program may take, beyond what the interpreter and the libraries had at its start."""
     output_kb: int
-    """Of stdout, stderr and the result, each."""
+    """Of stdout and of the result, each. Stderr is cut there, and ends the program at `DIAGNOSTICS` times as much."""
 
     @property
     def wall_s(self) -> float:
@@ -47,6 +47,13 @@ class Job:
         return len(header).to_bytes(4, "big") + header + self.input.encode("utf-8", "surrogatepass")
 
 
+DIAGNOSTICS = 16
+"""Debugging output decides nothing, so an honest program is not ended for it; a flood is."""
+
+OUR_DELAY_S = 0.1
+"""Wall time per test that this service may itself add on a busy machine; it is not counted as the program's."""
+
+
 class End(StrEnum):
     """How a child ended."""
 
@@ -56,6 +63,8 @@ class End(StrEnum):
     WALL = "wall"
     STARVED = "starved"
     OUTPUT = "output"
+    THREADS = "threads"
+    """Too many at once: each takes kernel memory that no limit counts. Ends by SIGKILL, as memory does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,3 +80,10 @@ class Execution:
     cpu_s: float
     wall_s: float
     max_rss_kb: int
+    queued_s: float = 0.0
+    """Part of `wall_s` in which the machine ran something else."""
+
+    @property
+    def spent_s(self) -> float:
+        """Seconds that count towards a program's total: of CPU, or of waiting where that was its own doing."""
+        return max(self.cpu_s, self.wall_s - self.queued_s - OUR_DELAY_S)

@@ -35,7 +35,7 @@ NET_RIGHTS = 0b11
 SCOPES = 0b11
 """Abstract unix sockets and signals stay inside the child (ABI 6)."""
 
-PR_SET_PDEATHSIG, PR_GET_SECCOMP, PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS = 1, 21, 22, 38
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_GET_SECCOMP, PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS = 1, 4, 21, 22, 38
 SECCOMP_MODE_FILTER = 2
 CAPABILITY_VERSION_3 = 0x20080522
 
@@ -106,6 +106,12 @@ def landlock_ruleset(abi: int, libraries: Iterable[str]) -> int:
     return ruleset
 
 
+def _stack_limit(memory: int) -> int:
+    """Deep recursion may use the memory that there is, as contest judges allow."""
+    hard = resource.getrlimit(resource.RLIMIT_STACK)[1]
+    return memory if hard == resource.RLIM_INFINITY else min(memory, hard)
+
+
 @dataclass(frozen=True)
 class Seal:
     """What a zygote has prepared for its children."""
@@ -115,10 +121,12 @@ class Seal:
     """Landlock ruleset descriptor; None only in an insecure tier."""
     filter: bytes | None
     """Seccomp program; None only in an insecure tier."""
+    address_space: int
+    """Bytes that this process has mapped, and so every child at its start: what it may take comes on top."""
 
     @classmethod
     def prepare(cls, libraries: Iterable[str], *, insecure: bool) -> Seal:
-        """Prepare the seal of this process's children.
+        """Prepare the seal of this process's children. Call it last: it measures what children start with.
 
         Args:
             libraries: files and folders that they may read besides the standard library.
@@ -139,14 +147,16 @@ class Seal:
             if not insecure:
                 raise
             program = None
-        return cls(os.getpid(), landlock_ruleset(abi, libraries) if abi else None, program)
+        ruleset = landlock_ruleset(abi, libraries) if abi else None
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        return cls(os.getpid(), ruleset, program, pages * resource.getpagesize())
 
     def apply(self, descriptors: list[int], *, memory: int, cpu_s: int) -> None:
         """Seal this process, a fresh fork of the zygote. There is no way back.
 
         Args:
             descriptors: what becomes 0, 1, 2 and 3; all others are closed.
-            memory: address space in bytes.
+            memory: bytes of address space that the program may take.
             cpu_s: CPU seconds after which the kernel ends the process whatever the parent does.
 
         Raises:
@@ -164,6 +174,7 @@ class Seal:
             os.closerange(first, ZYGOTE_FILES)  # Linux before 5.9; the zygote can't open more than these
         for limit, value in (
             (resource.RLIMIT_CPU, cpu_s),
+            (resource.RLIMIT_STACK, _stack_limit(memory)),
             (resource.RLIMIT_FSIZE, 0),
             (resource.RLIMIT_CORE, 0),
             (resource.RLIMIT_MEMLOCK, 0),
@@ -171,6 +182,7 @@ class Seal:
             (resource.RLIMIT_MSGQUEUE, 0),
         ):
             resource.setrlimit(limit, (value, value))
+        _check(_prctl(PR_SET_DUMPABLE, 0), "PR_SET_DUMPABLE")  # RLIMIT_CORE does not hold where a pipe takes cores
         if os.geteuid() == 0:  # root that could not become another user: at least without its capabilities
             header = struct.pack("<Ii", CAPABILITY_VERSION_3, 0)
             _check(LIBC.capset(header, bytes(24)), "capset")
@@ -178,7 +190,8 @@ class Seal:
         if ruleset is not None:
             _check(LIBC.syscall(LANDLOCK_RESTRICT_SELF, ruleset, 0), "landlock_restrict_self")
             os.close(ruleset)
-        resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+        total = self.address_space + memory
+        resource.setrlimit(resource.RLIMIT_AS, (total, total))
         if self.filter is not None:
             code = ctypes.create_string_buffer(self.filter, len(self.filter))
             program = struct.pack("@HxxxxxxP", len(self.filter) // 8, ctypes.addressof(code))

@@ -18,11 +18,16 @@ import time
 from pathlib import Path
 
 from services.verifier.sandbox.client import ANSWER_TIMEOUT_S, Zygote
-from services.verifier.sandbox.job import End, Execution, Job, Limits, SandboxError
+from services.verifier.sandbox.job import DIAGNOSTICS, End, Execution, Job, Limits, SandboxError
 from services.verifier.sandbox.zygote import CHILD_FDS, SEALED
 
 CHUNK = 1 << 16
 MIN_TICK_S = 0.004
+LOOK_S = 0.05
+"""How often a child's threads are counted."""
+MAX_THREADS = 256
+STDERR = 1
+"""Index of a child's diagnostics among the streams that are read."""
 PATIENCE = 5
 """A starved child is given up after so many times its wall limit."""
 
@@ -54,7 +59,7 @@ def supervise(zygote: Zygote, job: Job) -> Execution:
         try:
             watch = _Watch(zygote.control.fileno(), (pid, pidfd), feed, readers, limits)
             end = watch.loop(began)
-            status, cpu_s, max_rss = zygote.reap()
+            status, cpu_s, queued_s, max_rss = zygote.reap()
         except BaseException:
             with contextlib.suppress(OSError):
                 signal.pidfd_send_signal(pidfd, signal.SIGKILL)
@@ -68,7 +73,7 @@ def supervise(zygote: Zygote, job: Job) -> Execution:
     code = os.waitstatus_to_exitcode(status)
     if end is None:
         end = _classify(code, cpu_s, max_rss, limits)
-    return Execution(end, abs(code), stdout, stderr, report[len(SEALED) :], cpu_s, wall_s, max_rss)
+    return Execution(end, abs(code), stdout, stderr, report[len(SEALED) :], cpu_s, wall_s, max_rss, queued_s)
 
 
 def _pipes() -> list[tuple[int, int]]:
@@ -77,6 +82,7 @@ def _pipes() -> list[tuple[int, int]]:
     try:
         for _ in range(CHILD_FDS):
             pipes.append(os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK))
+            os.fchmod(pipes[-1][0], 0o666)  # a child of another user may open /dev/stdin
     except OSError as error:
         for fd in (fd for pipe in pipes for fd in pipe):
             os.close(fd)
@@ -129,6 +135,7 @@ class _Watch:
         self._feed = feed
         self._open = {fd: index for index, fd in enumerate(readers)}
         self._limits = limits
+        self._stderr_left = DIAGNOSTICS * limits.output_kb << 10
         self.output = tuple(bytearray() for _ in readers)
         self._poll = select.poll()
         self._poll.register(self._control, select.POLLIN)
@@ -139,8 +146,8 @@ class _Watch:
     def loop(self, began: float) -> End | None:
         """Until the zygote has reaped the child; why we killed it, or None."""
         killed: End | None = None
-        deadline = began + self._limits.wall_s
-        wait = self._limits.cpu_s
+        self._began, self._deadline = began, began + self._limits.wall_s
+        wait = min(self._limits.cpu_s, LOOK_S)
         while True:
             events = self._poll.poll(max(wait, MIN_TICK_S) * 1000)
             ready = {fd for fd, _ in events}
@@ -152,26 +159,31 @@ class _Watch:
             flooded = [self._read(fd) for fd in ready & self._open.keys()]
             now = time.monotonic()
             if killed is not None:
-                if now > deadline:
+                if now > self._deadline:
                     raise SandboxError("the zygote did not reap a killed child")
                 continue
             cpu_s = self._cpu_s()
-            if any(flooded):
-                killed = End.OUTPUT
-            elif cpu_s >= self._limits.cpu_s:
-                killed = End.CPU
-            elif now >= deadline:
-                queued_s = self._queued_s()
-                if now - began - queued_s >= self._limits.wall_s:
-                    killed = End.WALL
-                elif now - began >= PATIENCE * self._limits.wall_s:
-                    killed = End.STARVED
-                else:
-                    deadline = began + self._limits.wall_s + queued_s
-            wait = min(self._limits.cpu_s - cpu_s, deadline - now)
+            killed = End.OUTPUT if any(flooded) else self._limit_passed(cpu_s, now)
+            wait = min(self._limits.cpu_s - cpu_s, self._deadline - now, LOOK_S)
             if killed is not None:
                 self._kill()
-                deadline, wait = now + ANSWER_TIMEOUT_S, ANSWER_TIMEOUT_S
+                self._deadline, wait = now + ANSWER_TIMEOUT_S, ANSWER_TIMEOUT_S
+
+    def _limit_passed(self, cpu_s: float, now: float) -> End | None:
+        """The limit that the child has passed, if any. Moves the deadline by the time that it had to wait for a CPU."""
+        limits = self._limits
+        if cpu_s >= limits.cpu_s:
+            return End.CPU
+        if self._threads() > MAX_THREADS:
+            return End.THREADS
+        if now >= self._deadline:
+            queued_s = self._queued_s()
+            if now - self._began - queued_s >= limits.wall_s:
+                return End.WALL
+            if now - self._began >= PATIENCE * limits.wall_s:
+                return End.STARVED
+            self._deadline = self._began + limits.wall_s + queued_s
+        return None
 
     def _kill(self) -> None:
         signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
@@ -190,19 +202,33 @@ class _Watch:
             self._poll.unregister(fd)
             del self._open[fd]
             return False
-        self.output[index].extend(chunk[: self._room(index) + 1])
-        return self._room(index) < 0
+        return self._keep(index, chunk)
 
-    def _room(self, index: int) -> int:
-        return (self._limits.output_kb << 10) - len(self.output[index])
+    def _keep(self, index: int, chunk: bytes) -> bool:
+        """Keep what fits of a chunk; True when its stream is over its limit."""
+        room = (self._limits.output_kb << 10) - len(self.output[index])
+        self.output[index].extend(chunk[:room])
+        if index == STDERR:
+            self._stderr_left -= len(chunk)
+            return self._stderr_left < 0
+        return len(chunk) > room
 
     def drain(self) -> bool:
         """Take what an ended child left in its pipes; True when a stream is over its limit."""
         for fd, index in self._open.items():
             with contextlib.suppress(BlockingIOError):
-                while self._room(index) >= 0 and (chunk := os.read(fd, CHUNK)):
-                    self.output[index].extend(chunk[: self._room(index) + 1])
-        return any(self._room(index) < 0 for index in range(len(self.output)))
+                while chunk := os.read(fd, CHUNK):
+                    if self._keep(index, chunk):
+                        return True
+        return False
+
+    def _threads(self) -> int:
+        """The child's threads; 0 when it is gone."""
+        try:
+            facts = Path(f"/proc/{self._pid}/status").read_bytes()
+            return int(facts.partition(b"\nThreads:")[2].split(maxsplit=1)[0])
+        except (OSError, ValueError, IndexError):
+            return 0
 
     def _cpu_s(self) -> float:
         """CPU seconds that the child has used; it is not reaped before we read its end, so the pid is its own."""

@@ -2,6 +2,7 @@
 
 Invariants:
 - It is exec'd, not forked, from the service, with an empty environment: no memory of the service, no secret.
+- The chosen libraries (numpy) are imported before the first fork: a child that uses them pays nothing for it.
 - It never sees a program, an input or an output, let alone an expected one: those travel between the pool and
   the child. All that it reads are the two limits of `SPAWN`; so its heap is the same at every fork, and no job
   leaves a trace for the next.
@@ -14,11 +15,14 @@ a pidfd, and `ENDED` once the child is reaped, or `REFUSED` with an errno when i
 
 from __future__ import annotations
 
+import _sitebuiltins
+import builtins
 import contextlib
 import fcntl
 import gc
 import importlib
 import json
+import locale
 import os
 import resource
 import select
@@ -34,8 +38,8 @@ from services.verifier.sandbox.seal import ZYGOTE_FILES, Seal, landlock_abi
 SPAWN = struct.Struct("<QI")
 """Address space in bytes, CPU seconds."""
 STARTED, ENDED, REFUSED = b"S", b"E", b"R"
-STATUS = struct.Struct("<iddQ")
-"""Wait status, user and system CPU seconds, largest resident set in KiB."""
+STATUS = struct.Struct("<idddQ")
+"""Wait status, seconds of user CPU, of system CPU and in the run queue, largest resident set in KiB."""
 CHILD_FDS = 4
 
 SEALED = b"!"
@@ -63,12 +67,13 @@ def main(control_fd: int, libraries: list[str], search: list[str], insecure: boo
         search: folders in which those packages are.
     """
     sys.path.pop(0)  # the entry through which this module was imported: children import from the library only
-    for name in PRELOAD.split():
-        with contextlib.suppress(ImportError):  # a Python built without lzma or bz2
-            importlib.import_module(name)
     os.environ.clear()
     os.environ.update(ENVIRONMENT)
     os.chdir("/")
+    for word in ("exit", "quit"):  # what -S leaves out and programs use
+        setattr(builtins, word, _sitebuiltins.Quitter(word, "Ctrl-D"))
+    with contextlib.suppress(locale.Error):
+        locale.setlocale(locale.LC_ALL, "")  # a child that asks for it again needs no file
     # The service may hold many files, so this number may be high; below ZYGOTE_FILES all of ours are known.
     control = socket.socket(fileno=fcntl.fcntl(control_fd, fcntl.F_DUPFD_CLOEXEC, 3))
     os.close(control_fd)
@@ -161,11 +166,20 @@ def _serve_one(control: socket.socket, seal: Seal) -> bool:
         poller.register(control, 0)  # hang-up only: the pool is silent until the child has ended
         if any(fd != pidfd for fd, _ in poller.poll()):
             return False
+        queued_s = _queued_s(pid)
         _, status, usage = os.wait4(pid, 0)
     finally:
         os.close(pidfd)
-    control.send(ENDED + STATUS.pack(status, usage.ru_utime, usage.ru_stime, usage.ru_maxrss))
+    control.send(ENDED + STATUS.pack(status, usage.ru_utime, usage.ru_stime, queued_s, usage.ru_maxrss))
     return True
+
+
+def _queued_s(pid: int) -> float:
+    """Seconds that an ended, unreaped child waited for a CPU; 0 where the kernel does not tell."""
+    try:
+        return int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) / 1e9
+    except (OSError, ValueError, IndexError):
+        return 0.0
 
 
 def _child(seal: Seal, descriptors: list[int], memory: int, cpu_s: int) -> None:
