@@ -2,7 +2,8 @@
 
 - `user`: an ordinary user (uid 1000), no capabilities.
 - `container`: that, with an empty bounding set, no_new_privs, and a seccomp filter that refuses what the default
-  profile of Docker and containerd refuses to a container without capabilities. It can't emulate AppArmor or a masked /proc.
+  profile of Docker and containerd refuses to a container without capabilities.
+  It can't emulate AppArmor or a masked /proc.
 
 Started by root, it first makes Python and this repository readable where a parent folder is closed to others (as /root
 is): in a mount namespace of its own, by a tmpfs over that folder with bind mounts of what is needed. Started by an

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -11,6 +14,7 @@ import sysconfig
 from pathlib import Path
 from typing import Any
 
+from services.verifier.sandbox import bubblewrap
 from services.verifier.sandbox.job import SandboxError
 from services.verifier.sandbox.zygote import ENDED, REFUSED, SPAWN, STARTED, STATUS
 
@@ -27,11 +31,12 @@ ANSWER_TIMEOUT_S = 10.0
 class Zygote:
     """A zygote process and the socket that controls it."""
 
-    def __init__(self, libraries: tuple[str, ...], *, insecure: bool) -> None:
+    def __init__(self, libraries: tuple[str, ...], *, wrapped: bool, insecure: bool) -> None:
         """Start a zygote and wait until it can fork.
 
         Args:
             libraries: installed packages that programs may import.
+            wrapped: inside a container of bubblewrap.
 
         Raises:
             SandboxError: it could not start or seal; the message is its own.
@@ -40,7 +45,7 @@ class Zygote:
         try:
             self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             with theirs:
-                self.process = _start(theirs.fileno(), libraries, insecure=insecure)
+                self.process, self.pid = _start(theirs.fileno(), libraries, wrapped=wrapped, insecure=insecure)
         except OSError as error:
             raise SandboxError(f"the sandbox's zygote could not start: {error}") from error
         self.control.settimeout(START_TIMEOUT_S)
@@ -67,7 +72,7 @@ class Zygote:
         except OSError as error:
             raise SandboxError(f"the zygote did not answer: {error}") from error
         if message.startswith(STARTED) and len(fds) == 1:
-            return int.from_bytes(message[1:], "little"), fds[0]
+            return _pid_of(fds[0]), fds[0]
         reason = message.removeprefix(REFUSED).decode() if message else "the zygote is gone"
         raise SandboxError(f"no child could be started: {reason}")
 
@@ -89,11 +94,26 @@ class Zygote:
     def close(self) -> None:
         """End the zygote, and with it its child."""
         self.control.close()
-        self.process.kill()
+        self.kill()
         self.process.wait()
 
+    def kill(self) -> None:
+        """End the zygote's process, and with it its child; whoever waits for it wakes up."""
+        with contextlib.suppress(ProcessLookupError):
+            if self.process.poll() is None:  # its id, or its container's, is not yet anybody else's
+                os.kill(self.pid, signal.SIGKILL)
 
-def _start(control_fd: int, libraries: tuple[str, ...], *, insecure: bool) -> subprocess.Popen[bytes]:
+
+def _pid_of(pidfd: int) -> int:
+    """The process of `pidfd` by its id here; in the zygote's namespace it has another one."""
+    facts = Path(f"/proc/self/fdinfo/{pidfd}").read_text()
+    return int(facts.partition("\nPid:")[2].split(maxsplit=1)[0])
+
+
+def _start(
+    control_fd: int, libraries: tuple[str, ...], *, wrapped: bool, insecure: bool
+) -> tuple[subprocess.Popen[bytes], int]:
+    """The process that we started, and the zygote's own id: inside bubblewrap they differ."""
     search = list({sysconfig.get_path(kind): None for kind in ("purelib", "platlib")})
     arguments = {"control_fd": control_fd, "libraries": libraries, "search": search, "insecure": insecure}
     # A Python that needs a library path to start keeps it; nothing else of our environment goes along.
@@ -102,11 +122,26 @@ def _start(control_fd: int, libraries: tuple[str, ...], *, insecure: bool) -> su
         environment["LD_LIBRARY_PATH"] = os.environ["LD_LIBRARY_PATH"]
     # -I would also ignore PYTHONHASHSEED, without which the order of sets differs between zygotes. The environment
     # is ours alone, so -s -P -S isolates as well.
-    return subprocess.Popen(
-        [sys.executable, "-s", "-P", "-S", "-X", "utf8", "-c", BOOT, PACKAGE_ROOT, json.dumps(arguments)],
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        pass_fds=[control_fd],
-        start_new_session=True,
-    )
+    python = str(Path(sys.executable).resolve())  # a virtual environment's link is not shown in a container
+    boot = [python, "-s", "-P", "-S", "-X", "utf8", "-c", BOOT, PACKAGE_ROOT, json.dumps(arguments)]
+    told, telling = os.pipe() if wrapped else (-1, -1)
+    try:
+        process = subprocess.Popen(
+            [*bubblewrap.command(telling, PACKAGE_ROOT, search), *boot] if wrapped else boot,
+            executable=shutil.which("bwrap") if wrapped else None,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL if wrapped else None,
+            pass_fds=[control_fd, telling] if wrapped else [control_fd],
+            start_new_session=True,
+        )
+        if not wrapped:
+            return process, process.pid
+        os.close(telling)
+        telling = -1
+        return process, bubblewrap.zygote_pid(told) or process.pid
+    finally:
+        for fd in (told, telling):
+            if fd >= 0:
+                os.close(fd)

@@ -27,18 +27,25 @@ class Pool:
     """Zygotes for `workers` concurrent jobs; thread-safe."""
 
     def __init__(
-        self, workers: int, *, memory_mb: int, libraries: tuple[str, ...] = (), insecure: bool = False
+        self,
+        workers: int,
+        *,
+        memory_mb: int,
+        libraries: tuple[str, ...] = (),
+        wrapped: bool = False,
+        insecure: bool = False,
     ) -> None:
         """Start the zygotes.
 
         Args:
             memory_mb: what all running children may take together; more have to wait for each other.
             libraries: installed packages that programs may import besides the standard library.
+            wrapped: put each zygote into a container of bubblewrap.
 
         Raises:
             SandboxError: a zygote could not start.
         """
-        self._libraries, self._insecure = libraries, insecure
+        self._libraries, self._wrapped, self._insecure = libraries, wrapped, insecure
         self.memory_mb = self._memory_free = memory_mb
         self._memory = threading.Condition()
         self._idle: queue.LifoQueue[Zygote | None] = queue.LifoQueue()
@@ -58,7 +65,7 @@ class Pool:
         with self._lock:
             if self._closed:
                 raise SandboxError("the sandbox is closed")
-            zygote = Zygote(self._libraries, insecure=self._insecure)
+            zygote = Zygote(self._libraries, wrapped=self._wrapped, insecure=self._insecure)
             self._all.add(zygote)
             return zygote
 
@@ -70,7 +77,7 @@ class Pool:
     def pids(self) -> list[int]:
         """The living zygotes."""
         with self._lock:
-            return [z.process.pid for z in self._all]
+            return [z.pid for z in self._all]
 
     def close(self) -> None:
         """End all zygotes and children; jobs that run raise `SandboxError`."""
@@ -78,7 +85,7 @@ class Pool:
             self._closed = True
             for zygote in self._all:
                 # This wakes a thread that watches its child. That thread closes the socket, which is in use.
-                zygote.process.kill()
+                zygote.kill()
         taken = []
         with contextlib.suppress(queue.Empty):
             while True:

@@ -4,17 +4,24 @@ Invariants:
 - Fail closed: a sandbox out of which one probe escapes is not opened, unless the settings say `insecure`.
 - The self-test runs in a real child, through the same pool as every program.
 
-Tiers: `T1` Landlock, seccomp and rlimits hold. `T3-insecure` some of it does not; for development only.
+Tiers, the best that holds is taken: `T2` all of T1 inside bubblewrap. `T1` Landlock, seccomp and rlimits.
+`T3-insecure` some of that does not hold; for development only.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from services.verifier.sandbox import bubblewrap
 from services.verifier.sandbox.job import Job, Limits, SandboxError
 from services.verifier.sandbox.pool import Pool
+
+log = logging.getLogger(__name__)
 
 PROBES = {
     "fork": "os.fork() or os._exit(0)",
@@ -32,10 +39,17 @@ PROBES = {
 }
 """What must fail: an expression or statement that succeeds means that a child escaped."""
 
+WRAPPED_PROBES = {
+    "see files of the host": "os.stat('/etc/passwd')",
+    "see processes of the host": "os.stat('/proc/%d' % HOST_PID)",
+}
+"""What must fail besides in T2; Landlock alone does not hide that a path exists."""
+
 SELF_TEST = """
 import ctypes, os
 LIBC = ctypes.CDLL(None)
 SERVICE = {service!r}
+HOST_PID = {pid}
 FOLDER = '/tmp/pmd-sandbox-probe-%d' % os.getpid()
 def solve(probes):
     escaped = []
@@ -68,7 +82,7 @@ class Tier:
     uid: int
     """User that programs run as."""
     escaped: tuple[str, ...]
-    """Probes that succeeded although they must not; empty in T1."""
+    """Probes that succeeded although they must not; empty in T1 and T2."""
 
 
 def open_sandbox(workers: int, *, memory_mb: int, libraries: tuple[str, ...] = (), insecure: bool) -> tuple[Pool, Tier]:
@@ -83,12 +97,22 @@ def open_sandbox(workers: int, *, memory_mb: int, libraries: tuple[str, ...] = (
     Raises:
         SandboxUnavailable: this machine can't isolate programs and `insecure` is not set.
     """
+    if bubblewrap.available():
+        try:
+            pool = Pool(workers, memory_mb=memory_mb, libraries=libraries, wrapped=True)
+        except SandboxError as error:
+            log.info("no tier T2: %s", error)
+        else:
+            with contextlib.suppress(SandboxError):
+                if not _escapes(pool, PROBES | WRAPPED_PROBES):
+                    return pool, _tier("T2", pool, [])
+            pool.close()
     try:
         pool = Pool(workers, memory_mb=memory_mb, libraries=libraries, insecure=insecure)
     except SandboxError as error:
         raise SandboxUnavailable(f"{error}. {REMEDY}") from error
     try:
-        escaped = _escapes(pool)
+        escaped = _escapes(pool, PROBES)
         if escaped and not insecure:
             raise SandboxUnavailable(f"programs can escape the sandbox here ({', '.join(escaped)}). {REMEDY}")
     except SandboxUnavailable:
@@ -97,16 +121,19 @@ def open_sandbox(workers: int, *, memory_mb: int, libraries: tuple[str, ...] = (
     except SandboxError as error:
         pool.close()
         raise SandboxUnavailable(f"the sandbox failed its self-test: {error}. {REMEDY}") from error
-    name = "T3-insecure" if escaped else "T1"
+    return pool, _tier("T3-insecure" if escaped else "T1", pool, escaped)
+
+
+def _tier(name: str, pool: Pool, escaped: list[str]) -> Tier:
     facts = pool.facts
-    return pool, Tier(name, facts["landlock"], facts["seccomp"], facts["uid"], tuple(escaped))
+    return Tier(name, facts["landlock"], facts["seccomp"], facts["uid"], tuple(escaped))
 
 
-def _escapes(pool: Pool) -> list[str]:
+def _escapes(pool: Pool, probes: dict[str, str]) -> list[str]:
     """The probes that succeed in a child."""
-    source = SELF_TEST.format(service=str(Path(__file__).resolve()))
+    source = SELF_TEST.format(service=str(Path(__file__).resolve()), pid=os.getpid())
     limits = Limits(cpu_s=5.0, memory_mb=512, output_kb=64)
-    execution = pool.run(Job(source, "solve", json.dumps(PROBES), limits))
+    execution = pool.run(Job(source, "solve", json.dumps(probes), limits))
     try:
         escaped = json.loads(execution.report)["value"]
     except (ValueError, KeyError, TypeError) as error:

@@ -160,7 +160,7 @@ def _serve_one(control: socket.socket, seal: Seal) -> bool:
         os.close(fd)
     pidfd = os.pidfd_open(pid)
     try:
-        socket.send_fds(control, [STARTED + pid.to_bytes(4, "little")], [pidfd])
+        socket.send_fds(control, [STARTED], [pidfd])
         poller = select.poll()
         poller.register(pidfd, select.POLLIN)
         poller.register(control, 0)  # hang-up only: the pool is silent until the child has ended
