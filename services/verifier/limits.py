@@ -14,9 +14,9 @@ class RunLimits(Strict):
     cpu_s: float = Field(default=2.0, gt=0.0, le=60.0)
     """CPU seconds. The wall limit is max(3 cpu_s, cpu_s + 2)."""
     memory_mb: int = Field(default=512, ge=128, le=8192)
-    """Address space, interpreter included."""
+    """Address space beyond what the interpreter and the imported libraries take."""
     output_kb: int = Field(default=1024, ge=1, le=16384)
-    """Of stdout, of stderr and of the result, each."""
+    """Of stdout and of the result, each; stderr is cut there."""
 
     def limits(self) -> Limits:
         """The same, as the sandbox takes it."""

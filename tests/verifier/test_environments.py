@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.verifier.conftest import Sandbox
 
 ROOT = Path(__file__).parents[2]
 PROFILES = ("user", "container")
@@ -35,6 +39,10 @@ print(json.dumps({
     "unshare": libc.unshare(0x10000000), "keyctl": libc.syscall(250, 0, 0, 0, 0, 0),
 }))
 """
+
+
+CORPUS = ["-m", "pytest", "-p", "no:cacheprovider", "-n", "0"]
+CORPUS += ["tests/verifier/test_attacks.py", "tests/verifier/test_laws.py"]
 
 
 def run_in(profile: str, *command: str, timeout: float) -> subprocess.CompletedProcess[str]:
@@ -75,8 +83,29 @@ def test_a_container_without_privileges_has_the_sandbox() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("profile", PROFILES)
-def test_the_attack_corpus_holds(profile: str) -> None:
-    tests = ["tests/verifier/test_attacks.py", "tests/verifier/test_laws.py"]
-    done = run_in(profile, "-m", "pytest", "-p", "no:cacheprovider", "-n", "0", *tests, timeout=1700)
+def test_the_attack_corpus_holds_elsewhere(profile: str) -> None:
+    done = run_in(profile, *CORPUS, timeout=1700)
     assert done.returncode == 0, done.stdout[-6000:]
     assert " passed" in done.stdout
+
+
+def test_bubblewrap_hides_the_host(sandbox: Sandbox) -> None:
+    if sandbox.tier.name != "T2":
+        pytest.skip("no bubblewrap here, or no user namespaces; apt-get install bubblewrap runs it")
+    spec = {"kind": "code", "fn_name": "solve", "tests": [{"input": "1", "output": "[0]"}]}
+    looks = "import os\ndef solve(a): return [p for p in ('/etc/passwd', '/home', '/var', '/tmp') if os.path.exists(p)]"
+    assert "Output: []" in sandbox.judge(looks, spec).feedback
+    others = "import os\ndef solve(a): return [p for p in range(2, 40000) if os.path.exists(f'/proc/{p}')]"
+    assert re.search(r"Output: \[\d+\]$", sandbox.judge(others, spec).feedback), "it sees itself and nobody else"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_the_attack_corpus_holds_without_bubblewrap() -> None:
+    if shutil.which("bwrap") is None:
+        pytest.skip("the other tests already ran without it")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PATH": "/nonexistent"}
+    done = subprocess.run(
+        [sys.executable, *CORPUS], env=environment, cwd=ROOT, capture_output=True, text=True, timeout=1700, check=False
+    )
+    assert done.returncode == 0, done.stdout[-6000:]

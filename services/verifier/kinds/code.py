@@ -52,6 +52,13 @@ class TestVisibility(Visibility):
     a program can put what it read into its output and its errors."""
 
 
+class TestLimits(RunLimits):
+    """What the program may use on each test, and on all of them."""
+
+    total_s: float = Field(default=300.0, gt=0.0, le=3600.0)
+    """Seconds for all tests together: CPU, or waiting that is the program's own doing."""
+
+
 class Spec(Strict):
     """`{"kind": "code", "fn_name": "solve", "tests": [{"input": "[3, 1]", "output": "[1, 3]"}]}`"""
 
@@ -64,7 +71,7 @@ class Spec(Strict):
     type. `tokens`: equal words (programs that print). `float`: numbers within `tolerance`."""
     tolerance: float = Field(default=1e-6, ge=0.0, le=1.0)
     """Largest difference in mode `float`, absolute or relative to the expected number."""
-    limits: RunLimits = RunLimits()
+    limits: TestLimits = TestLimits()
     feedback: TestVisibility = TestVisibility()
     stop_after: int = Field(default=1, ge=1, le=1000)
     """Failed tests after which the rest is not run."""
@@ -109,16 +116,19 @@ def grade(spec: Spec, completion: str, context: Context) -> Verdict:
     limits = spec.limits.limits()
     failures: list[_Failure] = []
     cpu_s = 0.0
+    left_s = spec.limits.total_s
     status = 0
     for test in sorted(spec.tests, key=lambda t: len(t.input)):
         context.check()
         try:
-            job = Job(source, spec.fn_name, test.input, limits, prelude=spec.compare == "livecodebench")
+            prelude = spec.compare == "livecodebench"
+            job = Job(source, spec.fn_name, test.input, limits.within(left_s), prelude=prelude)
             execution = context.pool.run(job)
         except SandboxError as error:
             context.check()  # a sandbox that closes because the service stops is no verdict at all
             return infra_error(str(error), sandbox_tier=context.tier, cpu_ms=cpu_s * 1e3)
         cpu_s += execution.cpu_s
+        left_s -= execution.spent_s
         failure = _judge(spec, test, execution)
         if failure is not None:
             failures.append(failure)

@@ -6,12 +6,18 @@ Invariant: a `Job` has no place for an expected output (Law 4).
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 
 class SandboxError(RuntimeError):
     """The sandbox failed, not the program that ran in it."""
+
+
+SLACK_S = 0.5
+"""Wall seconds beyond its total that a program may have, for the delays of a busy machine; they count all the same."""
+LEAST_S = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,11 +29,17 @@ class Limits:
     """Address space that the program may take, beyond what the interpreter and the libraries had at its start."""
     output_kb: int
     """Of stdout and of the result, each. Stderr is cut there, and ends the program at `DIAGNOSTICS` times as much."""
+    left_s: float = math.inf
+    """Seconds left of what the program may use on all its tests."""
 
     @property
     def wall_s(self) -> float:
         """Wall seconds after which a child that doesn't use its CPU time is ended."""
-        return max(3 * self.cpu_s, self.cpu_s + 2)
+        return min(max(3 * self.cpu_s, self.cpu_s + 2), max(self.left_s + SLACK_S, LEAST_S))
+
+    def within(self, left_s: float) -> Limits:
+        """These limits for a program that has `left_s` seconds left of what all its tests may use; 0 ends it."""
+        return replace(self, cpu_s=min(self.cpu_s, max(left_s, LEAST_S)), left_s=left_s)
 
 
 @dataclass(frozen=True, slots=True)

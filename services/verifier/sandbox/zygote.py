@@ -74,6 +74,9 @@ def main(control_fd: int, libraries: list[str], search: list[str], insecure: boo
         setattr(builtins, word, _sitebuiltins.Quitter(word, "Ctrl-D"))
     with contextlib.suppress(locale.Error):
         locale.setlocale(locale.LC_ALL, "")  # a child that asks for it again needs no file
+    for name in PRELOAD.split():
+        with contextlib.suppress(ImportError):  # a Python built without lzma or bz2
+            importlib.import_module(name)
     # The service may hold many files, so this number may be high; below ZYGOTE_FILES all of ours are known.
     control = socket.socket(fileno=fcntl.fcntl(control_fd, fcntl.F_DUPFD_CLOEXEC, 3))
     os.close(control_fd)
