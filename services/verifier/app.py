@@ -2,39 +2,54 @@
 
 Invariants:
 - The service does not start where it can't isolate programs, unless its settings say so.
-- When it stops, every zygote and child stops with it; jobs under way stay without an end and run again.
+- What it holds is bounded: bodies by `Admission`, programs by `Pool`. Too much is 429 with `Retry-After`, before it is
+  read.
+- When it stops, a request under way gets its verdicts within the time that uvicorn leaves it, or 503; jobs under way
+  stay without an end and run again. Every zygote and child stops with the service.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import ctypes
+import signal
+import threading
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import asdict
-from typing import Any
+from types import FrameType
+from typing import Any, TypeVar
 
 from fastapi import FastAPI, HTTPException, Request, Response
-from prometheus_client import Counter as Metric
 from pydantic import Field
+from starlette.concurrency import run_in_threadpool
 
 from services.common.app import NotReady, create_service, problem
 from services.common.artifacts import ArtifactError, read_problems, read_table, write_table
 from services.common.jobs import JobContext, JobKind, JobRunner, JobStore
+from services.common.serve import DRAIN_S
 from services.common.strict import Strict
 from services.common.wire import VERDICTS, Outcome, Verdict, VerifyRequest, VerifyResult
+from services.verifier.admission import Admission, Refused
 from services.verifier.grading import Grader, Submission
 from services.verifier.kinds import SpecError, kinds
+from services.verifier.metrics import PENDING
+from services.verifier.metrics import VERDICTS as VERDICT_COUNT
 from services.verifier.reverify import ReverifyRequest, ReverifyResult, reverify
 from services.verifier.sandbox.pool import Pool
 from services.verifier.sandbox.tier import Tier, open_sandbox
 from services.verifier.scores import split_scores
 from services.verifier.settings import VerifierSettings
 
-VERDICT_COUNT = Metric("pmd_verdicts_total", "Verdicts given", ["outcome"])
-SANDBOX_CPU = Metric("pmd_sandbox_cpu_seconds_total", "CPU time that programs used, per verdict that it decided")
+T = TypeVar("T")
+Grade = Callable[[list[Submission]], list[Verdict]]
 
 PR_SET_DUMPABLE = 4
+GRACE_S = DRAIN_S - 2
+"""Seconds that requests under way have when the service stops; uvicorn cuts them off a little later."""
+LOOK_S = 0.25
+"""How often a waiting request looks whether the service still runs."""
 
 
 class VerifyItem(Strict):
@@ -60,7 +75,8 @@ class VerifyBatchResult(Strict):
 class Verifier:
     """The running service: its sandbox, what grades with it, and the job that it does."""
 
-    def __init__(self) -> None:
+    def __init__(self, admission: Admission) -> None:
+        self.admission = admission
         self.sandbox: tuple[Pool, Tier, Grader] | None = None
 
     def start(self, settings: VerifierSettings) -> None:
@@ -93,18 +109,56 @@ class Verifier:
         """What `/readyz` reports."""
         if self.sandbox is None:
             raise NotReady("the sandbox is not open")
+        if self.admission.draining:
+            raise NotReady("the verifier is stopping")
         pool, tier, _ = self.sandbox
-        return {"sandbox_tier": tier.name, "sandbox": asdict(tier), "workers": pool.workers, "kinds": list(kinds())}
+        return {
+            "sandbox_tier": tier.name,
+            "sandbox": asdict(tier),
+            "workers": pool.workers,
+            "memory_mb": pool.memory_mb,
+            "kinds": list(kinds()),
+        }
 
     def grade(self, submissions: list[Submission], check: Callable[[], None] = lambda: None) -> list[Verdict]:
         """Verdicts of `submissions`; see `Grader.grade`."""
         if self.sandbox is None:
             raise NotReady("the sandbox is not open")
-        verdicts = self.sandbox[2].grade(submissions, check)
-        for outcome, count in Counter(v.outcome for v in verdicts).items():
-            VERDICT_COUNT.labels(outcome).inc(count)
-        SANDBOX_CPU.inc(sum(v.cpu_ms for v in verdicts) / 1e3)
+        with _counted(len(submissions)):
+            verdicts = self.sandbox[2].grade(submissions, check)
+        for submission, verdict in zip(submissions, verdicts, strict=True):
+            VERDICT_COUNT.labels(submission.verifier["kind"], verdict.outcome).inc()
         return verdicts
+
+    async def answer(self, work: Callable[[Grade], T], request: Request) -> T:
+        """What `work` makes of a way to grade, as long as the client waits for it and the service runs.
+
+        Raises:
+            NotReady: the service stops, or the client went away.
+            Exception: what `work` raises.
+        """
+        abandoned = threading.Event()
+
+        def check() -> None:
+            if abandoned.is_set():
+                raise NotReady("nobody waits for these verdicts any more")
+
+        done = asyncio.ensure_future(run_in_threadpool(work, lambda submissions: self.grade(submissions, check)))
+        gone = asyncio.ensure_future(request.receive())  # the body has been read: what comes is the end of the client
+        try:
+            while not done.done():
+                await asyncio.wait({done, gone}, timeout=LOOK_S, return_when=asyncio.FIRST_COMPLETED)
+                if self.admission.overdue:
+                    raise NotReady("the verifier is stopping; send the request again")
+                if gone.done() and not done.done():
+                    raise NotReady("the client went away")
+        except BaseException:
+            abandoned.set()
+            done.add_done_callback(lambda end: end.exception())  # noted: nobody else asks for it
+            raise
+        finally:
+            gone.cancel()
+        return done.result()
 
     def verify_job(self, request: VerifyRequest, job: JobContext) -> VerifyResult:
         """Judge every rollout of an artifact and write the verdicts as another."""
@@ -153,7 +207,8 @@ def create_app(settings: VerifierSettings) -> FastAPI:
     Raises (at start):
         SandboxUnavailable: this machine can't isolate programs and `sandbox_insecure` is not set.
     """
-    verifier = Verifier()
+    most = settings.max_pending_mb << 20
+    verifier = Verifier(Admission(max(most, settings.max_request_mb << 20), grace_s=GRACE_S))
     store = JobStore(settings.service_dir("verifier") / "jobs.sqlite")
     jobs = JobRunner("verifier", store, _job_kinds(verifier))
 
@@ -162,8 +217,10 @@ def create_app(settings: VerifierSettings) -> FastAPI:
         verifier.start(settings)
         jobs.recover()
         try:
-            yield
+            with _noticing_termination(verifier.admission.drain):
+                yield
         finally:
+            verifier.admission.drain()
             jobs.close()
             verifier.stop()
 
@@ -172,30 +229,38 @@ def create_app(settings: VerifierSettings) -> FastAPI:
 
     @app.middleware("http")
     async def limit_body(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
-        if request.method in ("POST", "PUT"):
-            length = request.headers.get("content-length", "")
-            if not length.isdecimal():
-                return problem(411, "send a Content-Length")
-            if int(length) > settings.max_request_mb << 20:
-                return problem(413, f"the body is over {settings.max_request_mb} MB; send a job with a reference")
-        return await call_next(request)
-
-    @app.post("/v1/verify", tags=["verify"], responses={422: {"description": "a spec is not valid"}})
-    def verify(batch: VerifyBatch) -> VerifyBatchResult:
-        """Judge completions now. Equal programs of an equal spec are run once."""
+        if request.method not in ("POST", "PUT"):
+            return await call_next(request)
+        length = request.headers.get("content-length", "")
+        if not (length.isascii() and length.isdecimal() and len(length) < 20):
+            return problem(411, "send a Content-Length")
+        if int(length) > settings.max_request_mb << 20:
+            return problem(413, f"the body is over {settings.max_request_mb} MB; send a job with a reference")
         try:
-            verdicts = verifier.grade([Submission(item.verifier, item.completion) for item in batch.items])
+            with verifier.admission.let_in(int(length)):
+                return await call_next(request)
+        except Refused as refused:
+            response = problem(refused.status, str(refused))
+            response.headers["Retry-After"] = str(refused.retry_after_s)
+            return response
+
+    @app.post("/v1/verify", tags=["verify"], responses=REFUSALS)
+    async def verify(batch: VerifyBatch, request: Request) -> VerifyBatchResult:
+        """Judge completions now. Equal programs of an equal spec are run once."""
+        submissions = [Submission(item.verifier, item.completion) for item in batch.items]
+        try:
+            verdicts = await verifier.answer(lambda grade: grade(submissions), request)
         except SpecError as error:
             raise _bad_specs(error) from error
         except NotReady as error:
             raise HTTPException(503, str(error)) from error
         return VerifyBatchResult(verdicts=verdicts)
 
-    @app.post("/v1/reverify", tags=["verify"], responses={422: {"description": "a spec or an artifact is not valid"}})
-    def judge_again(request: ReverifyRequest) -> ReverifyResult:
+    @app.post("/v1/reverify", tags=["verify"], responses=REFUSALS)
+    async def judge_again(what: ReverifyRequest, request: Request) -> ReverifyResult:
         """Judge past completions by specs of today and say what changes. For many, submit it as a job `reverify`."""
         try:
-            return reverify(request, verifier.grade)
+            return await verifier.answer(lambda grade: reverify(what, grade), request)
         except SpecError as error:
             raise _bad_specs(error) from error
         except (ArtifactError, ValueError, OSError, ImportError) as error:
@@ -204,3 +269,47 @@ def create_app(settings: VerifierSettings) -> FastAPI:
             raise HTTPException(503, str(error)) from error
 
     return app
+
+
+REFUSALS: dict[int | str, dict[str, Any]] = {
+    401: {"description": "no token, or a wrong one"},
+    411: {"description": "no Content-Length"},
+    413: {"description": "the body is too large"},
+    422: {"description": "a spec or an artifact is not valid; `errors` names the field"},
+    429: {"description": "too much is under way; see Retry-After"},
+    503: {"description": "the sandbox is not open, or the service stops"},
+}
+
+
+@contextlib.contextmanager
+def _counted(items: int) -> Iterator[None]:
+    """Count completions that wait for a verdict."""
+    PENDING.inc(items)
+    try:
+        yield
+    finally:
+        PENDING.dec(items)
+
+
+@contextlib.contextmanager
+def _noticing_termination(act: Callable[[], None]) -> Iterator[None]:
+    """Call `act` on SIGTERM and SIGINT, before whoever else handles them: uvicorn says nothing until all is over."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # a test's client: its thread gets no signals
+        return
+    before: dict[int, Any] = {}
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        act()
+        before[number](number, frame)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        handler = signal.getsignal(number)
+        if callable(handler):  # without one the signal ends the process at once, as it should
+            before[number] = handler
+            signal.signal(number, handle)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -24,6 +24,9 @@ class VerifierSettings(ServiceSettings):
     """Start even where programs can't be isolated. For development only."""
     max_request_mb: int = Field(default=64, ge=1)
     """Largest body of a request."""
+    max_pending_mb: int = Field(default=256, ge=1)
+    """Bodies of all requests that are being answered, together; more are refused with 429. In memory a body takes
+    several times its size. `max_request_mb` where that is more."""
 
     def workers(self) -> int:
         """Programs that run at the same time."""

@@ -3,6 +3,7 @@
 Invariants:
 - Trouble of ours (a dead zygote, a failed fork, an unknown kill, a machine too busy) raises `SandboxError`, after one
   retry on another zygote; a program can't cause it.
+- Memory is given in the order of asking: a program that wants much is not overtaken for ever by those that want little.
 - A zygote that gave trouble, or whose child crashed, is replaced.
 - `close`, or the death of this process, ends every zygote and child.
 """
@@ -13,8 +14,11 @@ import contextlib
 import queue
 import signal
 import threading
+import time
+from collections import deque
 from collections.abc import Iterator
 
+from services.verifier.metrics import CPU_SECONDS, MEMORY, RESTARTS, RUN_SECONDS, RUNNING, TROUBLE, WAIT_SECONDS
 from services.verifier.sandbox.client import Zygote
 from services.verifier.sandbox.job import End, Execution, Job, SandboxError
 from services.verifier.sandbox.watch import supervise
@@ -48,6 +52,7 @@ class Pool:
         self._libraries, self._wrapped, self._insecure = libraries, wrapped, insecure
         self.memory_mb = self._memory_free = memory_mb
         self._memory = threading.Condition()
+        self._line: deque[object] = deque()
         self._idle: queue.LifoQueue[Zygote | None] = queue.LifoQueue()
         self._closed = False
         self._all: set[Zygote] = set()
@@ -98,12 +103,18 @@ class Pool:
     @contextlib.contextmanager
     def _reserve(self, memory_mb: int) -> Iterator[None]:
         """Wait until `memory_mb` more fit into what all children may take together."""
+        turn = object()
         with self._memory:
-            self._memory.wait_for(lambda: self._memory_free >= memory_mb)
+            self._line.append(turn)
+            self._memory.wait_for(lambda: self._line[0] is turn and self._memory_free >= memory_mb)
+            self._line.popleft()
             self._memory_free -= memory_mb
+            self._memory.notify_all()
+        MEMORY.inc(memory_mb << 20)
         try:
             yield
         finally:
+            MEMORY.dec(memory_mb << 20)
             with self._memory:
                 self._memory_free += memory_mb
                 self._memory.notify_all()
@@ -118,32 +129,37 @@ class Pool:
         """
         if job.limits.memory_mb > self.memory_mb:
             raise SandboxError(f"a job wants {job.limits.memory_mb} MB of {self.memory_mb} MB")
+        asked = time.monotonic()
         with self._reserve(job.limits.memory_mb):
             try:
-                execution = self._run_once(job)
-                if execution.end is not End.STARVED:
-                    return execution
+                return self._run_once(job, asked)
             except SandboxError:
+                TROUBLE.inc()
                 if self._closed:
                     raise
-            execution = self._run_once(job)
-        if execution.end is End.STARVED:
-            raise SandboxError("the machine is too busy: a program got no CPU for its whole wall limit, twice")
-        return execution
+            try:
+                return self._run_once(job, time.monotonic())
+            except SandboxError:
+                TROUBLE.inc()
+                raise
 
-    def _run_once(self, job: Job) -> Execution:
+    def _run_once(self, job: Job, asked: float) -> Execution:
         zygote = self._idle.get()
         try:
             if zygote is None:
                 zygote = self._start()
-            execution = supervise(zygote, job)
+            WAIT_SECONDS.observe(time.monotonic() - asked)
+            with RUNNING.track_inprogress():
+                execution = supervise(zygote, job)
+            RUN_SECONDS.labels(execution.end).observe(execution.wall_s)
+            CPU_SECONDS.inc(execution.cpu_s)
             crashed = execution.end is End.SIGNAL and execution.code == signal.SIGSEGV
             if crashed or zygote.jobs >= RECYCLE_AFTER:  # a crash may be a probe of the shared address layout
-                self._drop(zygote)
+                self._replace(zygote, "crash" if crashed else "age")
                 zygote = None
         except BaseException:
             if zygote is not None:
-                self._drop(zygote)
+                self._replace(zygote, "trouble")
                 zygote = None
             raise
         finally:
@@ -151,4 +167,12 @@ class Pool:
                 self._drop(zygote)
                 zygote = None
             self._idle.put(zygote)
+        if execution.end is End.STARVED:
+            raise SandboxError("the machine is too busy: a program got no CPU for its whole wall limit")
         return execution
+
+    def _replace(self, zygote: Zygote, reason: str) -> None:
+        """End a zygote; the next job of its worker starts another."""
+        if not self._closed:
+            RESTARTS.labels(reason).inc()
+        self._drop(zygote)
