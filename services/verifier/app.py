@@ -36,14 +36,13 @@ from services.verifier.grading import Grader, Submission
 from services.verifier.kinds import SpecError, kinds
 from services.verifier.metrics import PENDING
 from services.verifier.metrics import VERDICTS as VERDICT_COUNT
-from services.verifier.reverify import ReverifyRequest, ReverifyResult, reverify
+from services.verifier.reverify import Grade, ReverifyRequest, ReverifyResult, reverify
 from services.verifier.sandbox.pool import Pool
 from services.verifier.sandbox.tier import Tier, open_sandbox
 from services.verifier.scores import split_scores
 from services.verifier.settings import VerifierSettings
 
 T = TypeVar("T")
-Grade = Callable[[list[Submission]], list[Verdict]]
 
 PR_SET_DUMPABLE = 4
 GRACE_S = DRAIN_S - 2

@@ -37,6 +37,9 @@ SPECS: list[dict[str, Any]] = [
     {**SOLVE_SPEC, "tests": SOLVE_SPEC["tests"][:1]},
     {"kind": "exact", "answer": "42"},
     {"kind": "choice", "answer": "B"},
+    {"kind": "math", "answer": "7"},
+    {"kind": "regex", "pattern": "[0-9]+"},
+    {"kind": "json_schema", "schema": {"type": "object"}},
 ]
 HTTPX = ("method", "url", "params", "headers", "json", "content", "data")
 """What of schemathesis' request our client takes."""

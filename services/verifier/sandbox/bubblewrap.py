@@ -26,12 +26,13 @@ def command(info_fd: int, package_root: str, search: list[str]) -> list[str]:
 
     Args:
         info_fd: descriptor on which bubblewrap tells the zygote's process id.
-        package_root: folder above `services`; only the sandbox's own modules below it are shown.
+        package_root: folder above `services`, whose modules the zygote imports; Landlock hides them from programs.
         search: folders of installed packages.
     """
-    own = [f"{package_root}/services/{path}" for path in ("__init__.py", "verifier/__init__.py", "verifier/sandbox")]
     shown = ["/usr/lib", "/usr/lib64", "/lib", "/lib64", sys.base_prefix, os.environ.get("LD_LIBRARY_PATH", "")]
-    paths = dict.fromkeys(path for path in (*shown, *search, *own) if path and Path(path).exists())
+    paths = dict.fromkeys(
+        path for path in (*shown, *search, f"{package_root}/services") if path and Path(path).exists()
+    )
     return [
         "bwrap",
         *("--unshare-all", "--unshare-user", "--disable-userns", "--uid", NOBODY, "--gid", NOBODY),
