@@ -32,7 +32,7 @@ def test_every_kind_has_an_example() -> None:
     assert kinds == ["code", "code", "choice", "exact", "regex", "math", "json_schema", "python"]
 
 
-@pytest.mark.parametrize(("spec", "pair"), zip(SPECS, RIGHT_AND_WRONG, strict=True))
+@pytest.mark.parametrize(("spec", "pair"), list(zip(SPECS, RIGHT_AND_WRONG, strict=True)))
 def test_examples(spec: dict[str, Any], pair: tuple[str, str], sandbox: Sandbox) -> None:
     right, wrong = sandbox.grader.grade([Submission(spec, completion) for completion in pair])
     assert (right.outcome, right.reward) == ("passed", 1.0), right
