@@ -24,13 +24,13 @@ import pytest
 import sqlalchemy as sa
 
 from services.common.wire import RecordRequest
-from services.memory.ledger import Filter, Item, reads
+from services.memory.ledger import Filter, Item, Ledger, reads
 from services.memory.ledger.tables import AUDIT, ITEMS, PROPOSALS
 from tests.memory.conftest import World, eight_problems
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(7200)]
 
-OPERATIONS = int(os.environ.get("PMD_CHAOS_OPERATIONS", "480"))
+OPERATIONS = int(os.environ.get("PMD_CHAOS_OPERATIONS", "240"))
 WRITERS = 8
 COUNTERS = 4
 ROLLOUTS = 2
@@ -200,7 +200,12 @@ def test_no_lost_update_no_duplicate_and_a_complete_audit_log(service: tuple[Ser
     print(f"{sum(done.values())} operations, {running.kills} kills, {dict(done)}")
     assert sum(done.values()) == share * WRITERS
     assert running.kills > 0
-    with world.ledger.read() as db:
+    check_ledger(world.ledger, done, counters, copy)
+    world.ledger.close()
+
+
+def check_ledger(ledger: Ledger, done: Counter[str], counters: list[str], copy: dict[str, Item]) -> None:
+    with ledger.read() as db:
         everything, following = reads.page(db, "b", Filter(), limit=10**6)
         assert following is None
         assert copy == {i.id: i for i in everything}, "who polls by seq has what is there"
@@ -220,4 +225,3 @@ def test_no_lost_update_no_duplicate_and_a_complete_audit_log(service: tuple[Ser
         assert actions["add"] == done["added"] + COUNTERS
         assert actions["job"] == done["jobs"] + 1
         assert db.execute(sa.select(PROPOSALS)).first() is None
-    world.ledger.close()
