@@ -138,6 +138,7 @@ HOSTILE = {
     "a memo of 2**31 places": zipped(PROTOCOL + b"r" + struct.pack("<I", 2**31 - 1) + b"."),
     "a length of 2**62": zipped(PROTOCOL + b"\x8d" + struct.pack("<Q", 2**62) + b"x."),
     "two texts": zipped(PROTOCOL + b"\x8c\x01a\x8c\x01b."),
+    "a right text behind a global": zipped(PROTOCOL + b"cos\nsystem\n" + pickle.dumps(json.dumps(PRIVATE))[2:]),
     "no text": zipped(PROTOCOL + b"."),
     "no pickle": zipped(b"\xff\xfe"),
     "an empty pickle": zipped(b""),

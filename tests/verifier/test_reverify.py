@@ -27,17 +27,19 @@ def test_items_are_judged_again(http: TestClient) -> None:  # noqa: F811
         {"verifier": exact("Neon"), "completion": "Iron", "verdict": verdict("failed") | {"feedback": "Answer: Iron"}},
         {"verifier": exact("Neon"), "completion": "Gold", "verdict": verdict("passed")},
         {"verifier": exact("Neon"), "completion": "Neon", "verdict": verdict("infra_error")},
+        {"verifier": exact("Neon"), "completion": "Iron", "verdict": verdict("timeout") | {"feedback": "Answer: Iron"}},
     ]
     result = http.post("/v1/reverify", json={"items": items}).raise_for_status().json()
-    assert (result["judged"], result["changed"]) == (4, 3)
+    assert (result["judged"], result["changed"]) == (5, 4)
     assert result["transitions"] == {
         "failed -> failed": 1,
         "failed -> passed": 1,
         "infra_error -> passed": 1,
         "passed -> failed": 1,
+        "timeout -> failed": 1,
     }
-    assert (result["mean_reward_old"], result["mean_reward_new"]) == pytest.approx((1 / 3, 1 / 3))
-    assert [change["index"] for change in result["changes"]] == [0, 2, 3]
+    assert (result["mean_reward_old"], result["mean_reward_new"]) == pytest.approx((1 / 4, 1 / 4))
+    assert [change["index"] for change in result["changes"]] == [0, 2, 3, 4]
     assert result["changes"][1]["new"]["feedback"] == "Answer: Gold"
     assert result["verdicts"] is None
 
