@@ -18,7 +18,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -101,17 +101,17 @@ def _is_free(port: int) -> bool:
     return True
 
 
-def choose_ports(base: int = BASE_PORT) -> dict[str, int]:
+def choose_ports(base: int = BASE_PORT, names: Sequence[str] = LISTENERS) -> dict[str, int]:
     """One port per listener, from the first block at or above `base` that is free.
 
     Raises:
         LaunchError: when no block below the ephemeral ports is.
     """
     for first in range(base, min(base + 4000, 32000), 10):
-        ports = {name: first + offset for offset, name in enumerate(LISTENERS)}
+        ports = {name: first + offset for offset, name in enumerate(names)}
         if all(map(_is_free, ports.values())):
             return ports
-    raise LaunchError(f"no {len(LISTENERS)} free ports in a row above {base}; stop other installations first")
+    raise LaunchError(f"no {len(names)} free ports in a row above {base}; stop other installations first")
 
 
 def _redis(port: int, password: str) -> Program:
