@@ -5,9 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import shutil
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ from services.memory.embed import EmbedderDown, HashEmbedder, Rows
 from services.memory.embed_local import LocalEmbedder
 from services.memory.embed_openai import BATCH, OpenAIEmbedder
 from services.memory.vectors import VectorFile, Vectors
+from tests.memory.embedding_endpoint import Endpoint, serving
 
 TEXTS = ["Reverse the list first.", "Begin by flipping the array's order.", "Add three to each number.", ""]
 
@@ -100,48 +99,10 @@ def test_a_folder_that_would_be_read_wrongly_is_refused(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- openai
 
 
-class Endpoint:
-    """A server of `/v1/embeddings`; `answer` says what it does with each request."""
-
-    def __init__(self) -> None:
-        self.requests: list[dict[str, Any]] = []
-        self.answer: Callable[[dict[str, Any]], tuple[int, Any]] = self.right
-        endpoint = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                endpoint.requests.append(body | {"path": self.path, "auth": self.headers.get("Authorization")})
-                status, answer = endpoint.answer(body)
-                content = json.dumps(answer).encode()
-                self.send_response(status)
-                self.send_header("Content-Length", str(len(content)))
-                self.end_headers()
-                self.wfile.write(content)
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
-
-    @staticmethod
-    def right(body: dict[str, Any]) -> tuple[int, Any]:
-        dim = body.get("dimensions", 8)
-        data = [
-            {"index": i, "embedding": [len(text) + 1.0, *[0.5] * (dim - 1)]} for i, text in enumerate(body["input"])
-        ]
-        return 200, {"data": data[::-1]}  # the protocol promises an index, not an order
-
-
 @pytest.fixture
 def endpoint() -> Iterator[Endpoint]:
-    made = Endpoint()
-    thread = threading.Thread(target=made.server.serve_forever, args=(0.01,), daemon=True)
-    thread.start()
-    yield made
-    made.server.shutdown()
-    made.server.server_close()
+    with serving() as made:
+        yield made
 
 
 def test_openai_vectors_come_in_batches_and_in_order(endpoint: Endpoint) -> None:
