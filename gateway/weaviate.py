@@ -19,6 +19,8 @@ TOOLS = Path(__file__).parents[1] / ".tools" / f"weaviate-{VERSION}"
 BINARY = TOOLS / "weaviate-server"
 LISTENERS = ("http", "grpc", "gossip", "data", "raft", "raft_rpc")
 USER = "pmd"
+READY = "/v1/.well-known/ready"
+"""Path that answers 200, without a body, once the server can work."""
 
 
 class CannotBuild(RuntimeError):
@@ -70,7 +72,7 @@ def environment(data: Path, ports: Mapping[str, int], api_key: str) -> dict[str,
         "DISABLE_TELEMETRY": "true",
         "GRPC_PORT": str(ports["grpc"]),
         "CLUSTER_HOSTNAME": "node1",
-        "CLUSTER_ADVERTISE_ADDR": "127.0.0.1",
+        "CLUSTER_IN_LOCALHOST": "true",
         "CLUSTER_GOSSIP_BIND_PORT": str(ports["gossip"]),
         "CLUSTER_DATA_BIND_PORT": str(ports["data"]),
         "RAFT_BOOTSTRAP_EXPECT": "1",

@@ -82,7 +82,7 @@ def test_a_bank_is_not_deleted_while_its_index_can_not_be(world: World) -> None:
     filled(world)
     away = search(world, remote=lambda e: WeaviateIndex("http://127.0.0.1:9", "127.0.0.1:10", "k", e))
     with pytest.raises(IndexDown):
-        away.delete("b", lambda: world.ledger.delete("b"))
+        away.delete("b")
     assert world.ledger.seq("b")
 
 

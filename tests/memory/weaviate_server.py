@@ -59,7 +59,7 @@ class OwnServer(Server):
         deadline = time.monotonic() + START_S
         while True:
             try:
-                if httpx.get(f"{self.url}/v1/.well-known/ready", timeout=2.0).is_success:
+                if httpx.get(f"{self.url}{weaviate.READY}", timeout=2.0).is_success:
                     return
             except httpx.TransportError:
                 pass
