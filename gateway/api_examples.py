@@ -119,6 +119,12 @@ REPORT = _answers(
 )
 CHECKPOINTS = _answers(200, [{"step": 10, "weights": _WEIGHTS, "evaluation": {"test": _SCORE}}], 404)
 MEMORY = _answers(200, {"items": [_MEMORY], "next": None}, 404, 503)
+FOUND = _answers(
+    200,
+    {"results": [[_MEMORY | {"score": 0.93, "similarity": 0.61}]], "seq": 41, "index": "exact", "degraded": False},
+    404,
+    503,
+)
 ITEM = _answers(200, {"item": _MEMORY, "history": []}, 404, 503)
 MODELS = _answers(200, {"object": "list", "data": [{"id": "pocket-1f0c2a9b@12", "object": "model"}]}, 503)
 SERVICES = _answers(

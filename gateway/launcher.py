@@ -18,15 +18,18 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
 
+from gateway import weaviate
 from gateway.supervisor import AlreadyRunning, Program, Supervisor, hold, is_held, read_state
 
+WEAVIATE_PORT = 8780
+"""First port of a Weaviate of our own; its listeners are in a row."""
 BASE_PORT = 8700
 """The gateway's; the others follow in the order of `LISTENERS`, as in `services.common.serve.PORTS`."""
 LISTENERS = ("gateway", "rollout", "verifier", "memory", "trainer", "redis")
@@ -101,17 +104,17 @@ def _is_free(port: int) -> bool:
     return True
 
 
-def choose_ports(base: int = BASE_PORT) -> dict[str, int]:
+def choose_ports(base: int = BASE_PORT, names: Sequence[str] = LISTENERS) -> dict[str, int]:
     """One port per listener, from the first block at or above `base` that is free.
 
     Raises:
         LaunchError: when no block below the ephemeral ports is.
     """
     for first in range(base, min(base + 4000, 32000), 10):
-        ports = {name: first + offset for offset, name in enumerate(LISTENERS)}
+        ports = {name: first + offset for offset, name in enumerate(names)}
         if all(map(_is_free, ports.values())):
             return ports
-    raise LaunchError(f"no {len(LISTENERS)} free ports in a row above {base}; stop other installations first")
+    raise LaunchError(f"no {len(names)} free ports in a row above {base}; stop other installations first")
 
 
 def _redis(port: int, password: str) -> Program:
@@ -150,7 +153,27 @@ def build_environments(
     return environments
 
 
-def build_programs(state_dir: Path, ports: Mapping[str, int], token: str) -> list[Program]:
+def index_in_force(given: str | None = None) -> str:
+    """The memory index of this installation: `given`, else `PMD_MEMORY_INDEX`, else the embedded one."""
+    return given or os.environ.get("PMD_MEMORY_INDEX") or "exact"
+
+
+def runs_weaviate(index: str) -> bool:
+    """Whether a Weaviate of our own belongs to this installation: not where the caller names one."""
+    return index == "weaviate" and not os.environ.get("PMD_WEAVIATE_URL")
+
+
+def _weaviate(state_dir: Path, token: str, memory: dict[str, str]) -> Program:
+    """The built server, the memory service's environment completed with how to reach it."""
+    ports = choose_ports(WEAVIATE_PORT, weaviate.LISTENERS)
+    url = f"http://127.0.0.1:{ports['http']}"
+    memory |= {"PMD_WEAVIATE_URL": url, "PMD_WEAVIATE_GRPC": f"127.0.0.1:{ports['grpc']}"}
+    memory["PMD_WEAVIATE_API_KEY"] = token
+    environment = _bare(os.environ) | weaviate.environment(state_dir / "weaviate", ports, token)
+    return Program("weaviate", weaviate.argv(ports), environment, url, ready=weaviate.READY, stops_last=True)
+
+
+def build_programs(state_dir: Path, ports: Mapping[str, int], token: str, index: str = "exact") -> list[Program]:
     """Everything that `pmd up` keeps running, with the environment of each."""
     urls = {name: f"http://127.0.0.1:{ports[name]}" for name in ("gateway", *SERVICES)}
     shared = {"PMD_TOKEN": token, "PMD_STATE_DIR": str(state_dir), "PMD_HOST": "127.0.0.1"}
@@ -166,6 +189,9 @@ def build_programs(state_dir: Path, ports: Mapping[str, int], token: str) -> lis
     beat_dir = state_dir / "beat"
     beat_dir.mkdir(parents=True, exist_ok=True)
     programs = [] if redis_url else [_redis(ports["redis"], token)]
+    environments["memory"]["PMD_MEMORY_INDEX"] = index
+    if runs_weaviate(index):
+        programs.append(_weaviate(state_dir, token, environments["memory"]))
     programs.append(Program("gateway", (*python, "gateway", "--port", str(ports["gateway"])), control, urls["gateway"]))
     for name in SERVICES:
         argv = (*python, f"services.{name}", "--port", str(ports[name]))
@@ -177,7 +203,7 @@ def build_programs(state_dir: Path, ports: Mapping[str, int], token: str) -> lis
     return programs
 
 
-def supervise(state_dir: Path, when_up: Callable[[], None] = lambda: None) -> None:
+def supervise(state_dir: Path, when_up: Callable[[], None] = lambda: None, index: str | None = None) -> None:
     """Run the installation in this process until SIGTERM or SIGINT; `when_up` is called once all are started.
 
     Raises:
@@ -186,16 +212,20 @@ def supervise(state_dir: Path, when_up: Callable[[], None] = lambda: None) -> No
     with hold(state_dir):
         pass  # refuse before ports are chosen: another installation's own ports would only look taken
     ports = choose_ports()
-    programs = build_programs(state_dir, ports, ensure_token(state_dir))
-    facts = {"started": time.time(), "url": f"http://127.0.0.1:{ports['gateway']}"}
+    index = index_in_force(index)
+    programs = build_programs(state_dir, ports, ensure_token(state_dir), index)
+    facts = {"started": time.time(), "url": f"http://127.0.0.1:{ports['gateway']}", "index": index}
     supervisor = Supervisor(state_dir, programs, facts)
     for each in (signal.SIGTERM, signal.SIGINT):
         signal.signal(each, lambda *_: supervisor.stop())
     supervisor.run(when_up)
 
 
-def start_detached(state_dir: Path) -> None:
+def start_detached(state_dir: Path, index: str | None = None) -> None:
     """Start a supervisor that outlives this process and returns its terminal.
+
+    Args:
+        index: the memory index; None leaves it to `index_in_force`.
 
     Raises:
         LaunchError: when it ends at once.
@@ -203,9 +233,10 @@ def start_detached(state_dir: Path) -> None:
     logs = state_dir / "logs"
     logs.mkdir(parents=True, exist_ok=True)
     log_path = logs / "supervisor.log"
+    options = ("-P", "-m", "gateway.launcher", "--state-dir", str(state_dir), "--index", index_in_force(index))
     with log_path.open("ab") as sink:
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "gateway.launcher", "--state-dir", str(state_dir)],
+            [sys.executable, *options],
             stdin=subprocess.DEVNULL,
             stdout=sink,
             stderr=sink,
@@ -226,8 +257,8 @@ def probe(name: str, service: Mapping[str, Any]) -> Health:
         settled = time.time() - service["since"] >= SETTLED_S
         return Health(settled, {}, "" if settled else "only just started")
     try:
-        answer = httpx.get(f"{service['url']}/readyz", timeout=PROBE_TIMEOUT_S)
-        facts = answer.json()
+        answer = httpx.get(f"{service['url']}{service['ready']}", timeout=PROBE_TIMEOUT_S)
+        facts = answer.json() if answer.content else {}
     except (httpx.TransportError, ValueError) as error:
         return Health(False, {}, f"{name} does not answer yet ({type(error).__name__})")
     if answer.status_code == httpx.codes.OK:
@@ -297,8 +328,10 @@ def main() -> None:
     """`python -m gateway.launcher`: the supervisor process."""
     parser = argparse.ArgumentParser(prog="gateway.launcher", description=__doc__)
     parser.add_argument("--state-dir", type=Path, default=default_state_dir())
+    parser.add_argument("--index", default=None)
+    given = parser.parse_args()
     try:
-        supervise(parser.parse_args().state_dir.absolute())
+        supervise(given.state_dir.absolute(), index=given.index)
     except (AlreadyRunning, LaunchError) as error:
         sys.exit(str(error))
 

@@ -82,6 +82,24 @@ def add_memory_routes(app: FastAPI, registry: Registry, forward: Forwarder) -> N
         """Size of a run's bank and its `seq`."""
         return await forward.same("memory", await bank_of(run), request)
 
+    @app.get("/v1/runs/{run}/bank/search", tags=["memory"], response_class=JSONResponse, responses=examples.FOUND)
+    async def search_bank(
+        run: RunId,
+        request: Request,
+        q: Annotated[str, Query(min_length=1, max_length=20_000, description="What to look for.")],  # noqa: ARG001
+        level: Level = "insight",  # noqa: ARG001 -- documents
+        mode: Literal["hybrid", "text", "vector"] = "hybrid",  # noqa: ARG001
+        alpha: Annotated[float | None, Query(ge=0.0, le=1.0, description="hybrid: weight of meaning.")] = None,  # noqa: ARG001
+        limit: Annotated[int, Query(ge=1, le=100)] = 10,  # noqa: ARG001
+    ) -> Response:
+        """What a run remembers of the like, by meaning, by words, or both. POST takes many questions at once."""
+        return await forward.same("memory", f"{await bank_of(run)}/search", request)
+
+    @app.post("/v1/runs/{run}/bank/search", tags=["memory"], response_class=JSONResponse, responses=examples.FOUND)
+    async def search_bank_batch(run: RunId, request: Request) -> Response:
+        """The same for many questions: `queries`, `level`, `mode`, `alpha`, `limit`."""
+        return await forward.same("memory", f"{await bank_of(run)}/search", request)
+
     @app.get("/v1/runs/{run}/bank/{part}", tags=["memory"], response_class=JSONResponse)
     async def about_bank(run: RunId, part: Literal["proposals", "audit", "export"], request: Request) -> Response:
         """The machine's wishes, who changed what, or the whole bank as JSON lines."""

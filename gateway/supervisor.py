@@ -51,6 +51,8 @@ class Program:
     env: Mapping[str, str]
     url: str = ""
     """Where it answers; empty when it does not listen on HTTP."""
+    ready: str = "/readyz"
+    """Path that answers 200 once it can work."""
     stdin: bytes = b""
     """What it reads at its start; for secrets, which a command line would show to every user."""
     stops_last: bool = False
@@ -240,6 +242,7 @@ class Supervisor:
                 "pid": c.process.pid if c.process else None,
                 "since": c.since,
                 "url": c.program.url,
+                "ready": c.program.ready,
                 "restarts": c.restarts,
                 "log": str(c.log_path),
             }

@@ -60,6 +60,31 @@ def list_items(
         console.print(f"more: --after {page['next']}", soft_wrap=True)
 
 
+@app.command("search")
+def search(
+    run: RunId,
+    query: Annotated[str, typer.Argument(help="What to look for.")],
+    level: Annotated[str, typer.Option(help="experience, insight or behavior.")] = "insight",
+    mode: Annotated[str, typer.Option(help="hybrid, text (words) or vector (meaning).")] = "hybrid",
+    alpha: Annotated[float | None, typer.Option(min=0.0, max=1.0, help="hybrid: weight of meaning.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=100)] = 10,
+    as_json: AsJson = False,
+) -> None:
+    """Find memories by meaning, by words, or both, best first."""
+    asked = {"q": query, "level": level, "mode": mode, "alpha": alpha, "limit": limit}
+    answer = connect().get(f"/v1/runs/{run}/bank/search", **asked)
+    if as_json:
+        print_json(answer)
+        return
+    rows = table("id", "kind", "score", "similarity", "text")
+    for item in answer["results"][0]:
+        alike = "" if item["similarity"] is None else f"{item['similarity']:.2f}"
+        rows.add_row(item["id"], item["kind"], f"{item['score']:.2f}", alike, escape(_first_line(item["text"])))
+    console.print(rows if answer["results"][0] else "nothing found")
+    if answer["degraded"]:
+        console.print(f"the index is out of reach; the {answer['index']} one answered", style="yellow")
+
+
 @app.command("show")
 def show(run: RunId, item: ItemId, as_json: AsJson = False) -> None:
     """Show one memory: text, evidence, what it was made from, and its versions."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.markup import escape
 
-from gateway import launcher
+from gateway import launcher, weaviate
 from gateway.cli.client import CliError
 from gateway.cli.output import AsJson, console, errors, print_json, table
 from gateway.supervisor import read_state
@@ -22,12 +23,23 @@ StateDir = Annotated[
 ]
 
 
-def bring_up(state_dir: Path, timeout_s: float) -> bool:
+class Index(StrEnum):
+    """What finds memories by meaning."""
+
+    EXACT = "exact"
+    WEAVIATE = "weaviate"
+
+
+def bring_up(state_dir: Path, timeout_s: float, index: str | None = None) -> bool:
     """Start the services unless they run, and wait until all are ready. True when this call started them."""
-    started = read_state(state_dir) is None
+    running = read_state(state_dir)
+    started = running is None
+    if running is not None and index not in {None, running["index"]}:
+        raise CliError(f"the services run with --index {running['index']}; `pmd down` first to change that")
     if started:
+        _ensure_server(launcher.index_in_force(index))
         console.print(f"starting the services in {state_dir}")
-        launcher.start_detached(state_dir)
+        launcher.start_detached(state_dir, index)
     names = []
     with console.status("waiting for the services") as waiting:
         for name, seconds in launcher.wait_ready(state_dir, timeout_s):
@@ -40,16 +52,34 @@ def bring_up(state_dir: Path, timeout_s: float) -> bool:
     return started
 
 
+def _ensure_server(index: str) -> None:
+    """Build the Weaviate server that this installation is to run, unless it is built."""
+    if not launcher.runs_weaviate(index) or weaviate.BINARY.exists():
+        return
+    console.print(f"building Weaviate {weaviate.VERSION} with Go: about five minutes, once")
+    try:
+        weaviate.build()
+    except weaviate.CannotBuild as error:
+        raise CliError(str(error)) from error
+
+
 def up(
     state_dir: StateDir,
+    index: Annotated[
+        Index | None,
+        typer.Option(
+            help="What finds memories by meaning. A Weaviate is built and started unless PMD_WEAVIATE_URL names one."
+        ),
+    ] = None,
     foreground: Annotated[bool, typer.Option(help="Stay until Ctrl-C; for containers and systemd.")] = False,
     timeout: Annotated[float, typer.Option(help="Seconds to wait for all services to be ready.")] = 180.0,
 ) -> None:
     """Start all services on this machine and return when they are ready."""
     state_dir = state_dir.absolute()
     if not foreground:
-        bring_up(state_dir, timeout)
+        bring_up(state_dir, timeout, index)
         return
+    _ensure_server(launcher.index_in_force(index))
 
     def announce() -> None:
         try:
@@ -59,7 +89,7 @@ def up(
             errors.print(f"[red]error:[/] {escape(str(error))}", soft_wrap=True)
 
     # The supervisor has this thread, where signals arrive.
-    launcher.supervise(state_dir, when_up=lambda: threading.Thread(target=announce, daemon=True).start())
+    launcher.supervise(state_dir, lambda: threading.Thread(target=announce, daemon=True).start(), index)
 
 
 def down(state_dir: StateDir) -> None:

@@ -178,7 +178,12 @@ class RetrievalSettings(Strict):
     k: int = Field(default=3, ge=0, le=64)
     """Behaviors retrieved per problem."""
     min_similarity: float = Field(default=0.1, ge=-1.0, le=1.0)
-    """Behaviors less similar to the problem than this (cosine) are not shown."""
+    """Behaviors, and insights found by meaning, less similar to the problem than this (cosine) are not shown."""
+    by_meaning: tuple[Literal["insight", "behavior"], ...] = ()
+    """Levels that are also searched by meaning and words, each for up to `k` more notes: strategies of problems that
+    ask the like, behaviors whatever their topic. Empty: a problem's own insights, and behaviors by topic."""
+    alpha: float = Field(default=0.5, ge=0.0, le=1.0)
+    """Weight of meaning against words in that search: 1 is cosine alone, 0 is BM25 alone."""
 
 
 class ContextRules(Strict):
@@ -401,6 +406,10 @@ class RetrieveResult(Strict):
     """How many contexts show an item of each level, and how many a demonstration or feedback."""
     edits: int = 0
     """Changes by people that take effect with this step."""
+    index: str | None = None
+    """The index that was searched by meaning; None when the settings ask for no such search."""
+    degraded: bool = False
+    """The configured index was out of reach, and the embedded one answered in its place."""
 
 
 class TrainRequest(Strict):

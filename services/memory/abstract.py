@@ -16,16 +16,17 @@ from services.common.jobs import JobContext
 from services.common.wire import AbstractRequest, MemoryCounts, Problem
 from services.memory.bank import by_scope, problems, strategies
 from services.memory.cluster import Cluster, embedding_clusters, term_clusters
-from services.memory.embed import embed
 from services.memory.evidence import Support, support
 from services.memory.generator import ChatModel
 from services.memory.holds import make_room
+from services.memory.index import head
 from services.memory.leak import leak
 from services.memory.ledger import Item, Ledger, Transaction, fingerprint
 from services.memory.notes import parse_behaviors
 from services.memory.prompts import render
 from services.memory.quality import without_duplicates
 from services.memory.terms import terms, union
+from services.memory.vectors import Vectors
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,9 @@ class Pool:
         return not self.cluster.topic or self.cluster.topic in terms(rule)
 
 
-def pools(known: Mapping[str, Problem], insights: Sequence[Item], request: AbstractRequest) -> list[Pool]:
+def pools(
+    known: Mapping[str, Problem], insights: Sequence[Item], request: AbstractRequest, vectors: Vectors
+) -> list[Pool]:
     """Clusters of the problems that have a strategy, each with at least `min_support` of them."""
     settings = request.settings
     notes = by_scope(strategies(insights))
@@ -63,7 +66,8 @@ def pools(known: Mapping[str, Problem], insights: Sequence[Item], request: Abstr
         clusters = term_clusters(questions, everything, settings.min_support)
     else:
         ids = list(questions)
-        clusters = embedding_clusters(ids, embed([questions[i] for i in ids]), settings.distance, settings.min_support)
+        rows = vectors.of([head(questions[i]) for i in ids])
+        clusters = embedding_clusters(ids, rows, settings.distance, settings.min_support)
     return [
         Pool(
             cluster=c,
@@ -89,10 +93,12 @@ def elect(pool: Pool, rules: Sequence[str], request: AbstractRequest) -> list[tu
     return sorted(carried.values(), key=lambda pair: -pair[1].agreeing)[: settings.max_behaviors]
 
 
-def abstract(ledger: Ledger, model: ChatModel, request: AbstractRequest, job: JobContext) -> MemoryCounts:
+def abstract(
+    ledger: Ledger, vectors: Vectors, model: ChatModel, request: AbstractRequest, job: JobContext
+) -> MemoryCounts:
     """Rewrite the behaviors of a bank."""
     known = problems(ledger, request.bank)
-    found = pools(known, ledger.active(request.bank, "insight"), request)
+    found = pools(known, ledger.active(request.bank, "insight"), request, vectors)
     shown = request.settings.max_insights
     prompts = [
         render(

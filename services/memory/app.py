@@ -24,17 +24,19 @@ from services.memory.abstract import abstract
 from services.memory.caller import explain_refusals
 from services.memory.context import retrieve
 from services.memory.curate_api import router
-from services.memory.embed import EMBEDDER_ID
 from services.memory.generator import ChatModel
 from services.memory.ledger import Ledger
 from services.memory.record import record
 from services.memory.reflect import reflect
+from services.memory.search import open_search
+from services.memory.search_api import search_router
 from services.memory.settings import MemoryServiceSettings
 
 
 def create_app(settings: MemoryServiceSettings) -> FastAPI:
     """The service over the ledger that `settings` names."""
     ledger = Ledger(settings.ledger_url())
+    search = open_search(ledger, settings)
     token = settings.token.get_secret_value()
 
     def model(generator: Generator) -> ChatModel:
@@ -46,7 +48,7 @@ def create_app(settings: MemoryServiceSettings) -> FastAPI:
 
     def run_abstract(request: AbstractRequest, job: JobContext) -> MemoryCounts:
         with model(request.generator) as chat:
-            return abstract(ledger, chat, request, job)
+            return abstract(ledger, search.vectors, chat, request, job)
 
     jobs = JobRunner(
         "memory",
@@ -55,24 +57,27 @@ def create_app(settings: MemoryServiceSettings) -> FastAPI:
             "record": JobKind(RecordRequest, partial(record, ledger)),
             "reflect": JobKind(ReflectRequest, run_reflect),
             "abstract": JobKind(AbstractRequest, run_abstract),
-            "retrieve": JobKind(RetrieveRequest, partial(retrieve, ledger)),
+            "retrieve": JobKind(RetrieveRequest, partial(retrieve, ledger, search)),
         },
         workers=4,
     )
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        search.start()
         jobs.recover()
         yield
         jobs.close()
+        search.close()
 
     def ready() -> dict[str, Any]:
-        return {"profile": "embedded", "ledger": ledger.dialect, "index": "exact", "embedder": EMBEDDER_ID}
+        return {"profile": settings.profile(), "ledger": ledger.dialect, **search.status()}
 
     app = create_service("memory", settings, ready=ready, lifespan=lifespan)
     app.include_router(jobs.router())
+    app.include_router(search_router(ledger, search))
 
-    app.include_router(router(ledger))
+    app.include_router(router(ledger, search))
     app.include_router(explain.router(ledger))
     explain_refusals(app)
     return app

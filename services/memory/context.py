@@ -24,6 +24,7 @@ from services.memory.ledger import Item, Ledger, Use, fingerprint
 from services.memory.prompts import render
 from services.memory.quality import held_out
 from services.memory.retrieve import Note, Retriever, Selection, Selector, counts, nothing
+from services.memory.search import Search
 from services.memory.terms import AGREE, excerpt, similarity, terms
 
 _THINK = re.compile(r"<think>.*?</think>\s*", re.DOTALL)
@@ -158,7 +159,7 @@ def _with_chance(chosen: Selection, problem_id: str, request: RetrieveRequest) -
     )
 
 
-def retrieve(ledger: Ledger, request: RetrieveRequest, job: JobContext) -> RetrieveResult:
+def retrieve(ledger: Ledger, search: Search, request: RetrieveRequest, job: JobContext) -> RetrieveResult:
     """Render the contexts of a step (per rollout) or of problems (for `memory_agent`)."""
     problems = read_problems(request.problems)
     rollouts = read_table(request.rollouts) if request.rollouts else []
@@ -167,10 +168,13 @@ def retrieve(ledger: Ledger, request: RetrieveRequest, job: JobContext) -> Retri
         wanted = list(dict.fromkeys(r["problem_id"] for r in rollouts)) if rollouts else list(problems)
     select: Selector = nothing
     seq = edits = 0
+    index, degraded = None, False
     banned: frozenset[str] = frozenset()
     if request.bank is not None and request.settings.levels:
         edits = ledger.begin_step(request.bank, request.step)
-        retriever = Retriever(ledger, request.bank, wanted, request.step, request.settings)
+        asked = [problems[pid] for pid in wanted]
+        retriever = Retriever(ledger, search, request.bank, asked, request.step, request.settings, job.check)
+        index, degraded = retriever.index, retriever.degraded
         select, seq, banned = retriever.select, retriever.seq, retriever.banned
     leak_guard = request.quality.leak_guard
     chosen = {pid: guarded(select, problems[pid], banned, leak_guard=leak_guard) for pid in wanted}
@@ -191,6 +195,8 @@ def retrieve(ledger: Ledger, request: RetrieveRequest, job: JobContext) -> Retri
         edits=edits,
         with_context=sum(r["has_context"] for r in rows),
         items_used=counts(selections) | shown,
+        index=index,
+        degraded=degraded,
     )
 
 

@@ -17,8 +17,10 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from services.memory import curation, portable
 from services.memory.bank_api import REFUSALS, Bank, ItemId, add_reading
 from services.memory.caller import Answer, Asks, Caller, change
+from services.memory.index import IndexDown
 from services.memory.ledger import Filter, Ledger, Transaction, UnknownBank, reads
 from services.memory.ledger.tables import PROPOSALS
+from services.memory.search import Search
 from services.memory.views import (
     Annotation,
     Bulk,
@@ -43,14 +45,14 @@ MAX_BULK = 5000
 MAX_IMPORT_BYTES = 256 * 2**20
 
 
-def router(ledger: Ledger) -> APIRouter:
-    """The routes over `ledger`."""
+def router(ledger: Ledger, search: Search) -> APIRouter:
+    """The routes over `ledger`; `search` forgets a bank with it."""
     routes = APIRouter(tags=["banks"])
     add_reading(routes, ledger)
     _items(routes, ledger)
     _many(routes, ledger)
     _proposals(routes, ledger)
-    _whole(routes, ledger)
+    _whole(routes, ledger, search)
     return routes
 
 
@@ -218,7 +220,7 @@ def _proposals(routes: APIRouter, ledger: Ledger) -> None:
         return change(ledger, bank, caller, do)
 
 
-def _whole(routes: APIRouter, ledger: Ledger) -> None:
+def _whole(routes: APIRouter, ledger: Ledger, search: Search) -> None:
     @routes.post("/v1/banks/{bank}:rollback", response_model=RollbackResult, responses=REFUSALS)
     def rollback(bank: Bank, to: Rollback, caller: Asks) -> Any:
         """Bring every item back to what it was at `seq`; `If-Match` is the bank's ETag. History stays."""
@@ -257,8 +259,11 @@ def _whole(routes: APIRouter, ledger: Ledger) -> None:
 
     @routes.delete("/v1/banks/{bank}", status_code=204, responses=REFUSALS)
     def delete_bank(bank: Bank) -> None:
-        """Forget a bank entirely, history included."""
-        ledger.delete(bank)
+        """Forget a bank entirely, history and index included."""
+        try:
+            search.delete(bank)
+        except IndexDown as error:
+            raise HTTPException(503, f"nothing was deleted, try again once the index is back: {error}") from error
 
 
 def _import(ledger: Ledger, bank: str, body: bytes, caller: Caller) -> JSONResponse:

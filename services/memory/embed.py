@@ -1,7 +1,9 @@
-"""Embeddings without weights: hashed term and character n-gram features (the `hash` embedder).
+"""Embeddings: one interface, three embedders. `hash` needs no weights, `local` a folder, `openai` an endpoint.
 
-Deterministic on every machine (blake2, not Python's salted hash). Sublinear term frequency, sign hashing,
-unit length. It knows spelling, not meaning: enough for short formal texts and for a first start.
+Invariants:
+- Rows are unit length, so that a dot product is a cosine; a text without content may be the zero row.
+- An embedder's `id` names what made its vectors, weights included: vectors of different ids are never compared.
+- Nothing is loaded or asked for before the first text is embedded.
 """
 
 from __future__ import annotations
@@ -10,30 +12,101 @@ import hashlib
 import math
 import re
 from collections import Counter
+from collections.abc import Sequence
+from typing import Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import SecretStr
 
-DIM = 512
-EMBEDDER_ID = f"hash-{DIM}"
+from services.common.jobs import Retryable
+from services.common.strict import Strict
+
+Rows = npt.NDArray[np.float32]
+"""float32 [texts, dimensions], unit length."""
+
+
+class EmbedderDown(Retryable):
+    """The embedder can't be reached or answers an error that may pass."""
+
+
+class Embedder(Protocol):
+    """Turns texts into vectors."""
+
+    id: str
+
+    def embed(self, texts: Sequence[str]) -> Rows:
+        """One row per text.
+
+        Raises:
+            EmbedderDown: when the same call may succeed later.
+            ValueError: when it never will (wrong model, wrong key, wrong dimension).
+        """
+        ...
+
+
+def unit(rows: npt.NDArray[np.floating]) -> Rows:
+    """`rows` scaled to unit length; zero rows stay."""
+    norms = np.linalg.norm(rows, axis=1, keepdims=True)
+    return np.asarray(rows / np.where(norms > 0, norms, 1.0), dtype=np.float32)
+
 
 _TERM = re.compile(r"\w+")
 
 
-def _features(text: str) -> Counter[str]:
-    words = _TERM.findall(text.lower())
-    grams = (f"#{w}#"[i : i + 3] for w in words for i in range(len(w)))
-    return Counter([f"w:{w}" for w in words]) + Counter({f"g:{g}": n for g, n in Counter(grams).items()})
+class HashEmbedder:
+    """Hashed term and character n-gram features: no weights, the same on every machine (blake2, not Python's hash).
+
+    Sublinear term frequency, sign hashing. It knows spelling, not meaning: enough for short formal texts and for a
+    first start.
+    """
+
+    DIM = 512
+
+    def __init__(self) -> None:
+        self.id = f"hash-{self.DIM}"
+
+    def embed(self, texts: Sequence[str]) -> Rows:
+        rows = np.zeros((len(texts), self.DIM), dtype=np.float32)
+        for row, text in zip(rows, texts, strict=True):
+            for feature, count in self._features(text).items():
+                digest = int.from_bytes(hashlib.blake2b(feature.encode(), digest_size=8).digest(), "little")
+                weight = (1.0 if feature.startswith("w:") else 0.25) * (1.0 + math.log(count))
+                row[digest % self.DIM] += weight if digest >> 63 else -weight
+        return unit(rows)
+
+    @staticmethod
+    def _features(text: str) -> Counter[str]:
+        words = _TERM.findall(text.lower())
+        grams = (f"#{w}#"[i : i + 3] for w in words for i in range(len(w)))
+        return Counter([f"w:{w}" for w in words]) + Counter({f"g:{g}": n for g, n in Counter(grams).items()})
 
 
-def embed(texts: list[str]) -> npt.NDArray[np.float32]:
-    """Unit-length rows, float32 [len(texts), DIM]; an empty text is the zero row."""
-    rows = np.zeros((len(texts), DIM), dtype=np.float32)
-    for row, text in zip(rows, texts, strict=True):
-        for feature, count in _features(text).items():
-            digest = int.from_bytes(hashlib.blake2b(feature.encode(), digest_size=8).digest(), "little")
-            weight = (1.0 if feature.startswith("w:") else 0.25) * (1.0 + math.log(count))
-            row[digest % DIM] += weight if digest >> 63 else -weight
-    norms = np.linalg.norm(rows, axis=1, keepdims=True)
-    unit: npt.NDArray[np.float32] = rows / np.where(norms > 0, norms, np.float32(1.0))
-    return unit
+class EmbedderSpec(Strict):
+    """Which embedder, as it is remembered over a restart; keys are not part of it."""
+
+    kind: Literal["hash", "local", "openai"] = "hash"
+    path: str = ""
+    """local: a sentence-transformers folder."""
+    url: str = ""
+    """openai: base URL, with `/v1`."""
+    model: str = ""
+    """openai: model name."""
+    dim: int | None = None
+    """openai: dimensions to ask for; None takes what comes."""
+
+    def build(self, key: SecretStr) -> Embedder:
+        """The embedder; `key` is for `openai`.
+
+        Raises:
+            ValueError: when the folder or the endpoint is not usable as given.
+        """
+        if self.kind == "local":
+            from services.memory.embed_local import LocalEmbedder  # noqa: PLC0415 -- keeps the default light
+
+            return LocalEmbedder(self.path)
+        if self.kind == "openai":
+            from services.memory.embed_openai import OpenAIEmbedder  # noqa: PLC0415
+
+            return OpenAIEmbedder(self.url, self.model, key.get_secret_value(), self.dim)
+        return HashEmbedder()

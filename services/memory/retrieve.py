@@ -1,7 +1,9 @@
 """Which notes a teacher gets to see for one problem: found, believed, and free of contradiction.
 
 1. Found: the problem's own strategies and lessons, its past attempts, and the behaviors whose topic the
-   problem mentions (or that lie nearest, for behaviors without a topic).
+   problem mentions (or that lie nearest, for behaviors without a topic). Where the recipe asks for it
+   (`retrieval.by_meaning`), the index is searched besides: strategies of problems that ask the like, and
+   behaviors whatever their topic.
 2. Believed: each note's record on this problem's attempts, on top of its prior, gives its credibility;
    notes below `BELIEVED` are left out. What a person pinned or wrote is believed.
 3. Consistent (`conflicts: resolve`): notes are taken in order of credibility, and one that contradicts a note
@@ -17,7 +19,6 @@ from functools import cached_property
 
 from services.common.wire import ContextSettings, Level, Problem
 from services.memory.bank import attempt, by_scope, lessons, strategies
-from services.memory.embed import embed
 from services.memory.evidence import (
     BELIEVED,
     STRATEGY_PRIOR,
@@ -27,7 +28,9 @@ from services.memory.evidence import (
     credibility,
     record,
 )
+from services.memory.index import CANDIDATES, entries, head
 from services.memory.ledger import Item, Ledger
+from services.memory.search import Search
 from services.memory.terms import AGREE, coverage, terms, union
 
 
@@ -83,9 +86,20 @@ class Selection:
 class Retriever:
     """Reads a bank once and selects notes for many problems of one step."""
 
-    def __init__(self, ledger: Ledger, bank: str, problem_ids: Sequence[str], step: int, settings: ContextSettings):
+    def __init__(
+        self,
+        ledger: Ledger,
+        search: Search,
+        bank: str,
+        problems: Sequence[Problem],
+        step: int,
+        settings: ContextSettings,
+        check: Callable[[], None] = lambda: None,
+    ):
         self._settings = settings
         self._step = step
+        self.index: str | None = None
+        self.degraded = False
         with ledger.at_step(bank, step) as view:
             self.seq = view.seq
             self.banned = view.banned
@@ -95,13 +109,49 @@ class Retriever:
                 return [i for i in found if i.step == step] if settings.transient else found
 
             # Attempts are evidence at every setting; whether they are shown depends on the levels.
-            self._experience = by_scope(view.active("experience", problem_ids))
+            self._experience = by_scope(view.active("experience", [p.id for p in problems]))
             insights = load("insight", None)
             evidence = insights if "insight" in settings.levels else view.active("insight")
             self._behaviors = load("behavior", None) if settings.k else []
         self._insights = by_scope(insights)
-        self._vectors = embed([b.text for b in self._behaviors])
+        self._vectors = search.vectors
+        self._rows = self._vectors.of([b.text for b in self._behaviors])
         self._vocabulary = union(terms(i.text) for i in strategies(evidence))
+        self._near: dict[Level, dict[str, list[tuple[float, Item]]]] = {}
+        for level in settings.by_meaning if settings.k else ():
+            if level in settings.levels:
+                known = self._behaviors if level == "behavior" else strategies(insights)
+                self._near[level] = self._search(ledger, search, bank, level, problems, known, check)
+
+    def _search(
+        self,
+        ledger: Ledger,
+        search: Search,
+        bank: str,
+        level: Level,
+        problems: Sequence[Problem],
+        known: Sequence[Item],
+        check: Callable[[], None],
+    ) -> dict[str, list[tuple[float, Item]]]:
+        """For each problem the items of others that the index finds, best first, with their cosine.
+
+        `known` are the items that may be shown, as the ledger has them: what else the index still holds is passed over.
+        """
+        settings = self._settings
+        may_be_shown = {item.id: item for item in known}
+        found = search.find(
+            bank, level, [p.question() for p in problems], alpha=settings.alpha, limit=CANDIDATES, check=check
+        )
+        self.index, self.degraded = found.index, self.degraded or found.degraded
+        seen = {h.id: may_be_shown[h.id] for hits in found.hits for h in hits if h.id in may_be_shown}
+        documents = {e.id: e.document for e in entries(ledger, bank, list(seen.values()))}
+        near = {}
+        for problem, hits in zip(problems, found.hits, strict=True):
+            others = [seen[h.id] for h in hits if h.id in seen and seen[h.id].scope != problem.id]
+            cosines = found.vectors.cosines(head(problem.question()), [documents[i.id] for i in others])
+            alike = [(c, i) for c, i in zip(cosines, others, strict=True) if c >= settings.min_similarity]
+            near[problem.id] = alike[: settings.k]
+        return near
 
     def select(self, problem: Problem) -> Selection:
         """The notes for one problem."""
@@ -110,6 +160,10 @@ class Retriever:
         attempts = [attempt(item, settings.excerpt_chars) for item in experience]
         own = self._insights.get(problem.id, [])
         claims = [self._claim(item, item.text, attempts, "strategy of this problem") for item in strategies(own)]
+        for score, item in self._near.get("insight", {}).get(problem.id, []):
+            claims.append(
+                self._claim(item, item.text, attempts, f"strategy of {item.scope}, which asks the like", score)
+            )
         past = [(i, a) for i, a in zip(experience, attempts, strict=True) if a.step < self._step]
         if "experience" in settings.levels and not settings.transient:
             for item, seen in _newest([(i, a) for i, a in past if a.passed]):
@@ -130,13 +184,13 @@ class Retriever:
             experiences=tuple(n for n in chosen if n.item.level == "experience"),
         ).within(settings.max_chars)
 
-    def _claim(self, item: Item, text: str, attempts: Sequence[Attempt], reason: str) -> Note:
+    def _claim(self, item: Item, text: str, attempts: Sequence[Attempt], reason: str, score: float = 1.0) -> Note:
         seen = record(text, attempts)
         return Note(
             item,
             text,
             _belief(item, credibility(STRATEGY_PRIOR, seen)),
-            1.0,
+            score,
             f"{_stands_behind(item)}{reason}; {seen.passes} of {seen.trials} attempts that follow it passed",
         )
 
@@ -158,16 +212,20 @@ class Retriever:
             return []
         question = problem.question()
         mentioned = terms(question)
-        similarity = self._vectors @ embed([question])[0]
+        similarity = self._rows @ self._vectors.of([head(question)])[0]
+        searched = self._near.get("behavior")
         found = [
             (float(similarity[n]), item)
             for n, item in enumerate(self._behaviors)
             if (topic := item.facts["topic"]) in mentioned
-            or (not topic and similarity[n] >= self._settings.min_similarity)
+            or (not topic and searched is None and similarity[n] >= self._settings.min_similarity)
         ]
         found.sort(key=lambda pair: (not pair[1].held, -pair[0], pair[1].id))
+        del found[self._settings.k :]
+        by_topic = {item.id for _, item in found}
+        found += [pair for pair in (searched or {}).get(problem.id, []) if pair[1].id not in by_topic]
         notes = []
-        for score, item in found[: self._settings.k]:
+        for score, item in found:
             seen = record(item.text, attempts)
             prior = behavior_prior(item.facts["support"], item.facts["members"])
             reason = (

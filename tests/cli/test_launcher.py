@@ -27,7 +27,15 @@ SHARED = {"PMD_TOKEN": TOKEN, "PMD_STATE_DIR": "/state", "PMD_HOST": "127.0.0.1"
 
 @pytest.fixture(autouse=True)
 def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("PMD_TOKEN", "PMD_REDIS_URL", "REDIS_URL", "PMD_DATABASE_URL", "PMD_DATA_URI"):
+    for name in (
+        "PMD_TOKEN",
+        "PMD_REDIS_URL",
+        "REDIS_URL",
+        "PMD_DATABASE_URL",
+        "PMD_DATA_URI",
+        "PMD_WEAVIATE_URL",
+        "PMD_MEMORY_INDEX",
+    ):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -123,3 +131,23 @@ def test_a_supervisor_that_ends_is_reported_with_its_log(tmp_path: Path) -> None
     (tmp_path / "logs" / "supervisor.log").write_text("no 6 free ports\n")
     with pytest.raises(LaunchError, match="no 6 free ports"):
         list(wait_ready(tmp_path))
+
+
+def test_a_weaviate_of_our_own_is_told_to_the_memory_service_alone(tmp_path: Path) -> None:
+    programs = {p.name: p for p in build_programs(tmp_path, choose_ports(), TOKEN, "weaviate")}
+    server, memory = programs["weaviate"], programs["memory"].env
+    assert memory["PMD_MEMORY_INDEX"] == "weaviate"
+    assert memory["PMD_WEAVIATE_URL"] == server.url
+    assert memory["PMD_WEAVIATE_API_KEY"] == server.env["AUTHENTICATION_APIKEY_ALLOWED_KEYS"] == TOKEN
+    assert server.env["AUTHENTICATION_ANONYMOUS_ACCESS_ENABLED"] == "false"
+    assert TOKEN not in " ".join(server.argv)
+    others = [p for name, p in programs.items() if name not in {"weaviate", "memory"}]
+    assert not [p.name for p in others if any("WEAVIATE" in key for key in p.env)]
+
+
+def test_the_callers_own_weaviate_is_used_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PMD_WEAVIATE_URL", "http://vectors:8080")
+    monkeypatch.setenv("PMD_WEAVIATE_GRPC", "vectors:50051")
+    programs = {p.name: p for p in build_programs(tmp_path, choose_ports(), TOKEN, "weaviate")}
+    assert "weaviate" not in programs
+    assert programs["memory"].env["PMD_WEAVIATE_URL"] == "http://vectors:8080"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 
 from services.common.artifacts import write_problems, write_table
 from services.common.jobs import JobContext
@@ -31,11 +32,15 @@ from services.common.wire import (
 )
 from services.memory.abstract import abstract
 from services.memory.context import retrieve
+from services.memory.embed import EmbedderSpec
 from services.memory.ledger import Ledger
 from services.memory.notes import InvalidNotes
 from services.memory.record import record
 from services.memory.reflect import reflect
+from services.memory.search import Search
+from services.memory.vectors import VectorFile
 from tests.memory import postgres
+from tests.memory.weaviate_server import Server, any_server
 
 PROMPTS = PromptFiles(
     teacher=(
@@ -85,6 +90,9 @@ class World:
     def __init__(self, folder: Path, problems: list[Problem], url: str = "") -> None:
         self.folder = folder
         self.ledger = Ledger(url or f"sqlite:///{folder / 'ledger.db'}")
+        self.search = Search(
+            self.ledger, VectorFile(folder / "vectors.db"), EmbedderSpec(), SecretStr(""), lambda _: None
+        )
         self.problems = {p.id: p for p in problems}
         self.problems_ref = write_problems(f"file://{folder}/problems.parquet", problems)
         self.batches: dict[int, tuple[Ref, Ref]] = {}
@@ -148,7 +156,7 @@ class World:
             settings=AbstractSettings(clustering="terms", max_behaviors=2),
             prompts=PROMPTS,
         )
-        return abstract(self.ledger, words, request, self.job(f"s{step}.abstract"))  # type: ignore[arg-type]
+        return abstract(self.ledger, self.search.vectors, words, request, self.job(f"s{step}.abstract"))  # type: ignore[arg-type]
 
     def retrieve(self, step: int, *, per_rollout: bool = True, **settings: Any) -> RetrieveResult:
         rollouts, verdicts = self.batches[step] if per_rollout else (None, None)
@@ -162,7 +170,15 @@ class World:
             prompts=PROMPTS,
             out=f"file://{self.folder}/s{step}/contexts.parquet",
         )
-        return retrieve(self.ledger, request, self.job(f"s{step}.retrieve"))
+        return retrieve(self.ledger, self.search, request, self.job(f"s{step}.retrieve"))
+
+
+@pytest.fixture(scope="session")
+def weaviate(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A Weaviate server for all tests of this process."""
+    server = any_server(tmp_path_factory.mktemp("weaviate"))
+    yield server
+    server.close()
 
 
 FAMILIES = ("zor-mil", "zor-mil", "zor-kem", "zor-kem", "pav-mil", "pav-mil", "pav-kem", "pav-kem")

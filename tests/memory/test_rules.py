@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from services.common.wire import Message, Problem
 from services.memory.cluster import embedding_clusters, term_clusters
-from services.memory.embed import embed
+from services.memory.embed import HashEmbedder
 from services.memory.evidence import (
     BELIEVED,
     STRATEGY_PRIOR,
@@ -157,7 +157,7 @@ def test_embedding_clusters_group_what_lies_close() -> None:
 
 
 def test_embeddings_are_unit_length_and_know_spelling() -> None:
-    rows = embed(["every zor begins with rotate", "apply zor-mil", "apply pav-kem", ""])
+    rows = HashEmbedder().embed(["every zor begins with rotate", "apply zor-mil", "apply pav-kem", ""])
     assert np.allclose(np.linalg.norm(rows[:3], axis=1), 1.0, atol=1e-6)
     assert not rows[3].any()
     assert rows[0] @ rows[1] > rows[0] @ rows[2]

@@ -170,6 +170,11 @@ class Ledger:
         with self.read() as db:
             return load(db, bank, [item_id]).get(item_id)
 
+    def items(self, bank: str, ids: Sequence[str]) -> dict[str, Item]:
+        """Items by id; ids that the bank does not hold are left out."""
+        with self.read() as db:
+            return load(db, bank, ids)
+
     def problems(self, bank: str) -> dict[str, str]:
         """Bodies (JSON) of the problems that the bank has experience of, by id."""
         with self.read() as db:
