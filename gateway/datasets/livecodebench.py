@@ -24,6 +24,8 @@ MAX_BYTES = 256 << 20
 CPU_S = 6.0
 """Per test, as LiveCodeBench's own grader allows (there it is wall time)."""
 MEMORY_MB = 2048
+MAX_TOTAL_S = 3600.0
+"""The most that kind `code` allows for all tests together."""
 
 TEXT = frozenset({"SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8", "UNICODE"})
 HARMLESS = frozenset({"PROTO", "FRAME", "MEMOIZE", "PUT", "BINPUT", "LONG_BINPUT", "STOP"})
@@ -67,7 +69,11 @@ def decode(
             "fn_name": fn_name,
             "tests": tests,
             "compare": "livecodebench",
-            "limits": {"cpu_s": CPU_S, "memory_mb": MEMORY_MB},
+            "limits": {
+                "cpu_s": CPU_S,
+                "memory_mb": MEMORY_MB,
+                "total_s": min(MAX_TOTAL_S, (CPU_S + 1) * len(tests) + 5),  # as its own grader allows
+            },
         },
         domain=f"{record.get('platform', '')}-{record.get('difficulty', '')}".strip("-"),
         split=split,

@@ -84,6 +84,7 @@ def test_a_livecodebench_record_becomes_a_problem(recipe_tree: Tree, tmp_path: P
     assert problem.question().startswith("Add the numbers.\n\nRead the input from standard input")
     spec = problem.verifier
     assert (spec["kind"], spec["fn_name"], spec["compare"]) == ("code", None, "livecodebench")
+    assert spec["limits"] == {"cpu_s": 6.0, "memory_mb": 2048, "total_s": 7.0 * 11 + 5}
     assert spec["tests"][0] == {"input": "1 2\n", "output": "3", "public": True}
     assert spec["tests"][1:] == [{"input": t["input"], "output": t["output"]} for t in PRIVATE]
 

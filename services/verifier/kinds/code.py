@@ -178,14 +178,12 @@ def _feedback(failures: list[_Failure]) -> str:
     ordered = sorted(failures, key=lambda failure: failure.hidden)
     for failure in ordered:
         if failure.error is not None:
-            name, message, frames = failure.error.name, failure.error.message, failure.error.frames
-            return (
-                feedback.PRIVATE_ERROR
-                if failure.hidden
-                else feedback.runtime_error(name, message, frames, failure.case)
-            )
+            if failure.hidden:
+                return feedback.PRIVATE_ERROR
+            error = failure.error
+            return feedback.runtime_error(error.name, error.message, error.frames, failure.case)
     for failure in ordered:
         if failure.outcome in LIMITS:
             return feedback.limit_exceeded(LIMITS[failure.outcome], None if failure.hidden else failure.case)
     cases = [failure.case for failure in failures if not failure.hidden]
-    return feedback.wrong_answers(cases) if cases else feedback.PRIVATE_WRONG if failures else ""
+    return feedback.wrong_answers(cases) if cases else feedback.PRIVATE_WRONG
