@@ -39,7 +39,7 @@ SPECS: list[dict[str, Any]] = [
     {"kind": "choice", "answer": "B"},
     {"kind": "math", "answer": "7"},
     {"kind": "regex", "pattern": "[0-9]+"},
-    {"kind": "json_schema", "schema": {"type": "object"}},
+    {"kind": "json_schema", "json_schema": {"type": "object"}},
 ]
 HTTPX = ("method", "url", "params", "headers", "json", "content", "data")
 """What of schemathesis' request our client takes."""
