@@ -195,7 +195,9 @@ class Lance:
 
     def search(self, rows: Rows, texts: Sequence[str], k: int) -> list[list[str]]:  # noqa: ARG002
         def one(row: Rows) -> list[str]:
-            found = self._table.search(row).distance_type("cosine").select(["key", "text"]).limit(k).to_list()
+            found = (
+                self._table.search(row).distance_type("cosine").select(["key", "text", "_distance"]).limit(k).to_list()
+            )
             return [str(r["key"]) for r in found]
 
         return [one(row) for row in rows]

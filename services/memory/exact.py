@@ -47,7 +47,6 @@ class _Shelf:
         self._vectors_ND: Rows = np.zeros((0, 0), dtype=np.float32)
         self._alive = np.zeros(0, dtype=bool)
         self._lengths = np.zeros(0, dtype=np.float32)
-        self._distinct = np.zeros(0, dtype=np.float32)
         self._postings: dict[str, _Postings] = defaultdict(_Postings)
 
     def apply(self, entries: Sequence[Entry], vectors_ND: Rows, gone: Sequence[str]) -> None:
@@ -68,7 +67,6 @@ class _Shelf:
             room = max(total, 2 * len(self._alive), 64)
             self._alive = _grown(self._alive, room)
             self._lengths = _grown(self._lengths, room)
-            self._distinct = _grown(self._distinct, room)
             wider: Rows = np.zeros((room, vectors_ND.shape[1]), dtype=np.float32)
             if first:
                 wider[:first] = self._vectors_ND[:first]
@@ -79,7 +77,6 @@ class _Shelf:
             self._row[entry.id] = row
             counts = Counter(words(entry.document))
             self._lengths[row] = counts.total()
-            self._distinct[row] = len(counts)
             for word, count in counts.items():
                 postings = self._postings[word]
                 postings.rows.append(row)
@@ -103,7 +100,7 @@ class _Shelf:
         if alpha > 0:
             cosines_QN = np.stack([q.vector for q in queries]) @ self._vectors_ND[:size].T
             cosines_QN[:, ~alive] = -np.inf
-        norms = K1 * (1 - B + B * self._lengths[:size] / max(float(self._distinct[:size][alive].mean()), 1e-9))
+        norms = K1 * (1 - B + B * self._lengths[:size] / max(float(self._lengths[:size][alive].mean()), 1e-9))
         found = []
         for n, query in enumerate(queries):
             lists = []
