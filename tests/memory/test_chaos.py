@@ -55,7 +55,7 @@ class Service:
     def start(self) -> None:
         command = [sys.executable, "-m", "services.memory", "--port", str(self.port)]
         self.process = subprocess.Popen(command, env=self.env, stdout=self.log, stderr=self.log)
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 900
         while True:
             try:
                 httpx.get(f"http://127.0.0.1:{self.port}/healthz", timeout=2)
