@@ -198,6 +198,34 @@ def test_a_memory_shows_its_evidence_and_versions(api: Api, pmd: Pmd) -> None:
     assert "r@1" in result.stdout
 
 
+HELD = ITEM | {"pinned": False, "edited": True, "version": 3}
+
+
+def test_a_memory_is_changed_at_the_version_that_was_seen(api: Api, pmd: Pmd) -> None:
+    api.answers["GET /v1/runs/r/memory/i1"] = {"item": ITEM, "history": []}
+    api.answers["PATCH /v1/runs/r/memory/i1"] = HELD
+    api.answers["POST /v1/runs/r/memory/i1:pin"] = HELD
+    result = pmd("memory", "edit", "r", "i1", "--text", "new words", "--as", "ada")
+    assert "version 3" in result.stdout
+    sent = api.asked[-1]
+    assert json.loads(sent.content) == {"text": "new words"}
+    assert (sent.headers["If-Match"], sent.headers["X-PMD-Actor"]) == ('"2"', "ada")
+    pmd("memory", "pin", "r", "i1", "--version", "7", "--reason", "good")
+    assert (api.asked[-1].headers["If-Match"], json.loads(api.asked[-1].content)) == ('"7"', {"reason": "good"})
+    assert len({each.headers.get("Idempotency-Key") for each in (sent, api.asked[-1])} - {None}) == 2
+
+
+def test_proposals_are_listed_and_decided(api: Api, pmd: Pmd) -> None:
+    wish = {"id": "w1", "item_id": "i1", "wish": "replace", "step": 9, "actor": "r@8", "text": "[better]", "reason": ""}
+    api.answers["GET /v1/runs/r/bank/proposals"] = {"proposals": [wish]}
+    api.answers["GET /v1/runs/r/memory/i1"] = {"item": ITEM, "history": []}
+    api.answers["POST /v1/runs/r/bank/proposals/w1:accept"] = HELD
+    assert "[better]" in pmd("memory", "proposals", "r").stdout
+    pmd("memory", "proposals", "r", "--accept", "w1")
+    assert api.asked[-1].headers["If-Match"] == '"2"'
+    assert "no open proposal" in pmd("memory", "proposals", "r", "--accept", "w2").stderr
+
+
 def test_chat_streams_the_newest_version(api: Api, pmd: Pmd) -> None:
     pieces = [json.dumps({"choices": [{"delta": {"content": piece}}]}) for piece in ("Plan: ", "flip.")]
     api.answers["GET /v1/runs/r"] = run_view(version=7)

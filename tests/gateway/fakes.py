@@ -66,6 +66,8 @@ class Fakes:
     """Rollout, verifier, memory and trainer in this process."""
 
     def __init__(self, folder: Path) -> None:
+        self.edits: dict[int, int] = {}
+        """Changes of memory by people, by the step that they take effect with."""
         self.done: list[tuple[str, str, dict[str, Any]]] = []
         """(service, key, request) of every handler that ran."""
         self.failing: dict[str, list[Exception]] = {}
@@ -202,7 +204,8 @@ class Fakes:
         return VerifyResult(verdicts=write_table(request.out, verdicts, VERDICTS), outcomes=outcomes, splits=splits)
 
     def _write(self, request: RecordRequest | ReflectRequest | AbstractRequest) -> MemoryCounts:
-        return MemoryCounts(seq=request.step, experience=request.step, insight=0, behavior=0)
+        edits = self.edits.get(request.step, 0)  # as the service: each job of a step could say so
+        return MemoryCounts(seq=request.step, experience=request.step, insight=0, behavior=0, edits=edits)
 
     def _retrieve(self, request: RetrieveRequest) -> RetrieveResult:
         if request.rollouts is not None:

@@ -158,6 +158,16 @@ class Clock:
         self.ahead += seconds
 
 
+def test_a_run_tells_once_from_which_step_on_edits_of_memory_count(
+    recipe: Make, start: Start, registry: Registry, fakes: Fakes, drive: Drive
+) -> None:
+    fakes.edits = {2: 3}
+    run = start(recipe())
+    drive(run)
+    told = [e.payload for e in registry.events(run, limit=10_000) if e.type == "memory.edited"]
+    assert told == [{"step": 2, "edits": 3, "seq": 2}]
+
+
 def test_a_second_owner_finds_the_run_taken(recipe: Make, start: Start, registry: Registry, fakes: Fakes) -> None:
     run = start(recipe(method="base"))
     lease = registry.claim(run, "first")
