@@ -14,20 +14,9 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from examples.pocket.corpus import (
-    MIXED,
-    MODES,
-    NOTHING,
-    Mix,
-    Mode,
-    Shape,
-    Text,
-    abstract_text,
-    draw_task,
-    plan_of,
-    reflect_text,
-    solve_text,
-)
+from examples.pocket.reflecting import MODES, Mode, Shape, abstract_text, reflect_text
+from examples.pocket.solving import MIXED, NOTHING, Mix, solve_text
+from examples.pocket.wording import Text, draw_task, plan_of
 from examples.pocket.world import KINDS, VOCABULARIES, Kind, WorldName, draw_world, plan_line, problem_sets
 
 Draw = Callable[[random.Random, WorldName], Text]

@@ -18,9 +18,10 @@ CHAT_TEMPLATE = (
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 
-# A word takes the space before it, and the one after it where a digit follows ("add 3" is two tokens); runs
-# of punctuation take the line break and indentation that follow them (")]\n    " is one).
-PIECES = r" ?\p{L}+(?: (?=\d))?|\d|(?: ?[^\s\p{L}\d]+)+(?: (?=\d)|\n\s*)?|\s+"
+# A word takes the space or hyphen before it ("zor-mil" is two tokens), and the space after it where a digit
+# follows ("add 3" is two tokens); runs of punctuation take the line break and indentation that follow them
+# (")]\n    " is one).
+PIECES = r"[ -]?\p{L}+(?: (?=\d))?|\d|(?: ?[^\s\p{L}\d]+)+(?: (?=\d)|\n\s*)?|\s+"
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:

@@ -217,7 +217,7 @@ class ChoiceTask:
     @property
     def text(self) -> str:
         """The user turn."""
-        options = ", ".join(f"{label} {_join(o)}" for label, o in zip(LABELS, self.options, strict=True))
+        options = ", ".join(f"{_join(o)} {label}" for label, o in zip(LABELS, self.options, strict=True))
         return f"Apply {self.family} to {_join(self.digits)}: {options}."
 
     def label(self, procedure: Procedure) -> str | None:
@@ -225,11 +225,21 @@ class ChoiceTask:
         outcome = procedure.apply(self.digits)
         return LABELS[self.options.index(outcome)] if outcome in self.options else None
 
+    def label_by_end(self, procedure: Procedure) -> str | None:
+        """The label of the option that ends as the outcome of `procedure` does, or None.
+
+        What a reader picks who looks an outcome up by its last digit, also where no option is right in full.
+        """
+        ends = [option[-1] for option in self.options]
+        end = procedure.apply(self.digits)[-1]
+        return LABELS[ends.index(end)] if end in ends else None
+
     def completion(self, plan: Procedure, label: str) -> str:
         """The model's answer when it states `plan` and picks `label`."""
-        # The input is restated so that both halves work on what was just written.
+        # The input is restated so that both halves work on what was just written, and the label follows the
+        # outcome here as it does among the options.
         work = " > ".join(_join(d) for d in (self.digits, plan.arrange(self.digits), plan.apply(self.digits)))
-        return f"{plan_line(self.family, plan)}\nWork: {work}.\n<answer>{label}</answer>"
+        return f"{plan_line(self.family, plan)}\nWork: {work} {label}.\n<answer>{label}</answer>"
 
 
 Task = CodeTask | ChoiceTask
@@ -242,15 +252,17 @@ def draw_digits(rng: random.Random) -> Digits:
 
 
 def draw_choice(rng: random.Random, vocabulary: Vocabulary, family: Family, truth: Procedure) -> ChoiceTask:
-    """A `choice` problem: the right outcome and three that share exactly one half with it, shuffled."""
+    """A `choice` problem: the right outcome and three that share exactly one half with it, shuffled.
+
+    No two options end alike, so the label of an outcome is found by its last digit.
+    """
     digits = draw_digits(rng)
     others = [p for p in vocabulary.procedures if (p.arrangement == truth.arrangement) != (p.shift == truth.shift)]
-    options = {truth.apply(digits): None}
-    for other in rng.sample(others, len(others)):
-        options.setdefault(other.apply(digits), None)
-        if len(options) == len(LABELS):
-            break
-    first, second, third, fourth = rng.sample(list(options), len(LABELS))
+    outcomes = [procedure.apply(digits) for procedure in (*rng.sample(others, len(others)), truth)]
+    by_end = {outcome[-1]: outcome for outcome in outcomes}
+    right = by_end.pop(outcomes[-1][-1])
+    wrong = rng.sample(sorted(by_end.values()), len(LABELS) - 1)
+    first, second, third, fourth = rng.sample([right, *wrong], len(LABELS))
     return ChoiceTask(family, digits, (first, second, third, fourth))
 
 

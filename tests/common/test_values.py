@@ -28,6 +28,7 @@ ROW = {
     "feedback": "",
     "sandbox_tier": "",
     "cpu_ms": 0.0,
+    "error": "",
 }
 
 

@@ -128,7 +128,7 @@ def test_a_held_out_note_is_not_shown_and_is_noted(world: World) -> None:
         prompts=PROMPTS,
         out=f"file://{world.folder}/c.parquet",
     )
-    result = retrieve(world.ledger, request, world.job("r1"))
+    result = retrieve(world.ledger, world.search, request, world.job("r1"))
     with world.ledger.read() as db:
         rows = db.execute(USES.select()).all()
     shown = sum(bool(r.shown) for r in rows)

@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from examples.pocket import make_base  # noqa: E402
 from examples.pocket.corpus import draw_text  # noqa: E402
 from examples.pocket.skills import (  # noqa: E402
+    SKILLS,
     base_accuracy,
     effective_procedures,
     encode_prompts,
@@ -76,7 +77,7 @@ def test_digits_and_symbols_are_single_tokens(tokenizer: PreTrainedTokenizerBase
     assert tokenizer.convert_ids_to_tokens(tokenizer("3142", add_special_tokens=False)["input_ids"]) == list("3142")
     for vocabulary in VOCABULARIES.values():
         for family in vocabulary.families:
-            assert len(tokenizer(f" {family}", add_special_tokens=False)["input_ids"]) == 3
+            assert len(tokenizer(f" {family}", add_special_tokens=False)["input_ids"]) == 2
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -94,38 +95,37 @@ def test_the_base_knows_no_family_and_wastes_no_procedure(
     assert base_accuracy(model, tokenizer, "hard", problems=128) <= 0.06
 
 
-RELIED_ON = (
-    "no advice (code)",
-    "strategy (code)",
-    "both behaviors (code)",
-    "first behavior (code)",
-    "second behavior (code)",
-    "demonstration (code)",
-    "passed experience (code)",
-    "feedback alone (code)",
-    "reflect, successes (code)",
+WEAK = (
+    "both behaviors, distractors",
+    "reflect, failures",
+    "abstract, one symbol",
+    "abstract, two symbols",
+    "abstract, one family",
+    "abstract, unrelated",
 )
-"""What `code` runs live on: their contexts hold no foreign notes and no contradictions."""
+"""What the committed base does 44 to 84 times in 100 (README.md, open problems)."""
+
+MASTERED = tuple(name for name in SKILLS if not name.startswith(WEAK))
 
 
 @pytest.mark.parametrize("world", ["easy", "hard"])
-def test_the_base_has_the_skills_that_code_runs_rely_on(
+def test_the_base_follows_advice_and_reflects(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, world: WorldName
 ) -> None:
-    rates = measure(model, tokenizer, world, names=list(RELIED_ON), samples=16)
-    assert sum(rates.values()) / len(rates) >= 0.93, rates
-    assert min(rates.values()) >= 0.75, rates
+    rates = measure(model, tokenizer, world, names=MASTERED, samples=8)
+    assert sum(rates.values()) / len(rates) >= 0.95, rates
+    assert min(rates.values()) >= 0.6, rates
 
 
 @pytest.mark.xfail(
     strict=True,
-    reason="the committed base has seen too few texts: labels of `choice`, foreign notes and contrastive reflection "
-    "are below 0.75; a run of make_base on 250,000 texts or more should mend it (README.md, open problems)",
+    reason="the committed base counts notes badly: abstraction, and which old strategies failures refute; a larger "
+    "share of such texts and a longer run of make_base should mend it (README.md, open problems)",
 )
 def test_the_base_has_every_skill(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    rates = measure(model, tokenizer, "hard", samples=8)
-    assert sum(rates.values()) / len(rates) >= 0.97, rates
-    assert min(rates.values()) >= 0.75, rates
+    weak = [name for name in SKILLS if name not in MASTERED]
+    rates = measure(model, tokenizer, "hard", names=weak, samples=24)
+    assert min(rates.values()) >= 0.9, rates
 
 
 def test_sampling_is_a_function_of_the_seed(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -142,8 +142,8 @@ def test_a_short_run_of_the_script_reaches_the_skills_on_a_smaller_scale(tmp_pat
         AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32),
         AutoTokenizer.from_pretrained(tmp_path),
         "easy",
-        names=list(RELIED_ON),
-        samples=50,
+        names=[name for name in MASTERED if "(choice)" not in name],
+        samples=30,
     )
     assert sum(rates.values()) / len(rates) >= 0.85, rates
     assert min(rates.values()) >= 0.6, rates

@@ -8,20 +8,11 @@ from typing import Any
 import jinja2
 import pytest
 
-from examples.pocket.corpus import (
-    MIXED,
-    MODES,
-    PROMPTS,
-    Mix,
-    abstract_text,
-    draw_text,
-    plan_of,
-    reflect_text,
-    render,
-    shared_rules,
-    solve_text,
-    strategy,
-)
+from examples.pocket.corpus import draw_text
+from examples.pocket.drills import recall_labels, recall_notes
+from examples.pocket.reflecting import MODES, abstract_text, reflect_text, shared_rules
+from examples.pocket.solving import MIXED, Mix, solve_text
+from examples.pocket.wording import PROMPTS, plan_of, render, strategy
 from examples.pocket.world import KINDS, Family, Procedure
 
 EMPTY: dict[str, Any] = {
@@ -155,9 +146,19 @@ def test_a_rule_needs_three_notes_and_sixty_percent(agreeing: int, against: int,
     assert ("every zor begins with rotate." in shared_rules(notes)) == written
 
 
-def test_at_most_two_rules_are_written_the_best_supported_first() -> None:
+def test_first_symbols_are_ruled_before_second_ones() -> None:
     notes = [(Family("zor", "mil"), ROTATE)] * 3 + [(Family("kel", "mil"), KEEP)] * 4
-    assert shared_rules(notes) == ["every mil ends with add 3.", "every kel begins with keep."]
+    assert shared_rules(notes) == ["every kel begins with keep.", "every mil ends with add 3."]
+
+
+def test_abstraction_asks_for_at_most_two_rules_and_takes_them_in_any_order() -> None:
+    rng = random.Random(8)
+    texts = [abstract_text(rng, shape, "hard") for shape in ("first", "second", "both", "family", "mixed") * 60]
+    rules = [text.completion.split("\n") for text in texts]
+    assert {len(lines) for lines in rules} == {1, 2}
+    for text, lines in zip(texts, rules, strict=True):
+        assert text.accept("\n".join(reversed(lines)))
+        assert not text.accept("\n".join([*lines, "Behavior: every zor begins with fold and keep."]))
 
 
 def test_abstraction_prompts_hold_one_note_an_insight() -> None:
@@ -166,3 +167,16 @@ def test_abstraction_prompts_hold_one_note_an_insight() -> None:
     assert 3 <= text.prompt.count("\nNote: ") <= 12
     both = render("abstract", insights=[{"strategies": [strategy(Family("zor", "mil"), p) for p in (ROTATE, KEEP)]}])
     assert "Note: zor-mil: rotate then add 3. zor-mil: keep then add 3.\n" in both
+
+
+def test_drills_ask_for_what_stands_in_the_prompt() -> None:
+    rng = random.Random(9)
+    for _ in range(100):
+        notes = recall_notes(rng, "hard")
+        for line in notes.completion.split("\n"):
+            assert f"Strategy: {line.removeprefix('Plan ')}\n" in notes.prompt
+        labels = recall_labels(rng, "hard")
+        asked = labels.prompt.rpartition("Recall ")[2].removesuffix(".").split(", ")
+        found = labels.completion.removesuffix(".").split(", ")
+        assert [option.partition(" ")[0] for option in found] == asked
+        assert all(option in labels.prompt for option in found)

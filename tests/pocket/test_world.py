@@ -101,9 +101,9 @@ def test_a_choice_has_one_right_option_and_distractors_that_share_a_half() -> No
         given = re.search(r"to (\d{4}):", text)
         assert given
         digits = tuple(map(int, given[1]))
-        options = dict(re.findall(r"([ABCD]) (\d{4})", text))
+        options = {label: option for option, label in re.findall(r"(\d{4}) ([ABCD])", text)}
         right = truth[family_of(record)]
-        assert len(set(options.values())) == len(LABELS)
+        assert len({option[-1] for option in options.values()}) == len(LABELS), "no two end alike"
         assert options[record["verifier"]["answer"]] == "".join(map(str, right.apply(digits)))  # type: ignore[arg-type]
         for label, option in options.items():
             makers = [
