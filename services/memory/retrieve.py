@@ -171,15 +171,16 @@ class Retriever:
         candidates = [*claims, *self._found_behaviors(problem, attempts)]
         believed = sorted((n for n in candidates if n.credibility >= BELIEVED), key=lambda n: -n.credibility)
         chosen = self._consistent(believed, union(terms(a.text) for a in attempts))
-        warnings = [self._warning(item, attempts) for item in lessons(own)]
-        if "experience" in settings.levels and not settings.transient:
+        warnings = [note for item in lessons(own) if (note := self._warning(item, attempts)) is not None]
+        if "experience" in settings.levels and not settings.transient and not warnings:
+            # A lesson says it already. The attempt word for word is what a model that looks things up repeats.
             failed = _newest([(i, a) for i, a in past if not a.passed])
             chosen += [self._failure(item, seen) for item, seen in failed]
         plans = [n for n in chosen if n.item.level == "insight" or n.item.facts.get("passed")]
         vocabulary = union(terms(a.text) for a in attempts)
         return Selection(
             strategies=tuple(n for n in chosen if n.item.level == "insight"),
-            lessons=tuple(n for n in warnings if n is not None and (n.item.held or not _forbids(n, plans, vocabulary))),
+            lessons=tuple(n for n in warnings if n.item.held or not _forbids(n, plans, vocabulary)),
             behaviors=tuple(n for n in chosen if n.item.level == "behavior"),
             experiences=tuple(n for n in chosen if n.item.level == "experience"),
         ).within(settings.max_chars)
