@@ -204,9 +204,9 @@ def test_experience_shows_the_head_of_earlier_attempts_only(world: World) -> Non
 def test_a_failed_attempt_is_not_shown_beside_the_lesson_that_says_it(world: World) -> None:
     world.record(1, [("p0", WRONG, False)])
     world.record(2, [("p0", WRONG, False)])
-    assert "Failed: Plan: reverse then add 1." in content(contexts(world, 2)["p0#0"])
+    assert "Failed: Plan: reverse then add 1." in content(contexts(world, 2, levels=("experience", "insight"))["p0#0"])
     world.reflect(2, Words(lambda _: "Lesson: not reverse then add 1."), ["p0"])
-    shown = content(contexts(world, 2)["p0#0"])
+    shown = content(contexts(world, 2, levels=("experience", "insight"))["p0#0"])
     assert "Lesson: not reverse then add 1." in shown
     assert "Failed:" not in shown
 
