@@ -30,7 +30,7 @@ from gateway.views import RunStatus
 from services.common.artifacts import ArtifactError, read_table
 from services.common.client import ServiceClient, ServiceRefused, ServiceUnavailable
 from services.common.jobs import ENDS, Job, JobStatus
-from services.common.wire import RetrieveResult, VerifyResult
+from services.common.requests import RetrieveResult, VerifyResult
 
 log = logging.getLogger(__name__)
 

@@ -20,15 +20,13 @@ from gateway.order import step_problems
 from gateway.recipe import Method
 from gateway.state import PhaseName, Records, RunState, version_after, version_at
 from services.common.artifacts import join
-from services.common.wire import (
+from services.common.requests import (
     AbstractRequest,
     GenerateRequest,
     GenerateResult,
     Generator,
-    Policy,
     PublishRequest,
     RecordRequest,
-    Ref,
     ReflectRequest,
     RetrieveRequest,
     RetrieveResult,
@@ -37,6 +35,7 @@ from services.common.wire import (
     VerifyRequest,
     VerifyResult,
 )
+from services.common.wire import Policy, Ref
 
 
 def phase_seed(seed: int, step: int, name: PhaseName) -> int:

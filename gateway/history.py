@@ -13,7 +13,8 @@ from gateway.bodies import lead_at
 from gateway.plan import open_phases
 from gateway.state import PhaseName, Record, RunState, version_at
 from gateway.views import CheckpointView, PhaseView, RunStatus, RunView, StepView
-from services.common.wire import MemoryCounts, RetrieveResult, SplitScore, TrainResult, VerifyResult, Weights
+from services.common.requests import MemoryCounts, RetrieveResult, SplitScore, TrainResult, VerifyResult
+from services.common.wire import Weights
 
 Row = Mapping[Any, Any]
 

@@ -41,8 +41,9 @@ from services.common.artifacts import (
     write_problems,
     write_table,
 )
+from services.common.columns import PROMPTS
 from services.common.strict import explain
-from services.common.wire import PROMPTS, Problem, Split, Weights
+from services.common.wire import Problem, Split, Weights
 
 SHOWN = 20
 """Bad records that are named; the rest is counted."""

@@ -15,22 +15,19 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import Field, model_validator
 
-from services.common.strict import Strict
-from services.common.wire import (
+from services.common.options import (
     AbstractSettings,
     ContextRules,
     ContextSettings,
-    Level,
     OptimizerSettings,
     PromptFiles,
     QualitySettings,
     ReflectSettings,
     RetrievalSettings,
-    Sampling,
-    Slug,
-    Split,
     TrainSettings,
 )
+from services.common.strict import Strict
+from services.common.wire import Level, Sampling, Slug, Split
 
 
 class Method(StrEnum):

@@ -10,17 +10,9 @@ from typing import Any, TypeVar
 from pydantic import BaseModel
 
 from gateway.recipe import Method, Recipe
+from services.common.requests import GenerateResult, MemoryCounts, RetrieveResult, TrainResult, VerifyResult
 from services.common.strict import Strict
-from services.common.wire import (
-    GenerateResult,
-    MemoryCounts,
-    Policy,
-    Ref,
-    RetrieveResult,
-    TrainResult,
-    VerifyResult,
-    Weights,
-)
+from services.common.wire import Policy, Ref, Weights
 
 Result = TypeVar("Result", bound=BaseModel)
 

@@ -6,8 +6,9 @@ from enum import StrEnum
 from typing import Any
 
 from gateway.datasets.records import BadRecord
+from services.common.requests import MemoryCounts, SplitScore
 from services.common.strict import Strict
-from services.common.wire import MemoryCounts, Split, SplitScore, Weights
+from services.common.wire import Split, Weights
 
 
 class RunStatus(StrEnum):

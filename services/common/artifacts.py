@@ -20,7 +20,8 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from services.common.wire import PROBLEMS, Message, Problem, Ref, Weights
+from services.common.columns import PROBLEMS
+from services.common.wire import Message, Problem, Ref, Weights
 
 
 class ArtifactError(RuntimeError):

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from functools import cached_property, partial, reduce
 
 from services.common.jobs import JobContext
-from services.common.wire import AbstractRequest, MemoryCounts, Problem
+from services.common.requests import AbstractRequest, MemoryCounts
+from services.common.wire import Problem
 from services.memory.bank import by_scope, problems, strategies
 from services.memory.cluster import Cluster, embedding_clusters, term_clusters
 from services.memory.evidence import Support, support

@@ -11,7 +11,7 @@ from fastapi import FastAPI
 
 from services.common.app import create_service
 from services.common.jobs import JobContext, JobKind, JobRunner, JobStore
-from services.common.wire import (
+from services.common.requests import (
     AbstractRequest,
     Generator,
     MemoryCounts,

@@ -9,7 +9,8 @@ from typing import Annotated, Any, Literal
 import sqlalchemy as sa
 from fastapi import APIRouter, Path, Query, Response
 
-from services.common.wire import Level, MemoryCounts, Slug
+from services.common.requests import MemoryCounts
+from services.common.wire import Level, Slug
 from services.memory import curation
 from services.memory.caller import etag
 from services.memory.ledger import Filter, Kind, Ledger, Status, reads

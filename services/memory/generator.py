@@ -13,7 +13,7 @@ from typing import TypeVar
 import httpx
 
 from services.common.jobs import Retryable
-from services.common.wire import Generator
+from services.common.requests import Generator
 from services.memory.notes import InvalidNotes
 
 T = TypeVar("T")

@@ -12,7 +12,8 @@ from dataclasses import replace
 
 from services.common.artifacts import read_problems, read_table
 from services.common.jobs import JobContext
-from services.common.wire import Level, MemoryCounts, Outcome, RecordRequest, Ref
+from services.common.requests import MemoryCounts, RecordRequest
+from services.common.wire import Level, Outcome, Ref
 from services.memory.bank import by_scope
 from services.memory.ledger import Item, Ledger, Transaction, reads
 from services.memory.ledger.transaction import HARM

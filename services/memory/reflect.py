@@ -16,7 +16,8 @@ from functools import partial
 from typing import Literal
 
 from services.common.jobs import JobContext
-from services.common.wire import MemoryCounts, Problem, ReflectRequest
+from services.common.requests import MemoryCounts, ReflectRequest
+from services.common.wire import Problem
 from services.memory.bank import attempt, by_scope, lessons, problems, strategies
 from services.memory.evidence import BELIEVED, STRATEGY_PRIOR, Attempt, borne_out, credibility, record
 from services.memory.generator import ChatModel

@@ -17,7 +17,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from services.common.wire import ContextSettings, Level, Problem
+from services.common.options import ContextSettings
+from services.common.wire import Level, Problem
 from services.memory.bank import attempt, by_scope, lessons, strategies
 from services.memory.evidence import (
     BELIEVED,

@@ -14,9 +14,11 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
 from services.common.artifacts import load_messages, read_table, write_table
+from services.common.columns import ROLLOUTS
 from services.common.jobs import JobContext, JobKind, Retryable
+from services.common.requests import GenerateRequest, GenerateResult, PublishRequest
 from services.common.strict import nearest
-from services.common.wire import ROLLOUTS, GenerateRequest, GenerateResult, Policy, PublishRequest
+from services.common.wire import Policy
 from services.rollout.completion import NoRoom, Row, require_room
 from services.rollout.published import Published
 

@@ -17,9 +17,10 @@ from pydantic import Field
 
 from services.common.app import create_service
 from services.common.jobs import JobContext, JobKind, JobRunner, JobStore
+from services.common.requests import TrainRequest, TrainResult
 from services.common.settings import ServiceSettings
 from services.common.strict import Strict
-from services.common.wire import Slug, TrainRequest, TrainResult, Weights
+from services.common.wire import Slug, Weights
 from services.trainer.launcher import Launcher
 
 

@@ -20,7 +20,9 @@ from itertools import takewhile
 from typing import Any, Protocol
 
 from services.common.artifacts import load_messages
-from services.common.wire import Outcome, TrainRequest, TrainSettings
+from services.common.options import TrainSettings
+from services.common.requests import TrainRequest
+from services.common.wire import Outcome
 from services.trainer.objectives.grpo import group_advantages
 
 Row = Mapping[str, Any]

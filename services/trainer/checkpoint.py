@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from services.common.wire import TrainResult
+from services.common.requests import TrainResult
 from services.trainer.engine import Engine
 from services.trainer.spool import Spool
 from services.trainer.teacher import Teacher

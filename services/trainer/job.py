@@ -28,8 +28,9 @@ import transformers
 from transformers import AutoTokenizer
 
 from services.common.artifacts import ArtifactError, check_weights, read_table
+from services.common.options import TrainSettings
+from services.common.requests import TrainRequest, TrainResult
 from services.common.telemetry import configure_logging
-from services.common.wire import TrainRequest, TrainResult, TrainSettings
 from services.trainer import checkpoint
 from services.trainer.batch import BatchError, TrainBatch, assemble
 from services.trainer.engine import ENGINE_SETTINGS, Engine, start_ranks

@@ -21,7 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from services.common.jobs import Retryable
-from services.common.wire import TrainRequest, TrainResult
+from services.common.requests import TrainRequest, TrainResult
 from services.trainer.process import ProcessId
 from services.trainer.spool import Spool, write_atomically
 

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from services.common.artifacts import MANIFEST, ArtifactError, local_path, seal_weights
-from services.common.wire import TrainRequest, Weights
+from services.common.requests import TrainRequest
+from services.common.wire import Weights
 from services.trainer.engine import Engine
 
 OWN_FILES = frozenset({MANIFEST, "config.json"})

@@ -25,8 +25,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from services.common.requests import TrainRequest, TrainResult
 from services.common.strict import Strict
-from services.common.wire import TrainRequest, TrainResult, Weights
+from services.common.wire import Weights
 
 
 class SpoolConflict(ValueError):

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from services.common.wire import TrainSettings
+from services.common.options import TrainSettings
 from services.trainer.batch import Sample, TrainBatch
 from services.trainer.engine import Engine
 from services.trainer.model import completion_logits

@@ -12,8 +12,9 @@ from typing import Any, Self
 from pydantic import Field, model_validator
 
 from services.common.artifacts import read_problems, read_table, write_table
+from services.common.columns import VERDICTS
 from services.common.strict import Strict
-from services.common.wire import VERDICTS, Outcome, Ref, Slug, Verdict
+from services.common.wire import Outcome, Ref, Slug, Verdict
 from services.verifier.grading import Submission
 
 MAX_CHANGES = 1000

@@ -9,7 +9,8 @@ from collections import defaultdict
 from collections.abc import Iterable
 from math import comb
 
-from services.common.wire import Outcome, SplitScore
+from services.common.requests import SplitScore
+from services.common.wire import Outcome
 
 
 def pass_at_k(n: int, c: int, k: int) -> float:

@@ -7,7 +7,7 @@ import random
 from typing import Any
 
 from gateway.views import ReportView, RunStatus, RunView, StepView
-from services.common.wire import MemoryCounts, SplitScore
+from services.common.requests import MemoryCounts, SplitScore
 
 CREATED = 1_790_000_000.0
 

@@ -8,16 +8,12 @@ import pytest
 from pydantic import ValidationError
 
 from services.common import artifacts
+from services.common.columns import VERDICTS
+from services.common.options import ContextSettings
+from services.common.requests import RetrieveRequest, SplitScore
 from services.common.settings import ServiceSettings, SettingsError, check_environment
 from services.common.strict import explain
-from services.common.wire import (
-    VERDICTS,
-    ContextSettings,
-    Message,
-    Problem,
-    RetrieveRequest,
-    SplitScore,
-)
+from services.common.wire import Message, Problem
 
 ROW = {
     "rollout_id": "p#0",

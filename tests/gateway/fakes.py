@@ -21,17 +21,13 @@ from pydantic import BaseModel
 from gateway.state import Service
 from services.common.artifacts import join, local_path, read_table, seal_weights, write_table
 from services.common.client import ServiceClient
+from services.common.columns import CONTEXTS, ROLLOUTS, VERDICTS
 from services.common.jobs import JobContext, JobKind, JobRunner, JobStore, Retryable
-from services.common.wire import (
-    CONTEXTS,
-    ROLLOUTS,
-    VERDICTS,
+from services.common.requests import (
     AbstractRequest,
     GenerateRequest,
     GenerateResult,
     MemoryCounts,
-    Outcome,
-    Policy,
     PublishRequest,
     RecordRequest,
     ReflectRequest,
@@ -43,6 +39,7 @@ from services.common.wire import (
     VerifyRequest,
     VerifyResult,
 )
+from services.common.wire import Outcome, Policy
 
 TOKEN = "a-token-for-tests"
 

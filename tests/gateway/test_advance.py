@@ -19,7 +19,7 @@ from gateway.registry import LeaseLost, Registry
 from gateway.state import RunState
 from gateway.views import RunStatus
 from services.common.client import ServiceClient
-from services.common.wire import TrainResult
+from services.common.requests import TrainResult
 from tests.gateway.fakes import Fakes, retryable
 
 Make = Callable[..., Recipe]

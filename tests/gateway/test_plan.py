@@ -15,22 +15,20 @@ from gateway.order import step_problems
 from gateway.plan import next_phases, step_plan, steps_complete
 from gateway.recipe import Recipe
 from gateway.state import CALLS, Inputs, PhaseName, Record, RunState, last_step
-from services.common.wire import (
+from services.common.requests import (
     AbstractRequest,
     GenerateRequest,
     GenerateResult,
     MemoryCounts,
-    Policy,
     PublishRequest,
-    Ref,
     ReflectRequest,
     RetrieveRequest,
     RetrieveResult,
     TrainRequest,
     TrainResult,
     VerifyResult,
-    Weights,
 )
+from services.common.wire import Policy, Ref, Weights
 
 Make = Callable[..., Recipe]
 

@@ -13,7 +13,7 @@ from gateway.report.curves import curve_chart
 from gateway.report.statistics import area, at_step, estimate, paired, t_quantile
 from gateway.reproduction import Cell, Setting, cell_recipe, markdown, mean_curves, recipe_key, rows, variants
 from gateway.views import ReportView, RunStatus, RunView, StepView
-from services.common.wire import SplitScore
+from services.common.requests import SplitScore
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 CODE = Setting("code", "hard")

@@ -11,25 +11,19 @@ import pytest
 from pydantic import SecretStr
 
 from services.common.artifacts import write_problems, write_table
+from services.common.columns import ROLLOUTS, VERDICTS
 from services.common.jobs import JobContext
-from services.common.wire import (
-    ROLLOUTS,
-    VERDICTS,
+from services.common.options import AbstractSettings, ContextSettings, PromptFiles, ReflectSettings
+from services.common.requests import (
     AbstractRequest,
-    AbstractSettings,
-    ContextSettings,
     Generator,
     MemoryCounts,
-    Message,
-    Problem,
-    PromptFiles,
     RecordRequest,
-    Ref,
     ReflectRequest,
-    ReflectSettings,
     RetrieveRequest,
     RetrieveResult,
 )
+from services.common.wire import Message, Problem, Ref
 from services.memory.abstract import abstract
 from services.memory.context import retrieve
 from services.memory.embed import EmbedderSpec

@@ -23,7 +23,7 @@ import httpx
 import pytest
 import sqlalchemy as sa
 
-from services.common.wire import RecordRequest
+from services.common.requests import RecordRequest
 from services.memory.ledger import Filter, Item, Ledger, reads
 from services.memory.ledger.tables import AUDIT, ITEMS, PROPOSALS
 from tests.memory.conftest import World, eight_problems

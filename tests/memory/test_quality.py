@@ -5,7 +5,8 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 
-from services.common.wire import QualitySettings, RecordRequest
+from services.common.options import QualitySettings
+from services.common.requests import RecordRequest
 from services.memory.quality import held_out, lift, over_budget, same, stale, without_duplicates
 from services.memory.record import record
 from tests.memory.conftest import Words, World
@@ -112,7 +113,8 @@ def test_a_harmful_note_is_quarantined_and_does_not_come_back_by_itself(world: W
 
 
 def test_a_held_out_note_is_not_shown_and_is_noted(world: World) -> None:
-    from services.common.wire import ContextSettings, RetrieveRequest
+    from services.common.options import ContextSettings
+    from services.common.requests import RetrieveRequest
     from services.memory.context import retrieve
     from services.memory.ledger.tables import USES
     from tests.memory.conftest import PROMPTS

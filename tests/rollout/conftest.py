@@ -19,7 +19,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from services.common.artifacts import seal_weights, write_table
-from services.common.wire import PROMPTS, Policy, Ref, Weights
+from services.common.columns import PROMPTS
+from services.common.wire import Policy, Ref, Weights
 from services.rollout.app import create_app
 from services.rollout.settings import RolloutSettings
 

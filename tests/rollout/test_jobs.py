@@ -10,7 +10,9 @@ import torch
 from fastapi.testclient import TestClient
 
 from services.common.artifacts import read_table
-from services.common.wire import ROLLOUTS, GenerateRequest, Policy, Ref, Sampling
+from services.common.columns import ROLLOUTS
+from services.common.requests import GenerateRequest
+from services.common.wire import Policy, Ref, Sampling
 from tests.rollout.conftest import (
     TOKEN,
     MakePolicy,

@@ -10,7 +10,8 @@ from tiny_run import SETTINGS, rows
 from transformers import AutoTokenizer
 
 from services.common.artifacts import dump_messages
-from services.common.wire import Message, Ref, TrainRequest, Weights
+from services.common.requests import TrainRequest
+from services.common.wire import Message, Ref, Weights
 from services.trainer.batch import BatchError, TrainBatch, assemble, digest
 
 

@@ -12,7 +12,9 @@ import torch
 from tiny_run import SETTINGS, rows
 from transformers import AutoTokenizer
 
-from services.common.wire import Ref, TrainRequest, TrainSettings, Weights
+from services.common.options import TrainSettings
+from services.common.requests import TrainRequest
+from services.common.wire import Ref, Weights
 from services.trainer.batch import TrainBatch, assemble
 from services.trainer.engine import Engine
 from services.trainer.model import completion_logits, load_model

@@ -14,17 +14,10 @@ from typing import Any
 import pyarrow as pa
 
 from services.common.artifacts import dump_messages, seal_weights, write_table
-from services.common.wire import (
-    CONTEXTS,
-    ROLLOUTS,
-    VERDICTS,
-    Message,
-    Ref,
-    TrainRequest,
-    TrainResult,
-    TrainSettings,
-    Weights,
-)
+from services.common.columns import CONTEXTS, ROLLOUTS, VERDICTS
+from services.common.options import TrainSettings
+from services.common.requests import TrainRequest, TrainResult
+from services.common.wire import Message, Ref, Weights
 from services.trainer.launcher import COMPUTE_ENVIRONMENT
 from services.trainer.process import ProcessId
 from services.trainer.spool import Spool

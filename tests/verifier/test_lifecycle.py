@@ -20,7 +20,9 @@ import httpx
 import pytest
 
 from services.common.artifacts import write_problems, write_table
-from services.common.wire import ROLLOUTS, Message, Problem, VerifyRequest
+from services.common.columns import ROLLOUTS
+from services.common.requests import VerifyRequest
+from services.common.wire import Message, Problem
 from services.verifier.sandbox.job import Job, Limits
 from services.verifier.sandbox.pool import Pool
 from tests.verifier.conftest import RIGHT, SOLVE_SPEC, fenced

@@ -9,7 +9,8 @@ import pytest
 from fastapi.testclient import TestClient
 
 from services.common.artifacts import read_table, write_problems, write_table
-from services.common.wire import ROLLOUTS, VERDICTS, Message, Problem, Ref
+from services.common.columns import ROLLOUTS, VERDICTS
+from services.common.wire import Message, Problem, Ref
 from tests.verifier.test_service import http, rollout  # noqa: F401 -- a fixture
 
 

@@ -18,7 +18,9 @@ import pytest
 from fastapi.testclient import TestClient
 
 from services.common.artifacts import read_table, write_problems, write_table
-from services.common.wire import ROLLOUTS, Message, Problem, Ref, VerifyRequest
+from services.common.columns import ROLLOUTS
+from services.common.requests import VerifyRequest
+from services.common.wire import Message, Problem, Ref
 from services.verifier.app import create_app
 from services.verifier.grading import Submission
 from services.verifier.sandbox import tier

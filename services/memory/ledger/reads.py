@@ -12,7 +12,8 @@ from typing import Any, Literal
 
 import sqlalchemy as sa
 
-from services.common.wire import Level, MemoryCounts
+from services.common.requests import MemoryCounts
+from services.common.wire import Level
 from services.memory.ledger.items import Item, Kind, Status, UnknownBank, fingerprint
 from services.memory.ledger.rows import item_at, item_of, load
 from services.memory.ledger.tables import BANKS, BY_PERSON, ITEMS, PROBLEMS, SETTLED, STEPS, USES, VERSIONS

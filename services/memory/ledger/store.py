@@ -11,8 +11,9 @@ from typing import TypeVar
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
+from services.common.requests import MemoryCounts
 from services.common.sql import Database
-from services.common.wire import Level, MemoryCounts, Ref
+from services.common.wire import Level, Ref
 from services.memory.ledger import reads, schema
 from services.memory.ledger.items import Item, UnknownBank, Use
 from services.memory.ledger.rows import load

@@ -1,0 +1,151 @@
+"""Settings that recipes hold and jobs carry.
+
+Invariants:
+- A default stands here, once: recipes and requests hold these classes or derive from them.
+- They say how, never on what: no id and no reference. Prompts are held by content, not by path.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from services.common.strict import Strict
+from services.common.wire import Level
+
+
+class PromptFiles(Strict):
+    """Prompt templates (Jinja) by content, so that a recipe in execution is complete."""
+
+    teacher: str
+    reflect: str
+    abstract: str
+
+
+class ReflectSettings(Strict):
+    """How attempts become an insight."""
+
+    attempts_per_outcome: int = Field(default=2, ge=1, le=8)
+    """Newest passed and newest failed attempts that are shown."""
+    excerpt_chars: int = Field(default=1500, ge=16)
+    """Head of an attempt that is shown, cut at a line end."""
+    max_notes: int = Field(default=2, ge=1, le=8)
+    """Strategies, and lessons, kept per problem (fixed budget: merge and replace, never append)."""
+
+
+class QualitySettings(Strict):
+    """Controls of what memory keeps and shows. What people hold is exempt from all but the leak guard."""
+
+    duplicates: bool = True
+    """A new note that differs from a standing one in case, spacing or final stop only is that one."""
+    near_duplicates: float | None = Field(default=None, gt=0.0, le=1.0)
+    """The same for notes with at least this share of terms in common; null: off."""
+    leak_guard: bool = True
+    """Notes that give an answer away are quarantined and never shown. Off is an ablation: it breaks Law 3."""
+    stale_after: int | None = Field(default=None, ge=1)
+    """Steps without confirmation after which a note is retired; null: never."""
+    max_notes: int | None = Field(default=None, ge=1)
+    """Insights and behaviors that a bank keeps active; null: no bound."""
+    hold_out: float = Field(default=0.0, ge=0.0, le=0.5)
+    """Chance that a chosen note is left out of a problem's contexts, to measure what it is worth."""
+    quarantine: bool = False
+    """Quarantine notes that lower the reward beyond reasonable doubt. Needs `hold_out`."""
+
+
+class AbstractSettings(Strict):
+    """How insights become behaviors."""
+
+    clustering: Literal["terms", "embeddings"] = "embeddings"
+    """terms: overlapping clusters of problems that share a term (frequent-term clustering, Beil et al. 2002).
+    embeddings: agglomerative, average cosine."""
+    min_support: int = Field(default=3, ge=2)
+    """Distinct problems whose insights must agree with a behavior."""
+    min_purity: float = Field(default=0.6, ge=0.0, le=1.0)
+    """Share of a cluster's insights that must agree with a behavior."""
+    max_insights: int = Field(default=12, ge=3, le=64)
+    """Insights shown to the model per cluster."""
+    max_behaviors: int = Field(default=2, ge=1, le=8)
+    """Behaviors kept per cluster."""
+    distance: float = Field(default=0.6, gt=0.0, le=2.0)
+    """Cosine distance at which `embeddings` clusters are cut."""
+
+
+class RetrievalSettings(Strict):
+    """How behaviors are found for a problem."""
+
+    k: int = Field(default=3, ge=0, le=64)
+    """Behaviors retrieved per problem."""
+    min_similarity: float = Field(default=0.1, ge=-1.0, le=1.0)
+    """Behaviors, and insights found by meaning, less similar to the problem than this (cosine) are not shown."""
+    by_meaning: tuple[Literal["insight", "behavior"], ...] = ()
+    """Levels that are also searched by meaning and words, each for up to `k` more notes: strategies of problems that
+    ask the like, behaviors whatever their topic. Empty: a problem's own insights, and behaviors by topic."""
+    alpha: float = Field(default=0.5, ge=0.0, le=1.0)
+    """Weight of meaning against words in that search: 1 is cosine alone, 0 is BM25 alone."""
+
+
+class ContextRules(Strict):
+    """How a teacher context is put together."""
+
+    demonstrations: Literal["any", "same_plan", "none"] = "any"
+    """Which passed sibling may be shown in full: any, only one that took the same approach, or none."""
+    feedback: Literal["without_solution", "always", "never"] = "without_solution"
+    """When the rollout's own feedback is shown."""
+    conflicts: Literal["resolve", "show"] = "resolve"
+    """resolve: of two notes that contradict each other only the more credible one is shown."""
+    max_chars: int = Field(default=6000, ge=0)
+    """Longest memory block; whole notes are dropped from the end, never cut in the middle."""
+
+
+class ContextSettings(ContextRules, RetrievalSettings):
+    """What a teacher sees besides the problem."""
+
+    levels: tuple[Level, ...] = ("insight", "behavior")
+    excerpt_chars: int = Field(default=1500, ge=16)
+    """Head of an attempt that says which approach it took; also what the experience level shows of it."""
+    transient: bool = False
+    """Only memory written in this very step is shown (ablation)."""
+
+
+class OptimizerSettings(Strict):
+    """The optimizer, the divergence and the clips."""
+
+    lr: float = Field(gt=0.0)
+    warmup_steps: int = Field(default=0, ge=0)
+    weight_decay: float = Field(default=0.01, ge=0.0)
+    grad_clip: float = Field(default=1.0, gt=0.0)
+    mini_batches: int = Field(default=1, ge=1)
+    """Optimizer steps per training step; each takes an equal share of the problems."""
+    micro_tokens: int = Field(default=32768, ge=1)
+    """Padded tokens per forward pass."""
+    alpha: float = Field(default=0.5, ge=0.0, le=1.0)
+    """Divergence: 0 forward KL(T||S), 1 reverse KL(S||T), between: generalised Jensen-Shannon."""
+    top_k: int | None = Field(default=None, ge=1)
+    """Distil on the student's top-k tokens; None means the full vocabulary."""
+    tail: bool = True
+    """With top_k: one extra bucket for the rest of the vocabulary, else renormalise over the k."""
+    is_clip: float = Field(default=2.0, gt=0.0)
+    """Upper clip of the importance ratio exp(logp_now - logp_old)."""
+    tis_clip: float = Field(default=2.0, gt=0.0)
+    """Upper clip of the trainer-to-sampler probability ratio, per token."""
+    clip_low: float = 0.2
+    clip_high: float = 0.28
+    dual_clip: float = 3.0
+    max_prompt_tokens: int = Field(default=2048, ge=1)
+    max_teacher_tokens: int = Field(default=10240, ge=1)
+    """Longest teacher prompt; a longer one is cut inside its memory block, never at its closing request."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    zero_stage: Literal[0, 1, 2, 3] = 0
+    checkpoint_every: int = Field(default=1, ge=1)
+    """Steps between optimizer checkpoints; steps after the last one are replayed on recovery."""
+
+
+class TrainSettings(OptimizerSettings):
+    """The objective and the optimizer of one run."""
+
+    objective: Literal["distill", "grpo"]
+    temperature: float = Field(default=1.0, gt=0.0)
+    """The sampling temperature; logits of student and teacher are divided by it."""
+    teacher_ema: float = Field(default=0.05, ge=0.0, le=1.0)
+    """Teacher update rate u: teacher = (1-u) teacher + u student, once per step."""

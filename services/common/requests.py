@@ -1,0 +1,206 @@
+"""Jobs: what each kind asks for and what it answers.
+
+Invariants:
+- A request names all that its job depends on: bulk data by `Ref`, what a service keeps by `run` or `bank`.
+- An artifact has the schema that its field is called after (`rollouts`: `columns.ROLLOUTS`) or that the field's
+  docstring names. A job writes its own at `out`.
+"""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from services.common.options import (
+    AbstractSettings,
+    ContextSettings,
+    PromptFiles,
+    QualitySettings,
+    ReflectSettings,
+    TrainSettings,
+)
+from services.common.strict import Strict
+from services.common.wire import Outcome, Policy, Ref, Sampling, Slug, Weights
+
+
+class GenerateRequest(Strict):
+    """Rollout job `generate`: draw `n` completions of each prompt. Result: `GenerateResult`."""
+
+    policy: Policy
+    prompts: Ref
+    """Artifact of schema `PROMPTS`."""
+    ids: list[str] | None = None
+    """Only these prompts, in this order; None means all."""
+    n: int = Field(ge=1, le=1024)
+    sampling: Sampling
+    seed: int
+    out: str
+    """URI of the artifact to write (schema `ROLLOUTS`)."""
+
+
+class GenerateResult(Strict):
+    rollouts: Ref
+    tokens: int
+    """Completion tokens drawn."""
+    truncated: int
+    """Rollouts that ended by length."""
+
+
+class PublishRequest(Strict):
+    """Rollout job `publish`: load these weights and serve them as the run's policy. Result: the `Policy`."""
+
+    policy: Policy
+
+
+class VerifyRequest(Strict):
+    """Verifier job `verify`: judge every rollout. Result: `VerifyResult`."""
+
+    rollouts: Ref
+    problems: Ref
+    """Artifact of schema `PROBLEMS`."""
+    out: str
+    """URI of the artifact to write (schema `VERDICTS`)."""
+
+
+class SplitScore(Strict):
+    """Scores of one split; rollouts with `infra_error` are left out of all of them and counted apart."""
+
+    problems: int
+    rollouts: int
+    pass_rate: float
+    """avg@n: mean over problems of the share of their rollouts that passed."""
+    pass_at: dict[int, float]
+    """pass@k by the unbiased estimator 1 - C(n-c,k)/C(n,k), for k = 1, 2, 4, .. up to n."""
+
+
+class VerifyResult(Strict):
+    verdicts: Ref
+    outcomes: dict[Outcome, int]
+    splits: dict[str, SplitScore]
+
+
+class MemoryCounts(Strict):
+    """Size of a bank at one `seq`."""
+
+    seq: int
+    experience: int
+    insight: int
+    behavior: int
+    edits: int = 0
+    """Changes by people that take effect with the step that a job began."""
+
+
+class RecordRequest(Strict):
+    """Memory job `record`: write a step's rollouts and verdicts as experience. Result: `MemoryCounts`."""
+
+    bank: Slug
+    step: int
+    rollouts: Ref
+    verdicts: Ref
+    problems: Ref
+    keep_attempts: int = Field(default=16, ge=1)
+    """Experience kept per problem; older attempts are retired."""
+    quality: QualitySettings = QualitySettings()
+    outcomes: Ref | None = None
+    """Verdicts on what was drawn from teacher contexts: what notes are measured by."""
+    outcomes_step: int | None = None
+    """The step of those contexts."""
+
+
+class Generator(Strict):
+    """Who writes reflections and behaviors: a model behind an OpenAI-compatible `/v1/chat/completions`."""
+
+    base_url: str | None = None
+    """None means the rollout service of this installation."""
+    model: str
+    sampling: Sampling = Sampling(temperature=0.7, max_tokens=256)
+    seed: int = 0
+
+
+class ReflectRequest(Strict):
+    """Memory job `reflect`: refresh the insight of each problem from its attempts. Result: `MemoryCounts`."""
+
+    bank: Slug
+    step: int
+    policy_version: int
+    problem_ids: list[str]
+    generator: Generator
+    settings: ReflectSettings
+    quality: QualitySettings = QualitySettings()
+    prompts: PromptFiles
+
+
+class AbstractRequest(Strict):
+    """Memory job `abstract`: cluster insights and write the behaviors they share. Result: `MemoryCounts`."""
+
+    bank: Slug
+    step: int
+    policy_version: int
+    generator: Generator
+    settings: AbstractSettings
+    quality: QualitySettings = QualitySettings()
+    prompts: PromptFiles
+
+
+class RetrieveRequest(Strict):
+    """Memory job `retrieve`: render one teacher context per rollout (or per problem). Result: `RetrieveResult`.
+
+    With `rollouts`, in-batch context (a sibling's solution, else feedback) is added, and there is one context
+    per rollout. Without, there is one context per problem in `problem_ids`, from memory alone: this is what
+    `memory_agent` puts into its prompt.
+    """
+
+    bank: Slug | None
+    """None: no memory at all, only in-batch context (`sdpo`)."""
+    problems: Ref
+    problem_ids: list[str] | None = None
+    rollouts: Ref | None = None
+    verdicts: Ref | None = None
+    step: int
+    settings: ContextSettings
+    quality: QualitySettings = QualitySettings()
+    prompts: PromptFiles
+    out: str
+    """URI of the artifact to write (schema `CONTEXTS`)."""
+
+
+class RetrieveResult(Strict):
+    contexts: Ref
+    seq: int
+    """The bank's `seq` that the contexts were rendered from; 0 without a bank."""
+    with_context: int
+    """Contexts that say more than the problem itself."""
+    items_used: dict[str, int]
+    """How many contexts show an item of each level, and how many a demonstration or feedback."""
+    edits: int = 0
+    """Changes by people that take effect with this step."""
+    index: str | None = None
+    """The index that was searched by meaning; None when the settings ask for no such search."""
+    degraded: bool = False
+    """The configured index was out of reach, and the embedded one answered in its place."""
+
+
+class TrainRequest(Strict):
+    """Trainer job `train`: one policy update; publishes the next version. Result: `TrainResult`."""
+
+    run: Slug
+    step: int
+    base: Weights
+    """Version 0: where the run starts; the optimizer and teacher state of the run live with the trainer."""
+    from_version: int
+    rollouts: Ref
+    verdicts: Ref
+    contexts: Ref | None = None
+    """Teacher contexts (schema `CONTEXTS`); None for methods without a teacher."""
+    masked_problems: tuple[str, ...] = ()
+    """Problems left out of the loss (lead gate: their memory misled a student that knew better)."""
+    lr_scale: float = Field(default=1.0, ge=0.0, le=1.0)
+    settings: TrainSettings
+    seed: int
+    out: str
+    """URI of the folder under which version folders are written."""
+
+
+class TrainResult(Strict):
+    weights: Weights
+    metrics: dict[str, float]
+    """loss, grad_norm, lr, tokens, masked, mismatch_kl (sampler against trainer), entropy, seconds."""
