@@ -98,6 +98,7 @@ def request_body(state: RunState, step: int, name: PhaseName, out: str) -> BaseM
                 policy_version=version_at(recipe, step),
                 generator=_generator(state, step, name),
                 settings=recipe.memory.abstract.settings(),
+                excerpt_chars=recipe.memory.reflect.excerpt_chars,
                 quality=recipe.memory.quality,
                 prompts=recipe.prompts,
             )

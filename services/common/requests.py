@@ -137,6 +137,8 @@ class AbstractRequest(Strict):
     policy_version: int
     generator: Generator
     settings: AbstractSettings
+    excerpt_chars: int = Field(default=1500, ge=16)
+    """Head of an attempt that says which approach it took."""
     quality: QualitySettings = QualitySettings()
     prompts: PromptFiles
 

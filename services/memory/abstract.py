@@ -15,9 +15,9 @@ from functools import cached_property, partial, reduce
 from services.common.jobs import JobContext
 from services.common.requests import AbstractRequest, MemoryCounts
 from services.common.wire import Problem
-from services.memory.bank import by_scope, problems, strategies
+from services.memory.bank import attempt, by_scope, problems, strategies
 from services.memory.cluster import Cluster, embedding_clusters, term_clusters
-from services.memory.evidence import Support, support
+from services.memory.evidence import Attempt, Record, Support, approaches, support
 from services.memory.generator import ChatModel
 from services.memory.holds import make_room
 from services.memory.index import head
@@ -39,6 +39,8 @@ class Pool:
     """Strategies by problem, newest problem last."""
     shared: frozenset[str]
     """Terms that all of its problems have in common."""
+    attempts: Mapping[str, Sequence[Attempt]]
+    """Attempts by problem."""
 
     @cached_property
     def vocabulary(self) -> frozenset[str]:
@@ -50,13 +52,21 @@ class Pool:
         joined = [" ".join(item.text for item in items) for items in self.insights.values()]
         return support(rule, joined, self.shared)
 
+    def tried(self, rule: str) -> Record:
+        """How the different approaches that follow `rule` fared at the pooled problems."""
+        return sum((approaches(rule, self.attempts.get(pid, ())) for pid in self.insights), Record())
+
     def on_topic(self, rule: str) -> bool:
         """Whether a rule is about what the cluster is about."""
         return not self.cluster.topic or self.cluster.topic in terms(rule)
 
 
 def pools(
-    known: Mapping[str, Problem], insights: Sequence[Item], request: AbstractRequest, vectors: Vectors
+    known: Mapping[str, Problem],
+    insights: Sequence[Item],
+    attempts: Mapping[str, Sequence[Attempt]],
+    request: AbstractRequest,
+    vectors: Vectors,
 ) -> list[Pool]:
     """Clusters of the problems that have a strategy, each with at least `min_support` of them."""
     settings = request.settings
@@ -74,6 +84,7 @@ def pools(
             cluster=c,
             insights={pid: notes[pid] for pid in sorted(c.problem_ids, key=lambda p: (notes[p][-1].step, p))},
             shared=reduce(frozenset.intersection, (terms(questions[pid]) for pid in c.problem_ids)),
+            attempts=attempts,
         )
         for c in clusters
     ]
@@ -99,7 +110,11 @@ def abstract(
 ) -> MemoryCounts:
     """Rewrite the behaviors of a bank."""
     known = problems(ledger, request.bank)
-    found = pools(known, ledger.active(request.bank, "insight"), request, vectors)
+    attempts = {
+        pid: [attempt(item, request.excerpt_chars) for item in items]
+        for pid, items in by_scope(ledger.active(request.bank, "experience")).items()
+    }
+    found = pools(known, ledger.active(request.bank, "insight"), attempts, request, vectors)
     shown = request.settings.max_insights
     prompts = [
         render(
@@ -144,6 +159,7 @@ def abstract(
 
 
 def _behavior(pool: Pool, rule: str, seen: Support, known: Mapping[str, Problem], request: AbstractRequest) -> Item:
+    tried = pool.tried(rule)
     guarded = pool.insights if request.quality.leak_guard else ()
     reasons = [reason for pid in guarded if (reason := leak(rule, known[pid]))]
     return Item(
@@ -158,6 +174,8 @@ def _behavior(pool: Pool, rule: str, seen: Support, known: Mapping[str, Problem]
             "topic": pool.cluster.topic,
             "support": seen.agreeing,
             "members": seen.members,
+            "passes": tried.passes,
+            "trials": tried.trials,
             "sources": [item.id for items in pool.insights.values() for item in items],
             **({"leak": reasons[0]} if reasons else {}),
         },

@@ -8,6 +8,7 @@ later attempts refute it, and an exception to a rule is learnt where it occurs.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -33,6 +34,14 @@ class Record:
     passes: int = 0
     trials: int = 0
 
+    def __add__(self, other: Record) -> Record:
+        return Record(self.passes + other.passes, self.trials + other.trials)
+
+    @property
+    def rate(self) -> float:
+        """Pass rate, undecided at first (Laplace)."""
+        return (self.passes + 1) / (self.trials + 2)
+
 
 @dataclass(frozen=True)
 class Prior:
@@ -57,15 +66,29 @@ BELIEVED = 0.3
 """Notes less credible than this are not shown."""
 
 
-def record(note: str, attempts: Sequence[Attempt]) -> Record:
-    """How the attempts that follow `note` fared."""
+def _following(note: str, attempts: Sequence[Attempt]) -> list[Attempt]:
     sets = [terms(a.text) for a in attempts]
     vocabulary = union(sets)
     wanted = terms(note)
-    following = [
-        a.passed for a, have in zip(attempts, sets, strict=True) if coverage(wanted, vocabulary, have) >= AGREE
-    ]
-    return Record(passes=sum(following), trials=len(following))
+    return [a for a, have in zip(attempts, sets, strict=True) if coverage(wanted, vocabulary, have) >= AGREE]
+
+
+def record(note: str, attempts: Sequence[Attempt]) -> Record:
+    """How the attempts that follow `note` fared."""
+    following = _following(note, attempts)
+    return Record(passes=sum(a.passed for a in following), trials=len(following))
+
+
+def approaches(note: str, attempts: Sequence[Attempt]) -> Record:
+    """How the different approaches that follow `note` fared; one passed if at least half of its attempts did.
+
+    For a note that says only part of an approach. Attempts that read alike share the rest too, so eight of them
+    that fail blame the note no more than one does.
+    """
+    verdicts: dict[str, list[bool]] = defaultdict(list)
+    for one in _following(note, attempts):
+        verdicts[one.text].append(one.passed)
+    return Record(passes=sum(2 * sum(passed) >= len(passed) for passed in verdicts.values()), trials=len(verdicts))
 
 
 def borne_out(note: str, attempts: Sequence[Attempt], *, passed: bool) -> bool:
@@ -83,14 +106,21 @@ def borne_out(note: str, attempts: Sequence[Attempt], *, passed: bool) -> bool:
     return any(score >= AGREE and a.passed == passed for score, a in zip(agreement, attempts, strict=True))
 
 
-def credibility(prior: Prior, seen: Record) -> float:
-    """Posterior mean of the pass rate of attempts that follow a note (Beta-binomial)."""
-    return (prior.mean * prior.strength + seen.passes) / (prior.strength + seen.trials)
+def credibility(prior: Prior, seen: Record, blame: float = 1.0) -> float:
+    """Posterior mean of the pass rate of attempts that follow a note (Beta-binomial).
+
+    Args:
+        blame: how much of an attempt a failure counts. 1 for a note that says the whole approach. An attempt that
+            follows a rule about a part fails mostly for its other parts: there, how often attempts that follow
+            such rules pass at all.
+    """
+    failures = blame * (seen.trials - seen.passes)
+    return (prior.mean * prior.strength + seen.passes) / (prior.strength + seen.passes + failures)
 
 
 def behavior_prior(support: int, members: int) -> Prior:
-    """The prior of a behavior that `support` of `members` insights agree with (Laplace)."""
-    return Prior(mean=(support + 1) / (members + 2), strength=BEHAVIOR_STRENGTH)
+    """The prior of a behavior that `support` of `members` insights agree with."""
+    return Prior(mean=Record(support, members).rate, strength=BEHAVIOR_STRENGTH)
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,8 @@ from services.memory.evidence import (
     BELIEVED,
     STRATEGY_PRIOR,
     Attempt,
+    Record,
+    approaches,
     behavior_prior,
     contradicts,
     credibility,
@@ -114,6 +116,8 @@ class Retriever:
             insights = load("insight", None)
             evidence = insights if "insight" in settings.levels else view.active("insight")
             self._behaviors = load("behavior", None) if settings.k else []
+        tried = (Record(b.facts.get("passes", 0), b.facts.get("trials", 0)) for b in self._behaviors)
+        self._blame = sum(tried, Record()).rate
         self._insights = by_scope(insights)
         self._vectors = search.vectors
         self._rows = self._vectors.of([b.text for b in self._behaviors])
@@ -228,13 +232,14 @@ class Retriever:
         found += [pair for pair in (searched or {}).get(problem.id, []) if pair[1].id not in by_topic]
         notes = []
         for score, item in found:
-            seen = record(item.text, attempts)
+            seen = approaches(item.text, attempts)
             prior = behavior_prior(item.facts["support"], item.facts["members"])
             reason = (
                 f"{_stands_behind(item)}{item.facts['support']} of {item.facts['members']} problems agree; "
-                f"{seen.passes} of {seen.trials} attempts here that follow it passed"
+                f"{seen.passes} of {seen.trials} approaches here that follow it passed"
             )
-            notes.append(Note(item, item.text, _belief(item, credibility(prior, seen)), score, reason))
+            belief = credibility(prior, seen, self._blame)
+            notes.append(Note(item, item.text, _belief(item, belief), score, reason))
         return notes
 
     def _consistent(self, notes: Sequence[Note], attempted: frozenset[str]) -> list[Note]:

@@ -15,6 +15,7 @@ from services.memory.evidence import (
     STRATEGY_PRIOR,
     Attempt,
     Record,
+    approaches,
     behavior_prior,
     borne_out,
     contradicts,
@@ -83,6 +84,27 @@ def test_an_exception_outweighs_a_rule_after_a_few_failures_of_the_rule() -> Non
     rule = behavior_prior(support=20, members=22)
     own = credibility(STRATEGY_PRIOR, Record(1, 1))
     assert credibility(rule, Record(0, 0)) > own > credibility(rule, Record(0, 3))
+
+
+def test_a_rule_about_a_part_is_not_blamed_for_the_other_part() -> None:
+    """`every zor begins with rotate` is right; the other half is not found yet, and the model repeats itself."""
+    seen = [Attempt(f"a{n}", 1, f"zor-mil: rotate then add {n % 2}.", False) for n in range(16)]
+    rule = behavior_prior(support=8, members=9)
+    assert credibility(rule, record("every zor begins with rotate", seen)) < BELIEVED
+    tried = approaches("every zor begins with rotate", seen)
+    assert tried == Record(0, 2), "sixteen attempts, two approaches"
+    assert credibility(rule, tried, blame=0.3) > 0.7
+
+
+def test_an_approach_passed_if_at_least_half_of_its_attempts_did() -> None:
+    assert approaches("rotate then add 3", attempts(True, False)) == Record(1, 1)
+    assert approaches("rotate then add 3", attempts(True, False, False)) == Record(0, 1)
+
+
+def test_failures_count_more_where_the_like_mostly_pass() -> None:
+    rule = behavior_prior(support=8, members=9)
+    early, late = (credibility(rule, Record(0, 8), blame) for blame in (Record(2, 40).rate, Record(38, 40).rate))
+    assert early > 0.7 > BELIEVED > late
 
 
 def test_support_counts_problems_that_agree_and_refuses_empty_rules() -> None:
