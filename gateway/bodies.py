@@ -37,6 +37,9 @@ from services.common.requests import (
 )
 from services.common.wire import Policy, Ref
 
+MOST_CHANCE = 0.9
+"""Where untaught attempts pass more often than this, notes still have room to show what they are worth."""
+
 
 def phase_seed(seed: int, step: int, name: PhaseName) -> int:
     """The seed of one phase: independent of the method, so that methods can be compared in pairs."""
@@ -86,6 +89,7 @@ def request_body(state: RunState, step: int, name: PhaseName, out: str) -> BaseM
                 step=step,
                 policy_version=version_at(recipe, step),
                 problem_ids=list(_step_problems(state, step)),
+                chance=_chance(state),
                 generator=_generator(state, step, name),
                 settings=recipe.memory.reflect,
                 quality=recipe.memory.quality,
@@ -120,6 +124,14 @@ def _outcomes(state: RunState, step: int) -> dict[str, Any]:
         return {}
     probed = state.result(step - 1, PhaseName.PROBE_VERIFY, VerifyResult)
     return {"outcomes": probed.verdicts, "outcomes_step": step - 1}
+
+
+def _chance(state: RunState) -> float:
+    """How often attempts pass that nothing has taught yet: the pass rate of the first step."""
+    if (1, PhaseName.VERIFY) not in state.records:
+        return 0.0
+    score = state.result(1, PhaseName.VERIFY, VerifyResult).splits.get("train")
+    return min(score.pass_rate, MOST_CHANCE) if score else 0.0
 
 
 def _generate(state: RunState, step: int, name: PhaseName, out: str) -> GenerateRequest:
@@ -158,6 +170,7 @@ def _retrieve(state: RunState, step: int, name: PhaseName, out: str) -> Retrieve
         "bank": state.run if recipe.levels else None,
         "problems": state.inputs.problems,
         "step": step,
+        "chance": _chance(state) if recipe.levels else 0.0,
         "settings": recipe.context_settings(),
         "quality": recipe.memory.quality,
         "prompts": recipe.prompts,

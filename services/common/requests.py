@@ -123,6 +123,8 @@ class ReflectRequest(Strict):
     step: int
     policy_version: int
     problem_ids: list[str]
+    chance: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """How often attempts of this bank pass whatever they do: notes are credited with what goes beyond."""
     generator: Generator
     settings: ReflectSettings
     quality: QualitySettings = QualitySettings()
@@ -158,6 +160,8 @@ class RetrieveRequest(Strict):
     rollouts: Ref | None = None
     verdicts: Ref | None = None
     step: int
+    chance: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """How often attempts of this bank pass whatever they do: notes are credited with what goes beyond."""
     settings: ContextSettings
     quality: QualitySettings = QualitySettings()
     prompts: PromptFiles

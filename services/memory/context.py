@@ -175,7 +175,9 @@ def retrieve(ledger: Ledger, search: Search, request: RetrieveRequest, job: JobC
     if request.bank is not None and request.settings.levels:
         edits = ledger.begin_step(request.bank, request.step)
         asked = [problems[pid] for pid in wanted]
-        retriever = Retriever(ledger, search, request.bank, asked, request.step, request.settings, job.check)
+        retriever = Retriever(
+            ledger, search, request.bank, asked, request.step, request.settings, request.chance, job.check
+        )
         index, degraded = retriever.index, retriever.degraded
         select, seq, banned = retriever.select, retriever.seq, retriever.banned
     leak_guard = request.quality.leak_guard

@@ -106,16 +106,22 @@ def borne_out(note: str, attempts: Sequence[Attempt], *, passed: bool) -> bool:
     return any(score >= AGREE and a.passed == passed for score, a in zip(agreement, attempts, strict=True))
 
 
-def credibility(prior: Prior, seen: Record, blame: float = 1.0) -> float:
-    """Posterior mean of the pass rate of attempts that follow a note (Beta-binomial).
+def credibility(prior: Prior, seen: Record, *, chance: float = 0.0, blame: float = 1.0) -> float:
+    """How far attempts that follow a note pass more often than attempts do anyway, in [0, 1].
+
+    Posterior mean of a Beta distribution over passes beyond chance: 0 for a note whose followers pass as often as
+    anybody, 1 for one whose followers always pass.
 
     Args:
+        chance: how often attempts pass whatever they do, in [0, 1). Of four options a wrong approach picks the right
+            one in a quarter of the cases: without this, lucky answers would fill the memory.
         blame: how much of an attempt a failure counts. 1 for a note that says the whole approach. An attempt that
             follows a rule about a part fails mostly for its other parts: there, how often attempts that follow
             such rules pass at all.
     """
-    failures = blame * (seen.trials - seen.passes)
-    return (prior.mean * prior.strength + seen.passes) / (prior.strength + seen.passes + failures)
+    passes = max(0.0, (seen.passes - chance * seen.trials) / (1 - chance))
+    failures = blame * (seen.trials - passes)
+    return (prior.mean * prior.strength + passes) / (prior.strength + passes + failures)
 
 
 def behavior_prior(support: int, members: int) -> Prior:

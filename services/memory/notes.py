@@ -4,8 +4,9 @@
     Lesson: adding before rotating fails.
     Behavior: every zor begins with rotate.
 
-The single word `None` says that there is nothing to note. Anything without a labelled line is invalid, and
-the caller asks once more. Lines beyond the budget are dropped, not an error: models like to go on.
+A line in which the model runs in circles (`rotate rotate`, `tav trail tav trail`) is no note. The single word
+`None` says that there is nothing to note. Anything without a labelled line is invalid, and the caller asks once
+more. Lines beyond the budget are dropped, not an error: models like to go on.
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ from services.memory.ledger import fingerprint
 
 _LINE = re.compile(r"^\W{0,4}(strategy|lesson|behavior|behaviour)\W{0,2}\s*:\W{0,2}\s*(.+?)\s*$", re.IGNORECASE)
 _NOTHING = re.compile(r"^\W*none\W*$", re.IGNORECASE)
+
+_CIRCLE = re.compile(r"\b([^\W\d]\w*(?:\W+\w+){0,7}?)\s+\1\b", re.IGNORECASE)
+"""Words, up to eight, and at once the same again. Numbers alone may repeat."""
 
 MAX_NOTE_CHARS = 600
 """Longer lines are no notes: the model copied something."""
@@ -45,7 +49,7 @@ def _labelled(text: str) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {"strategy": [], "lesson": [], "behavior": []}
     for line in text.splitlines():
         match = _LINE.match(line)
-        if match and len(match[2]) <= MAX_NOTE_CHARS:
+        if match and len(match[2]) <= MAX_NOTE_CHARS and not _CIRCLE.search(match[2]):
             label = match[1].lower().replace("behaviour", "behavior")
             if match[2] not in found[label]:
                 found[label].append(match[2])

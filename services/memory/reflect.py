@@ -1,8 +1,10 @@
 """`reflect`: the attempts of a problem, and what was known of it, become its new insight.
 
-The model writes; the rules here only decide what is kept, at a fixed budget:
+The model writes; the rules here only decide what it is asked and what is kept, at a fixed budget:
+- where attempts say only what the notes say, it is not asked;
 - a strategy needs a passed attempt that bears it out, a lesson a failed one;
-- what stood before stands for election again, so a slip of the model loses nothing that attempts bear out;
+- what stood before stands for election again, and in its own words where a new note claims the same, so a slip of
+  the model loses nothing that attempts bear out;
 - what people hold keeps its place, what they banned is not written again;
 - a note that gives the answer away is quarantined;
 - an answer that can't be read, twice, changes nothing.
@@ -27,6 +29,7 @@ from services.memory.ledger import Item, Kind, Ledger, Transaction
 from services.memory.notes import Insight, parse_insight
 from services.memory.prompts import render
 from services.memory.quality import without_duplicates
+from services.memory.terms import AGREE, coverage, terms, union
 
 Mode = Literal["contrast", "successes", "failures"]
 
@@ -68,6 +71,26 @@ def _newest(attempts: Sequence[Attempt], count: int) -> list[Attempt]:
     return list(different.values())[:count][::-1]
 
 
+def nothing_new(attempts: Sequence[Attempt], standing: Sequence[Item], step: int) -> bool:
+    """Whether each attempt of `step` that passed does what a strategy says, and each that failed what a lesson says.
+
+    A policy that has learnt a problem repeats itself, and one that learns fast forgets how to reflect before it
+    forgets what to do: what it would write of such attempts is no better than what stands.
+    """
+    new = [(a.passed, terms(a.text)) for a in attempts if a.step == step]
+    vocabulary = union(terms(a.text) for a in attempts)
+    known = {True: strategies(standing), False: lessons(standing)}
+    said = {passed: [terms(item.text) for item in notes] for passed, notes in known.items()}
+    return bool(new) and all(
+        any(coverage(note, vocabulary, did) >= AGREE for note in said[passed]) for passed, did in new
+    )
+
+
+def _claim(kind: Kind, text: str, vocabulary: frozenset[str]) -> tuple[Kind, frozenset[str] | str]:
+    """What a note says that attempts can show, or its words where they can show nothing of it."""
+    return kind, terms(text) & vocabulary or text
+
+
 def judge(
     problem: Problem, insight: Insight, old: Sequence[Item], experience: Sequence[Item], request: ReflectRequest
 ) -> list[Item]:
@@ -80,10 +103,13 @@ def judge(
     passed = [item.text for item in experience if item.facts["passed"]]
     written: list[tuple[Kind, str]] = [("strategy", s) for s in insight.strategies]
     written += [("lesson", s) for s in insight.lessons]
-    standing = [(item.kind, item.text) for item in reversed(old)]
+    standing: list[tuple[Kind, str]] = [(item.kind, item.text) for item in reversed(old)]
+    vocabulary = union(terms(a.text) for a in attempts)
+    words = {_claim(kind, text, vocabulary): text for kind, text in reversed(standing)}
+    candidates = [(kind, words.get(_claim(kind, text, vocabulary), text)) for kind, text in [*written, *standing]]
     elected: dict[Kind, list[tuple[float, Item]]] = {"strategy": [], "lesson": []}
     leaking = []
-    for kind, text in dict.fromkeys([*written, *standing]):
+    for kind, text in dict.fromkeys(candidates):
         succeeds = kind == "strategy"
         seen = record(text, attempts)
         sources = [a.rollout_id for a in attempts if a.passed == succeeds][-request.settings.attempts_per_outcome :]
@@ -99,12 +125,12 @@ def judge(
         if request.quality.leak_guard and (reason := leak(text, problem, passed)):
             leaking.append(replace(item, status="quarantined", facts=item.facts | {"leak": reason}))
         elif borne_out(text, attempts, passed=succeeds):
-            belief = credibility(STRATEGY_PRIOR, seen) if succeeds else 1.0
+            belief = credibility(STRATEGY_PRIOR, seen, chance=request.chance) if succeeds else 1.0
             if belief >= BELIEVED:
                 elected[kind].append((belief, item))
     budget = request.settings.max_notes
-    ranked = (sorted(candidates, key=lambda pair: -pair[0])[:budget] for candidates in elected.values())
-    return [item for candidates in ranked for _, item in candidates] + leaking
+    ranked = (sorted(notes, key=lambda pair: -pair[0])[:budget] for notes in elected.values())
+    return [item for notes in ranked for _, item in notes] + leaking
 
 
 def _once(insight: Insight, standing: Sequence[Item], near: float | None) -> Insight:
@@ -115,23 +141,24 @@ def _once(insight: Insight, standing: Sequence[Item], near: float | None) -> Ins
 
 
 def reflect(ledger: Ledger, model: ChatModel, request: ReflectRequest, job: JobContext) -> MemoryCounts:
-    """Refresh the insight of each problem that has attempts."""
+    """Refresh the insight of each asked problem that has attempts."""
     known = problems(ledger, request.bank)
     experience = by_scope(ledger.active(request.bank, "experience", request.problem_ids))
     old = by_scope(ledger.active(request.bank, "insight", request.problem_ids))
-    asked = [pid for pid in request.problem_ids if experience.get(pid)]
     chars = request.settings.excerpt_chars
-    prompts = [
-        prompt(known[pid], [attempt(i, chars) for i in experience[pid]], old.get(pid, []), request) for pid in asked
-    ]
-    answers = model.notes(prompts, job.key, partial(parse_insight, budget=request.settings.max_notes))
+    attempts = {pid: [attempt(i, chars) for i in items] for pid, items in experience.items()}
+    asked = [pid for pid, seen in attempts.items() if not nothing_new(seen, old.get(pid, []), request.step)]
+    prompts = [prompt(known[pid], attempts[pid], old.get(pid, []), request) for pid in asked]
+    parse = partial(parse_insight, budget=request.settings.max_notes)
+    answers = dict(zip(asked, model.notes(prompts, job.key, parse), strict=True))
     job.check()
     with ledger.at_step(request.bank, request.step) as view:
         banned = view.banned
     new: list[Item] = []
     wishes: list[tuple[Item, Item]] = []
     dropped: list[Item] = []
-    for pid, insight in zip(asked, answers, strict=True):
+    for pid in experience:
+        insight = answers.get(pid, Insight())
         if insight is None:
             continue
         standing = old.get(pid, [])

@@ -97,9 +97,11 @@ class Retriever:
         problems: Sequence[Problem],
         step: int,
         settings: ContextSettings,
+        chance: float = 0.0,
         check: Callable[[], None] = lambda: None,
     ):
         self._settings = settings
+        self._chance = chance
         self._step = step
         self.index: str | None = None
         self.degraded = False
@@ -195,7 +197,7 @@ class Retriever:
         return Note(
             item,
             text,
-            _belief(item, credibility(STRATEGY_PRIOR, seen)),
+            _belief(item, credibility(STRATEGY_PRIOR, seen, chance=self._chance)),
             score,
             f"{_stands_behind(item)}{reason}; {seen.passes} of {seen.trials} attempts that follow it passed",
         )
@@ -238,7 +240,7 @@ class Retriever:
                 f"{_stands_behind(item)}{item.facts['support']} of {item.facts['members']} problems agree; "
                 f"{seen.passes} of {seen.trials} approaches here that follow it passed"
             )
-            belief = credibility(prior, seen, self._blame)
+            belief = credibility(prior, seen, chance=self._chance, blame=self._blame)
             notes.append(Note(item, item.text, _belief(item, belief), score, reason))
         return notes
 

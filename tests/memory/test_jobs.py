@@ -78,6 +78,26 @@ def test_reflection_sees_each_approach_once(world: World) -> None:
     assert (failures.count("rotate"), failures.count("reverse")) == (0, 1)
 
 
+def test_the_model_is_asked_only_where_attempts_say_something_new(world: World) -> None:
+    world.record(1, [("p0", RIGHT, True), ("p1", RIGHT, True), ("p2", WRONG, False)])
+    answer = Words(lambda p: STRATEGY.format(family(p)) if "successes|" in p else "Lesson: not reverse then add 3.")
+    world.reflect(1, answer)
+    assert len(answer.asked) == 3
+    world.record(2, [("p0", RIGHT, True), ("p1", WRONG, True), ("p2", WRONG, False), ("p2", WRONG, False)])
+    again = Words(lambda _: "None")
+    world.reflect(2, again)
+    assert [p.split("|")[1] for p in again.asked] == ["Apply zor-mil. Task 1."], "only p1 did something else"
+    assert {i.scope for i in active(world, "insight")} == {"p0", "p1", "p2"}
+
+
+def test_a_note_that_claims_the_same_keeps_its_words(world: World) -> None:
+    world.record(1, [("p0", RIGHT, True)])
+    world.reflect(1, Words(lambda p: STRATEGY.format(family(p))), ["p0"])
+    world.record(2, [("p0", RIGHT, True), ("p0", WRONG, False)])
+    world.reflect(2, Words(lambda _: "Strategy: then zor-mil: add rotate 3 with.\nLesson: not reverse."), ["p0"])
+    assert [i.text for i in active(world, "insight") if i.kind == "strategy"] == ["zor-mil: rotate then add 3."]
+
+
 def test_an_old_strategy_stands_as_long_as_attempts_bear_it_out(world: World) -> None:
     world.record(1, [("p0", RIGHT, True)])
     world.reflect(1, Words(lambda p: STRATEGY.format(family(p))), ["p0"])

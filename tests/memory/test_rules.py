@@ -46,6 +46,14 @@ def test_none_is_an_answer_and_prose_is_not() -> None:
         parse_behaviors("I can't tell.", budget=2)
 
 
+@pytest.mark.parametrize("circle", ["rotate rotate then add 3.", "every zor begins every zor begins with rotate."])
+def test_running_in_circles_is_no_note(circle: str) -> None:
+    with pytest.raises(InvalidNotes):
+        parse_insight(f"Strategy: {circle}", budget=2)
+    fine = "zor-zor: add 3 3 times, then rotate."
+    assert parse_insight(f"Strategy: {circle}\nStrategy: {fine}", budget=2).strategies == (fine,)
+
+
 @given(st.text(max_size=300), st.integers(16, 80))
 def test_an_excerpt_is_a_head_and_never_too_long(text: str, chars: int) -> None:
     head = excerpt(text, chars)
@@ -80,6 +88,14 @@ def test_a_lucky_hit_is_believed_until_attempts_refute_it() -> None:
     assert beliefs[0] > BELIEVED > beliefs[-1]
 
 
+def test_notes_are_credited_with_what_goes_beyond_chance() -> None:
+    """Of four options a wrong approach picks the right one in a quarter of the cases."""
+    lucky, right = Record(2, 8), Record(8, 8)
+    assert credibility(STRATEGY_PRIOR, lucky) >= BELIEVED > credibility(STRATEGY_PRIOR, lucky, chance=0.25)
+    assert credibility(STRATEGY_PRIOR, right, chance=0.25) == credibility(STRATEGY_PRIOR, right)
+    assert credibility(STRATEGY_PRIOR, Record(), chance=0.6) > BELIEVED, "what nobody tried is not refuted"
+
+
 def test_an_exception_outweighs_a_rule_after_a_few_failures_of_the_rule() -> None:
     rule = behavior_prior(support=20, members=22)
     own = credibility(STRATEGY_PRIOR, Record(1, 1))
@@ -103,7 +119,7 @@ def test_an_approach_passed_if_at_least_half_of_its_attempts_did() -> None:
 
 def test_failures_count_more_where_the_like_mostly_pass() -> None:
     rule = behavior_prior(support=8, members=9)
-    early, late = (credibility(rule, Record(0, 8), blame) for blame in (Record(2, 40).rate, Record(38, 40).rate))
+    early, late = (credibility(rule, Record(0, 8), blame=blame) for blame in (Record(2, 40).rate, Record(38, 40).rate))
     assert early > 0.7 > BELIEVED > late
 
 
