@@ -15,7 +15,7 @@ from functools import cached_property, partial, reduce
 from services.common.jobs import JobContext
 from services.common.requests import AbstractRequest, MemoryCounts
 from services.common.wire import Problem
-from services.memory.bank import attempt, by_scope, problems, strategies
+from services.memory.bank import attempts_at, by_scope, problems, strategies
 from services.memory.cluster import Cluster, embedding_clusters, term_clusters
 from services.memory.evidence import Attempt, Record, Support, approaches, support
 from services.memory.generator import ChatModel
@@ -110,10 +110,7 @@ def abstract(
 ) -> MemoryCounts:
     """Rewrite the behaviors of a bank."""
     known = problems(ledger, request.bank)
-    attempts = {
-        pid: [attempt(item, request.excerpt_chars) for item in items]
-        for pid, items in by_scope(ledger.active(request.bank, "experience")).items()
-    }
+    attempts = attempts_at(ledger, request.bank, None, request.excerpt_chars)
     found = pools(known, ledger.active(request.bank, "insight"), attempts, request, vectors)
     shown = request.settings.max_insights
     prompts = [

@@ -30,6 +30,12 @@ def attempt(item: Item, chars: int) -> Attempt:
     )
 
 
+def attempts_at(ledger: Ledger, bank: str, problem_ids: Sequence[str] | None, chars: int) -> dict[str, list[Attempt]]:
+    """The attempts at these problems (None: at all), oldest first, by problem; each seen through its head."""
+    found = by_scope(ledger.active(bank, "experience", problem_ids))
+    return {pid: [attempt(item, chars) for item in items] for pid, items in found.items()}
+
+
 def problems(ledger: Ledger, bank: str) -> dict[str, Problem]:
     """The problems that a bank has experience of, by id."""
     return {k: Problem.model_validate_json(body) for k, body in ledger.problems(bank).items()}

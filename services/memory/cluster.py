@@ -18,10 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.cluster.hierarchy import fcluster, linkage
 
-from services.memory.terms import terms
-
-MAX_SHARE = 0.5
-"""A term that more than half of the problems use divides nothing."""
+from services.memory.terms import MAX_SHARE, terms
 
 
 @dataclass(frozen=True)

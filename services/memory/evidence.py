@@ -1,9 +1,9 @@
 """What attempts say about notes: records, credibility, support, and which of two contradicting notes to show.
 
 Notes are believed as far as verdicts bear them out. An attempt *follows* a note when it contains the note's
-testable terms. The record of a note on a problem is how many of the attempts that follow it passed. It is
-computed anew from the attempts that the bank holds, so a note that once was a lucky hit is forgotten when
-later attempts refute it, and an exception to a rule is learnt where it occurs.
+testable terms. The record of a note is how many of the attempts that follow it passed, at the problems that it speaks
+about (`reach`). It is computed anew from the attempts that the bank holds, so a note that once was a lucky hit is
+forgotten when later attempts refute it, and an exception to a rule is learnt where it occurs.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from services.memory.terms import AGREE, coverage, terms, union
 
@@ -25,6 +26,10 @@ class Attempt:
     """Excerpt: the approach that the attempt took."""
     passed: bool
     feedback: str = ""
+
+    @cached_property
+    def terms(self) -> frozenset[str]:
+        return terms(self.text)
 
 
 @dataclass(frozen=True)
@@ -67,10 +72,9 @@ BELIEVED = 0.3
 
 
 def _following(note: str, attempts: Sequence[Attempt]) -> list[Attempt]:
-    sets = [terms(a.text) for a in attempts]
-    vocabulary = union(sets)
+    vocabulary = union(a.terms for a in attempts)
     wanted = terms(note)
-    return [a for a, have in zip(attempts, sets, strict=True) if coverage(wanted, vocabulary, have) >= AGREE]
+    return [a for a in attempts if coverage(wanted, vocabulary, a.terms) >= AGREE]
 
 
 def record(note: str, attempts: Sequence[Attempt]) -> Record:
@@ -97,10 +101,9 @@ def borne_out(note: str, attempts: Sequence[Attempt], *, passed: bool) -> bool:
     A note that has little in common with every attempt is written in other words than they are: then nothing can
     be checked, and it is let through. A note that comes close to attempts, but agrees with none, is a slip.
     """
-    sets = [terms(a.text) for a in attempts]
-    vocabulary = union(sets)
+    vocabulary = union(a.terms for a in attempts)
     wanted = terms(note)
-    agreement = [coverage(wanted, vocabulary, have) for have in sets]
+    agreement = [coverage(wanted, vocabulary, a.terms) for a in attempts]
     if max(agreement, default=0.0) < RELATED:
         return any(a.passed == passed for a in attempts)
     return any(score >= AGREE and a.passed == passed for score, a in zip(agreement, attempts, strict=True))

@@ -12,7 +12,7 @@ The model writes; the rules here only decide what it is asked and what is kept, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Literal
@@ -20,7 +20,7 @@ from typing import Literal
 from services.common.jobs import JobContext
 from services.common.requests import MemoryCounts, ReflectRequest
 from services.common.wire import Problem
-from services.memory.bank import attempt, by_scope, lessons, problems, strategies
+from services.memory.bank import attempt, attempts_at, by_scope, lessons, problems, strategies
 from services.memory.evidence import BELIEVED, STRATEGY_PRIOR, Attempt, borne_out, credibility, record
 from services.memory.generator import ChatModel
 from services.memory.holds import make_room
@@ -29,6 +29,7 @@ from services.memory.ledger import Item, Kind, Ledger, Transaction
 from services.memory.notes import Insight, parse_insight
 from services.memory.prompts import render
 from services.memory.quality import without_duplicates
+from services.memory.reach import Reach
 from services.memory.terms import AGREE, coverage, terms, union
 
 Mode = Literal["contrast", "successes", "failures"]
@@ -77,13 +78,11 @@ def nothing_new(attempts: Sequence[Attempt], standing: Sequence[Item], step: int
     A policy that has learnt a problem repeats itself, and one that learns fast forgets how to reflect before it
     forgets what to do: what it would write of such attempts is no better than what stands.
     """
-    new = [(a.passed, terms(a.text)) for a in attempts if a.step == step]
-    vocabulary = union(terms(a.text) for a in attempts)
+    new = [a for a in attempts if a.step == step]
+    vocabulary = union(a.terms for a in attempts)
     known = {True: strategies(standing), False: lessons(standing)}
     said = {passed: [terms(item.text) for item in notes] for passed, notes in known.items()}
-    return bool(new) and all(
-        any(coverage(note, vocabulary, did) >= AGREE for note in said[passed]) for passed, did in new
-    )
+    return bool(new) and all(any(coverage(note, vocabulary, a.terms) >= AGREE for note in said[a.passed]) for a in new)
 
 
 def _claim(kind: Kind, text: str, vocabulary: frozenset[str]) -> tuple[Kind, frozenset[str] | str]:
@@ -92,26 +91,34 @@ def _claim(kind: Kind, text: str, vocabulary: frozenset[str]) -> tuple[Kind, fro
 
 
 def judge(
-    problem: Problem, insight: Insight, old: Sequence[Item], experience: Sequence[Item], request: ReflectRequest
+    problem: Problem,
+    insight: Insight,
+    old: Sequence[Item],
+    experience: Sequence[Item],
+    evidence: Callable[[str], Sequence[Attempt]],
+    request: ReflectRequest,
 ) -> list[Item]:
     """The notes that a problem keeps: what was just written and what stood before, elected by today's evidence.
 
     A model that forgets to repeat a strategy has not refuted it. Strategies are ranked by credibility, newer ones
     first among equals; lessons by age, newer ones first. New notes that leak are kept aside, quarantined.
+
+    Args:
+        evidence: the attempts at all problems that a strategy of this one speaks about.
     """
     attempts = [attempt(item, request.settings.excerpt_chars) for item in experience]
     passed = [item.text for item in experience if item.facts["passed"]]
     written: list[tuple[Kind, str]] = [("strategy", s) for s in insight.strategies]
     written += [("lesson", s) for s in insight.lessons]
     standing: list[tuple[Kind, str]] = [(item.kind, item.text) for item in reversed(old)]
-    vocabulary = union(terms(a.text) for a in attempts)
+    vocabulary = union(a.terms for a in attempts)
     words = {_claim(kind, text, vocabulary): text for kind, text in reversed(standing)}
     candidates = [(kind, words.get(_claim(kind, text, vocabulary), text)) for kind, text in [*written, *standing]]
     elected: dict[Kind, list[tuple[float, Item]]] = {"strategy": [], "lesson": []}
     leaking = []
     for kind, text in dict.fromkeys(candidates):
         succeeds = kind == "strategy"
-        seen = record(text, attempts)
+        seen = record(text, evidence(text) if succeeds else attempts)
         sources = [a.rollout_id for a in attempts if a.passed == succeeds][-request.settings.attempts_per_outcome :]
         item = Item(
             level="insight",
@@ -154,18 +161,28 @@ def reflect(ledger: Ledger, model: ChatModel, request: ReflectRequest, job: JobC
     job.check()
     with ledger.at_step(request.bank, request.step) as view:
         banned = view.banned
+    written: dict[str, Insight] = {}
+    for pid in experience:
+        insight = answers.get(pid, Insight())
+        if insight is not None:
+            allowed = insight.without(banned)
+            once = _once(allowed, old.get(pid, []), request.quality.near_duplicates)
+            written[pid] = once if request.quality.duplicates else allowed
+    reach = Reach({pid: problem.question() for pid, problem in known.items()})
+    notes = [(text, pid) for pid, insight in written.items() for text in insight.strategies]
+    notes += [(item.text, pid) for pid in written for item in strategies(old.get(pid, []))]
+    others = {kin for text, pid in notes for kin in reach.kin(text, pid)} - set(attempts)
+    attempts |= attempts_at(ledger, request.bank, sorted(others), chars)
+
+    def evidence(note: str, home: str) -> list[Attempt]:
+        return [a for kin in reach.kin(note, home) for a in attempts.get(kin, ())]
+
     new: list[Item] = []
     wishes: list[tuple[Item, Item]] = []
     dropped: list[Item] = []
-    for pid in experience:
-        insight = answers.get(pid, Insight())
-        if insight is None:
-            continue
+    for pid, insight in written.items():
         standing = old.get(pid, [])
-        written = insight.without(banned)
-        if request.quality.duplicates:
-            written = _once(written, standing, request.quality.near_duplicates)
-        elected = judge(known[pid], written, standing, experience[pid], request)
+        elected = judge(known[pid], insight, standing, experience[pid], partial(evidence, home=pid), request)
         items, unmet = make_room(elected, standing, request.settings.max_notes)
         wishes += unmet
         kept = {(item.kind, item.text) for item in items}

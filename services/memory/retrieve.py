@@ -1,11 +1,11 @@
 """Which notes a teacher gets to see for one problem: found, believed, and free of contradiction.
 
-1. Found: the problem's own strategies and lessons, its past attempts, and the behaviors whose topic the
-   problem mentions (or that lie nearest, for behaviors without a topic). Where the recipe asks for it
-   (`retrieval.by_meaning`), the index is searched besides: strategies of problems that ask the like, and
-   behaviors whatever their topic.
-2. Believed: each note's record on this problem's attempts, on top of its prior, gives its credibility;
-   notes below `BELIEVED` are left out. What a person pinned or wrote is believed.
+1. Found: the problem's own strategies and lessons, strategies of other problems that speak about it (`reach`), its
+   past attempts, and the behaviors whose topic it mentions (or that lie nearest, for behaviors without a topic).
+   Where the recipe asks for it (`retrieval.by_meaning`), the index is searched besides: strategies of problems that
+   ask the like, and behaviors whatever their topic.
+2. Believed: each note's record, on top of its prior, gives its credibility; notes below `BELIEVED` are left out.
+   What a person pinned or wrote is believed.
 3. Consistent (`conflicts: resolve`): notes are taken in order of credibility, and one that contradicts a note
    already taken is left out. A reader of two contradicting notes follows either; in the
    experiments behind the design one wrong behavior beside a right insight takes accuracy from .96 to .18.
@@ -20,6 +20,7 @@ from functools import cached_property
 from services.common.options import ContextSettings
 from services.common.wire import Level, Problem
 from services.memory.bank import attempt, by_scope, lessons, strategies
+from services.memory.bank import problems as known_problems
 from services.memory.evidence import (
     BELIEVED,
     STRATEGY_PRIOR,
@@ -33,6 +34,7 @@ from services.memory.evidence import (
 )
 from services.memory.index import CANDIDATES, entries, head
 from services.memory.ledger import Item, Ledger
+from services.memory.reach import Reach
 from services.memory.search import Search
 from services.memory.terms import AGREE, coverage, terms, union
 
@@ -46,7 +48,7 @@ class Note:
     """What is shown: the item's text, or the head of an attempt."""
     credibility: float
     score: float
-    """Similarity to the problem; 1 for notes that are about this very problem."""
+    """Similarity to the problem; 1 for notes that speak about this very problem."""
     reason: str
 
     @cached_property
@@ -105,6 +107,8 @@ class Retriever:
         self._step = step
         self.index: str | None = None
         self.degraded = False
+        questions = {pid: problem.question() for pid, problem in known_problems(ledger, bank).items()}
+        self._reach = Reach(questions | {p.id: p.question() for p in problems})
         with ledger.at_step(bank, step) as view:
             self.seq = view.seq
             self.banned = view.banned
@@ -113,14 +117,20 @@ class Retriever:
                 found = view.active(level, scopes) if level in settings.levels else []
                 return [i for i in found if i.step == step] if settings.transient else found
 
-            # Attempts are evidence at every setting; whether they are shown depends on the levels.
-            self._experience = by_scope(view.active("experience", [p.id for p in problems]))
             insights = load("insight", None)
             evidence = insights if "insight" in settings.levels else view.active("insight")
             self._behaviors = load("behavior", None) if settings.k else []
+            self._insights = by_scope(insights)
+            self._speaking = {p.id: self._about(p.id, strategies(insights)) for p in problems}
+            # Attempts are evidence at every setting; whether they are shown depends on the levels.
+            self._experience = by_scope(view.active("experience", [p.id for p in problems]))
+            others = view.active("experience", sorted(self._kin() - set(self._experience)))
+        self._attempts = {
+            pid: [attempt(item, settings.excerpt_chars) for item in items]
+            for pid, items in (self._experience | by_scope(others)).items()
+        }
         tried = (Record(b.facts.get("passes", 0), b.facts.get("trials", 0)) for b in self._behaviors)
         self._blame = sum(tried, Record()).rate
-        self._insights = by_scope(insights)
         self._vectors = search.vectors
         self._rows = self._vectors.of([b.text for b in self._behaviors])
         self._vocabulary = union(terms(i.text) for i in strategies(evidence))
@@ -129,6 +139,22 @@ class Retriever:
             if level in settings.levels:
                 known = self._behaviors if level == "behavior" else strategies(insights)
                 self._near[level] = self._search(ledger, search, bank, level, problems, known, check)
+
+    def _about(self, problem_id: str, notes: Sequence[Item]) -> list[Item]:
+        """The strategies that speak about a problem, its own first, each thought once."""
+        thoughts: dict[frozenset[str], Item] = {}
+        for item in sorted(notes, key=lambda item: item.scope != problem_id):
+            if self._reach.speaks_about(item.text, item.scope, problem_id):
+                thoughts.setdefault(terms(item.text), item)
+        return list(thoughts.values())
+
+    def _kin(self) -> set[str]:
+        """The problems that anything which may be claimed here speaks about."""
+        excerpt_chars = self._settings.excerpt_chars
+        passed = {pid: [i for i in items if i.facts["passed"]] for pid, items in self._experience.items()}
+        shown = [(attempt(items[-1], excerpt_chars).text, pid) for pid, items in passed.items() if items]
+        claims = shown + [(i.text, i.scope) for items in self._speaking.values() for i in items]
+        return {kin for text, home in claims for kin in self._reach.kin(text, home)}
 
     def _search(
         self,
@@ -164,27 +190,28 @@ class Retriever:
         """The notes for one problem."""
         settings = self._settings
         experience = self._experience.get(problem.id, [])
-        attempts = [attempt(item, settings.excerpt_chars) for item in experience]
+        attempts = self._attempts.get(problem.id, [])
         own = self._insights.get(problem.id, [])
-        claims = [self._claim(item, item.text, attempts, "strategy of this problem") for item in strategies(own)]
+        claims = [self._strategy(item, problem) for item in self._speaking[problem.id]]
+        claimed = {note.item.id for note in claims}
         for score, item in self._near.get("insight", {}).get(problem.id, []):
-            claims.append(
-                self._claim(item, item.text, attempts, f"strategy of {item.scope}, which asks the like", score)
-            )
+            if item.id not in claimed:
+                why = f"strategy of {item.scope}, which asks the like"
+                claims.append(self._claim(item, item.text, problem.id, why, score))
         past = [(i, a) for i, a in zip(experience, attempts, strict=True) if a.step < self._step]
         if "experience" in settings.levels and not settings.transient:
             for item, seen in _newest([(i, a) for i, a in past if a.passed]):
-                claims.append(self._claim(item, seen.text, attempts, "passed attempt of an earlier step"))
+                claims.append(self._claim(item, seen.text, problem.id, "passed attempt of an earlier step"))
         candidates = [*claims, *self._found_behaviors(problem, attempts)]
         believed = sorted((n for n in candidates if n.credibility >= BELIEVED), key=lambda n: -n.credibility)
-        chosen = self._consistent(believed, union(terms(a.text) for a in attempts))
+        chosen = self._consistent(believed, union(a.terms for a in attempts))
         warnings = [note for item in lessons(own) if (note := self._warning(item, attempts)) is not None]
         if "experience" in settings.levels and not settings.transient and not warnings:
             # A lesson says it already. The attempt word for word is what a model that looks things up repeats.
             failed = _newest([(i, a) for i, a in past if not a.passed])
             chosen += [self._failure(item, seen) for item, seen in failed]
         plans = [n for n in chosen if n.item.level == "insight" or n.item.facts.get("passed")]
-        vocabulary = union(terms(a.text) for a in attempts)
+        vocabulary = union(a.terms for a in attempts)
         return Selection(
             strategies=tuple(n for n in chosen if n.item.level == "insight"),
             lessons=tuple(n for n in warnings if n.item.held or not _forbids(n, plans, vocabulary)),
@@ -192,8 +219,14 @@ class Retriever:
             experiences=tuple(n for n in chosen if n.item.level == "experience"),
         ).within(settings.max_chars)
 
-    def _claim(self, item: Item, text: str, attempts: Sequence[Attempt], reason: str, score: float = 1.0) -> Note:
-        seen = record(text, attempts)
+    def _strategy(self, item: Item, problem: Problem) -> Note:
+        own = item.scope == problem.id
+        why = "strategy of this problem" if own else f"strategy of {item.scope}, which speaks about this problem too"
+        return self._claim(item, item.text, item.scope, why)
+
+    def _claim(self, item: Item, text: str, home: str, reason: str, score: float = 1.0) -> Note:
+        """A note that says how to solve a problem, with its record at all problems that it speaks about."""
+        seen = record(text, [a for kin in self._reach.kin(text, home) for a in self._attempts.get(kin, ())])
         return Note(
             item,
             text,

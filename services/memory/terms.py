@@ -17,6 +17,9 @@ _THINK = re.compile(r"<think>.*?(</think>|\Z)", re.DOTALL)
 AGREE = 0.9
 """Coverage or similarity from which two texts count as saying the same."""
 
+MAX_SHARE = 0.5
+"""A term that more than half of the problems use tells none of them apart."""
+
 
 def terms(text: str) -> frozenset[str]:
     """The distinct terms of a text."""

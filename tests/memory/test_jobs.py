@@ -231,13 +231,35 @@ def test_a_failed_attempt_is_not_shown_beside_the_lesson_that_says_it(world: Wor
     assert "Failed:" not in shown
 
 
+def test_a_strategy_serves_every_problem_that_it_speaks_about(world: World) -> None:
+    world.record(1, [(pid, RIGHT if pid == "p0" else WRONG, pid == "p0") for pid in world.problems])
+    world.reflect(1, Words(lambda p: STRATEGY.format(family(p))), ["p0"])
+    rows = contexts(world, 1, levels=("insight",), demonstrations="none", feedback="never")
+    assert "zor-mil: rotate then add 3." in content(rows["p1#1"]), "p1 asks for zor-mil too"
+    assert not rows["p2#2"]["has_context"], "p2 asks for zor-kem"
+    why = json.loads(str(rows["p1#1"]["items"]))[0]["reason"]
+    assert "strategy of p0, which speaks about this problem too" in why
+
+
+def test_attempts_at_every_problem_that_a_strategy_speaks_about_count(world: World) -> None:
+    """What passed by luck at one problem fails at the others."""
+    world.record(1, [(pid, RIGHT if pid == "p0" else WRONG, pid == "p0") for pid in world.problems])
+    world.reflect(1, Words(lambda p: STRATEGY.format(family(p))), ["p0"])
+    world.record(2, [("p1", RIGHT, False)] * 6)
+    rows = contexts(world, 2, levels=("insight",), demonstrations="none", feedback="never")
+    assert not rows["p1#0"]["has_context"]
+    world.record(3, [("p0", WRONG, False)])
+    world.reflect(3, Words(lambda _: "None"), ["p0"])
+    assert active(world, "insight") == []
+
+
 def test_transient_memory_shows_only_what_this_step_wrote(world: World) -> None:
     solved(world)
-    world.record(2, [("p0", RIGHT, True), ("p1", RIGHT, True)])
+    world.record(2, [("p0", RIGHT, True), ("p2", RIGHT, True)])
     world.reflect(2, Words(lambda p: STRATEGY.format(family(p))), ["p0"])
     rows = contexts(world, 2, levels=("insight",), transient=True, demonstrations="none")
     assert rows["p0#0"]["has_context"]
-    assert not rows["p1#1"]["has_context"]
+    assert not rows["p2#1"]["has_context"]
 
 
 def test_law_8_a_context_can_be_explained(world: World) -> None:

@@ -192,17 +192,14 @@ def test_a_behavior_of_another_topic_is_found_by_meaning(world: World) -> None:
 
 
 def test_strategies_of_problems_that_ask_the_like_are_found_by_meaning(world: World) -> None:
-    filled(world)
-    world.ledger.apply(
-        "b",
-        "forget p1",
-        lambda tx: tx.set_status(world.ledger.active("b", "insight", ["p1"]), "retired", 2, "test"),
-    )
+    world.record(1, [(pid, "Plan: rotate.\n```", True) for pid in world.problems])
+    advice = {"zor-mil": "turn it round", "pav-kem": "leave it"}  # names nothing of what the problems ask for
+    world.reflect(1, Words(lambda p: f"Strategy: {advice[p.split('Apply ')[1].split('.')[0]]}."), ["p0", "p6"])
     world.batch(2, [("p1", "Plan: sort.", False)])
     assert "Strategy" not in shown(world, 2)["p1"]
     near = shown(world, 2, by_meaning=("insight",), k=1)["p1"]
-    assert "Strategy: zor-mil: rotate." in near, "p0 is of the same family"
-    assert "pav" not in near
+    assert "Strategy: turn it round." in near, "p0 is of the same family"
+    assert "leave it" not in near
 
 
 def test_what_is_retired_is_not_found_by_meaning_even_if_the_index_still_holds_it(
