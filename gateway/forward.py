@@ -21,6 +21,7 @@ from services.common.client import ANSWER_TIMEOUT_S, CONNECT_TIMEOUT_S
 READY_TIMEOUT_S = 3.0
 GENERATION_TIMEOUT_S = 600.0
 SAMPLES = 5
+LOOKED_AT = 100
 PASSED_ON = ("content-type", "if-match", "idempotency-key", "x-pmd-actor")
 GIVEN_BACK = ("content-type", "etag")
 
@@ -123,15 +124,16 @@ class Forwarder:
         return view.model_copy(update={"error": str(facts.get("title", answer.status_code))})
 
     async def memory_samples(self, bank: str, levels: tuple[str, ...]) -> dict[str, list[str]]:
-        """A few items of each level as the model wrote them; none while the memory service is away."""
+        """The best tested of each level's newest items, as the model wrote them; none while the service is away."""
         samples: dict[str, list[str]] = {}
         for level in levels:
             try:
                 answer = await self._clients["memory"].get(
-                    f"/v1/banks/{bank}/items", params={"level": level, "limit": SAMPLES}, timeout=READY_TIMEOUT_S
+                    f"/v1/banks/{bank}/items", params={"level": level, "status": "active", "limit": LOOKED_AT}, timeout=READY_TIMEOUT_S
                 )
                 items = answer.json()["items"] if answer.is_success else []
-                samples[level] = [str(item["text"]) for item in items]
+                items.sort(key=lambda item: -(item["support"] or item["trials"] or 0))
+                samples[level] = [str(item["text"]) for item in items[:SAMPLES]]
             except (httpx.TransportError, ValueError, KeyError, TypeError):
                 continue  # the report is worth reading without them
         return {level: texts for level, texts in samples.items() if texts}

@@ -46,7 +46,9 @@ def edge() -> dict[str, httpx.AsyncBaseTransport]:
 
     @memory.get("/v1/banks/{bank}/items")
     async def items(bank: str, level: str | None = None, limit: int = 50) -> dict[str, Any]:
-        return {"items": [{"id": "i-1", "level": level, "text": f"advice of {bank}"}], "next": None}
+        tested = {"advice of " + bank: 9, "a guess": 1, "a lesson": None}
+        found = [{"id": text, "level": level, "text": text, "support": None, "trials": n} for text, n in tested.items()]
+        return {"items": found[::-1][:limit], "next": None}
 
     @memory.patch("/v1/banks/{bank}/items/{item}")
     async def edit(bank: str, item: str, request: Request) -> Any:
@@ -267,7 +269,7 @@ def test_the_report_tells_every_step(http: TestClient, finished: str) -> None:
     assert first.memory is not None
     assert set(first.seconds) >= {"rollout", "verify", "probe", "train"}
     assert report.recipe["evaluation"]["every"] == 2
-    assert report.memory_samples["insight"] == [f"advice of {finished}"]
+    assert report.memory_samples["insight"] == [f"advice of {finished}", "a guess", "a lesson"], "best tested first"
 
 
 def test_the_report_is_a_page_too(http: TestClient, finished: str) -> None:
