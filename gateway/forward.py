@@ -128,8 +128,9 @@ class Forwarder:
         samples: dict[str, list[str]] = {}
         for level in levels:
             try:
+                asked = {"level": level, "status": "active", "limit": LOOKED_AT}
                 answer = await self._clients["memory"].get(
-                    f"/v1/banks/{bank}/items", params={"level": level, "status": "active", "limit": LOOKED_AT}, timeout=READY_TIMEOUT_S
+                    f"/v1/banks/{bank}/items", params=asked, timeout=READY_TIMEOUT_S
                 )
                 items = answer.json()["items"] if answer.is_success else []
                 items.sort(key=lambda item: -(item["support"] or item["trials"] or 0))
