@@ -34,6 +34,8 @@ BASE_PORT = 8700
 """The gateway's; the others follow in the order of `LISTENERS`, as in `services.common.serve.PORTS`."""
 LISTENERS = ("gateway", "rollout", "verifier", "memory", "trainer", "redis")
 SERVICES = ("rollout", "verifier", "memory", "trainer")
+RUNS_AT_ONCE = 8
+"""Runs that the worker advances side by side; each holds a process of it that waits for services. More take turns."""
 PROBE_TIMEOUT_S = 2.0
 PROBE_EVERY_S = 0.2
 SETTLED_S = 3.0
@@ -196,8 +198,8 @@ def build_programs(state_dir: Path, ports: Mapping[str, int], token: str, index:
     for name in SERVICES:
         argv = (*python, f"services.{name}", "--port", str(ports[name]))
         programs.append(Program(name, argv, environments[name], urls[name]))
-    worker = ("worker", "--concurrency", "2", "--without-gossip", "--without-mingle", "--loglevel", "WARNING")
-    programs.append(Program("worker", (*celery, *worker), control))
+    quiet = ("--without-gossip", "--without-mingle", "--loglevel", "WARNING")
+    programs.append(Program("worker", (*celery, "worker", "--autoscale", f"{RUNS_AT_ONCE},2", *quiet), control))
     beat = ("beat", "--schedule", str(beat_dir / "schedule"), "--loglevel", "WARNING")
     programs.append(Program("beat", (*celery, *beat), control))
     return programs
