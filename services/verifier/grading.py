@@ -4,20 +4,25 @@ Invariants:
 - Verdicts come back in the order of the submissions.
 - Equal answers to an equal spec are judged once: rollouts of one problem often hold the same program, and a program
   is deterministic in the sandbox. Reasoning around the program does not matter.
+- What ran in the sandbox and passed or failed is remembered over batches: a policy that has learnt something writes
+  the same programs step after step. A limit or trouble of ours may depend on the machine, so it is judged again.
 - A kind that raises spoils the verdict it was asked for, as `infra_error`, and no other.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
+import threading
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
 from services.common.strict import Strict
-from services.common.wire import Verdict
+from services.common.wire import Outcome, Verdict
 from services.verifier.context import Context
 from services.verifier.kinds import SpecError, parse_spec
 from services.verifier.kinds.kind import Kind
@@ -32,6 +37,12 @@ log = logging.getLogger(__name__)
 MAX_JUDGES = 4
 """Judges at the same time: each of their zygotes holds sympy, about 100 MB."""
 
+REMEMBERED = 1 << 15
+"""Verdicts that are remembered, those of least recent use forgotten first: about 20 MB."""
+
+Pair = tuple[str, str | None]
+"""A spec as JSON, and an answer to it."""
+
 
 @dataclass(frozen=True)
 class Submission:
@@ -41,6 +52,38 @@ class Submission:
     completion: str
 
 
+class _Known:
+    """Verdicts that the sandbox has given; thread-safe."""
+
+    def __init__(self) -> None:
+        self._verdicts: OrderedDict[bytes, Verdict] = OrderedDict()
+        self._lock = threading.Lock()
+
+    @staticmethod
+    def _key(pair: Pair) -> bytes:
+        # A hash: the tests of a spec may be megabytes. No JSON holds a raw zero byte, so pairs can't be confused.
+        return hashlib.sha256("{}\0{!r}".format(*pair).encode()).digest()
+
+    def get(self, pair: Pair) -> Verdict | None:
+        with self._lock:
+            key = self._key(pair)
+            if key in self._verdicts:
+                self._verdicts.move_to_end(key)
+            return self._verdicts.get(key)
+
+    def clear(self) -> None:
+        with self._lock:
+            self._verdicts.clear()
+
+    def add(self, pair: Pair, verdict: Verdict) -> None:
+        if not verdict.sandbox_tier or verdict.outcome not in {Outcome.PASSED, Outcome.FAILED}:
+            return
+        with self._lock:
+            self._verdicts[self._key(pair)] = verdict
+            if len(self._verdicts) > REMEMBERED:
+                self._verdicts.popitem(last=False)
+
+
 class Grader:
     """Grades batches on as many threads as the sandbox has workers; thread-safe."""
 
@@ -48,6 +91,7 @@ class Grader:
         self._library = Library(min(pool.workers, MAX_JUDGES), insecure=bool(tier.escaped))
         self._context = Context(pool, self._library, tier.name, lambda: None)
         self._threads = ThreadPoolExecutor(pool.workers, thread_name_prefix="grade")
+        self._known = _Known()
 
     def close(self) -> None:
         """Take no more work. Close the sandbox first: what is under way then ends at once."""
@@ -65,8 +109,9 @@ class Grader:
         """
         context = replace(self._context, check=check)
         specs: dict[str, tuple[Kind[Any], Strict]] = {}
-        judged: dict[tuple[str, str | None], Future[Verdict]] = {}
-        futures = []
+        pairs: list[Pair] = []
+        known: dict[Pair, Verdict] = {}
+        judged: dict[Pair, Future[Verdict]] = {}
         try:
             for index, submission in enumerate(submissions):
                 key = json.dumps(submission.verifier, sort_keys=True)
@@ -74,10 +119,17 @@ class Grader:
                     specs[key] = _parse(index, submission.verifier, context.pool.memory_mb)
                 kind, spec = specs[key]
                 pair = (key, _answer(kind, spec, submission.completion))
-                if pair not in judged:
+                pairs.append(pair)
+                if pair in known or pair in judged:
+                    continue
+                if (verdict := self._known.get(pair)) is not None:
+                    known[pair] = verdict
+                else:
                     judged[pair] = self._threads.submit(_grade, kind, spec, submission.completion, context)
-                futures.append(judged[pair])
-            return [future.result() for future in futures]
+            for pair, future in judged.items():
+                known[pair] = future.result()
+                self._known.add(pair, known[pair])
+            return [known[pair] for pair in pairs]
         except BaseException:
             for future in judged.values():
                 future.cancel()

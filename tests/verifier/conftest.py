@@ -35,7 +35,13 @@ class Sandbox:
     """The sandbox under test and the shortest way to a verdict."""
 
     def __init__(self, pool: Pool, tier: Tier) -> None:
-        self.pool, self.tier, self.grader = pool, tier, Grader(pool, tier)
+        self.pool, self.tier, self._grader = pool, tier, Grader(pool, tier)
+
+    @property
+    def grader(self) -> Grader:
+        """The grader, with no memory of earlier verdicts: a test that asks twice runs the program twice."""
+        self._grader._known.clear()
+        return self._grader
 
     def judge(self, program: str, spec: dict[str, Any] = SOLVE_SPEC) -> Verdict:
         return self.grader.grade([Submission(spec, fenced(program))])[0]

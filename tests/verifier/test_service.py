@@ -152,6 +152,30 @@ def test_equal_programs_run_once_whatever_was_said_around_them(
     assert runs == ["[5]", "[3, 1, 4, 2]", "[30, 10, 40, 20]"]
 
 
+def test_what_passed_or_failed_is_not_run_again_in_a_later_batch_but_a_limit_is(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs: list[str] = []
+    run = Pool.run
+
+    def counted(self: Pool, job: Any) -> Any:
+        runs.append(job.source)
+        return run(self, job)
+
+    monkeypatch.setattr(Pool, "run", counted)
+    grader = sandbox.grader
+    programs = [RIGHT, "def solve(a): return 0", "def solve(a):\n    while True: pass"]
+    batch = [Submission(SOLVE_SPEC, fenced(program)) for program in programs]
+    first = grader.grade(batch)
+    assert [v.outcome for v in first] == ["passed", "failed", "timeout"]
+    ran = len(runs)
+    again = grader.grade([Submission(SOLVE_SPEC, "Again. " + fenced(program)) for program in reversed(programs)])
+    assert again[:0:-1] == first[:2], "the same verdicts, feedback and all"
+    assert {source.strip() for source in runs[ran:]} == {programs[2]}
+    other = SOLVE_SPEC | {"tests": [{"input": "[5]", "output": "[5, 6]"}]}
+    assert grader.grade([Submission(other, fenced(RIGHT))])[0].outcome == "failed", "other tests, another verdict"
+
+
 def test_a_training_step_of_mostly_equal_programs_costs_half_a_second(sandbox: Sandbox) -> None:
     programs = [RIGHT, *(f"def solve(a): return [{i}]" for i in range(31))]
     batch = [Submission(SOLVE_SPEC, fenced(programs[i % 32])) for i in range(256)]
