@@ -19,7 +19,7 @@ from fastapi import BackgroundTasks, FastAPI, Header, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import HTMLResponse, JSONResponse, StreamingResponse
 from prometheus_client import REGISTRY as PROMETHEUS
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 from sqlalchemy.exc import SQLAlchemyError
 
 from gateway import api_examples as examples
@@ -29,7 +29,7 @@ from gateway.history import checkpoint_views, recipe_of, run_view, step_views
 from gateway.memory import RunId, add_memory_routes
 from gateway.metrics import RunMetrics
 from gateway.plan import step_plan
-from gateway.problems import SHOWN, InvalidRecipe, find_model, load_problems, materialise, parse_recipe
+from gateway.problems import SHOWN, InvalidRecipe, find_model, materialise, parse_recipe, problems_of
 from gateway.recipe import Recipe
 from gateway.registry import IdempotencyConflict, Registry, UnknownRun
 from gateway.settings import GatewaySettings
@@ -50,7 +50,8 @@ from services.common.app import NotReady, create_service, problem
 from services.common.strict import Strict
 from services.common.wire import Slug
 
-Verb = Literal["pause", "resume", "cancel"]
+MAX_SEQ = 2**63 - 1
+"""Largest number that the registry's databases hold."""
 
 
 class CreateRun(Strict):
@@ -206,7 +207,7 @@ def _add_run_routes(app: FastAPI, settings: GatewaySettings, registry: Registry,
         """Check a recipe, its problems and its model, and say what it would do; nothing is started."""
         recipe = parse_recipe(body.recipe)
         find_model(recipe.model)
-        problems, bad = load_problems(recipe.problems)
+        problems, bad = problems_of(recipe)
         return ValidatedRecipe(
             recipe=recipe.model_dump(mode="json"),
             steps=last_step(recipe),
@@ -227,8 +228,8 @@ def _add_reading_routes(app: FastAPI, registry: Registry, forward: Forwarder) ->
     @app.get("/v1/runs/{run}/events", tags=["runs"], response_model=list[EventView], responses=examples.EVENTS)
     def get_events(
         run: RunId,
-        after: Annotated[int, Query(ge=0, description="Only events with a higher seq.")] = 0,
-        last_event_id: Annotated[int, Header(ge=0)] = 0,
+        after: Annotated[int, Query(ge=0, le=MAX_SEQ, description="Only events with a higher seq.")] = 0,
+        last_event_id: Annotated[int, BeforeValidator(lambda given: given or 0), Header(ge=0, le=MAX_SEQ)] = 0,
         format: Annotated[Literal["sse", "json"], Query(description="A stream, or one page.")] = "sse",
         limit: Annotated[int, Query(ge=1, le=1000, description="Of a page.")] = 500,
     ) -> Any:

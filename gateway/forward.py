@@ -17,11 +17,18 @@ from fastapi.responses import Response, StreamingResponse
 
 from gateway.views import ServiceView
 from services.common.client import ANSWER_TIMEOUT_S, CONNECT_TIMEOUT_S
+from services.common.wire import Level
 
 READY_TIMEOUT_S = 3.0
 GENERATION_TIMEOUT_S = 600.0
-SAMPLES = 5
-LOOKED_AT = 100
+SAMPLES: Mapping[Level, Mapping[str, int]] = {
+    "behavior": {"behavior": 5},
+    "insight": {"strategy": 3, "lesson": 2},
+    "experience": {"attempt": 2},
+}
+"""How many memories a report shows, by level and kind."""
+SAMPLED_FROM = 100
+"""Newest memories of a kind that the shown ones are chosen from."""
 PASSED_ON = ("content-type", "if-match", "idempotency-key", "x-pmd-actor")
 GIVEN_BACK = ("content-type", "etag")
 
@@ -123,21 +130,28 @@ class Forwarder:
             return view.model_copy(update={"ready": True, "facts": facts})
         return view.model_copy(update={"error": str(facts.get("title", answer.status_code))})
 
-    async def memory_samples(self, bank: str, levels: tuple[str, ...]) -> dict[str, list[str]]:
-        """The best tested of each level's newest items, as the model wrote them; none while the service is away."""
+    async def memory_samples(self, bank: str, levels: tuple[Level, ...]) -> dict[str, list[str]]:
+        """A few items of each level as the model wrote them, those with the most evidence; none while the memory
+        service is away."""
         samples: dict[str, list[str]] = {}
         for level in levels:
-            try:
-                asked = {"level": level, "status": "active", "limit": LOOKED_AT}
-                answer = await self._clients["memory"].get(
-                    f"/v1/banks/{bank}/items", params=asked, timeout=READY_TIMEOUT_S
-                )
-                items = answer.json()["items"] if answer.is_success else []
-                items.sort(key=lambda item: -(item["support"] or item["trials"] or 0))
-                samples[level] = [str(item["text"]) for item in items[:SAMPLES]]
-            except (httpx.TransportError, ValueError, KeyError, TypeError):
-                continue  # the report is worth reading without them
+            for kind, shown in SAMPLES[level].items():
+                asked = {"level": level, "kind": kind, "limit": SAMPLED_FROM}
+                try:
+                    answer = await self._clients["memory"].get(
+                        f"/v1/banks/{bank}/items", params=asked, timeout=READY_TIMEOUT_S
+                    )
+                    items = answer.json()["items"] if answer.is_success else []
+                    items.sort(key=_evidence, reverse=True)
+                    samples.setdefault(level, []).extend(str(item["text"]) for item in items[:shown])
+                except (httpx.TransportError, ValueError, KeyError, TypeError):
+                    continue  # the report is worth reading without them
         return {level: texts for level, texts in samples.items() if texts}
+
+
+def _evidence(item: Mapping[str, Any]) -> tuple[int, int, int]:
+    """Problems that agree, then attempts that followed it and passed, then all that followed it."""
+    return item["support"] or 0, item["successes"], item["trials"]
 
 
 def _away(service: str, error: Exception) -> HTTPException:

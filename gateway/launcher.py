@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import os
 import secrets
 import signal
@@ -318,12 +319,22 @@ def stop(state_dir: Path, patience_s: float = 40.0) -> bool:
     raise LaunchError(f"process {state['pid']} does not end; look at {state_dir / 'logs'}")
 
 
-def tail(path: Path, lines: int = 15) -> str:
-    """The last lines of a log."""
+def tail(path: Path, lines: int = 10) -> str:
+    """The last lines of a log; of a record, what it says in the end: its cause if it has one, else its message."""
     try:
-        return "\n".join(path.read_text(errors="replace").splitlines()[-lines:])
+        last = path.read_text(errors="replace").splitlines()[-lines:]
     except FileNotFoundError:
         return "(no log)"
+    return "\n".join(f"  {_in_short(line)}" for line in last)
+
+
+def _in_short(line: str) -> str:
+    try:
+        record = json.loads(line)
+        said: list[str] = str(record.get("traceback") or record["message"]).split("\n")
+    except (ValueError, KeyError, AttributeError):
+        return line
+    return [part for part in said if part.strip()][-1] if any(part.strip() for part in said) else line
 
 
 def main() -> None:

@@ -113,6 +113,22 @@ def load_problems(source: ProblemSource) -> Loaded:
     return problems, bad
 
 
+def problems_of(recipe: Recipe) -> Loaded:
+    """`load_problems` of a recipe that can be carried out with them.
+
+    Raises:
+        InvalidRecipe: also when there is nothing to do, or too little for a step.
+    """
+    problems, bad = load_problems(recipe.problems)
+    if not problems:
+        raise _invalid("problems", "no problem in them; a run needs one")
+    practised = sum(problem.split == "train" for problem in problems)
+    per_step = recipe.schedule.problems_per_step
+    if recipe.method is not Method.BASE and recipe.schedule.steps and per_step > practised:
+        raise _invalid("schedule.problems_per_step", f"{per_step} problems a step, but only {practised} of split train")
+    return problems, bad
+
+
 def _from_files(source: FileProblems | LiveCodeBenchProblems | SciKnowEvalProblems) -> Loaded:
     problems: list[Problem] = []
     bad: list[BadRecord] = []
@@ -155,14 +171,9 @@ def materialise(recipe: Recipe, run: str, runs_uri: str) -> Inputs:
     Raises:
         InvalidRecipe: when the problems or the model can't be used.
     """
-    problems, bad = load_problems(recipe.problems)
+    problems, bad = problems_of(recipe)
     train = tuple(p.id for p in problems if p.split == "train")
     evaluation = tuple(p.id for p in problems if p.split in recipe.evaluation.splits)
-    per_step = recipe.schedule.problems_per_step
-    if recipe.method is not Method.BASE and recipe.schedule.steps and per_step > len(train):
-        raise _invalid(
-            "schedule.problems_per_step", f"{per_step} problems a step, but only {len(train)} of split train"
-        )
     root = join(runs_uri, run)
     base = _link_base(recipe.model, join(root, "weights", "v0000"), run)
     prompts = (

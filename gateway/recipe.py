@@ -206,6 +206,8 @@ class Recipe(Strict):
             raise ValueError("teacher.lead_gate: grpo has no teacher; remove the key")
         if not trains and self.teacher.lead_gate and self.method in {Method.BASE, Method.MEMORY_AGENT}:
             raise ValueError(f"teacher.lead_gate: {self.method} has no teacher; remove the key")
+        if trains and not self.sampling.temperature:
+            raise ValueError("sampling.temperature: greedy rollouts are all the same; give a temperature to train")
         if self.method is Method.MEMORY_AGENT and not self.memory.levels:
             raise ValueError("memory.levels: memory_agent without memory is base; name a level or use method: base")
         quality = self.memory.quality
@@ -270,14 +272,17 @@ def parse_overrides(pairs: list[str]) -> dict[str, Any]:
     """`["teacher.ema=0.02", "method=sdpo"]` as the nested mapping they mean; values are YAML.
 
     Raises:
-        RecipeError: for a pair without `=`.
+        RecipeError: for a pair without `=`, and for a value that is no YAML.
     """
     tree: dict[str, Any] = {}
     for pair in pairs:
         path, equals, value = pair.partition("=")
         if not equals:
             raise RecipeError(f"{pair!r} is no override; write key.subkey=value")
-        leaf: Any = yaml.safe_load(value)
+        try:
+            leaf: Any = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise RecipeError(f"{pair!r}: the value is no YAML: {' '.join(str(error).split())}") from error
         for part in reversed(path.strip().split(".")):
             leaf = {part: leaf}
         tree = merge(tree, leaf)
@@ -295,8 +300,10 @@ def load_recipe(path: Path, overrides: dict[str, Any] | None = None) -> dict[str
     """
     try:
         tree = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError) as error:
-        raise RecipeError(f"{path}: {error}") from error
+    except OSError as error:
+        raise RecipeError(f"{path}: {error.strerror}") from error
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise RecipeError(f"{path} is no YAML: {error}") from error
     if not isinstance(tree, dict):
         raise RecipeError(f"{path}: a recipe is a mapping of keys")
     here = path.resolve().parent

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from gateway.cli.client import CliError, Gateway, connect
-from gateway.cli.output import console
+from gateway.cli.output import console, run_id
 
 
 def chat(
@@ -19,7 +19,8 @@ def chat(
 ) -> None:
     """Talk to a run's checkpoint. What it knows is in its weights: no memory is attached."""
     gateway = connect()
-    run, at, version = model.partition("@")
+    name, at, version = model.partition("@")
+    run = run_id(name)
     if at and not version.isdigit():
         raise CliError(f"{model!r}: a version is a number, e.g. {run}@60", code=2)
     name = model if at else f"{run}@{gateway.get(f'/v1/runs/{run}')['version']}"

@@ -114,7 +114,8 @@ def explain(answer: httpx.Response, url: str) -> CliError:
         return CliError(f"the gateway at {url} refuses the token; set PMD_TOKEN to the one it was started with")
     if answer.status_code >= httpx.codes.INTERNAL_SERVER_ERROR:
         return Unreachable(f"the gateway at {url} can't answer: {title}")
-    return CliError("\n  ".join([title, *lines]))
+    code = 2 if answer.status_code == httpx.codes.UNPROCESSABLE_ENTITY else 1
+    return CliError("\n  ".join([title, *lines]), code)
 
 
 def connect() -> Gateway:

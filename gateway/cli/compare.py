@@ -8,11 +8,11 @@ from typing import Annotated
 import typer
 
 from gateway.cli.client import CliError, connect
-from gateway.cli.output import AsJson, console, print_json
+from gateway.cli.output import AsJson, console, print_json, run_id
 
 
 def compare(
-    runs: Annotated[list[str], typer.Argument(metavar="RUN RUN...", help="Ids of the runs.")],
+    runs: Annotated[list[str], typer.Argument(metavar="RUN RUN...", help="Ids of the runs.", parser=run_id)],
     html: Annotated[Path | None, typer.Option(help="Write a page with the learning curves here.")] = None,
     as_json: AsJson = False,
 ) -> None:

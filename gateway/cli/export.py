@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from gateway.cli.client import CliError, connect
-from gateway.cli.output import console
+from gateway.cli.output import RunId, console
 from gateway.units import percent
 
 BOOKKEEPING = frozenset({"manifest.json"})
@@ -17,7 +17,7 @@ BOOKKEEPING = frozenset({"manifest.json"})
 
 
 def export(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="Id of the run.")],
+    run: RunId,
     to: Annotated[Path, typer.Option(help="Folder to write; it must not exist or be empty.")],
     step: Annotated[int | None, typer.Option(help="Step whose weights to take; the last one unless given.")] = None,
 ) -> None:
@@ -66,7 +66,9 @@ def copy_weights(weights: dict[str, Any], to: Path) -> None:
     part = to.with_name(f"{to.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     part.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copytree(source, part, ignore=lambda _, names: BOOKKEEPING.intersection(names))
+    shutil.copytree(  # the bytes alone: what the trainer kept private others may serve
+        source, part, ignore=lambda _, names: BOOKKEEPING.intersection(names), copy_function=shutil.copyfile
+    )
     if to.exists():
         to.rmdir()
     part.replace(to)

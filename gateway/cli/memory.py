@@ -12,7 +12,7 @@ import typer
 from rich.markup import escape
 
 from gateway.cli.client import CliError, connect
-from gateway.cli.output import AsJson, age, console, print_json, table
+from gateway.cli.output import AsJson, RunId, age, console, print_json, table
 from gateway.cli.progress import LEVELS
 
 DIFF_STYLE = {"+": "green", "-": "red"}
@@ -22,7 +22,6 @@ app = typer.Typer(no_args_is_help=True, help="Read and change what a run remembe
 ItemId = Annotated[str, typer.Argument(metavar="ITEM", help="Id of the memory.")]
 Version = Annotated[int | None, typer.Option(help="Refuse when it is not at this version; its newest if missing.")]
 Who = Annotated[str | None, typer.Option("--as", envvar="PMD_ACTOR", help="Your name, for the history.")]
-RunId = Annotated[str, typer.Argument(metavar="RUN", help="Id of the run.")]
 
 
 @app.command("list")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from typing import Annotated, Any
 
@@ -10,11 +11,25 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from gateway.cli.client import CliError
 from gateway.units import duration
 
 console = Console(highlight=False)
 errors = Console(stderr=True, highlight=False)
 
+
+def run_id(text: str) -> str:
+    """`text`, if it can name a run: what it is put into is a path of the gateway.
+
+    Raises:
+        CliError: when it can't.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", text):
+        raise CliError(f"{text!r} is no id of a run; see `pmd runs list`", code=2)
+    return text
+
+
+RunId = Annotated[str, typer.Argument(metavar="RUN", help="Id of the run; see `pmd runs list`.", parser=run_id)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 
 STATUS_STYLE = {
@@ -33,8 +48,11 @@ def print_json(value: Any) -> None:
 
 
 def table(*columns: str, **options: Any) -> Table:
-    """A table in the house style."""
-    return Table(*columns, box=None, header_style="bold", pad_edge=False, padding=(0, 3, 0, 0), **options)
+    """A table in the house style; what does not fit goes on in the next line, so that ids can be copied."""
+    made = Table(*columns, box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0), **options)
+    for column in made.columns:
+        column.overflow = "fold"
+    return made
 
 
 def status(word: str) -> str:

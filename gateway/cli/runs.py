@@ -9,13 +9,11 @@ import typer
 from rich.markup import escape
 
 from gateway.cli.client import CliError, Gateway, connect
-from gateway.cli.output import AsJson, age, console, print_json, status, table
+from gateway.cli.output import AsJson, RunId, age, console, print_json, status, table
 from gateway.cli.watch import watch as watch_run
 from gateway.launcher import default_state_dir
 
 app = typer.Typer(no_args_is_help=True, help="Start runs, look at them, steer them.")
-
-RunId = Annotated[str, typer.Argument(metavar="RUN", help="Id of the run; see `pmd runs list`.")]
 
 
 def read_recipe(path: Path, overrides: list[str]) -> dict[str, Any]:
@@ -38,15 +36,12 @@ def check_recipe(recipe: dict[str, Any]) -> None:
     Raises:
         CliError: naming each wrong key and the nearest valid one.
     """
-    from pydantic import ValidationError  # noqa: PLC0415
-
-    from gateway.recipe import Recipe  # noqa: PLC0415 - loads pyarrow
-    from services.common.strict import explain  # noqa: PLC0415
+    from gateway.problems import InvalidRecipe, parse_recipe  # noqa: PLC0415 - loads pyarrow
 
     try:
-        Recipe.model_validate(recipe)
-    except ValidationError as error:
-        lines = [f"{each['field'] or 'recipe'}: {each['message']}" for each in explain(error, Recipe)]
+        parse_recipe(recipe)
+    except InvalidRecipe as error:
+        lines = [f"{each['field'] or 'recipe'}: {each['message']}" for each in error.fields]
         raise CliError("\n  ".join(["the recipe is not valid", *lines]), code=2) from error
 
 
@@ -73,12 +68,12 @@ def create(
     data = read_recipe(recipe, overrides or [])
     if dry_run:
         check_recipe(data)
-        from gateway.problems import SHOWN, InvalidRecipe, load_problems  # noqa: PLC0415 - loads pyarrow
+        from gateway.problems import SHOWN, InvalidRecipe, problems_of  # noqa: PLC0415 - loads pyarrow
         from gateway.recipe import Recipe  # noqa: PLC0415
 
         checked = Recipe.model_validate(data)
         try:
-            problems, bad = load_problems(checked.problems)
+            problems, bad = problems_of(checked)
         except InvalidRecipe as error:
             raise CliError(str(error), code=2) from error
         for record in bad[:SHOWN]:

@@ -81,7 +81,7 @@ def _records(uri: str) -> Iterator[tuple[str, int, Any]]:
                 text = first + line if number == 1 else line
                 if text.strip():
                     yield f"{uri} line {number}", number, text
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError, ImportError) as error:  # the last: a store whose driver is missing
         raise Unreadable(f"{uri} can't be read: {error}") from error
 
 

@@ -43,26 +43,22 @@ def render_terminal(report: ReportView) -> RenderableType:
 
 
 def render_compare_terminal(reports: Sequence[ReportView]) -> RenderableType:
-    """Runs side by side: scores and learning curves."""
-    splits = list(dict.fromkeys(split for report in reports for split in figures.splits(report)))
-    rows = table("run", "method", "status", *(column for s in splits for column in (s, "curve", "mean")), "time")
+    """Runs side by side: scores and learning curves, a line per split, so that it fits a small terminal."""
+    rows = table("run", "method", "status", "time", "split", "accuracy", "mean", "curve")
     for report in reports:
-        changed = {change.split: change for change in figures.changes(report)}
-        cells: list[str] = []
-        for split in splits:
-            if split not in changed:
-                cells += ["–", "", "–"]
-                continue
-            points = curve(report.steps, split)
-            change = changed[split]
-            cells += [
+        head = [report.run.id, report.run.method, status(report.run.status), duration(figures.seconds(report))]
+        for change in figures.changes(report):
+            points = curve(report.steps, change.split)
+            rows.add_row(
+                *head,
+                change.split,
                 f"{percent(change.before)} → [bold]{percent(change.after)}[/]",
+                percent(area(points)),
                 f"[cyan]{sparkline(y for _, y in points)}[/]",
-            ]
-            cells.append(percent(area(points)))
-        rows.add_row(
-            report.run.id, report.run.method, status(report.run.status), *cells, duration(figures.seconds(report))
-        )
+            )
+            head = [""] * len(head)
+        if any(head):
+            rows.add_row(*head, "–", "–", "–", "")
     return rows
 
 

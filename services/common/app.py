@@ -1,7 +1,7 @@
 """The shell of every service: auth, problem-detail errors, health, metrics.
 
-Invariants: every route but health and metrics wants the bearer token; every 4xx names the field or the cause;
-no stack trace reaches a client.
+Invariants: every route but health and metrics wants the bearer token; a body larger than its kind may be is refused
+before it is read; every 4xx names the field or the cause; no stack trace reaches a client.
 """
 
 from __future__ import annotations
@@ -28,6 +28,11 @@ log = logging.getLogger(__name__)
 
 PUBLIC = frozenset({"/healthz", "/readyz", "/metrics", "/openapi.json", "/docs"})
 
+MAX_JSON_BYTES = 16 << 20
+"""Largest JSON body unless a service says otherwise: it is parsed while all other requests wait."""
+MAX_UPLOAD_BYTES = 256 << 20
+"""Largest body that is no JSON."""
+
 Readiness = Callable[[], dict[str, Any]]
 """Facts that `/readyz` reports. Raise `NotReady` to answer 503."""
 
@@ -46,6 +51,18 @@ def problem(status: int, title: str, fields: list[dict[str, str]] | None = None)
     return JSONResponse(body, status, media_type="application/problem+json")
 
 
+def _oversized(request: Request, max_json_bytes: int) -> JSONResponse | None:
+    """The refusal of a body that is too large, or may be."""
+    length = request.headers.get("content-length")
+    if length is None:
+        return problem(411, "send a Content-Length") if "transfer-encoding" in request.headers else None
+    is_json = request.headers.get("content-type", "").partition(";")[0].strip().endswith("json")
+    limit = max_json_bytes if is_json else MAX_UPLOAD_BYTES
+    if not length.isdecimal() or int(length) > limit:
+        return problem(413, f"the body has {length} bytes; at most {limit} are taken")
+    return None
+
+
 def create_service(
     name: str,
     settings: ServiceSettings,
@@ -53,12 +70,14 @@ def create_service(
     ready: Readiness,
     lifespan: Lifespan | None = None,
     public: frozenset[str] = frozenset(),
+    max_json_bytes: int = MAX_JSON_BYTES,
 ) -> FastAPI:
     """A FastAPI application with what all services share; the caller adds its routes.
 
     Args:
         ready: facts for `/readyz` (profile and versions in force); raises `NotReady` for 503.
         public: more paths that need no token.
+        max_json_bytes: largest JSON body that is taken.
     """
     app = FastAPI(
         title=f"pmd {name}",
@@ -76,6 +95,8 @@ def create_service(
             scheme, _, given = request.headers.get("authorization", "").partition(" ")
             if scheme.lower() != "bearer" or not hmac.compare_digest(given.encode(), token.encode()):
                 return problem(401, "missing or wrong bearer token; send 'Authorization: Bearer <token>'")
+        if (refusal := _oversized(request, max_json_bytes)) is not None:
+            return refusal
         try:
             response = await call_next(request)
         except Exception:

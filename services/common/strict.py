@@ -18,7 +18,9 @@ class Strict(BaseModel):
     Attribute docstrings become the field descriptions of the OpenAPI schema and of `--help`.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    # A minimum, whatever it is, makes pydantic look at the text: one that no encoding can write (a lone surrogate) is
+    # refused with its field instead of failing where it is first stored.
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, str_min_length=0)
 
 
 def nearest(key: str, valid: Iterable[str]) -> str | None:

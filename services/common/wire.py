@@ -11,7 +11,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from services.common.strict import Strict
 
@@ -92,12 +92,26 @@ class Weights(Strict):
     """Hash of `manifest.json`, which lists every other file with its own hash."""
 
 
+MAX_TOKENS = 131_072
+"""Longest completion that can be asked for."""
+
+
+def _warm(temperature: float) -> float:
+    if 0 < temperature < 0.001:
+        raise ValueError("between 0 and 0.001 probabilities overflow; give 0 for greedy choices")
+    return temperature
+
+
+Temperature = Annotated[float, Field(ge=0.0, le=5.0), AfterValidator(_warm)]
+"""Of the sampler; 0 is greedy."""
+
+
 class Sampling(Strict):
     """How completions are drawn."""
 
-    temperature: float = Field(default=1.0, ge=0.0, le=5.0)
+    temperature: Temperature = 1.0
     top_p: float = Field(default=1.0, gt=0.0, le=1.0)
-    max_tokens: int = Field(default=512, ge=1, le=131072)
+    max_tokens: int = Field(default=512, ge=1, le=MAX_TOKENS)
     """Longest completion, in tokens."""
 
 

@@ -23,7 +23,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from services.common.strict import Strict
-from services.common.wire import Message, Policy, Sampling
+from services.common.wire import MAX_TOKENS, Message, Policy, Sampling, Temperature
 from services.rollout.batching import Burst
 from services.rollout.completion import Completion, Row
 
@@ -85,12 +85,12 @@ class ChatRequest(Strict):
     model: str
     """`<run>` for its published version, `<run>@<version>` for one version; `GET /v1/models` lists them."""
     messages: list[Turn] = Field(min_length=1)
-    temperature: float = Field(default=1.0, ge=0.0, le=5.0)
+    temperature: Temperature = 1.0
     """0 is greedy."""
     top_p: float = Field(default=1.0, gt=0.0, le=1.0)
-    max_completion_tokens: int | None = Field(default=None, ge=1)
+    max_completion_tokens: int | None = Field(default=None, ge=1, le=MAX_TOKENS)
     """Longest completion, in tokens; None means the service's default, less when the context window is short."""
-    max_tokens: int | None = Field(default=None, ge=1)
+    max_tokens: int | None = Field(default=None, ge=1, le=MAX_TOKENS)
     """Older name of `max_completion_tokens`, which wins."""
     n: int = Field(default=1, ge=1, le=128)
     """Choices to draw."""

@@ -225,7 +225,9 @@ def create_app(settings: VerifierSettings) -> FastAPI:
             jobs.close()
             verifier.stop()
 
-    app = create_service("verifier", settings, ready=verifier.facts, lifespan=lifespan)
+    app = create_service(
+        "verifier", settings, ready=verifier.facts, lifespan=lifespan, max_json_bytes=settings.max_request_mb << 20
+    )
     app.include_router(jobs.router())
 
     @app.middleware("http")

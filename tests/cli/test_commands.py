@@ -87,13 +87,22 @@ def test_a_dry_run_prints_the_complete_recipe_and_needs_no_gateway(pmd: Pmd) -> 
 
 
 @pytest.mark.parametrize(
-    "words", [("runs", "create", "no.yaml"), ("runs", "create", str(RECIPE), "--set", "teacher.ema")]
+    "words", [("no.yaml",), (str(RECIPE), "--set", "teacher.ema"), (str(RECIPE), "--set", "teacher.ema=[[")]
 )
 def test_an_unreadable_recipe_is_one_line(pmd: Pmd, words: tuple[str, ...]) -> None:
-    result = pmd(*words)
-    assert result.exit_code == 2
+    result = pmd("runs", "create", *words)
+    assert result.exit_code == 2, result.output
     assert result.stderr.startswith("error: ")
     assert len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("run", ["../../v1/models", "a b", "", "x:cancel", "x?limit=1", "é"])
+@pytest.mark.parametrize("command", [("runs", "cancel"), ("memory", "list"), ("chat",), ("compare", "r")])
+def test_what_names_no_run_is_never_put_into_a_path(api: Api, pmd: Pmd, command: tuple[str, ...], run: str) -> None:
+    result = pmd(*command, run)
+    assert result.exit_code == 2, result.output
+    assert "is no id of a run" in result.stderr
+    assert api.asked == []
 
 
 def test_without_a_gateway_the_fix_is_named(pmd: Pmd) -> None:
@@ -125,7 +134,7 @@ def test_a_gateway_elsewhere_is_used(pmd: Pmd, monkeypatch: pytest.MonkeyPatch) 
 def test_refusals_say_cause_and_fix(api: Api, pmd: Pmd, answer: httpx.Response, words: str) -> None:
     api.answers["GET /v1/runs/x"] = answer
     result = pmd("runs", "show", "x")
-    assert result.exit_code == 1
+    assert result.exit_code == (2 if answer.status_code == 422 else 1)
     assert words in result.stderr
     assert "Traceback" not in result.output
 
@@ -243,6 +252,7 @@ def test_chat_streams_the_newest_version(api: Api, pmd: Pmd) -> None:
 def published(folder: Path) -> dict[str, Any]:
     folder.mkdir()
     (folder / "model.safetensors").write_bytes(b"weights")
+    (folder / "model.safetensors").chmod(0o600)  # as safetensors writes it
     (folder / "config.json").write_text("{}")
     return {"step": 2, "weights": seal_weights(folder, 2, {}).model_dump(), "evaluation": {}}
 
@@ -252,6 +262,7 @@ def test_an_export_is_the_published_folder_without_bookkeeping(api: Api, pmd: Pm
     result = pmd("export", "r", "--to", str(tmp_path / "out"))
     assert result.exit_code == 0, result.output
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["config.json", "model.safetensors"]
+    assert (tmp_path / "out" / "model.safetensors").stat().st_mode & 0o044, "whoever serves it can read it"
     assert "not an empty folder" in pmd("export", "r", "--to", str(tmp_path / "out")).stderr
     assert "there are 2" in pmd("export", "r", "--step", "9", "--to", str(tmp_path / "x")).stderr
 

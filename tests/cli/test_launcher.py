@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import stat
 from pathlib import Path
@@ -119,10 +120,11 @@ def test_a_service_that_does_not_come_up_is_named_with_the_end_of_its_log(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log = tmp_path / "rollout.log"
-    log.write_text("first\nImportError: no torch\n")
+    cause = {"message": "can't start", "traceback": "Traceback ..\n  File ..\nImportError: no torch\n"}
+    log.write_text(f"first\n{json.dumps(cause)}\n")
     service = {"pid": None, "url": "http://127.0.0.1:9", "restarts": 9, "log": str(log), "since": 0.0}
     monkeypatch.setattr("gateway.launcher.read_state", lambda _: {"services": {"rollout": service}})
-    with pytest.raises(LaunchError, match=r"(?s)rollout is not ready.*ImportError: no torch"):
+    with pytest.raises(LaunchError, match=r"(?s)rollout is not ready.*\n  first\n  ImportError: no torch$"):
         list(wait_ready(tmp_path))
 
 

@@ -45,10 +45,11 @@ def edge() -> dict[str, httpx.AsyncBaseTransport]:
         return {"object": "list", "data": []}
 
     @memory.get("/v1/banks/{bank}/items")
-    async def items(bank: str, level: str | None = None, limit: int = 50) -> dict[str, Any]:
-        tested = {"advice of " + bank: 9, "a guess": 1, "a lesson": None}
-        found = [{"id": text, "level": level, "text": text, "support": None, "trials": n} for text, n in tested.items()]
-        return {"items": found[::-1][:limit], "next": None}
+    async def items(bank: str, level: str | None = None, kind: str = "rule", limit: int = 50) -> dict[str, Any]:
+        evidence = [{"support": None, "successes": passed, "trials": 4} for passed in (1, 0, 4, 2)]
+        texts = [f"{kind} of {bank}, {each['successes']} of 4" for each in evidence]
+        found = [{"id": "i", "level": level, "text": text, **each} for text, each in zip(texts, evidence, strict=True)]
+        return {"items": found[:limit], "next": None}
 
     @memory.patch("/v1/banks/{bank}/items/{item}")
     async def edit(bank: str, item: str, request: Request) -> Any:
@@ -215,6 +216,9 @@ def test_the_log_is_replayed_and_resumed_without_a_gap(http: TestClient, finishe
     assert (events[0]["type"], events[-1]["type"]) == ("run.created", "run.ended")
     rest = http.get(f"/v1/runs/{finished}/events", headers={"Last-Event-ID": "10"})
     assert sse(rest.text) == events[10:]
+    assert sse(http.get(f"/v1/runs/{finished}/events", headers={"Last-Event-ID": ""}).text) == events
+    beyond = http.get(f"/v1/runs/{finished}/events", params={"after": 2**63, "format": "json"})
+    assert beyond.status_code == 422, "no database holds that number"
     assert sse(http.get(f"/v1/runs/{finished}/events", params={"after": len(events)}).text) == []
     page = http.get(f"/v1/runs/{finished}/events", params={"format": "json", "after": 3, "limit": 2})
     assert page.json() == events[3:5]
@@ -269,7 +273,11 @@ def test_the_report_tells_every_step(http: TestClient, finished: str) -> None:
     assert first.memory is not None
     assert set(first.seconds) >= {"rollout", "verify", "probe", "train"}
     assert report.recipe["evaluation"]["every"] == 2
-    assert report.memory_samples["insight"] == [f"advice of {finished}", "a guess", "a lesson"], "best tested first"
+    strategies, lessons = (
+        [f"{kind} of {finished}, {passed} of 4" for passed in best]
+        for kind, best in (("strategy", (4, 2, 1)), ("lesson", (4, 2)))
+    )
+    assert report.memory_samples["insight"] == strategies + lessons, "both kinds, the most evidence first"
 
 
 def test_the_report_is_a_page_too(http: TestClient, finished: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from gateway.problems import InvalidRecipe, load_problems, materialise, parse_recipe
+from gateway.problems import InvalidRecipe, load_problems, materialise, parse_recipe, problems_of
 from gateway.recipe import PocketProblems, Recipe
 from services.common.artifacts import check_weights, local_path, read_problems, read_table
 
@@ -128,6 +128,18 @@ def test_law_3_an_evaluation_problem_is_never_a_training_problem(recipe_tree: Tr
     assert [p.id for p in load_problems(shared)[0]] == ["a", "b"]
 
 
+def test_a_run_without_problems_is_refused(recipe_tree: Tree, tmp_path: Path) -> None:
+    (tmp_path / "empty.jsonl").write_text("\n")
+    tree = recipe_tree(method="base")
+    tree["problems"] = {"source": "jsonl", "files": [str(tmp_path / "empty.jsonl")]}
+    assert refusal(lambda: materialise(parse_recipe(tree), "demo", f"file://{tmp_path}"))["field"] == "problems"
+
+
+def test_a_store_without_its_driver_is_a_recipes_mistake(recipe_tree: Tree) -> None:
+    tree = recipe_tree(problems={"files": ["nosuch://store/problems.jsonl"]})
+    assert "can't be read" in refusal(lambda: problems_of(parse_recipe(tree)))["message"]
+
+
 def test_a_step_larger_than_the_training_set_is_refused(recipe: Make, tmp_path: Path) -> None:
     big = recipe(schedule={"problems_per_step": 7})
     field = refusal(lambda: materialise(big, "demo-1", f"file://{tmp_path}/runs"))
@@ -159,6 +171,8 @@ def test_more_pocket_problems_than_there_are_is_a_recipes_mistake() -> None:
             "teacher.lead_gate",
             "grpo has no teacher; remove the key",
         ),
+        ({"sampling": {"temperature": 0}}, "sampling.temperature", "greedy rollouts are all the same"),
+        ({"sampling": {"temperature": 1e-9}}, "sampling.temperature", "give 0 for greedy choices"),
         ({"generator": {"model": "big"}}, "generator.base_url", "needed for a model"),
         ({"method": "memory_agent", "memory": {"levels": []}}, "memory.levels", "memory_agent without memory is base"),
     ],

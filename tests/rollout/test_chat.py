@@ -127,6 +127,21 @@ def test_a_conversation_that_leaves_no_room_is_422(service: TestClient) -> None:
     assert "context window of 256" in answer.json()["errors"][0]["message"]
 
 
+@pytest.mark.parametrize(
+    ("field", "change"),
+    [
+        ("body.max_tokens", {"max_tokens": 10**12}),
+        ("body.temperature", {"temperature": 1e-300}),
+        ("body.messages.0.content", {"messages": [{"role": "user", "content": "\ud800"}]}),
+    ],
+)
+def test_what_no_sampler_can_do_is_422(service: TestClient, field: str, change: dict[str, Any]) -> None:
+    body_ = json.dumps(body(**change))
+    answer = service.post(URL, content=body_, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 422, answer.text
+    assert answer.json()["errors"][0]["field"].startswith(field)
+
+
 def test_a_burst_without_numbers_is_422(service: TestClient) -> None:
     answer = service.post(URL, json=body(metadata={"batch": "x", "batch_size": "many"}))
     assert answer.status_code == 422

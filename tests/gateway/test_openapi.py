@@ -1,0 +1,137 @@
+"""Whatever is sent to the gateway, it answers: no 5xx, and the document's own examples are valid by its schemas.
+
+schemathesis draws requests from the published document, valid and invalid ones, the same in every run.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import jsonschema
+import pytest
+import schemathesis
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from gateway.app import create_app
+from gateway.problems import parse_recipe
+from gateway.settings import GatewaySettings
+from tests.gateway.fakes import TOKEN
+
+AUTH = {"Authorization": f"Bearer {TOKEN}"}
+QUICK = settings(
+    max_examples=10,
+    derandomize=True,
+    database=None,
+    deadline=None,
+    phases=[Phase.generate],
+    suppress_health_check=list(HealthCheck),
+)
+SERVICES = ("rollout", "verifier", "memory", "trainer")
+LONGEST_URL = 10_000
+HTTPX = ("method", "url", "params", "headers", "json", "content", "data")
+"""What of schemathesis' request our client takes."""
+
+
+def gateway(folder: Path) -> FastAPI:
+    options = GatewaySettings(token=TOKEN, state_dir=folder)  # type: ignore[arg-type]
+    return create_app(options, wake=lambda _: None, transports=dict.fromkeys(SERVICES, httpx.MockTransport(away)))
+
+
+def away(request: httpx.Request) -> httpx.Response:
+    raise httpx.ConnectError("connection refused", request=request)
+
+
+def document() -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as folder:
+        return gateway(Path(folder)).openapi()
+
+
+DOCUMENT = document()
+
+
+@pytest.fixture(scope="module")
+def http(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
+    app = gateway(tmp_path_factory.mktemp("state"))
+    with TestClient(app, headers=AUTH, raise_server_exceptions=False) as client:
+        yield client
+
+
+def operations() -> Iterator[Any]:
+    for result in schemathesis.openapi.from_dict(DOCUMENT).get_all_operations():
+        operation = result.ok()
+        for mode in schemathesis.GenerationMode:
+            if mode.is_positive or "{" in operation.path or operation.body:
+                yield pytest.param(operation, mode, id=f"{mode.value}-{operation.label}")
+
+
+@pytest.mark.parametrize(("operation", "mode"), list(operations()))
+def test_requests_drawn_from_the_document_are_answered(
+    operation: Any, mode: schemathesis.GenerationMode, http: TestClient
+) -> None:
+    @QUICK
+    @given(data=st.data())
+    def check(data: st.DataObject) -> None:
+        case = data.draw(operation.as_strategy(generation_mode=mode))
+        request = case.as_transport_kwargs(base_url="http://testserver")
+        request["headers"] = {**request.get("headers", {}), **AUTH}
+        if len(str(request.get("params"))) > LONGEST_URL:
+            return  # no client sends that
+        answer = http.request(**{k: v for k, v in request.items() if k in HTTPX})
+        # 503 is the truth here of a service that is away; everything else above 499 is a defect.
+        assert answer.status_code < 500 or answer.status_code == 503, (request, answer.text)
+
+    check()
+
+
+def examples() -> Iterator[Any]:
+    """Every example of a JSON answer whose schema the document gives."""
+    for path, verbs in DOCUMENT["paths"].items():
+        for verb, operation in verbs.items():
+            for status, answer in operation["responses"].items():
+                media = answer.get("content", {}).get("application/json", {})
+                if "example" in media and media.get("schema"):
+                    yield pytest.param(media["schema"], media["example"], id=f"{verb} {path} {status}")
+
+
+@pytest.mark.parametrize(("schema", "example"), list(examples()))
+def test_examples_of_answers_are_valid_answers(schema: dict[str, Any], example: Any) -> None:
+    jsonschema.validate(example, {**schema, "components": DOCUMENT["components"]})
+
+
+def test_the_example_of_a_recipe_is_a_recipe() -> None:
+    (recipe,) = DOCUMENT["components"]["schemas"]["CreateRun"]["properties"]["recipe"]["examples"]
+    parse_recipe(recipe)
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Content-Length": str(17 << 20), "Content-Type": "application/json"}, 413),
+        ({"Content-Length": str(1 << 40), "Content-Type": "application/octet-stream"}, 413),
+        ({"Transfer-Encoding": "chunked", "Content-Type": "application/json"}, 411),
+    ],
+)
+def test_a_body_that_is_too_large_is_refused_unread(headers: dict[str, str], status: int, http: TestClient) -> None:
+    answer = http.post("/v1/runs", content=iter([b"{"]), headers=headers)
+    assert answer.status_code == status, answer.text
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"{", b"\xff\xfe", b"null", b"[]", b"{}", b"[" * 100_000 + b"]" * 100_000, b'{"recipe": {"\\ud800": 1}}',
+        b'{"recipe": {"teacher": {"ema": NaN}}}', b'{"recipe": {"seed": ' + b"9" * 5000 + b"}}",
+        b'{"recipe": {"problems": {"source": ["a"]}}}', b'{"recipe": {"model": "\\u0000", "name": "\\ud800"}}',
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("path", ["/v1/runs", "/v1/recipes:validate"])
+def test_hostile_recipes_are_4xx(path: str, body: bytes, http: TestClient) -> None:
+    answer = http.post(path, content=body, headers={"Content-Type": "application/json"})
+    assert 400 <= answer.status_code < 500, answer.text
