@@ -151,7 +151,7 @@ def test_law_5_a_starved_program_is_repeated_then_reported_as_our_trouble(
     sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Limits, "wall_s", property(lambda _: 0.2))
-    monkeypatch.setattr(watch, "PATIENCE", 1)
+    monkeypatch.setattr(watch, "PATIENCE", 10)
     queued = iter((1e9, 0.0))
     monkeypatch.setattr(watch._Watch, "_queued_s", lambda _: next(queued))
     sleepy = "import time\ntime.sleep(9)"

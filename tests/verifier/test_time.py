@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +15,10 @@ from typing import Any
 
 import pytest
 
+from services.verifier.sandbox import watch
+from services.verifier.sandbox.client import Zygote
 from services.verifier.sandbox.job import Execution, Job, Limits
+from services.verifier.sandbox.pool import Pool
 from tests.verifier.conftest import Sandbox
 
 
@@ -36,12 +42,99 @@ def test_cpu_counts_towards_the_total(sandbox: Sandbox) -> None:
 
 
 def test_quick_tests_cost_the_total_nothing_but_their_cpu() -> None:
-    quick = Execution("exit", 0, b"", b"", b"", cpu_s=0.004, wall_s=0.09, max_rss_kb=1)
+    quick = Execution("exit", 0, b"", b"", b"", cpu_s=0.004, wall_s=0.09, max_rss_kb=1, own_s=0.09)
     assert quick.spent_s == 0.004
-    queued = Execution("exit", 0, b"", b"", b"", cpu_s=0.1, wall_s=9.0, max_rss_kb=1, queued_s=8.8)
-    assert queued.spent_s == pytest.approx(0.1)
-    asleep = Execution("exit", 0, b"", b"", b"", cpu_s=0.1, wall_s=9.0, max_rss_kb=1)
+    kept_waiting = Execution("exit", 0, b"", b"", b"", cpu_s=0.1, wall_s=9.0, max_rss_kb=1, own_s=0.2)
+    assert kept_waiting.spent_s == pytest.approx(0.1)
+    asleep = Execution("exit", 0, b"", b"", b"", cpu_s=0.1, wall_s=9.0, max_rss_kb=1, own_s=9.0)
     assert asleep.spent_s == pytest.approx(8.9)
+
+
+NAP = "import time\ntime.sleep(0.2)\ndef solve(a): return a"
+"""Ends by itself, long enough after its start for a test to do something meanwhile."""
+
+
+@contextlib.contextmanager
+def stopped(pid: int, seconds: float) -> Iterator[None]:
+    """A process that gets no CPU for a while, as on a machine that does other things."""
+    os.kill(pid, signal.SIGSTOP)
+    waker = threading.Timer(seconds, os.kill, (pid, signal.SIGCONT))
+    waker.start()
+    try:
+        yield
+    finally:
+        waker.join()
+
+
+@pytest.fixture
+def short_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second of a program's own waiting is too much."""
+    monkeypatch.setattr(Limits, "wall_s", property(lambda _: 1.0))
+
+
+@pytest.mark.usefixtures("short_wait")
+def test_a_zygote_that_is_slow_to_fork_takes_no_time_from_the_program() -> None:
+    pool = Pool(1, memory_mb=512)
+    try:
+        with stopped(pool.pids()[0], 2.0):
+            execution = pool.run(Job(NAP, "solve", "1", Limits(0.5, 256, 64)))
+    finally:
+        pool.close()
+    assert execution.end == "exit"
+    assert execution.wall_s > 1.5, "it was kept waiting"
+    assert execution.own_s < 1.0
+
+
+@pytest.mark.usefixtures("short_wait")
+def test_a_zygote_that_is_slow_to_reap_takes_no_time_from_the_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = Pool(1, memory_mb=512)
+    spawn = Zygote.spawn
+    held = contextlib.ExitStack()
+
+    def spawn_then_stop(zygote: Zygote, *arguments: Any) -> tuple[int, int]:
+        child = spawn(zygote, *arguments)
+        held.enter_context(stopped(zygote.pid, 2.0))
+        return child
+
+    monkeypatch.setattr(Zygote, "spawn", spawn_then_stop)
+    try:
+        with held:
+            execution = pool.run(Job(NAP, "solve", "1", Limits(0.5, 256, 64)))
+    finally:
+        pool.close()
+    assert execution.end == "exit"
+    assert execution.wall_s > 1.5, "it was kept waiting"
+    assert execution.own_s < 1.0
+
+
+@pytest.mark.usefixtures("short_wait")
+def test_a_service_that_is_held_up_takes_no_time_from_the_program(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = watch._Watch._read
+
+    def read_late(self: watch._Watch, fd: int) -> bool:
+        monkeypatch.setattr(watch._Watch, "_read", read)
+        time.sleep(2.0)
+        return read(self, fd)
+
+    monkeypatch.setattr(watch._Watch, "_read", read_late)
+    execution = sandbox.pool.run(Job("print('x' * 300_000)", None, "", Limits(0.5, 256, 1024)))
+    assert (execution.end, len(execution.stdout)) == ("exit", 300_001)
+    assert execution.wall_s > 1.5, "it was kept waiting"
+
+
+@pytest.mark.usefixtures("short_wait")
+def test_waiting_of_its_own_ends_a_program(sandbox: Sandbox) -> None:
+    leave_the_first_thread = (
+        "import ctypes, threading, time\n"
+        "threading.Thread(target=time.sleep, args=(1e6,)).start()\n"
+        "ctypes.CDLL(None).syscall({'x86_64': 60, 'aarch64': 93}[__import__('os').uname().machine], 0)"
+    )
+    print_slowly = "import time\nwhile True:\n    print(1, flush=True)\n    time.sleep(0.02)"
+    for program in ("import time\ntime.sleep(1e6)", leave_the_first_thread, print_slowly):
+        execution = sandbox.pool.run(Job(program, None, "", Limits(0.5, 256, 64)))
+        assert execution.end == "wall", program
 
 
 def test_time_in_the_run_queue_is_measured(sandbox: Sandbox) -> None:

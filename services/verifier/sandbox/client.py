@@ -110,11 +110,18 @@ def _pid_of(pidfd: int) -> int:
     return int(facts.partition("\nPid:")[2].split(maxsplit=1)[0])
 
 
+def _package_folders() -> list[str]:
+    """Folders of installed packages: ours, and those of the interpreters and distributions that ours builds on."""
+    own = [sysconfig.get_path(kind) for kind in ("purelib", "platlib")]
+    others = [path for path in sys.path if Path(path).name in ("site-packages", "dist-packages")]
+    return list(dict.fromkeys((*own, *others)))
+
+
 def _start(
     control_fd: int, libraries: tuple[str, ...], *, wrapped: bool, insecure: bool
 ) -> tuple[subprocess.Popen[bytes], int]:
     """The process that we started, and the zygote's own id: inside bubblewrap they differ."""
-    search = list({sysconfig.get_path(kind): None for kind in ("purelib", "platlib")})
+    search = _package_folders()
     arguments = {"control_fd": control_fd, "libraries": libraries, "search": search, "insecure": insecure}
     # A Python that needs a library path to start keeps it; nothing else of our environment goes along.
     environment = {"PYTHONHASHSEED": "0"}

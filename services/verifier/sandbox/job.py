@@ -28,13 +28,13 @@ class Limits:
     memory_mb: int
     """Address space that the program may take, beyond what the interpreter and the libraries had at its start."""
     output_kb: int
-    """Of stdout and of the result, each. Stderr is cut there, and ends the program at `DIAGNOSTICS` times as much."""
+    """Of the output that is judged and of the result, each. Other output is cut there; see `DIAGNOSTICS`."""
     left_s: float = math.inf
     """Seconds left of what the program may use on all its tests."""
 
     @property
     def wall_s(self) -> float:
-        """Wall seconds after which a child that doesn't use its CPU time is ended."""
+        """Seconds of its own waiting after which a child that doesn't use its CPU time is ended."""
         return min(max(3 * self.cpu_s, self.cpu_s + 2), max(self.left_s + SLACK_S, LEAST_S))
 
     def within(self, left_s: float) -> Limits:
@@ -60,10 +60,11 @@ class Job:
 
 
 DIAGNOSTICS = 16
-"""Debugging output decides nothing, so an honest program is not ended for it; a flood is."""
+"""Stderr, and what a called function prints, decide nothing, so an honest program is not ended for them; for a flood it
+is: at so many times `output_kb`."""
 
 OUR_DELAY_S = 0.1
-"""Wall time per test that this service may itself add on a busy machine; it is not counted as the program's."""
+"""Waiting per test that is not counted: this service may have added so much itself."""
 
 
 class End(StrEnum):
@@ -94,8 +95,10 @@ class Execution:
     max_rss_kb: int
     queued_s: float = 0.0
     """Part of `wall_s` in which the machine ran something else."""
+    own_s: float = 0.0
+    """Part of `wall_s` that was the program's own doing: it ran, or waited for nothing of ours."""
 
     @property
     def spent_s(self) -> float:
         """Seconds that count towards a program's total: of CPU, or of waiting where that was its own doing."""
-        return max(self.cpu_s, self.wall_s - self.queued_s - OUR_DELAY_S)
+        return max(self.cpu_s, self.own_s - OUR_DELAY_S)

@@ -2,9 +2,10 @@
 
 Invariants:
 - The clock is looked at in every round of the loop, so neither a flood nor silence postpones a deadline.
-- Time limits are CPU time. Wall time has a wider limit of its own, whose clock stands still while the child is runnable
-  but gets no CPU. A child that is starved for long ends as `STARVED`, which is our trouble: a busy machine never turns
-  a right answer into a timeout.
+- Time limits are CPU time. Waiting has a wider limit of its own (`Limits.wall_s`), and only waiting that is the
+  program's own doing counts towards it: not before the child is sealed, not while it waits for a CPU or for a disk, not
+  while it waits for this loop or, having ended, for its zygote. A child that is kept waiting for long ends as
+  `STARVED`, which is our trouble: a busy machine never turns a right answer into a timeout.
 - The end of a child is known from the zygote, never from its pipes: it may close them and live on.
 """
 
@@ -25,9 +26,13 @@ CHUNK = 1 << 16
 MIN_TICK_S = 0.004
 LOOK_S = 0.05
 """How often a child's threads are counted."""
+HICCUP_S = 2 * LOOK_S
+"""A round of the loop that took longer was held up by the machine; no more of it counts as the child's waiting."""
 MAX_THREADS = 256
-STDERR = 1
-"""Index of a child's diagnostics among the streams that are read."""
+STDOUT, STDERR, REPORT = 0, 1, 2
+"""Indices of a child's streams, in the order in which they are read."""
+DISK = b"D"
+"""State of a process that waits for the kernel, which a program can't bring about for long."""
 PATIENCE = 5
 """A starved child is given up after so many times its wall limit."""
 
@@ -57,7 +62,7 @@ def supervise(zygote: Zygote, job: Job) -> Execution:
                 os.close(fd)
         stack.callback(os.close, pidfd)
         try:
-            watch = _Watch(zygote.control.fileno(), (pid, pidfd), feed, readers, limits)
+            watch = _Watch(zygote.control.fileno(), (pid, pidfd), feed, readers, job)
             end = watch.loop(began)
             status, cpu_s, queued_s, max_rss = zygote.reap()
         except BaseException:
@@ -67,13 +72,14 @@ def supervise(zygote: Zygote, job: Job) -> Execution:
         wall_s = time.monotonic() - began
         if watch.drain():
             end = end or End.OUTPUT
+    own_s = max(0.0, watch.own_s - queued_s)
     stdout, stderr, report = (bytes(buffer) for buffer in watch.output)
     if not report.startswith(SEALED):
         raise SandboxError(f"a child could not seal itself: {report.decode(errors='replace') or 'no word from it'}")
     code = os.waitstatus_to_exitcode(status)
     if end is None:
         end = _classify(code, cpu_s, max_rss, limits)
-    return Execution(end, abs(code), stdout, stderr, report[len(SEALED) :], cpu_s, wall_s, max_rss, queued_s)
+    return Execution(end, abs(code), stdout, stderr, report[len(SEALED) :], cpu_s, wall_s, max_rss, queued_s, own_s)
 
 
 def _pipes() -> list[tuple[int, int]]:
@@ -129,14 +135,20 @@ class _Feed:
 class _Watch:
     """The loop that feeds one child, collects what it writes, and ends it when a limit is passed."""
 
-    def __init__(self, control: int, child: tuple[int, int], feed: _Feed, readers: list[int], limits: Limits) -> None:
+    def __init__(self, control: int, child: tuple[int, int], feed: _Feed, readers: list[int], job: Job) -> None:
         self._control = control
         self._pid, self._pidfd = child
         self._feed = feed
         self._open = {fd: index for index, fd in enumerate(readers)}
-        self._limits = limits
-        self._stderr_left = DIAGNOSTICS * limits.output_kb << 10
+        self._limits = job.limits
+        diagnostics = (STDERR,) if job.fn_name is None else (STDOUT, STDERR)
+        self._left = dict.fromkeys(diagnostics, DIAGNOSTICS * job.limits.output_kb << 10)
         self.output = tuple(bytearray() for _ in readers)
+        self.own_s = 0.0
+        """Seconds that the sealed child lived as far as this loop could see it, in the run queue or not."""
+        self._own_limit = job.limits.wall_s
+        self._ended = select.poll()
+        self._ended.register(self._pidfd, select.POLLIN)
         self._poll = select.poll()
         self._poll.register(self._control, select.POLLIN)
         self._poll.register(feed.fd, select.POLLOUT)
@@ -146,8 +158,7 @@ class _Watch:
     def loop(self, began: float) -> End | None:
         """Until the zygote has reaped the child; why we killed it, or None."""
         killed: End | None = None
-        self._began, self._deadline = began, began + self._limits.wall_s
-        wait = min(self._limits.cpu_s, LOOK_S)
+        seen, deadline, wait = began, began, min(self._limits.cpu_s, LOOK_S)
         while True:
             events = self._poll.poll(max(wait, MIN_TICK_S) * 1000)
             ready = {fd for fd, _ in events}
@@ -159,31 +170,32 @@ class _Watch:
             flooded = [self._read(fd) for fd in ready & self._open.keys()]
             now = time.monotonic()
             if killed is not None:
-                if now > self._deadline:
+                if now > deadline:
                     raise SandboxError("the zygote did not reap a killed child")
                 continue
             cpu_s = self._cpu_s()
-            killed = End.OUTPUT if any(flooded) else self._limit_passed(cpu_s, now)
-            wait = min(self._limits.cpu_s - cpu_s, self._deadline - now, LOOK_S)
+            killed = End.OUTPUT if any(flooded) else self._limit_passed(cpu_s, now - seen, now - began)
+            seen, wait = now, min(self._limits.cpu_s - cpu_s, self._own_limit - self.own_s, LOOK_S)
             if killed is not None:
                 self._kill()
-                self._deadline, wait = now + ANSWER_TIMEOUT_S, ANSWER_TIMEOUT_S
+                deadline, wait = now + ANSWER_TIMEOUT_S, ANSWER_TIMEOUT_S
 
-    def _limit_passed(self, cpu_s: float, now: float) -> End | None:
-        """The limit that the child has passed, if any. Moves the deadline by the time that it had to wait for a CPU."""
+    def _limit_passed(self, cpu_s: float, round_s: float, wall_s: float) -> End | None:
+        """The limit that the child has passed, if any; counts the last round of the loop as its waiting, or not."""
         limits = self._limits
         if cpu_s >= limits.cpu_s:
             return End.CPU
-        if self._threads() > MAX_THREADS:
+        threads, state = self._facts()
+        if threads > MAX_THREADS:
             return End.THREADS
-        if now >= self._deadline:
+        if self.output[REPORT] and state != DISK and not self._ended.poll(0):
+            self.own_s += min(round_s, HICCUP_S)
+        if self.own_s >= self._own_limit:
             queued_s = self._queued_s()
-            if now - self._began - queued_s >= limits.wall_s:
+            if self.own_s - queued_s >= limits.wall_s:
                 return End.WALL
-            if now - self._began >= PATIENCE * limits.wall_s:
-                return End.STARVED
-            self._deadline = self._began + limits.wall_s + queued_s
-        return None
+            self._own_limit = limits.wall_s + queued_s
+        return End.STARVED if wall_s >= PATIENCE * limits.wall_s else None
 
     def _kill(self) -> None:
         signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
@@ -208,9 +220,9 @@ class _Watch:
         """Keep what fits of a chunk; True when its stream is over its limit."""
         room = (self._limits.output_kb << 10) - len(self.output[index])
         self.output[index].extend(chunk[:room])
-        if index == STDERR:
-            self._stderr_left -= len(chunk)
-            return self._stderr_left < 0
+        if index in self._left:
+            self._left[index] -= len(chunk)
+            return self._left[index] < 0
         return len(chunk) > room
 
     def drain(self) -> bool:
@@ -222,13 +234,14 @@ class _Watch:
                         return True
         return False
 
-    def _threads(self) -> int:
-        """The child's threads; 0 when it is gone."""
+    def _facts(self) -> tuple[int, bytes]:
+        """The child's threads, and the state of its first one, a letter; (0, nothing) when it is gone."""
         try:
             facts = Path(f"/proc/{self._pid}/status").read_bytes()
-            return int(facts.partition(b"\nThreads:")[2].split(maxsplit=1)[0])
+            threads, state = (facts.partition(word)[2].split(maxsplit=1)[0] for word in (b"\nThreads:", b"\nState:"))
+            return int(threads), state
         except (OSError, ValueError, IndexError):
-            return 0
+            return 0, b""
 
     def _cpu_s(self) -> float:
         """CPU seconds that the child has used; it is not reaped before we read its end, so the pid is its own."""
