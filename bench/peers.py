@@ -20,7 +20,7 @@ import numpy.typing as npt
 from services.memory.embed import Rows, unit
 from services.memory.exact import ExactIndex
 from services.memory.index import Index, Query, catch_up
-from services.memory.ledger import Item, Ledger, Transaction
+from services.memory.ledger import Item, Ledger, Transaction, reads
 from services.memory.vectors import VectorFile, Vectors
 
 DIM = 384
@@ -90,10 +90,9 @@ class Ours:
         catch_up(self._ledger, self._index, self._vectors, "bench", "behavior")  # as every search does
         queries = [Query(text, row) for text, row in zip(texts, rows, strict=True)]
         found = self._index.search("bench", "behavior", queries, self._alpha, k)
-        keys = {
-            item.id: item.scope for item in self._ledger.items("bench", [h.id for hs in found for h in hs]).values()
-        }
-        return [[keys[h.id] for h in hits] for hits in found]
+        with self._ledger.read() as db:
+            shown = reads.shown(db, "bench", list({h.id for hits in found for h in hits}))
+        return [[shown[h.id].scope for h in hits] for hits in found]
 
     def _item(self, record: Record) -> Item:
         return Item(level="behavior", kind="behavior", scope=record.key, text=record.text, step=1, policy_version=0)

@@ -5,6 +5,7 @@ Invariants:
 - Rows are only appended. A changed item is a dead row and a new one, so counts of words and documents are right
   without bookkeeping: whatever is dead is left out when they are taken. When half of the rows are dead the level is
   packed.
+- What searches derive from the rows (`_Statistics`) is thrown away as a whole by every change.
 - Nothing is on disk but the vectors (`services.memory.vectors`); a restart reads the ledger again.
 """
 
@@ -13,18 +14,21 @@ from __future__ import annotations
 import threading
 from array import array
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from services.common.wire import Level
 from services.memory.embed import Rows
-from services.memory.fusion import K1, B, Scores, best, idf, relative_score, words
+from services.memory.fusion import K1, B, Numbers, Scores, best, idf, relative_score, words
 from services.memory.index import CANDIDATES, Entry, Hit, Query
 
 PACK_ABOVE = 1024
 """Levels with fewer dead rows are not packed."""
+COMMON = 8
+"""A word in more than one of so many documents has its weights kept for all of them: adding all is then cheaper than
+picking some."""
 
 
 class _Postings:
@@ -37,23 +41,76 @@ class _Postings:
         self.counts = array("f")
 
 
+class _Statistics:
+    """What BM25 and cosine need to know of all rows, as they are at one moment; words are looked up once."""
+
+    def __init__(
+        self, alive: npt.NDArray[np.bool_], lengths: Scores, postings: Mapping[str, _Postings], documents: int
+    ) -> None:
+        self._alive = alive
+        self.dead: Numbers = np.flatnonzero(~alive)
+        self._norms = K1 * (1 - B + B * lengths / max(float(lengths[alive].mean()), 1e-9))
+        self._postings = postings
+        self._documents = documents
+        self._weights: dict[str, tuple[Numbers | None, Scores] | None] = {}
+
+    def bm25(self, text: str) -> Scores:
+        """Score by row; -inf where no word of `text` occurs."""
+        scores: Scores = np.zeros(len(self._alive), dtype=np.float32)
+        for word, asked in Counter(words(text)).items():
+            if word not in self._weights:
+                self._weights[word] = self._of(word)
+            known = self._weights[word]
+            if known is None:
+                continue
+            rows, weights = known
+            if rows is None:
+                scores += asked * weights
+            else:
+                scores[rows] += asked * weights
+        scores[scores == 0] = -np.inf  # weights are positive
+        return scores
+
+    def _of(self, word: str) -> tuple[Numbers | None, Scores] | None:
+        """The rows that hold a word and what it adds to them; no rows: to all."""
+        postings = self._postings.get(word)
+        if postings is None:
+            return None
+        rows: Numbers = np.array(postings.rows, dtype=np.int64)
+        counts = np.array(postings.counts, dtype=np.float32)
+        here = self._alive[rows]
+        rows, counts = rows[here], counts[here]
+        weights = np.asarray(idf(self._documents, len(rows)) * counts / (counts + self._norms[rows]), dtype=np.float32)
+        if len(rows) * COMMON <= len(self._alive):
+            return rows, weights
+        everywhere: Scores = np.zeros(len(self._alive), dtype=np.float32)
+        everywhere[rows] = weights
+        return None, everywhere
+
+
 class _Shelf:
-    """One level of one bank."""
+    """One level of one bank. Its lock is the caller's to hold."""
 
     def __init__(self) -> None:
+        self.lock = threading.Lock()
         self.seq = 0
+        self._clear()
+
+    def _clear(self) -> None:
         self._entries: list[Entry] = []
         self._row: dict[str, int] = {}
         self._vectors_ND: Rows = np.zeros((0, 0), dtype=np.float32)
         self._alive = np.zeros(0, dtype=bool)
         self._lengths = np.zeros(0, dtype=np.float32)
         self._postings: dict[str, _Postings] = defaultdict(_Postings)
+        self._statistics: _Statistics | None = None
 
     def apply(self, entries: Sequence[Entry], vectors_ND: Rows, gone: Sequence[str]) -> None:
         for item_id in (*gone, *(e.id for e in entries)):
             row = self._row.pop(item_id, None)
             if row is not None:
                 self._alive[row] = False
+                self._statistics = None
         self._append(entries, vectors_ND)
         dead = len(self._entries) - len(self._row)
         if dead > PACK_ABOVE and dead > len(self._row):
@@ -62,6 +119,7 @@ class _Shelf:
     def _append(self, entries: Sequence[Entry], vectors_ND: Rows) -> None:
         if not entries:
             return
+        self._statistics = None
         first, total = len(self._entries), len(self._entries) + len(entries)
         if total > len(self._alive):
             room = max(total, 2 * len(self._alive), 64)
@@ -86,49 +144,42 @@ class _Shelf:
     def _pack(self) -> None:
         rows = sorted(self._row.values())
         entries, vectors = [self._entries[r] for r in rows], self._vectors_ND[rows]
-        seq = self.seq
-        self.__init__()  # type: ignore[misc]
+        self._clear()
         self._append(entries, vectors)
-        self.seq = seq
 
-    def search(self, queries: Sequence[Query], alpha: float, limit: int) -> list[list[Hit]]:
+    def search(self, queries: Sequence[Query], alpha: float, limit: int) -> Iterator[list[Hit]]:
         size = len(self._entries)
         if not self._row:
-            return [[] for _ in queries]
-        alive = self._alive[:size]
+            yield from ([] for _ in queries)
+            return
+        if self._statistics is None:
+            here = self._alive[:size], self._lengths[:size]
+            self._statistics = _Statistics(*here, self._postings, len(self._row))
+        known = self._statistics
         cosines_QN = None
         if alpha > 0:
             cosines_QN = np.stack([q.vector for q in queries]) @ self._vectors_ND[:size].T
-            cosines_QN[:, ~alive] = -np.inf
-        norms = K1 * (1 - B + B * self._lengths[:size] / max(float(self._lengths[:size][alive].mean()), 1e-9))
-        found = []
+            cosines_QN[:, known.dead] = -np.inf
         for n, query in enumerate(queries):
             lists = []
             if alpha < 1:
-                scores = self._bm25(query.text, alive, norms)
+                scores = known.bm25(query.text)
                 near = best(scores, CANDIDATES)
                 lists.append((1 - alpha, near, scores[near]))
             if cosines_QN is not None:
                 near = best(cosines_QN[n], CANDIDATES)
                 lists.append((alpha, near, cosines_QN[n][near]))
-            hits = (Hit(self._entries[row].id, score) for row, score in relative_score(lists).items())
-            found.append(sorted(hits, key=lambda h: (-h.score, h.id))[:limit])
-        return found
+            yield self._hits(*relative_score(lists), query.vector, limit)
 
-    def _bm25(self, text: str, alive: npt.NDArray[np.bool_], norms: Scores) -> Scores:
-        """Score by row; -inf where no word of `text` occurs."""
-        scores: Scores = np.full(len(alive), -np.inf, dtype=np.float32)
-        for word, asked in Counter(words(text)).items():
-            postings = self._postings.get(word)
-            if postings is None:
-                continue
-            rows = np.array(postings.rows)
-            counts = np.array(postings.counts, dtype=np.float32)
-            here = alive[rows]
-            rows, counts = rows[here], counts[here]
-            weight = asked * idf(len(self._row), len(rows))
-            scores[rows] = np.maximum(scores[rows], 0.0) + weight * counts / (counts + norms[rows])
-        return scores
+    def _hits(self, rows: Numbers, scores: npt.NDArray[np.float64], vector: Rows, limit: int) -> list[Hit]:
+        """The best `limit` rows; of equal scores the lower id first."""
+        if len(scores) > limit:
+            chosen = np.flatnonzero(scores >= np.partition(scores, len(scores) - limit)[len(scores) - limit])
+            rows, scores = rows[chosen], scores[chosen]
+        cosines = (self._vectors_ND[rows] @ vector).tolist() if len(vector) else [None] * len(rows)
+        found = zip(rows.tolist(), scores.tolist(), cosines, strict=True)
+        hits = [Hit(self._entries[row].id, score, cosine) for row, score, cosine in found]
+        return sorted(hits, key=lambda h: (-h.score, h.id))[:limit]
 
     def versions(self) -> dict[str, int]:
         return {item_id: self._entries[row].version for item_id, row in self._row.items()}
@@ -149,28 +200,36 @@ class ExactIndex:
         self._shelves: dict[tuple[str, Level], _Shelf] = {}
         self._lock = threading.Lock()
 
-    def seq(self, bank: str, level: Level) -> int:
+    def _shelf(self, bank: str, level: Level) -> _Shelf | None:
         with self._lock:
-            shelf = self._shelves.get((bank, level))
-            return shelf.seq if shelf else 0
+            return self._shelves.get((bank, level))
+
+    def seq(self, bank: str, level: Level) -> int:
+        shelf = self._shelf(bank, level)
+        return shelf.seq if shelf else 0
 
     def apply(
         self, bank: str, level: Level, entries: Sequence[Entry], vectors_ND: Rows, gone: Sequence[str], seq: int
     ) -> None:
         with self._lock:
             shelf = self._shelves.setdefault((bank, level), _Shelf())
+        with shelf.lock:
             shelf.apply(entries, vectors_ND, gone)
             shelf.seq = seq
 
     def search(self, bank: str, level: Level, queries: Sequence[Query], alpha: float, limit: int) -> list[list[Hit]]:
-        with self._lock:
-            shelf = self._shelves.get((bank, level))
-            return shelf.search(queries, alpha, limit) if shelf else [[] for _ in queries]
+        shelf = self._shelf(bank, level)
+        if shelf is None:
+            return [[] for _ in queries]
+        with shelf.lock:
+            return list(shelf.search(queries, alpha, limit))
 
     def versions(self, bank: str, level: Level) -> dict[str, int]:
-        with self._lock:
-            shelf = self._shelves.get((bank, level))
-            return shelf.versions() if shelf else {}
+        shelf = self._shelf(bank, level)
+        if shelf is None:
+            return {}
+        with shelf.lock:
+            return shelf.versions()
 
     def drop(self, bank: str) -> None:
         with self._lock:

@@ -12,13 +12,16 @@ Both follow what Weaviate 1.39 does, so that the embedded index finds what the c
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 K1 = 1.2
 B = 0.75
+
+COLUMNS = 8
+"""Columns for each of the best scores that are wanted, when their floor is sought."""
 
 _WORD = re.compile(r"[^\W_]+", re.UNICODE)
 
@@ -38,28 +41,39 @@ def idf(documents: int, containing: int) -> float:
 
 def best(scores: Scores, limit: int) -> Numbers:
     """Positions of the `limit` highest finite scores, best first; of equal scores the lower position first."""
-    if len(scores) > limit:
-        # Everything that ties with the last of the best is looked at, so that which of them stays is no accident.
-        edge = np.partition(scores, len(scores) - limit)[len(scores) - limit]
-        chosen = np.flatnonzero(scores >= edge) if np.isfinite(edge) else np.flatnonzero(np.isfinite(scores))
-    else:
-        chosen = np.flatnonzero(np.isfinite(scores))
+    chosen = np.flatnonzero(scores >= _floor(scores, limit))
+    chosen = chosen[np.isfinite(scores[chosen])]
     order: Numbers = chosen[np.argsort(-scores[chosen], kind="stable")][:limit]
     return order
 
 
-def relative_score(lists: Iterable[tuple[float, Numbers, Scores]]) -> dict[int, float]:
-    """Fused score by position.
+def _floor(scores: Scores, limit: int) -> float:
+    """A bound that at least `limit` scores reach, and few others: cheaper than a partition of all of them.
+
+    Scores are dealt into columns; each column's maximum is a score, so `limit` of them reach the `limit`th highest.
+    """
+    columns = COLUMNS * limit
+    rows = len(scores) // columns
+    if not rows:
+        return -np.inf
+    highest = scores[: rows * columns].reshape(rows, columns).max(axis=0)
+    return float(np.partition(highest, columns - limit)[columns - limit])
+
+
+def relative_score(lists: Sequence[tuple[float, Numbers, Scores]]) -> tuple[Numbers, npt.NDArray[np.float64]]:
+    """Positions, each once in ascending order, and their fused scores.
 
     Args:
         lists: weight, positions, and their scores (higher is better), each list the best of one kind.
     """
-    fused: dict[int, float] = {}
-    for weight, positions, scores in lists:
-        if not weight or not len(positions):
-            continue
-        low, high = float(scores.min()), float(scores.max())
-        scaled = (scores - low) / (high - low) if high > low else np.ones_like(scores)
-        for position, score in zip(positions.tolist(), scaled.tolist(), strict=True):
-            fused[position] = fused.get(position, 0.0) + weight * score
-    return fused
+    weighed = [(weight, positions, scores) for weight, positions, scores in lists if weight and len(positions)]
+    if not weighed:
+        return np.zeros(0, dtype=np.int64), np.zeros(0)
+    parts = [weight * _scaled(scores).astype(np.float64) for weight, _, scores in weighed]
+    found, place = np.unique(np.concatenate([positions for _, positions, _ in weighed]), return_inverse=True)
+    return found, np.bincount(place, np.concatenate(parts))
+
+
+def _scaled(scores: Scores) -> Scores:
+    low, high = scores.min(), scores.max()
+    return np.asarray((scores - low) / (high - low)) if high > low else np.ones_like(scores)

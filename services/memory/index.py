@@ -11,7 +11,7 @@ Invariants, for every index:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -54,7 +54,7 @@ class Query:
 
     text: str
     vector: Rows
-    """Unit row, float32 [dimensions]; empty when alpha is 0."""
+    """Unit row, float32 [dimensions]; may be empty where alpha is 0, and hits then have no cosine."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,8 @@ class Hit:
     id: str
     score: float
     """Fused score in [0, 1], relative to the other hits of the same search."""
+    cosine: float | None = None
+    """Similarity to the query; None where the index does not say it, or the query has no vector."""
 
 
 class Index(Protocol):
@@ -120,13 +122,10 @@ def document(item: Item, question: str) -> str:
 
 def entries(ledger: Ledger, bank: str, items: Sequence[Item]) -> list[Entry]:
     """Items as an index holds them."""
-    scopes = {i.scope for i in items if i.level != "behavior"}
-    questions = _questions(ledger, bank) if scopes else {}
+    scopes = sorted({i.scope for i in items if i.level != "behavior"})
+    bodies = ledger.problems(bank, scopes) if scopes else {}
+    questions = {pid: Problem.model_validate_json(body).question() for pid, body in bodies.items()}
     return [Entry(i.id, i.version, document(i, questions.get(i.scope, ""))) for i in items]
-
-
-def _questions(ledger: Ledger, bank: str) -> Mapping[str, str]:
-    return {pid: Problem.model_validate_json(body).question() for pid, body in ledger.problems(bank).items()}
 
 
 def catch_up(

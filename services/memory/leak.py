@@ -2,140 +2,200 @@
 
 A teacher that reads the answer teaches to state it, not to find it (Law 3). A note that leaks is quarantined
 with the reason; it is kept for people to see and never shown. The guard knows the answer, the policy doesn't.
+
+What tells (a long word, a number of two digits or more) leaks wherever it is said, in any notation. What does not
+("no", 3, 100, "increase") is said in honest notes too, and leaks where it is *claimed*: "the answer is no", "it comes
+to 3.", "increase is right". What the question says leaks only where it is claimed. `services.memory.leak_forms` brings
+both sides to one form, `services.memory.leak_code` is for programs.
 """
 
 from __future__ import annotations
 
-import ast
-import json
-import keyword
 import re
-import unicodedata
 from collections.abc import Sequence
 
 from services.common.wire import Problem
+from services.memory.leak_code import code_leak
+from services.memory.leak_forms import dressed, letters, number, numbers, plain, romans, spelled, squeezed
 
-NGRAM = 8
-"""A run of this many code tokens in common with a passing program is a copy."""
-RENAMED = 10
-"""The same with names left out of account: a copy whose variables were renamed."""
-
-_CODE_TOKEN = re.compile(r"\w+|[^\w\s]")
-_NAME = re.compile(r"[^\W\d]\w*")
-_FENCE = re.compile(r"```[^\n]*\n(.*?)(?:```|\Z)", re.DOTALL)
-_LETTER_CLAIM = (
-    r"(?i:\b(?:answer|option|choice|letter|correct)\b)[^.\n]{{0,24}}?"
-    r"(?<![A-Za-z])[(\"'*]*{label}[)\"'*]*(?![A-Za-z]| [a-z])"
-)
-"""Case matters for the letter: "the answer is a number" claims nothing."""
-_LETTER_CHOSEN = r"(?i:\b(?:pick|choose|select|take|go with) (?:the )?(?:option |answer |letter )?)[(\"'*]*{alone}"
-_LETTER_PRAISED = (
-    r"(?<![A-Za-z])[(\"'*]*{label}[)\"'*]* (?i:is|was|must be|has to be) (?i:the )?"
-    r"(?i:right|correct|true|answer|best|one to)\b"
-)
-_CLAIMS = (_LETTER_CLAIM, _LETTER_CHOSEN, _LETTER_PRAISED)
-_RULED_OUT = re.compile(r"\b(?:rule out|eliminate|exclude|reject|discard|none of|neither|not)\b", re.IGNORECASE)
-
-_OPTION_LINE = r"^\s*[(]?{label}[).:]\s*(.+?)\s*$"
 MIN_LITERAL = 3
-"""Shorter expected outputs ("1", "no") occur in honest notes by chance."""
-MIN_INPUT = 6
-"""The same for a test's inputs."""
+"""Shorter answers occur in honest notes by chance."""
+LONG = 6
+"""Answers of so many letters are recognised in whatever way they are broken up; of so many words, in part."""
 
-_TEX = re.compile(r"\\(?:boxed|text|mathrm|mathbf|left|right|displaystyle|,|;|!)|[${}]")
-_INVISIBLE = re.compile("[\u200b-\u200f\u2060\ufeff\u00ad]")
-_THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
-_DECIMAL_ZEROS = re.compile(r"(?<![\d.])(\d+)\.0+(?![\d.])")
-_ANSWER_CLAIM = re.compile(r"\b(?:answer|result|solution|equals?|outputs?|returns?|value)\b|=", re.IGNORECASE)
-_NUMBERS = re.compile(r"-?\d+(?:\.\d+)?(?:[\s,;\[\]()]+-?\d+(?:\.\d+)?){2,}")
-
-
-def _plain(text: str) -> str:
-    """A text in the form that answers are compared in: no TeX, no tricks with invisible or wide characters."""
-    text = _INVISIBLE.sub("", unicodedata.normalize("NFKC", text))
-    text = _THOUSANDS.sub("", _TEX.sub(" ", text))
-    return " ".join(_DECIMAL_ZEROS.sub(r"\1", text).casefold().split())
-
-
-def _says(text: str, answer: str) -> bool:
-    """Whether `answer` occurs as whole words or numbers; both plain."""
-    return re.search(rf"(?<![\w.]){re.escape(answer)}(?!\w|\.\d)", text) is not None
-
-
-def _squeeze(text: str) -> str:
-    return re.sub(r"\s+", "", text).lower()
-
-
-def _shape(code: str) -> set[tuple[str, ...]]:
-    """Runs of tokens with names left out of account; runs that are mostly names say nothing."""
-    tokens = ["v" if _NAME.fullmatch(t) and not keyword.iskeyword(t) else t for t in _CODE_TOKEN.findall(code)]
-    runs = (tuple(tokens[i : i + RENAMED]) for i in range(len(tokens) - RENAMED + 1))
-    return {run for run in runs if len(set(run) - {"v"}) >= 4 and run.count("v") <= RENAMED // 2}
-
-
-def _runs(code: str) -> set[tuple[str, ...]]:
-    tokens = _CODE_TOKEN.findall(code)
-    return {tuple(tokens[i : i + NGRAM]) for i in range(len(tokens) - NGRAM + 1)}
-
-
-def programs(completions: Sequence[str]) -> list[str]:
-    """The fenced programs in completions."""
-    return [block for text in completions for block in _FENCE.findall(text)]
-
-
-def _is_program(text: str) -> bool:
-    try:
-        tree = ast.parse(text)
-    except (SyntaxError, ValueError):
-        return False
-    return any(
-        isinstance(node, ast.FunctionDef | ast.Return | ast.Import | ast.For | ast.While) for node in ast.walk(tree)
+_WEAK = frozenset(
+    re.findall(
+        r"\w+",
+        "yes no true false none both all neither left right up down more less higher lower greater smaller larger "
+        "equal same different first second third last positive negative even odd zero always never possible "
+        "impossible valid invalid increase increases increased decrease decreases decreased rise rises fall falls "
+        "unchanged constant",
     )
+)
+"""Answers that are words of every honest note."""
+
+_BEFORE = re.compile(
+    r"(?:\b(?:answer|result|solution|total|sum|count|value|output|outcome)s?\b[^.\n]{0,60}?(?:=|:|->|→|\bto|\bof|\bas)"
+    r"|\b(?:is|are|was|be|equals?|equal to|gives?|yields?|returns?|outputs?|prints?|obtains?|becomes?|comes to|"
+    r"amounts to|evaluates to|works out to|answer|solution|answered|say|write|state|conclude|expect|expected|get)\b:?)"
+    r"\s*(?:(?:exactly|simply|just|only|always|therefore|thus|then|clearly|indeed|definitely|the|with|option|letter)"
+    r"\s+)*[\"'`(\[{*<]*$"
+)
+_TAIL = re.compile(
+    r"\W*$|[\"'`)\]}*>]*\s*(?:[,;:!?.]|\b(?:and|because|since|as|for|so|here|when|if|exactly|by|not|"
+    r"in (?:this|all|every)|after|once|at the end|overall)\b)"
+)
+_SUPPOSED = re.compile(r"\b(?:assum\w+|suppos\w+|pretend|if|whether|unless)\b")
+_AFTER = re.compile(
+    r"[\"'`)\]}*>]*\s*(?:is|was|are|must be|has to be|will be|would be)\s+(?:always\s+|clearly\s+|indeed\s+)?"
+    r"(?:(?:the|your|our|a)\s+)?(?:(?:right|correct|final|only|true|expected|best|wanted)\b|(?:answer|result|solution)\b)"
+)
 
 
 def leak(note: str, problem: Problem, passed: Sequence[str] = ()) -> str | None:
     """Why `note` gives away the answer of `problem`, or None.
 
     Args:
-        passed: completions of this problem that passed; their fenced programs must not be copied.
+        passed: completions of this problem that passed; their programs must not be copied.
     """
     spec = problem.verifier
     kind = spec.get("kind")
     if kind == "choice":
         return _choice_leak(note, problem, str(spec.get("answer", "")), [str(x) for x in spec.get("labels", "ABCD")])
     if kind == "code":
-        return _code_leak(note, problem, passed)
+        return code_leak(note, problem, passed)
     answer = spec.get("answer")
     return _text_leak(note, problem, str(answer)) if isinstance(answer, str | int | float) else None
 
 
+# ---------------------------------------------------------------- claims
+
+
+def _claimed(said: str, start: int, end: int) -> bool:
+    """Whether what stands at [start, end) of a plain text is named as the answer."""
+    begins = max(said.rfind(stop, 0, start) for stop in (". ", "! ", "? ", "; ", "\n")) + 1
+    before, after = said[begins:start], said[end:]
+    if _SUPPOSED.search(before):
+        return False
+    if _AFTER.match(after):
+        return True
+    return bool(_BEFORE.search(before) and _TAIL.match(after))
+
+
+def _places(said: str, words: str) -> list[tuple[int, int]]:
+    """Where `words` occur whole; both plain."""
+    return [m.span() for m in re.finditer(rf"(?<![\w.]){re.escape(words)}(?!\w|\.\d)", said)]
+
+
+# ---------------------------------------------------------------- text and numbers
+
+
 def _text_leak(note: str, problem: Problem, given: str) -> str | None:
-    """A short answer leaks where it is claimed, a longer one (or a number) wherever it is said."""
-    answer, said = _plain(given), _plain(note)
-    if not answer or _says(_plain(problem.question()), answer):
-        return None  # whoever reads the question reads it
-    telling = len(answer) >= MIN_LITERAL or answer.lstrip("-").isdecimal()
-    if telling and _says(said, answer):
+    """A short answer leaks where it is claimed, a longer one (or a telling number) wherever it is said."""
+    said, answer, question = plain(note), plain(given), plain(problem.question())
+    if not answer:
+        return None
+    value = number(answer)
+    if value is not None:
+        known = any(n.value == value for n in numbers(question))
+        telling = not known and _tells(value)
+        for found in [*numbers(said), *romans(dressed(note))]:
+            if found.value == value and (telling or _claimed(said, found.start, found.end)):
+                return "states the reference answer" if telling else "claims the reference answer"
+    known = bool(_places(question, answer))
+    places = _places(said, answer)
+    if value is None and places and not known and len(answer) >= MIN_LITERAL and answer not in _WEAK:
         return "states the reference answer"
-    if len(_squeeze(answer)) >= 2 * MIN_LITERAL and _squeeze(answer) in _squeeze(said):
+    if any(_claimed(said, start, end) for start, end in places):
+        return "claims the reference answer"
+    if not known and value is None and _hidden(said, answer):
         return "states the reference answer"
-    claimed = any(_says(part[m.start() :], answer) for part in said.split(". ") for m in _ANSWER_CLAIM.finditer(part))
-    return "claims the reference answer" if claimed else None
+    return None
+
+
+def _tells(value: object) -> bool:
+    """Whether a number is nobody's by chance."""
+    text = str(value)
+    return len(text.lstrip("-")) >= 2 and text not in {"10", "100", "1000", "1/2", "1/3", "1/4"}
+
+
+def _hidden(said: str, answer: str) -> bool:
+    """Whether a text holds an answer broken up, backwards, or a good part of a long one."""
+    tight, bare = squeezed(answer), letters(answer)
+    if tight != letters(answer) and len(tight) > MIN_LITERAL:  # mathematics: its signs count
+        if re.search(rf"(?<![^\W_]){re.escape(tight)}(?![^\W_])", squeezed(said)):
+            return True
+    elif len(bare) >= LONG and (bare in letters(said) or bare[::-1] in letters(said)):
+        return True
+    if len(bare) >= MIN_LITERAL and bare in spelled(said):
+        return True
+    words, own = answer.split(), said.split()
+    if len(words) <= LONG:
+        return False
+    runs = {tuple(words[i : i + LONG]) for i in range(len(words) - LONG + 1)}
+    return any(tuple(own[i : i + LONG]) in runs for i in range(len(own) - LONG + 1))
+
+
+# ---------------------------------------------------------------- choice
+
+_LETTER_CLAIM = (
+    r"(?i:\b(?:answer|option|choice|letter|alternative|correct)\b)[^.\n]{{0,24}}?"
+    r"(?<![A-Za-z])[(\[\"'*`]*{label}[)\]\"'*`]*(?![A-Za-z]| [a-z])"
+)
+"""Case matters for the letter: "the answer is a number" claims nothing."""
+_LETTER_CHOSEN = (
+    r"(?i:\b(?:pick|choose|select|take|go with|go for|opt for|mark|tick|answer|settle on|stick with|respond with|"
+    r"reply with|conclude with|conclude)\s*:?\s+(?:the )?(?:option |answer |letter |choice )?)[(\[\"'*`]*{alone}"
+)
+_LETTER_PRAISED = (
+    r"(?<![A-Za-z])[(\[\"'*`]*{label}[)\]\"'*`]*\s+(?i:is|was|must be|has to be|will be)\s+(?i:the )?(?i:only )?"
+    r"(?i:right|correct|true|answer|best|one to|one that|winner|way to go)\b"
+)
+_LETTER_WINS = r"(?<![A-Za-z])[(\[\"'*`]*{label}[)\]\"'*`]*\s+(?i:(?:it is|wins|survives|works|fits|holds|remains)\b)"
+_LETTER_LEFT = (
+    r"(?i:\b(?:it's|it is|only|all but|all except|everything but|everything except|none but|must be|has to be|"
+    r"leaves|leaving|left with)\s+)(?i:the )?(?i:option |answer |letter )?[(\[\"'*`]*{alone}"
+)
+_LETTER_SHOWN = r"(?:answer =|=>|->|→)\s*[(\[\"'*`]*{label}(?![A-Za-z])"
+_CLAIMS = (_LETTER_CLAIM, _LETTER_CHOSEN, _LETTER_PRAISED, _LETTER_WINS, _LETTER_LEFT, _LETTER_SHOWN)
+_LOWER_CLAIM = r"\b(?:answer|option|choice|letter)\s*(?:is|=|:|->)?\s*[(\[\"'*`]*{label}(?=[)\]\"'*`.,;!]|\s*$)"
+"""A label in lower case, where nothing else can be meant."""
+_RULED_OUT = re.compile(
+    r"\b(?:rule[sd]? out|eliminate[sd]?|exclude[sd]?|reject(?:s|ed)?|discard(?:s|ed)?|drop|dismiss|cross out|strike|"
+    r"none of|neither|nor|not|never|no|can't|cannot|isn't|aren't|wrong|false|incorrect|impossible|fails?|out)\b",
+    re.IGNORECASE,
+)
+_FAILS = r"(?<![A-Za-z]){label} (?:is|was|fails?|can't|can ?not|isn't|does|doesn't|has to go)\b"
+_NTH = ("first", "second", "third", "fourth", "fifth", "sixth")
+_COUNT = ("one", "two", "three", "four", "five", "six")
+_NTH_CHOSEN = (
+    r"\b(?:pick|choose|select|take|mark|go (?:with|for)|answer is|opt for|it is|it's) (?:the )?"
+    r"(?:{nth})(?: (?:option|choice|answer|alternative|one))?\b|"
+    r"\b(?:{nth}) (?:option|choice|answer|alternative|one) (?:is|was|must be) (?:the )?(?:only )?"
+    r"(?:right|correct|true|answer|best)\b|"
+    r"\b(?:option|choice|answer|alternative)(?: number| no\.?| #)? (?:{count})(?![\w.])"
+)
+_OPTION_LINE = r"^\s*[(\[]?{label}[).:\]]\s*(.+?)\s*$"
 
 
 def _choice_leak(note: str, problem: Problem, answer: str, labels: Sequence[str]) -> str | None:
     if re.search(r"</?answer>", note, re.IGNORECASE):
         return "contains an answer tag"
+    said = dressed(note)
     for label in labels:
         claims = (p.format(label=re.escape(label), alone=_alone(label)) for p in _CLAIMS)
-        if any(re.search(claim, note) for claim in claims):
+        lower = re.search(_LOWER_CLAIM.format(label=re.escape(label.casefold())), said.casefold())
+        if lower or any(re.search(claim, said) for claim in claims):
             return "names an option letter as the answer"
-    if answer in labels and _leaves_only(note, answer, labels):
+    for place in range(len(labels)):
+        words = [*_NTH[place : place + 1], *(["last", "final"] if place == len(labels) - 1 else [])]
+        counts = [str(place + 1), *_COUNT[place : place + 1]]
+        pattern = _NTH_CHOSEN.format(nth="|".join(words) or "-", count="|".join(counts))
+        if labels[place] == answer and re.search(pattern, said, re.IGNORECASE):
+            return "names the place of the right option"
+    if answer in labels and _leaves_only(said, answer, labels):
         return "rules out every option but the answer"
-    option = re.search(_OPTION_LINE.format(label=re.escape(answer)), problem.question(), re.MULTILINE)
-    if option and len(_squeeze(option[1])) >= MIN_LITERAL and _squeeze(option[1]) in _squeeze(note):
-        return "quotes the right option"
-    return None
+    return _option_leak(note, problem, answer, labels)
 
 
 def _alone(label: str) -> str:
@@ -144,40 +204,40 @@ def _alone(label: str) -> str:
     return rf"(?<![A-Za-z]){re.escape(label)}(?![A-Za-z]{word})"
 
 
-def _leaves_only(note: str, answer: str, labels: Sequence[str]) -> bool:
-    """Whether one sentence rules out all labels but the right one."""
-    others = [re.compile(_alone(x)) for x in labels if x != answer]
-    sentences = re.split(r"[.\n]", note)
-    return len(others) > 1 and any(_RULED_OUT.search(s) and all(o.search(s) for o in others) for s in sentences)
+def _leaves_only(said: str, answer: str, labels: Sequence[str]) -> bool:
+    """Whether a note rules out, in one sentence or several, all labels but the right one."""
+    out: set[str] = set()
+    for sentence in re.split(r"[.;\n]", said):
+        if _RULED_OUT.search(sentence):
+            out |= {label for label in labels if re.search(_alone(label) + "|" + _FAILS.format(label=label), sentence)}
+    return len(labels) > 2 and out == set(labels) - {answer}
 
 
-def _code_leak(note: str, problem: Problem, passed: Sequence[str]) -> str | None:
-    if "```" in note or _is_program(note):
-        return "contains a program"
-    own = _runs(note)
-    if own and any(own & _runs(program) for program in programs(passed)):
-        return f"copies {NGRAM} tokens of a passing program"
-    own = _shape(note)
-    if own and any(own & _shape(program) for program in programs(passed)):
-        return f"copies {RENAMED} tokens of a passing program, names changed"
-    question, squeezed = _squeeze(problem.question()), _squeeze(note)
-    listed = {_numbers(found) for found in _NUMBERS.findall(note)}
-    for test in problem.verifier.get("tests", ()):
-        for side, shortest in (("output", MIN_LITERAL), ("input", MIN_INPUT)):
-            value = test.get(side)
-            literal = _squeeze(value if isinstance(value, str) else json.dumps(value))
-            if len(literal) >= shortest and literal not in question and literal in squeezed:
-                return f"quotes the {'expected output' if side == 'output' else side} of a hidden test"
-            numbers = _numbers(str(value))
-            known = _numbers(problem.question())
-            if len(numbers) >= 4 and numbers in listed and not _within(numbers, known):
-                return f"lists the numbers of a hidden test's {side}"
+def _option_leak(note: str, problem: Problem, answer: str, labels: Sequence[str]) -> str | None:
+    """Whether a note quotes the right option and no other, or claims it."""
+    lines = {
+        label: found[1]
+        for label in labels
+        if (found := re.search(_OPTION_LINE.format(label=re.escape(label)), problem.question(), re.MULTILINE))
+    }
+    if answer not in lines:
+        return None
+    said, right = plain(note), plain(lines[answer])
+    tight = squeezed(said)
+    stem = plain(re.split(r"\n\s*[(\[]?" + re.escape(labels[0]) + r"[).:\]]", problem.question())[0])
+    others = any(_quoted(said, tight, plain(text)) for label, text in lines.items() if label != answer)
+    known = bool(_places(stem, right))
+    if not others and not known and right not in _WEAK and len(squeezed(right)) >= MIN_LITERAL:
+        strong = " " in right or len(right) >= 8
+        if strong and (_quoted(said, tight, right) or _hidden(said, right)):
+            return "quotes the right option"
+        values = {n.value for n in numbers(right)} if len(right.split()) <= 2 else set()
+        if len(values) == 1 and _tells(*values) and any(n.value in values for n in numbers(said)):
+            return "quotes the right option"
+    if any(_claimed(said, start, end) for start, end in _places(said, right)):
+        return "claims the right option"
     return None
 
 
-def _numbers(text: str) -> tuple[str, ...]:
-    return tuple(re.findall(r"-?\d+(?:\.\d+)?", text))
-
-
-def _within(part: tuple[str, ...], whole: tuple[str, ...]) -> bool:
-    return any(whole[i : i + len(part)] == part for i in range(len(whole) - len(part) + 1))
+def _quoted(said: str, tight: str, option: str) -> bool:
+    return bool(_places(said, option)) or (len(squeezed(option)) >= LONG and squeezed(option) in tight)

@@ -32,7 +32,7 @@ from services.memory.evidence import (
     credibility,
     record,
 )
-from services.memory.index import CANDIDATES, entries, head
+from services.memory.index import CANDIDATES, head
 from services.memory.ledger import Item, Ledger
 from services.memory.reach import Reach
 from services.memory.search import Search
@@ -138,7 +138,7 @@ class Retriever:
         for level in settings.by_meaning if settings.k else ():
             if level in settings.levels:
                 known = self._behaviors if level == "behavior" else strategies(insights)
-                self._near[level] = self._search(ledger, search, bank, level, problems, known, check)
+                self._near[level] = self._search(search, bank, level, problems, known, check)
 
     def _about(self, problem_id: str, notes: Sequence[Item]) -> list[Item]:
         """The strategies that speak about a problem, its own first, each thought once."""
@@ -158,7 +158,6 @@ class Retriever:
 
     def _search(
         self,
-        ledger: Ledger,
         search: Search,
         bank: str,
         level: Level,
@@ -173,16 +172,20 @@ class Retriever:
         settings = self._settings
         may_be_shown = {item.id: item for item in known}
         found = search.find(
-            bank, level, [p.question() for p in problems], alpha=settings.alpha, limit=CANDIDATES, check=check
+            bank,
+            level,
+            [p.question() for p in problems],
+            alpha=settings.alpha,
+            limit=CANDIDATES,
+            compare=True,
+            check=check,
         )
         self.index, self.degraded = found.index, self.degraded or found.degraded
         seen = {h.id: may_be_shown[h.id] for hits in found.hits for h in hits if h.id in may_be_shown}
-        documents = {e.id: e.document for e in entries(ledger, bank, list(seen.values()))}
         near = {}
         for problem, hits in zip(problems, found.hits, strict=True):
-            others = [seen[h.id] for h in hits if h.id in seen and seen[h.id].scope != problem.id]
-            cosines = found.vectors.cosines(head(problem.question()), [documents[i.id] for i in others])
-            alike = [(c, i) for c, i in zip(cosines, others, strict=True) if c >= settings.min_similarity]
+            others = [(h.cosine, seen[h.id]) for h in hits if h.id in seen and seen[h.id].scope != problem.id]
+            alike = [(c, i) for c, i in others if c is not None and c >= settings.min_similarity]
             near[problem.id] = alike[: settings.k]
         return near
 

@@ -15,7 +15,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -37,6 +37,7 @@ FALLBACKS = Counter("pmd_memory_index_fallbacks_total", "Searches that the embed
 DEGRADED = Gauge("pmd_memory_index_degraded", "1 while the configured index is out of reach")
 
 TEND_EVERY_S = 5.0
+LOCK_S = 0.5
 LEVELS: tuple[Level, ...] = ("behavior", "insight", "experience")
 
 
@@ -75,9 +76,9 @@ class Found:
     """What a search found."""
 
     hits: list[list[Hit]]
-    """One list per query, best first."""
-    vectors: Vectors
-    """Of the embedder that was in force, so that what is compared afterwards is compared alike."""
+    """One list per query, best first, with their cosines where they were wanted."""
+    embedder: str
+    """The embedder that was in force."""
     index: str
     degraded: bool
     """The configured index was out of reach."""
@@ -176,9 +177,13 @@ class Search:
         *,
         alpha: float,
         limit: int,
+        compare: bool = False,
         check: Callable[[], None] = lambda: None,
     ) -> Found:
         """The items of a bank's level that are most like each text.
+
+        Args:
+            compare: give cosines at alpha 0 too, which else needs no embedder.
 
         Raises:
             EmbedderDown: when the embedder is out of reach; there is no other one to fall back to.
@@ -186,19 +191,21 @@ class Search:
         """
         now = self._now
         asked = [head(text) for text in texts]
-        rows = now.vectors.of(asked, check) if alpha > 0 else [np.zeros(0, dtype=np.float32)] * len(asked)
+        compare = compare or alpha > 0
+        rows = now.vectors.of(asked, check) if compare else [np.zeros(0, dtype=np.float32)] * len(asked)
         queries = [Query(text, row) for text, row in zip(asked, rows, strict=True)]
         if now.remote is not None and not self._down:
             try:
                 hits = self._ask(now, now.remote, bank, level, queries, alpha, limit, check)
-                return Found(hits, now.vectors, now.remote.name, degraded=False)
+                hits = self._compared(now, bank, queries, hits) if compare else hits
+                return Found(hits, now.vectors.id, now.remote.name, degraded=False)
             except IndexDown as error:
                 self._mark(str(error))
         degraded = now.remote is not None
         if degraded:
             FALLBACKS.inc()
         hits = self._ask(now, now.exact, bank, level, queries, alpha, limit, check)
-        return Found(hits, now.vectors, now.exact.name, degraded)
+        return Found(hits, now.vectors.id, now.exact.name, degraded)
 
     def _ask(
         self,
@@ -211,9 +218,29 @@ class Search:
         limit: int,
         check: Callable[[], None],
     ) -> list[list[Hit]]:
-        with self._locks[bank, index.name]:
+        lock = self._locks[bank, index.name]
+        while not lock.acquire(timeout=LOCK_S):  # somebody else catches up, which may take long
+            check()
+        try:
             catch_up(self._ledger, index, now.vectors, bank, level, check)
+        finally:
+            lock.release()
         return index.search(bank, level, queries, alpha, limit)
+
+    def _compared(
+        self, now: Generation, bank: str, queries: Sequence[Query], found: Sequence[Sequence[Hit]]
+    ) -> list[list[Hit]]:
+        """Hits with their cosines. What the ledger does not hold any more is left out."""
+        items = self._ledger.items(bank, list({hit.id for hits in found for hit in hits}))
+        held = entries(self._ledger, bank, list(items.values()))
+        row = {entry.id: n for n, entry in enumerate(held)}
+        rows = now.vectors.of([entry.document for entry in held])
+        compared = []
+        for query, hits in zip(queries, found, strict=True):
+            there = [hit for hit in hits if hit.id in row]
+            cosines = (rows[[row[hit.id] for hit in there]] @ query.vector).tolist() if there else []
+            compared.append([replace(hit, cosine=c) for hit, c in zip(there, cosines, strict=True)])
+        return compared
 
     def delete(self, bank: str) -> None:
         """Forget a bank: in the index first, then in the ledger, so that no index outlives its bank.

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from fastapi import APIRouter, HTTPException, Query
+from fastapi import APIRouter, HTTPException, Query, Response
 from pydantic import Field
 
 from services.common.jobs import Retryable
 from services.common.strict import Strict
 from services.common.wire import Level
-from services.memory.index import CANDIDATES, Mode, entries, head
-from services.memory.ledger import Ledger
+from services.memory.bank_api import Bank
+from services.memory.index import CANDIDATES, Hit, Mode
+from services.memory.ledger import Ledger, UnknownBank, reads
 from services.memory.search import Search, within
 
 PATIENCE_S = 20.0
@@ -74,64 +75,59 @@ class SearchAnswer(Strict):
     """The configured index is out of reach, and the embedded one answered in its place."""
 
 
+def _shown(hit: Hit, item: Any) -> FoundItem:
+    """A hit as it is answered; `item` is its row of `reads.shown`."""
+    return FoundItem(
+        id=item.id,
+        level=item.level,
+        kind=item.kind,
+        text=item.text,
+        problem_id=None if item.level == "behavior" else item.scope,
+        version=item.version,
+        score=round(hit.score, 6),
+        similarity=None if hit.cosine is None else round(hit.cosine, 6),
+    )
+
+
 def search_router(ledger: Ledger, search: Search) -> APIRouter:
     """The routes over `search`."""
     router = APIRouter(
         tags=["search"], responses={404: {"description": "no such bank"}, 503: {"description": "try again"}}
     )
 
-    def answer(bank: str, request: SearchRequest) -> SearchAnswer:
+    def answer(bank: str, request: SearchRequest) -> Response:
         alpha = request.weight()
-        seq = ledger.seq(bank)
-        if not seq:
-            raise HTTPException(404, f"no bank {bank!r}; a bank appears with its run's first experience")
         try:
             found = search.find(
                 bank, request.level, request.queries, alpha=alpha, limit=request.limit, check=within(PATIENCE_S)
             )
-            # What is shown is the ledger's: an index that lags can't show what was banned or changed since.
-            wanted = list({hit.id for hits in found.hits for hit in hits})
-            items = {i: item for i, item in ledger.items(bank, wanted).items() if item.status == "active"}
-            documents = {e.id: e.document for e in entries(ledger, bank, list(items.values()))}
-            results = []
-            for query, hits in zip(request.queries, found.hits, strict=True):
-                live = [(hit, items[hit.id]) for hit in hits if hit.id in items]
-                cosines: list[float | None] = [None] * len(live)
-                if alpha > 0:
-                    cosines = [*found.vectors.cosines(head(query), [documents[item.id] for _, item in live])]
-                results.append(
-                    [
-                        FoundItem(
-                            id=item.id,
-                            level=item.level,
-                            kind=item.kind,
-                            text=item.text,
-                            problem_id=None if item.level == "behavior" else item.scope,
-                            version=item.version,
-                            score=round(hit.score, 6),
-                            similarity=None if cosine is None else round(cosine, 6),
-                        )
-                        for (hit, item), cosine in zip(live, cosines, strict=True)
-                    ]
-                )
         except Retryable as error:
             raise HTTPException(503, str(error)) from error
-        return SearchAnswer(results=results, seq=seq, index=found.index, degraded=found.degraded)
+        # What is shown is the ledger's: an index that lags can't show what was banned or changed since.
+        with ledger.read() as db:
+            seq = reads.seq(db, bank)
+            items = reads.shown(db, bank, list({hit.id for hits in found.hits for hit in hits}))
+        if not seq:
+            raise UnknownBank(bank)
+        results = [[_shown(hit, items[hit.id]) for hit in hits if hit.id in items] for hits in found.hits]
+        answer = SearchAnswer(results=results, seq=seq, index=found.index, degraded=found.degraded)
+        # Not returned as it is: it would be validated a second time.
+        return Response(answer.model_dump_json(), media_type="application/json")
 
-    @router.get("/v1/banks/{bank}/search")
+    @router.get("/v1/banks/{bank}/search", response_model=SearchAnswer)
     def search_bank(
-        bank: str,
+        bank: Bank,
         q: Annotated[str, Query(min_length=1, max_length=QUESTION_CHARS, description="What to look for.")],
         level: Level = "insight",
         mode: Mode = "hybrid",
         alpha: Annotated[float | None, Query(ge=0.0, le=1.0)] = None,
         limit: Annotated[int, Query(ge=1, le=CANDIDATES)] = 10,
-    ) -> SearchAnswer:
+    ) -> Response:
         """The memories of a level that are most like `q`, by meaning, by words, or both."""
         return answer(bank, SearchRequest(queries=[q], level=level, mode=mode, alpha=alpha, limit=limit))
 
-    @router.post("/v1/banks/{bank}/search")
-    def search_bank_batch(bank: str, request: SearchRequest) -> SearchAnswer:
+    @router.post("/v1/banks/{bank}/search", response_model=SearchAnswer)
+    def search_bank_batch(bank: Bank, request: SearchRequest) -> Response:
         """The same for many questions at once."""
         return answer(bank, request)
 

@@ -117,13 +117,6 @@ class Vectors:
             rows |= self._embed(part)
         return np.stack([rows[name] for name in names]) if names else np.zeros((0, 0), dtype=np.float32)
 
-    def cosines(self, text: str, others: Sequence[str]) -> list[float]:
-        """How alike `text` is to each of `others`."""
-        if not others:
-            return []
-        found: list[float] = (self.of(others) @ self.of([text])[0]).tolist()
-        return found
-
     def known(self, texts: Sequence[str]) -> list[str]:
         """Those of `texts` that need no embedding any more."""
         found = self._file.get(self.id, [digest(text) for text in texts])

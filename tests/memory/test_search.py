@@ -110,7 +110,7 @@ def test_reads_use_the_old_embedder_until_the_new_one_has_done_everything(world:
     changed.start()
     try:
         during = changed.find("b", "insight", ["zor-mil"], alpha=1.0, limit=3)
-        assert during.vectors.id == "hash-512"
+        assert during.embedder == "hash-512"
         assert during.hits == before.hits
         assert changed.status()["embedder_next"] == "openai-m"
         gate.set()
@@ -118,7 +118,7 @@ def test_reads_use_the_old_embedder_until_the_new_one_has_done_everything(world:
         assert set(changed.status()) == {"index", "embedder"}
         asked = len(endpoint.requests)
         after = changed.find("b", "insight", ["a new question"], alpha=1.0, limit=3)
-        assert after.vectors.id == "openai-m"
+        assert after.embedder == "openai-m"
         assert len(endpoint.requests) == asked + 1, "only the question is new"
     finally:
         gate.set()

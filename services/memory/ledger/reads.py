@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from services.common.requests import MemoryCounts
 from services.common.wire import Level
 from services.memory.ledger.items import Item, Kind, Status, UnknownBank, fingerprint
-from services.memory.ledger.rows import item_at, item_of, load
+from services.memory.ledger.rows import item_at, item_of, load, portions
 from services.memory.ledger.tables import BANKS, BY_PERSON, ITEMS, PROBLEMS, SETTLED, STEPS, USES, VERSIONS
 
 Sort = Literal["newest", "oldest", "text"]
@@ -143,10 +143,19 @@ def _cursor(after: str, kind: type[str] | type[int]) -> tuple[Any, str]:
     return value, item_id
 
 
-def problems(db: sa.Connection, bank: str) -> dict[str, str]:
-    """Bodies (JSON) of the problems that the bank has experience of, by id."""
+def problems(db: sa.Connection, bank: str, ids: Sequence[str] | None = None) -> dict[str, str]:
+    """Bodies (JSON) of the problems that the bank has experience of, by id; of some only when `ids` is given."""
     query = sa.select(PROBLEMS.c.problem_id, PROBLEMS.c.body).where(PROBLEMS.c.bank == bank)
-    return {row.problem_id: row.body for row in db.execute(query.order_by(PROBLEMS.c.problem_id))}
+    query = query.order_by(PROBLEMS.c.problem_id)
+    parts = [query] if ids is None else [query.where(PROBLEMS.c.problem_id.in_(part)) for part in portions(ids)]
+    return {row.problem_id: row.body for part in parts for row in db.execute(part)}
+
+
+def shown(db: sa.Connection, bank: str, ids: Sequence[str]) -> dict[str, Any]:
+    """Of the active items among `ids`, by id, the row of what a search shows: id, version, level, kind, scope, text."""
+    columns = (ITEMS.c.id, ITEMS.c.version, ITEMS.c.level, ITEMS.c.kind, ITEMS.c.scope, ITEMS.c.text)
+    query = sa.select(*columns).where(ITEMS.c.bank == bank, ITEMS.c.status == "active")
+    return {row[0]: row for part in portions(ids) for row in db.execute(query.where(ITEMS.c.id.in_(part)))}
 
 
 def rewards(db: sa.Connection, bank: str, item_id: str | None = None) -> dict[str, tuple[list[float], list[float]]]:

@@ -176,7 +176,7 @@ class Ledger:
         with self.read() as db:
             return load(db, bank, ids)
 
-    def problems(self, bank: str) -> dict[str, str]:
-        """Bodies (JSON) of the problems that the bank has experience of, by id."""
+    def problems(self, bank: str, ids: Sequence[str] | None = None) -> dict[str, str]:
+        """Bodies (JSON) of the problems that the bank has experience of, by id; of some only when `ids` is given."""
         with self.read() as db:
-            return reads.problems(db, bank)
+            return reads.problems(db, bank, ids)
