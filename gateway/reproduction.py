@@ -62,10 +62,26 @@ def variants(recipes: Path) -> dict[str, Path]:
 
 
 def cell_recipe(cell: Cell, recipes: Path, overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """The recipe of a cell, as data to post."""
+    """The recipe of a cell, as data to post: what its variant changes of pocket.yaml, laid over that of its kind."""
+    pocket = load_recipe(recipes / "pocket.yaml")
+    of_kind = pocket if cell.setting.kind == "code" else load_recipe(recipes / f"pocket-{cell.setting.kind}.yaml")
+    variant = merge(of_kind, _changes(pocket, load_recipe(variants(recipes)[cell.variant])))
     world = {"kind": cell.setting.kind, "world": cell.setting.world, "world_seed": cell.seed}
     own = {"name": cell.name.replace("_", "-"), "seed": cell.seed, "problems": world}
-    return load_recipe(variants(recipes)[cell.variant], merge(dict(overrides), own))
+    return merge(variant, merge(dict(overrides), own))
+
+
+def _changes(base: Mapping[str, Any], recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys of `recipe` that are not so in `base`."""
+    changed: dict[str, Any] = {}
+    for key, value in recipe.items():
+        known = base.get(key)
+        if isinstance(value, dict) and isinstance(known, dict):
+            if inner := _changes(known, value):
+                changed[key] = inner
+        elif value != known:
+            changed[key] = value
+    return changed
 
 
 def recipe_key(recipe: Mapping[str, Any]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Literal
 from xml.etree import ElementTree
 
 import pytest
@@ -57,6 +58,14 @@ def test_a_cell_is_a_valid_recipe_of_its_own_world_and_a_function_of_the_cell() 
         assert recipe.seed == 3
     keys = {recipe_key(cell_recipe(Cell(CODE, "pmd", seed), RECIPES, {})) for seed in (0, 0, 1)}
     assert len(keys) == 2
+
+
+def test_what_a_variant_changes_is_laid_over_the_recipe_of_its_kind() -> None:
+    def shown(kind: Literal["code", "choice"], variant: str) -> str:
+        return str(cell_recipe(Cell(Setting(kind, "hard"), variant, 0), RECIPES, {})["context"]["demonstrations"])
+
+    assert [shown("code", v) for v in ("pmd", "sdpo", "demonstrations-none")] == ["same_plan", "any", "none"]
+    assert [shown("choice", v) for v in ("pmd", "sdpo", "demonstrations-any")] == ["none", "any", "any"]
 
 
 def test_the_table_compares_with_pmd_seed_by_seed() -> None:
