@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from services.trainer.packing import Rows
+from services.trainer.prefix import share_prompts
 
 
 def load_model(folder: Path, dtype: torch.dtype) -> nn.Module:
@@ -22,6 +23,7 @@ def load_model(folder: Path, dtype: torch.dtype) -> nn.Module:
     Dropout is off because the objectives compare with log-probabilities of a sampler that has none.
     """
     model: nn.Module = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+    share_prompts(model)
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
@@ -45,7 +47,7 @@ def completion_logits(model: nn.Module, rows: Rows, temperature: float, forward:
 
     hook = model.get_output_embeddings().register_forward_pre_hook(select)  # type: ignore[operator]
     try:
-        output: Any = (forward or model)(input_ids=rows.ids_BT, use_cache=False)
+        output: Any = (forward or model)(input_ids=rows.ids_BT, use_cache=False, **rows.shared)
     finally:
         hook.remove()
     logits_NV: Tensor = output.logits.float()

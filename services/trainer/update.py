@@ -30,6 +30,7 @@ from services.trainer.objectives.distill import (
 )
 from services.trainer.objectives.grpo import policy_loss, token_mean_weights
 from services.trainer.packing import MicroBatch, filler, pack, plan
+from services.trainer.prefix import shares_prompts
 from services.trainer.teacher import Teacher
 
 
@@ -60,6 +61,7 @@ class Updater:
     def __init__(self, engine: Engine, teacher: Teacher | None) -> None:
         self._engine = engine
         self._teacher = teacher
+        self._share = shares_prompts(engine.model)
 
     def step(self, batch: TrainBatch, settings: TrainSettings, lr: float, watch: Stopwatch) -> dict[str, float]:
         """Update the student on `batch` at learning rate `lr` (already warmed up and scaled).
@@ -122,7 +124,7 @@ class Updater:
         cut = plan(lengths, settings.micro_tokens, engine.world)[engine.rank :: engine.world]
         with watch.part("load"):
             return [
-                pack([trained[i][0] for i in ids], [trained[i][1] for i in ids], engine.device)
+                pack([trained[i][0] for i in ids], [trained[i][1] for i in ids], engine.device, share=self._share)
                 if ids
                 else filler(engine.device, self._teacher is not None)
                 for ids in cut

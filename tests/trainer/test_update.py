@@ -79,18 +79,35 @@ def test_plan_respects_the_limit_and_keeps_every_sample_once() -> None:
     assert len(plan(lengths, 30, ranks=4)) % 4 == 0
 
 
+@pytest.mark.parametrize("share", [True, False])
 def test_logits_at_completions_equal_those_of_single_unpadded_sequences(
-    base_folder: Path, batch: Callable[..., TrainBatch], device: torch.device
+    base_folder: Path, batch: Callable[..., TrainBatch], device: torch.device, share: bool
 ) -> None:
     samples = batch().samples
+    assert len({s.prompt_ids for s in samples}) < len(samples), "there is something to share"
     model = load_model(base_folder, torch.float32).eval()
     with torch.no_grad():
         want = []
         for s in samples:
             ids = torch.tensor([[*s.prompt_ids, *s.completion_ids]])
             want.append(model(input_ids=ids).logits[0, len(s.prompt_ids) - 1 : -1])
-        got = completion_logits(model, pack(samples, [1.0] * len(samples), device).student, 1.0)
+        got = completion_logits(model, pack(samples, [1.0] * len(samples), device, share=share).student, 1.0)
     torch.testing.assert_close(got, torch.cat(want), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("objective", ["distill", "grpo"])
+def test_shared_prompts_change_only_what_a_step_costs(
+    student: Callable[..., Student], batch: Callable[..., TrainBatch], objective: str
+) -> None:
+    ends = []
+    for share in (True, False):
+        one = student(objective=objective, mini_batches=2)
+        assert one.updater._share, "the tiny model can share"
+        one.updater._share = share
+        ends.append((one.step(batch(objective=objective)), one.weights()))
+    assert ends[0][0] == pytest.approx(ends[1][0], rel=1e-3, abs=1e-6)
+    for name, weight in ends[0][1].items():
+        torch.testing.assert_close(weight, ends[1][1][name], atol=2e-4, rtol=1e-3)
 
 
 @pytest.mark.parametrize("objective", ["distill", "grpo"])
@@ -119,7 +136,7 @@ def test_grpo_raises_rewarded_completions(student: Callable[..., Student], batch
     one = student(objective="grpo")
     b = batch(objective="grpo")
     sample = max(b.samples, key=lambda s: s.advantage)
-    rows_of = pack([sample], [1.0], one.device)
+    rows_of = pack([sample], [1.0], one.device, share=True)
 
     def logp() -> float:
         with torch.no_grad():
