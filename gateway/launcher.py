@@ -130,6 +130,28 @@ def _redis(port: int, password: str) -> Program:
     return Program("redis", argv, _bare(os.environ), stdin=config.encode(), stops_last=True)
 
 
+def callers_redis() -> str | None:
+    """The broker that the caller names, if any; without one this installation runs its own."""
+    return os.environ.get("PMD_REDIS_URL") or os.environ.get("REDIS_URL")
+
+
+def check_redis(url: str) -> None:
+    """Ask the caller's broker whether it is there: without it every run would wait in silence.
+
+    Raises:
+        LaunchError: it does not answer, or refuses us.
+    """
+    from redis import Redis, RedisError  # noqa: PLC0415 - loads slowly, and only who brings a Redis needs it
+
+    at = url.rpartition("@")[2]  # what stands before it may be a password
+    try:
+        with Redis.from_url(url, socket_connect_timeout=PROBE_TIMEOUT_S, socket_timeout=PROBE_TIMEOUT_S) as broker:
+            broker.ping()
+    except (RedisError, ValueError) as error:
+        fix = "mend REDIS_URL, or unset it and one is started here"
+        raise LaunchError(f"no Redis works at {at} ({type(error).__name__}); {fix}") from error
+
+
 def _bare(env: Mapping[str, str]) -> dict[str, str]:
     return {k: env[k] for k in BARE if k in env} | QUIET
 
@@ -183,7 +205,7 @@ def build_programs(state_dir: Path, ports: Mapping[str, int], token: str, index:
     if data_uri := os.environ.get("PMD_DATA_URI"):
         shared["PMD_DATA_URI"] = data_uri
     environments = build_environments(os.environ, shared, urls)
-    redis_url = os.environ.get("PMD_REDIS_URL") or os.environ.get("REDIS_URL")
+    redis_url = callers_redis()
     own_redis = f"redis://:{token}@127.0.0.1:{ports['redis']}/0"
     control = environments["control"] | {"PMD_REDIS_URL": redis_url or own_redis}
 

@@ -196,7 +196,7 @@ def find_model(model: str) -> Path:
     """The folder of the base model.
 
     Raises:
-        InvalidRecipe: when it is no Hugging Face folder with safetensors.
+        InvalidRecipe: when it is no Hugging Face folder with safetensors and a tokenizer.
     """
     try:
         folder = local_path(model)
@@ -206,7 +206,7 @@ def find_model(model: str) -> Path:
         raise _invalid("model", f"{model!r} is a relative path; send an absolute one")
     if not folder.is_dir():
         raise _invalid("model", f"no folder {folder}; give the Hugging Face folder of the base model")
-    for pattern in ("config.json", "*.safetensors"):
+    for pattern in ("config.json", "*.safetensors", "tokenizer*"):
         if not any(folder.glob(pattern)):
             raise _invalid("model", f"{folder} holds no {pattern}; give the Hugging Face folder of the base model")
     return folder

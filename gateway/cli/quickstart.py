@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -34,6 +35,8 @@ def quickstart(
     keep: Annotated[bool, typer.Option(help="Leave the services running at the end.")] = False,
 ) -> None:
     """Start everything, let the bundled model learn the bundled benchmark, show what it learnt."""
+    for each in (signal.SIGTERM, signal.SIGHUP):  # a closed terminal ends it as Ctrl-C does
+        signal.signal(each, signal.default_int_handler)
     began = time.monotonic()
     state_dir = state_dir.absolute()
     data = read_recipe(recipe or default_recipe(), overrides or [])

@@ -37,6 +37,8 @@ def bring_up(state_dir: Path, timeout_s: float, index: str | None = None) -> boo
     if running is not None and index not in {None, running["index"]}:
         raise CliError(f"the services run with --index {running['index']}; `pmd down` first to change that")
     if started:
+        if broker := launcher.callers_redis():
+            launcher.check_redis(broker)
         _ensure_server(launcher.index_in_force(index))
         console.print(f"starting the services in {state_dir}")
         launcher.start_detached(state_dir, index)

@@ -15,6 +15,7 @@ from gateway.launcher import (
     LaunchError,
     build_environments,
     build_programs,
+    check_redis,
     choose_ports,
     ensure_token,
     wait_ready,
@@ -114,6 +115,13 @@ def test_redis_of_the_caller_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyP
     programs = {p.name: p for p in build_programs(tmp_path, choose_ports(), TOKEN)}
     assert "redis" not in programs
     assert programs["worker"].env["PMD_REDIS_URL"] == "redis://broker:6379/2"
+
+
+@pytest.mark.parametrize("url", ["redis://:secret-word@127.0.0.1:9/0", "nonsense://x"])
+def test_a_redis_that_does_not_answer_is_named_without_its_password(url: str) -> None:
+    with pytest.raises(LaunchError, match="unset it and one is started here") as refused:
+        check_redis(url)
+    assert "secret-word" not in str(refused.value)
 
 
 def test_a_service_that_does_not_come_up_is_named_with_the_end_of_its_log(

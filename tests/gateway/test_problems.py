@@ -11,7 +11,7 @@ import pytest
 
 from gateway.problems import InvalidRecipe, load_problems, materialise, parse_recipe, problems_of
 from gateway.recipe import PocketProblems, Recipe
-from services.common.artifacts import check_weights, local_path, read_problems, read_table
+from services.common.artifacts import check_weights, load_messages, local_path, read_problems, read_table
 
 Make = Callable[..., Recipe]
 Tree = Callable[..., dict[str, Any]]
@@ -46,6 +46,13 @@ def test_law_4_prompts_hold_no_answers(recipe: Make, tmp_path: Path) -> None:
     problems = read_problems(inputs.problems)
     assert problems["train-0"].verifier["answer"] == "secret-answer"
     assert inputs.evaluation == ("test-0", "test-1", "unseen-0", "unseen-1")
+
+
+def test_law_1_a_prompt_is_what_the_problem_says_and_nothing_else(recipe: Make, tmp_path: Path) -> None:
+    inputs = materialise(recipe(), "demo-1", f"file://{tmp_path}/runs")
+    problems = read_problems(inputs.problems)
+    prompts = {row["prompt_id"]: load_messages(row["messages"]) for row in read_table(inputs.prompts)}
+    assert prompts == {id_: problem.messages for id_, problem in problems.items()}
 
 
 def test_materialising_twice_gives_the_same_bytes(recipe: Make, tmp_path: Path) -> None:
@@ -84,10 +91,15 @@ def test_a_model_that_is_not_there_is_refused(model_path: str, message: str, rec
     assert message in field["message"]
 
 
-def test_a_folder_without_weights_is_no_model(recipe: Make, model: Path, tmp_path: Path) -> None:
-    (model / "model.safetensors").unlink()
+@pytest.mark.parametrize(
+    ("missing", "pattern"), [("model.safetensors", "*.safetensors"), ("tokenizer.json", "tokenizer*")]
+)
+def test_a_folder_without_weights_or_tokenizer_is_no_model(
+    missing: str, pattern: str, recipe: Make, model: Path, tmp_path: Path
+) -> None:
+    (model / missing).unlink()
     field = refusal(lambda: materialise(recipe(), "demo-1", f"file://{tmp_path}/runs"))
-    assert "holds no *.safetensors" in field["message"]
+    assert f"holds no {pattern}" in field["message"]
 
 
 def test_a_bad_record_is_named_by_file_line_and_field_and_the_rest_loads(recipe_tree: Tree, tmp_path: Path) -> None:

@@ -130,6 +130,14 @@ def test_law_3_a_leaking_note_is_quarantined_and_never_shown(world: World) -> No
     assert all("1, 4, 1, 5" not in content(row) for row in contexts(world, 1, demonstrations="none").values())
 
 
+def test_law_3_an_attempt_that_states_the_answer_is_not_shown_again(world: World) -> None:
+    world.record(1, [("p0", "Plan: return [1, 4, 1, 5].", True), ("p0", WRONG, False)])
+    world.record(2, [("p0", WRONG, False)])
+    shown = content(contexts(world, 2, levels=("experience",))["p0#0"])
+    assert "reverse then add 1" in shown
+    assert "1, 4, 1, 5" not in shown
+
+
 def test_an_unreadable_answer_keeps_the_old_insight(world: World) -> None:
     world.record(1, [("p0", RIGHT, True)])
     world.reflect(1, Words(lambda p: STRATEGY.format(family(p))))
