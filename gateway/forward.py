@@ -21,6 +21,7 @@ from services.common.wire import Level
 
 READY_TIMEOUT_S = 3.0
 GENERATION_TIMEOUT_S = 600.0
+FILE_TIMEOUT_S = 600.0
 SAMPLES: Mapping[Level, Mapping[str, int]] = {
     "behavior": {"behavior": 5},
     "insight": {"strategy": 3, "lesson": 2},
@@ -64,21 +65,44 @@ class Forwarder:
         return _same(answer, answer.content)
 
     async def same(
-        self, service: str, path: str, request: Request, params: Mapping[str, str] | None = None
+        self,
+        service: str,
+        path: str,
+        request: Request,
+        params: Mapping[str, str] | None = None,
+        *,
+        streams: bool = False,
     ) -> Response:
-        """The answer of a service to the caller's own request under another path, query and preconditions included."""
+        """The answer of a service to the caller's own request under another path, query and preconditions included.
+
+        Args:
+            streams: neither body nor answer is held in memory; for files.
+        """
         client = self._clients[service]
         given = params if params is not None else httpx.QueryParams(request.url.query)
         headers = {name: value for name in PASSED_ON if (value := request.headers.get(name)) is not None}
-        body = await request.body()
+        body = request.stream() if streams and request.method != "GET" else await request.body() or None
         url = httpx.URL(client.base_url).join(quote(path, safe="/:@"))
-        outgoing = client.build_request(request.method, url, params=given, content=body or None, headers=headers)
+        timeout = httpx.Timeout(FILE_TIMEOUT_S if streams else ANSWER_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
+        outgoing = client.build_request(
+            request.method, url, params=given, content=body, headers=headers, timeout=timeout
+        )
         try:
-            answer = await client.send(outgoing)
+            answer = await client.send(outgoing, stream=streams)
         except httpx.TransportError as error:
             raise _away(service, error) from error
         kept = {name: value for name in GIVEN_BACK if (value := answer.headers.get(name)) is not None}
-        return Response(answer.content, answer.status_code, headers=kept)
+        if not streams:
+            return Response(answer.content, answer.status_code, headers=kept)
+
+        async def chunks() -> AsyncIterator[bytes]:
+            try:
+                async for chunk in answer.aiter_bytes():
+                    yield chunk
+            finally:
+                await answer.aclose()
+
+        return StreamingResponse(chunks(), answer.status_code, headers=kept)
 
     async def post(self, service: str, path: str, request: Request) -> Response:
         """The answer of a service to the caller's own body, streamed when it streams."""

@@ -103,11 +103,11 @@ def add_memory_routes(app: FastAPI, registry: Registry, forward: Forwarder) -> N
     @app.get("/v1/runs/{run}/bank/{part}", tags=["memory"], response_class=JSONResponse)
     async def about_bank(run: RunId, part: Literal["proposals", "audit", "export"], request: Request) -> Response:
         """The machine's wishes, who changed what, or the whole bank as JSON lines."""
-        return await forward.same("memory", f"{await bank_of(run)}/{part}", request)
+        return await forward.same("memory", f"{await bank_of(run)}/{part}", request, streams=part == "export")
 
     @app.post("/v1/runs/{run}/bank:{action}", tags=["memory"], response_class=JSONResponse, description=ON)
     async def change_bank(run: RunId, action: Literal["import", "rollback"], request: Request) -> Response:
-        return await forward.same("memory", f"{await bank_of(run)}:{action}", request)
+        return await forward.same("memory", f"{await bank_of(run)}:{action}", request, streams=action == "import")
 
     @app.delete("/v1/runs/{run}/bank", tags=["memory"], status_code=204)
     async def delete_bank(run: RunId, request: Request) -> Response:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import IO, Any
 
 import httpx
 
@@ -55,13 +55,22 @@ class Gateway:
         """PATCH, answered JSON."""
         return self._call("PATCH", path, json=body, headers=headers)
 
-    def upload(self, path: str, content: bytes) -> Any:
+    def upload(self, path: str, content: bytes | IO[bytes]) -> Any:
         """POST of a file, answered JSON."""
         return self._call("POST", path, content=content, timeout=UPLOAD_TIMEOUT_S)
 
-    def download(self, path: str, **params: Any) -> bytes:
-        """GET of a file."""
-        return self._answer("GET", path, params={k: v for k, v in params.items() if v is not None}).content
+    def download(self, path: str, file: IO[bytes], **params: Any) -> None:
+        """GET of a file, written to `file` as it comes."""
+        given = {k: v for k, v in params.items() if v is not None}
+        try:
+            with self._http.stream("GET", path, params=given, timeout=UPLOAD_TIMEOUT_S) as answer:
+                if answer.is_error:
+                    answer.read()
+                    raise explain(answer, self.url)
+                for chunk in answer.iter_bytes():
+                    file.write(chunk)
+        except httpx.TransportError as error:
+            raise self._unreachable(error) from error
 
     def stream(
         self, method: str, path: str, *, body: Any = None, headers: Mapping[str, str] | None = None

@@ -225,15 +225,23 @@ def export(
     seq: Annotated[int | None, typer.Option(help="The bank as it was at this seq.")] = None,
 ) -> None:
     """Write a run's whole memory to a file, to keep it or to start another run from it."""
-    content = connect().download(f"/v1/runs/{run}/bank/export", seq=seq)
-    file.write_bytes(content)
-    console.print(f"{len(content.splitlines())} lines in {file}", soft_wrap=True)
+    part = file.with_name(f"{file.name}.part")
+    try:
+        with part.open("wb") as out:
+            connect().download(f"/v1/runs/{run}/bank/export", out, seq=seq)
+        with part.open("rb") as written:
+            lines = sum(1 for _ in written)
+        part.replace(file)  # complete or absent
+    finally:
+        part.unlink(missing_ok=True)
+    console.print(f"{lines} lines in {file}", soft_wrap=True)
 
 
 @app.command("import")
 def import_(run: RunId, file: Annotated[Path, typer.Argument(help="JSON lines file.", exists=True)]) -> None:
     """Add an exported memory to a run's."""
-    done = connect().upload(f"/v1/runs/{run}/bank:import", file.read_bytes())
+    with file.open("rb") as content:
+        done = connect().upload(f"/v1/runs/{run}/bank:import", content)
     console.print(f"{done['added']} added, {done['known']} known or banned, seq {done['seq']}")
 
 

@@ -11,15 +11,17 @@ import hashlib
 import json
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 import sqlalchemy as sa
 from fastapi import Depends, FastAPI, Header, HTTPException, Request
+from fastapi.dependencies.utils import get_flat_dependant
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 
 from services.common.app import problem
+from services.common.strict import nearest
 from services.memory import curation
 from services.memory.ledger import PERSON, Ledger, Transaction, UnknownBank, reads
 from services.memory.ledger.tables import WRITES
@@ -35,8 +37,12 @@ class Caller:
     actor: str
     key: str | None
     digest: str
-    """Of method, path and body: what the key stands for."""
+    """Of method, path, query and body: what the key stands for."""
     if_match: str | None
+
+    def sends(self, content: bytes) -> Caller:
+        """The same caller with a body of this digest."""
+        return replace(self, digest=hashlib.sha256(self.digest.encode() + content).hexdigest())
 
     def versions(self) -> curation.Versions:
         """What `If-Match` allows to change: versions of an item or seqs of a bank; None for `*`.
@@ -60,16 +66,41 @@ async def _caller(
     idempotency_key: Annotated[str | None, Header(min_length=1, max_length=200)] = None,
     x_pmd_actor: Annotated[str | None, Header(pattern=r"^[A-Za-z0-9][A-Za-z0-9._@+-]{0,63}$")] = None,
 ) -> Caller:
-    about = f"{request.method} {request.url.path}?{request.url.query}\n".encode()
+    about = f"{request.method} {request.url.path}?{request.url.query}\n"
     return Caller(
         actor=f"{PERSON}:{x_pmd_actor}" if x_pmd_actor else PERSON,
         key=idempotency_key,
-        digest=hashlib.sha256(about + await request.body()).hexdigest(),
+        digest=hashlib.sha256(about.encode()).hexdigest(),
         if_match=if_match,
     )
 
 
-Asks = Annotated[Caller, Depends(_caller)]
+Streams = Annotated[Caller, Depends(_caller)]
+"""Who sends a body that is not read at once; its content is to be added with `Caller.sends`."""
+
+
+async def _asks(request: Request, caller: Streams) -> Caller:
+    return caller.sends(hashlib.sha256(await request.body()).digest())
+
+
+Asks = Annotated[Caller, Depends(_asks)]
+
+
+def known_query(request: Request) -> None:
+    """Refuse query parameters that the route does not know: a filter that is ignored answers another question."""
+    route = request.scope["route"]
+    known = {parameter.alias for parameter in get_flat_dependant(route.dependant).query_params}
+    errors = []
+    for name in sorted(set(request.query_params) - known):
+        guess = nearest(name, known)
+        errors.append(
+            {
+                "field": f"query.{name}",
+                "message": f"unknown key {name!r}" + (f"; did you mean {guess!r}?" if guess else ""),
+            }
+        )
+    if errors:
+        raise HTTPException(422, errors)
 
 
 def etag(number: int) -> str:

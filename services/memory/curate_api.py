@@ -6,17 +6,18 @@ a step that has begun goes on with what it began with.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+import hashlib
+import tempfile
+from typing import IO, Annotated, Any, Literal
 
 import sqlalchemy as sa
-from fastapi import APIRouter, HTTPException, Query, Request
+from fastapi import APIRouter, Depends, HTTPException, Query, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse, StreamingResponse
 
 from services.memory import curation, portable
 from services.memory.bank_api import REFUSALS, Bank, ItemId, add_reading
-from services.memory.caller import Answer, Asks, Caller, change
+from services.memory.caller import Answer, Asks, Caller, Streams, change, known_query
 from services.memory.index import IndexDown
 from services.memory.ledger import Filter, Ledger, Transaction, UnknownBank, reads
 from services.memory.ledger.tables import PROPOSALS
@@ -42,12 +43,14 @@ from services.memory.views import (
 )
 
 MAX_BULK = 5000
-MAX_IMPORT_BYTES = 256 * 2**20
+MAX_IMPORT_BYTES = 2 * 2**30
+SPOOL_BYTES = 8 * 2**20
+"""Larger imports wait on disk."""
 
 
 def router(ledger: Ledger, search: Search) -> APIRouter:
     """The routes over `ledger`; `search` forgets a bank with it."""
-    routes = APIRouter(tags=["banks"])
+    routes = APIRouter(tags=["banks"], dependencies=[Depends(known_query)])
     add_reading(routes, ledger)
     _items(routes, ledger)
     _many(routes, ledger)
@@ -242,20 +245,19 @@ def _whole(routes: APIRouter, ledger: Ledger, search: Search) -> None:
         """The bank as JSON lines: as it is, or the snapshot at `seq`."""
         if not ledger.seq(bank):
             raise UnknownBank(bank)
-
-        def lines() -> Iterator[str]:
-            with ledger.read() as db:
-                yield from portable.lines(db, bank, seq)
-
-        return StreamingResponse(lines(), media_type="application/x-ndjson")
+        return StreamingResponse(portable.pages(ledger, bank, seq), media_type="application/x-ndjson")
 
     @routes.post("/v1/banks/{bank}:import", response_model=ImportResult, responses=REFUSALS)
-    async def import_(bank: Bank, request: Request, caller: Asks) -> JSONResponse:
+    async def import_(bank: Bank, request: Request, caller: Streams) -> JSONResponse:
         """Add what an export holds, in one transaction; a bad line refuses it all and is named."""
-        body = await request.body()
-        if len(body) > MAX_IMPORT_BYTES:
-            raise HTTPException(413, f"an import is at most {MAX_IMPORT_BYTES >> 20} MiB")
-        return await run_in_threadpool(_import, ledger, bank, body, caller)
+        with tempfile.SpooledTemporaryFile(SPOOL_BYTES) as file:
+            digest = hashlib.sha256()
+            async for chunk in request.stream():
+                digest.update(chunk)
+                if file.tell() + len(chunk) > MAX_IMPORT_BYTES:
+                    raise HTTPException(413, f"an import is at most {MAX_IMPORT_BYTES >> 20} MiB")
+                file.write(chunk)
+            return await run_in_threadpool(_import, ledger, bank, file, caller.sends(digest.digest()))
 
     @routes.delete("/v1/banks/{bank}", status_code=204, responses=REFUSALS)
     def delete_bank(bank: Bank) -> None:
@@ -266,15 +268,12 @@ def _whole(routes: APIRouter, ledger: Ledger, search: Search) -> None:
             raise HTTPException(503, f"nothing was deleted, try again once the index is back: {error}") from error
 
 
-def _import(ledger: Ledger, bank: str, body: bytes, caller: Caller) -> JSONResponse:
-    try:
-        text = body.decode()
-    except UnicodeDecodeError as error:
-        raise curation.Invalid("body", f"is no UTF-8: {error}") from error
-    problems, items = portable.parse(text)
+def _import(ledger: Ledger, bank: str, file: IO[bytes], caller: Caller) -> JSONResponse:
+    about = portable.survey(file, bank)
 
     def do(tx: Transaction) -> Answer:
-        added, known = portable.load_into(tx, problems, items, caller.actor)
-        return Answer(ImportResult(seq=tx.seq, added=added, known=known, problems=len(problems)), tx.seq)
+        added = portable.load_into(tx, file, about, caller.actor)
+        known, problems = about.items - added, len(about.problems)
+        return Answer(ImportResult(seq=tx.seq, added=added, known=known, problems=problems), tx.seq)
 
     return change(ledger, bank, caller, do, create=True)

@@ -13,7 +13,6 @@ from dataclasses import replace
 
 import sqlalchemy as sa
 
-from services.common.wire import Problem
 from services.memory.ledger import Item, Transaction, fingerprint, reads
 from services.memory.ledger.rows import load
 from services.memory.ledger.tables import ITEMS, PROBLEMS, PROPOSALS
@@ -236,6 +235,8 @@ def accept(tx: Transaction, proposal_id: str, versions: Versions, actor: str) ->
     if wish.wish == "replace":
         _free(tx, wish.text, _note(item), but=[item.id])
         new = replace(item, text=wish.text, edited=True)
+    elif item.status != "active":
+        raise Conflict(f"item {item.id} is {item.status}: there is nothing to retire; reject the proposal")
     else:
         new = replace(item, status="retired", pinned=False, edited=False)
     tx.decide(proposal_id, "accepted", actor)
@@ -274,10 +275,3 @@ def rollback(tx: Transaction, seq: int, actor: str) -> tuple[int, int]:
             tx.put(replace(old, step=now.step), actor, "rollback", to=seq)
             changed += 1
     return changed, retired
-
-
-def problem(tx: Transaction, body: Problem) -> None:
-    """Remember a problem; evaluation problems never enter a bank (Law 3)."""
-    if body.split != "train":
-        raise Invalid("split", f"problem {body.id} is of split {body.split!r}: only training problems enter a bank")
-    tx.put_problems({body.id: body.model_dump_json()})

@@ -10,13 +10,14 @@ import json
 from typing import Annotated, Any
 
 import sqlalchemy as sa
-from fastapi import APIRouter, Path, Query
+from fastapi import APIRouter, Depends, Path, Query
 
 from services.common.artifacts import ArtifactError, load_messages, read_table
 from services.common.strict import Strict
 from services.common.wire import Message, Ref, Slug
 from services.memory import curation
 from services.memory.bank_api import REFUSALS, Bank, ItemId
+from services.memory.caller import known_query
 from services.memory.ledger import Ledger, reads
 from services.memory.ledger.rows import load
 from services.memory.ledger.tables import CONTEXTS, LINKS, USES
@@ -171,7 +172,7 @@ def _end(name: str, link: Any, item: Any) -> dict[str, Any]:
 
 def router(ledger: Ledger) -> APIRouter:
     """The routes that explain."""
-    routes = APIRouter(tags=["explain"])
+    routes = APIRouter(tags=["explain"], dependencies=[Depends(known_query)])
 
     @routes.get("/v1/contexts/{rollout}", responses=REFUSALS)
     def explain_context(

@@ -1,44 +1,81 @@
 """A bank as JSON lines, to keep it or to start another run from it.
 
-The first line says what it is; then problems, then items in the order of their age. Ids are not kept: they are a
-function of the bank. Provenance among items is.
+The first line says what it is; then problems, then items in the order in which they came. Ids are not kept: they are
+a function of the bank. Provenance among items is.
+
+Invariants: neither way holds more than a page of items in memory; what is exported is one moment of the bank, however
+long it takes and whatever is written meanwhile; an import is all or nothing, and a line that is refused is named.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from dataclasses import replace
-from typing import Any, Literal
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import IO, Annotated, Any, Literal, NoReturn
 
-import sqlalchemy as sa
-from pydantic import ValidationError
+from pydantic import Field, StringConstraints, ValidationError
 
 from services.common.strict import Strict, explain
 from services.common.wire import Level, Problem
 from services.memory import curation
-from services.memory.ledger import Item, Kind, Status, Transaction, UnknownBank, fingerprint, reads
-from services.memory.ledger.rows import load
+from services.memory.ledger import Item, Kind, Ledger, Status, Transaction, UnknownBank, fingerprint, reads
+from services.memory.ledger.rows import PORTION, load, portions
 from services.memory.views import Text
 
 FORMAT = "pmd-bank"
 VERSION = 1
+MAX_TEXT = 1_000_000
+"""Longest text of an item, in characters."""
+
+Count = Annotated[int, Field(ge=0, le=2**31 - 1)]
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _is_list(value: object) -> bool:
+    return isinstance(value, list) and all(map(_is_text, value))
+
+
+FACTS: dict[str, tuple[Callable[[object], bool], str]] = {
+    **dict.fromkeys(("passes", "trials", "support", "members"), (_is_count, "a count")),
+    **dict.fromkeys(("rollout_id", "feedback", "outcome", "topic", "leak", "harm", "split_from"), (_is_text, "a text")),
+    **dict.fromkeys(("sources", "merged_from"), (_is_list, "a list of ids")),
+    "passed": (lambda value: isinstance(value, bool), "true or false"),
+}
+"""What the facts that the service reads must be."""
+NEEDED: dict[Level, tuple[str, ...]] = {
+    "experience": ("rollout_id", "passed", "feedback"),
+    "insight": (),
+    "behavior": ("topic", "support", "members"),
+}
+KINDS: dict[Level, tuple[Kind, ...]] = {
+    "experience": ("attempt",),
+    "insight": ("strategy", "lesson"),
+    "behavior": ("behavior",),
+}
 
 
 class PortableItem(Strict):
     """An item without what only its bank knows (id, version, seq)."""
 
-    id: str
+    id: Annotated[str, StringConstraints(min_length=1, max_length=200)]
     """In the bank it came from: what `sources` of other items refer to."""
     level: Level
     kind: Kind
     scope: Text
-    text: str
+    text: Annotated[str, StringConstraints(max_length=MAX_TEXT, pattern=r"^[^\x00]*[^\s\x00][^\x00]*$")]
     status: Status
     pinned: bool
     edited: bool
-    step: int
-    policy_version: int
+    step: Count
+    policy_version: Count
     facts: dict[str, Any]
 
 
@@ -51,94 +88,161 @@ class _Line(Strict):
     item: PortableItem | None = None
 
 
-def lines(db: sa.Connection, bank: str, seq: int | None) -> Iterator[str]:
-    """The lines of a bank as it is, or as it was at `seq`.
+# ---------------------------------------------------------------- out
+
+
+def pages(ledger: Ledger, bank: str, seq: int | None) -> Iterator[str]:
+    """The lines of a bank as it is, or as it was at `seq`, some at a time.
+
+    Each page is a short read of its own: versions are append-only, so that all of them show the same moment.
 
     Raises:
-        UnknownBank: when there is none.
+        UnknownBank: when there is none, or it is deleted meanwhile.
     """
-    now = reads.seq(db, bank)
+    now = ledger.seq(bank)
     if not now:
         raise UnknownBank(bank)
     at = now if seq is None else min(seq, now)
     yield json.dumps({"format": FORMAT, "version": VERSION, "bank": bank, "seq": at}) + "\n"
-    for body in reads.problems(db, bank).values():
-        yield json.dumps({"problem": json.loads(body)}) + "\n"
-    for item in reads.at(db, bank, at):
-        portable = PortableItem(**{name: getattr(item, name) for name in PortableItem.model_fields})
-        yield json.dumps({"item": portable.model_dump(mode="json")}, ensure_ascii=False) + "\n"
+    ids = ledger.problem_ids(bank)
+    for part in portions(ids):
+        bodies = ledger.problems(bank, part).values()
+        yield "".join(json.dumps({"problem": json.loads(body)}) + "\n" for body in bodies)
+    after: int | None = 0
+    while after is not None:
+        with ledger.read() as db:
+            if reads.seq(db, bank) < now:
+                raise UnknownBank(bank)
+            items, after = reads.at_page(db, bank, at, after, PORTION)
+        yield "".join(_written(item) for item in items)
 
 
-def parse(text: str) -> tuple[list[Problem], list[PortableItem]]:
-    """The problems and items of an export.
+def _written(item: Item) -> str:
+    portable = {name: getattr(item, name) for name in PortableItem.model_fields}
+    return json.dumps({"item": portable}, ensure_ascii=False) + "\n"
+
+
+# ---------------------------------------------------------------- in
+
+
+def parse(lines: Iterable[bytes]) -> Iterator[tuple[int, Problem | PortableItem]]:
+    """The problems and items of an export, each with the number of its line.
 
     Raises:
         curation.Invalid: naming the line and the field.
     """
-    problems: list[Problem] = []
-    items: list[PortableItem] = []
-    given = [(n, line) for n, line in enumerate(text.splitlines(), start=1) if line.strip()]
-    for n, raw in given:
+    begun = False
+    for n, raw in enumerate(lines, start=1):
+        if not raw.strip():
+            continue
         try:
             line = _Line.model_validate_json(raw)
         except ValidationError as error:
             first = explain(error, _Line)[0]
-            raise curation.Invalid(f"line {n}: {first['field']}", first["message"]) from error
-        if n == given[0][0] and line.format is None:
-            raise curation.Invalid("line 1", 'no export of a bank: it begins {"format": "pmd-bank", "version": 1, ..}')
-        if line.problem:
-            problems.append(line.problem)
-        if line.item:
-            if "\x00" in line.item.text or not line.item.text.strip():
-                raise curation.Invalid(f"line {n}: item.text", "is empty or holds NUL")
-            items.append(line.item)
-    return problems, items
+            raise curation.Invalid(f"line {n}: {first['field']}".rstrip(": "), first["message"]) from error
+        if not begun:
+            if line.format is None:
+                message = 'no export of a bank: it begins {"format": "pmd-bank", "version": 1, ..}'
+                raise curation.Invalid(f"line {n}", message)
+            begun = True
+            continue
+        found = line.problem or line.item
+        if found is None or (line.problem and line.item):
+            raise curation.Invalid(f"line {n}", "holds one problem or one item")
+        yield n, found
+    if not begun:
+        raise curation.Invalid("line 1", "the file is empty")
 
 
-def load_into(tx: Transaction, problems: list[Problem], items: list[PortableItem], actor: str) -> tuple[int, int]:
-    """Write an export into a bank; how many items were added, and how many it knows (or bans) already."""
-    for problem in problems:
-        curation.problem(tx, problem)
-    known = set(reads.problems(tx.db, tx.bank))
-    made: dict[str, Item] = {}
-    for given in items:
-        if given.level != "behavior" and given.scope not in known:
-            raise curation.Invalid("item.scope", f"problem {given.scope!r} is neither in the file nor in the bank")
-        item = Item(**{k: getattr(given, k) for k in PortableItem.model_fields if k != "id"})
-        _check(item)
-        made[given.id] = replace(item, id=item.identity(tx.bank))
-    ids = {old: item.id for old, item in made.items()}
-    unique = {
-        i.id: replace(i, facts=i.facts | {"sources": [ids.get(s, s) for s in i.facts["sources"]]})
-        if "sources" in i.facts
-        else i
-        for i in made.values()
-    }
-    there = load(tx.db, tx.bank, list(unique))
+@dataclass(frozen=True)
+class Survey:
+    """What a file that can be imported holds."""
+
+    new_id: dict[str, str]
+    """By the id of an item in its old bank, its id in the new one."""
+    problems: frozenset[str]
+    items: int
+
+
+def survey(file: IO[bytes], bank: str) -> Survey:
+    """Read an export through, and find every fault that can be found without the bank.
+
+    Raises:
+        curation.Invalid: naming the line and the field.
+    """
+    file.seek(0)
+    new_id: dict[str, str] = {}
+    problems: set[str] = set()
+    items = 0
+    for n, found in parse(file):
+        if isinstance(found, Problem):
+            if found.split != "train":
+                message = f"problem {found.id} is of split {found.split!r}: only training problems enter a bank"
+                raise curation.Invalid(f"line {n}: problem.split", message)
+            problems.add(found.id)
+        else:
+            _check(n, found)
+            new_id[found.id] = _item(found).identity(bank)
+            items += 1
+    return Survey(new_id, frozenset(problems), items)
+
+
+def load_into(tx: Transaction, file: IO[bytes], about: Survey, actor: str) -> int:
+    """Write an export into a bank; how many items were added: not those that it knows already, or bans."""
+    file.seek(0)
+    known = about.problems | set(reads.problem_ids(tx.db, tx.bank))
     banned = reads.StepView(tx.db, tx.bank, -1).banned
-    fresh = [i for i in unique.values() if i.id not in there and fingerprint(i.text) not in banned]
+    added = 0
+    items: list[Item] = []
+    problems: dict[str, str] = {}
+    for n, found in parse(file):
+        if isinstance(found, Problem):
+            problems[found.id] = found.model_dump_json()
+        elif found.level != "behavior" and found.scope not in known:
+            message = f"problem {found.scope!r} is neither in the file nor in the bank"
+            raise curation.Invalid(f"line {n}: item.scope", message)
+        else:
+            items.append(_item(found, about.new_id))
+        if len(items) + len(problems) == PORTION:
+            tx.put_problems(problems)
+            added += _add(tx, items, banned, actor)
+            items, problems = [], {}
+    tx.put_problems(problems)
+    added += _add(tx, items, banned, actor)
+    tx.log(actor, "import", items=added, problems=len(about.problems))
+    return added
+
+
+def _item(given: PortableItem, new_id: dict[str, str] | None = None) -> Item:
+    item = Item(**{k: getattr(given, k) for k in PortableItem.model_fields if k != "id"})
+    if new_id and "sources" in item.facts:
+        item.facts["sources"] = [new_id.get(s, s) for s in item.facts["sources"]]
+    return item
+
+
+def _add(tx: Transaction, page: list[Item], banned: frozenset[str], actor: str) -> int:
+    by_id = {item.identity(tx.bank): item for item in page}
+    there = load(tx.db, tx.bank, list(by_id))
+    fresh = [
+        replace(item, id=item_id)
+        for item_id, item in by_id.items()
+        if item_id not in there and fingerprint(item.text) not in banned
+    ]
     tx.put_new(fresh, actor)
-    tx.log(actor, "import", items=len(fresh), problems=len(problems))
-    return len(fresh), len(items) - len(fresh)
+    return len(fresh)
 
 
-def _check(item: Item) -> None:
-    """Facts that reflection and retrieval read must be there."""
-    wanted: dict[Level, dict[str, type]] = {
-        "experience": {"rollout_id": str, "passed": bool, "feedback": str},
-        "insight": {},
-        "behavior": {"topic": str, "support": int, "members": int},
-    }
-    kinds: dict[Level, set[str]] = {
-        "experience": {"attempt"},
-        "insight": {"strategy", "lesson"},
-        "behavior": {"behavior"},
-    }
-    if item.kind not in kinds[item.level]:
-        raise curation.Invalid("item.kind", f"a {item.kind} is no {item.level}")
-    for name, kind in wanted[item.level].items():
-        if not isinstance(item.facts.get(name), kind):
-            raise curation.Invalid(f"item.facts.{name}", f"an {item.level} needs it, as {kind.__name__}")
-    sources = item.facts.get("sources", [])
-    if not isinstance(sources, list) or not all(isinstance(s, str) for s in sources):
-        raise curation.Invalid("item.facts.sources", "is a list of ids")
+def _check(n: int, item: PortableItem) -> None:
+    """Facts that reflection, retrieval and the interface read must be there, and be what they read."""
+
+    def refuse(field: str, message: str) -> NoReturn:
+        raise curation.Invalid(f"line {n}: item.{field}", message)
+
+    if item.kind not in KINDS[item.level]:
+        refuse("kind", f"a {item.kind} is no {item.level}")
+    for name in NEEDED[item.level]:
+        if name not in item.facts:
+            refuse(f"facts.{name}", f"an item of level {item.level} needs it")
+    for name, (right, what) in FACTS.items():
+        if name in item.facts and not right(item.facts[name]):
+            refuse(f"facts.{name}", f"is {what}")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, HTTPException, Query, Response
+from fastapi import APIRouter, Depends, HTTPException, Query, Response
 from pydantic import Field
 
 from services.common.jobs import Retryable
 from services.common.strict import Strict
 from services.common.wire import Level
 from services.memory.bank_api import Bank
+from services.memory.caller import known_query
 from services.memory.index import CANDIDATES, Hit, Mode
 from services.memory.ledger import Ledger, UnknownBank, reads
 from services.memory.search import Search, within
@@ -92,7 +93,9 @@ def _shown(hit: Hit, item: Any) -> FoundItem:
 def search_router(ledger: Ledger, search: Search) -> APIRouter:
     """The routes over `search`."""
     router = APIRouter(
-        tags=["search"], responses={404: {"description": "no such bank"}, 503: {"description": "try again"}}
+        tags=["search"],
+        dependencies=[Depends(known_query)],
+        responses={404: {"description": "no such bank"}, 503: {"description": "try again"}},
     )
 
     def answer(bank: str, request: SearchRequest) -> Response:

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from services.memory import portable
+from services.memory.ledger import UnknownBank
 from tests.memory.conftest import Words
 from tests.memory.desk import RIGHT, WRONG, B, Desk, open_desk
 
@@ -215,6 +217,12 @@ def test_a_bank_moves_to_another_run_by_a_file(desk: Desk) -> None:
     assert {json.loads(line).get("item", {}).get("level") for line in snapshot[2:]} == {"experience"}
 
 
+IMPORTED: dict[str, Any] = {
+    **{"id": "x", "level": "insight", "kind": "strategy", "scope": "p0", "text": "t", "status": "active"},
+    **{"pinned": False, "edited": False, "step": 1, "policy_version": 0, "facts": {}},
+}
+
+
 @pytest.mark.parametrize(
     ("line", "field"),
     [
@@ -223,14 +231,28 @@ def test_a_bank_moves_to_another_run_by_a_file(desk: Desk) -> None:
         ('{"itme": 1}', "line 2: itme"),
         (
             '{"problem": {"id": "t", "split": "test", "messages": [{"role": "user", "content": "?"}], "verifier": {}}}',
-            "split",
+            "line 2: problem.split",
         ),
+        ("{}", "line 2"),
+        ('{"item": ITEM, "problem": null}', "line 2: item.scope"),
+        ('{"item": ITEM"step": 99999999999999999999}}', "line 2: item.step"),
+        ('{"item": ITEM"facts": {"passes": "many"}}}', "line 2: item.facts.passes"),
+        ('{"item": ITEM"facts": {"leak": 5}}}', "line 2: item.facts.leak"),
+        ('{"item": ITEM"facts": {"sources": [1]}}}', "line 2: item.facts.sources"),
+        ('{"item": ITEM"level": "behavior", "kind": "behavior"}}', "line 2: item.facts.topic"),
+        ('{"item": ITEM"kind": "attempt"}}', "line 2: item.kind"),
+        ('{"item": ITEM"text": "\\u0000"}}', "line 2: item.text"),
+        ('{"item": ITEM"text": "\\ud800"}}', "line 2"),
+        ("\xff", "line 2"),
     ],
 )
 def test_a_bad_line_is_named_and_nothing_is_imported(desk: Desk, line: str, field: str) -> None:
     desk.learn(1)
     head = '{"format": "pmd-bank", "version": 1, "bank": "x", "seq": 1}'
-    answer = desk.http.post("/v1/banks/fresh:import", content=f"{head}\n{line}\n")
+    if "ITEM" in line:
+        changed = json.loads(line.replace("ITEM", "{", 1).replace("{, ", "{}, ", 1))
+        line = json.dumps({"item": IMPORTED | changed["item"]})
+    answer = desk.http.post("/v1/banks/fresh:import", content=f"{head}\n{line}\n".encode("latin-1"))
     assert answer.status_code == 422
     assert answer.json()["errors"][0]["field"].startswith(field)
     assert desk.http.get("/v1/banks/fresh").status_code == 404
@@ -262,3 +284,70 @@ def test_bad_input_is_refused_by_name(desk: Desk) -> None:
     assert desk.post("items", wrong | {"txt": "a"}).status_code == 422
     assert desk.http.get("/v1/banks/none").status_code == 404
     assert desk.http.post("/v1/banks/none/items", json=wrong).status_code == 404
+
+
+def test_an_unknown_filter_is_refused_and_the_nearest_is_named(desk: Desk) -> None:
+    desk.learn(1)
+    for path, wrong, right in (("items", "levl", "level"), ("audit", "limt", "limit"), ("search?q=x", "mod", "mode")):
+        answer = desk.http.get(f"{B}/{path}{'&' if '?' in path else '?'}{wrong}=x")
+        assert answer.status_code == 422
+        (error,) = answer.json()["errors"]
+        assert error["field"] == f"query.{wrong}"
+        assert f"did you mean {right!r}" in error["message"]
+
+
+def test_pages_from_the_oldest_miss_nothing_that_changes_meanwhile(desk: Desk) -> None:
+    desk.world.record(1, [(f"p{n}", f"Plan: {n}.", True) for n in range(8)])
+    desk.world.reflect(1, Words(lambda p: f"Strategy: {p.split('Task ')[1][0]} first."))
+    seen: dict[str, int] = {}
+    after = ""
+    while True:
+        page = desk.http.get(
+            f"{B}/items", params={"level": "insight", "sort": "oldest", "limit": 3, "after": after}
+        ).json()
+        seen |= {i["id"]: i["version"] for i in page["items"]}
+        if page["next"] is None:
+            break
+        after = page["next"]
+        if len(seen) < 8:
+            desk.act(page["items"][0], "pin")
+            assert desk.post("items", {"level": "behavior", "text": f"rule {len(seen)}"}).status_code == 201
+    assert seen == {i["id"]: i["version"] for i in desk.items(level="insight", limit=100)}
+
+
+def test_a_banned_item_is_not_freed_by_an_old_proposal(desk: Desk) -> None:
+    desk.learn(1)
+    pinned = desk.act(desk.one(level="insight"), "pin")
+    for step in range(2, 8):
+        desk.learn(step, says="reverse then add 1.", passed=False)
+    (wish,) = desk.http.get(f"{B}/proposals").json()["proposals"]
+    banned = desk.act(pinned, "ban")
+    assert desk.post(f"proposals/{wish['id']}:accept", version=banned["version"]).status_code == 409
+    assert desk.detail(pinned)["item"]["status"] == "banned"
+    assert desk.post(f"proposals/{wish['id']}:reject").status_code == 200
+
+
+def test_an_export_is_one_moment_however_long_it_takes(desk: Desk) -> None:
+    desk.world.record(1, [(f"p{n % 8}", f"Plan: {n}.", True) for n in range(900)], keep=200)
+    ledger = desk.world.ledger
+    seq = ledger.seq("b")
+    pages = portable.pages(ledger, "b", None)
+    first = [next(pages), next(pages), next(pages)]
+    desk.world.record(2, [("p0", "Plan: later.", True)], keep=2)
+    lines = [json.loads(line) for page in [*first, *pages] for line in page.splitlines()]
+    items = [line["item"] for line in lines if "item" in line]
+    assert lines[0]["seq"] == seq
+    assert len(items) == 900
+    assert {i["status"] for i in items} == {"active"}, "what was retired meanwhile is as it was"
+    assert ledger.counts("b").experience < 900
+    assert max(len(page) for page in first) < 400 * 1000
+
+
+def test_an_export_ends_with_an_error_when_its_bank_is_deleted_meanwhile(desk: Desk) -> None:
+    desk.learn(1)
+    pages = portable.pages(desk.world.ledger, "b", None)
+    next(pages)
+    next(pages)
+    desk.world.ledger.delete("b")
+    with pytest.raises(UnknownBank):
+        list(pages)

@@ -151,6 +151,12 @@ def problems(db: sa.Connection, bank: str, ids: Sequence[str] | None = None) -> 
     return {row.problem_id: row.body for part in parts for row in db.execute(part)}
 
 
+def problem_ids(db: sa.Connection, bank: str) -> list[str]:
+    """The problems that the bank has experience of."""
+    query = sa.select(PROBLEMS.c.problem_id).where(PROBLEMS.c.bank == bank).order_by(PROBLEMS.c.problem_id)
+    return list(db.scalars(query))
+
+
 def shown(db: sa.Connection, bank: str, ids: Sequence[str]) -> dict[str, Any]:
     """Of the active items among `ids`, by id, the row of what a search shows: id, version, level, kind, scope, text."""
     columns = (ITEMS.c.id, ITEMS.c.version, ITEMS.c.level, ITEMS.c.kind, ITEMS.c.scope, ITEMS.c.text)
@@ -202,6 +208,26 @@ def at(db: sa.Connection, bank: str, seq_: int) -> list[Item]:
     now = (item_of(row) for row in db.execute(sa.select(ITEMS).where(ITEMS.c.bank == bank)))
     found = [item_at(item, then[item.id]) for item in now if item.id in then]
     return sorted(found, key=_age)
+
+
+def at_page(db: sa.Connection, bank: str, seq_: int, after: int, limit: int) -> tuple[list[Item], int | None]:
+    """Items as they were at a `seq`, in the order in which they came: a page, and where the next one goes on.
+
+    Args:
+        after: 0, or where the page before said to go on.
+        limit: items that are looked at; those that did not exist yet are left out.
+    """
+    query = sa.select(ITEMS).where(ITEMS.c.bank == bank, ITEMS.c.number > after).order_by(ITEMS.c.number).limit(limit)
+    rows = db.execute(query).all()
+    old = sa.and_(VERSIONS.c.bank == bank, VERSIONS.c.id.in_([row.id for row in rows]), VERSIONS.c.seq <= seq_)
+    newest = (
+        sa.select(VERSIONS.c.id, sa.func.max(VERSIONS.c.version).label("version")).where(old).group_by(VERSIONS.c.id)
+    )
+    last = newest.subquery()
+    here = sa.and_(VERSIONS.c.bank == bank, VERSIONS.c.id == last.c.id, VERSIONS.c.version == last.c.version)
+    then = {row.id: row for row in db.execute(sa.select(VERSIONS).join(last, here))}
+    items = [item_at(item_of(row), then[row.id]) for row in rows if row.id in then]
+    return items, rows[-1].number if len(rows) == limit else None
 
 
 def _age(item: Item) -> tuple[int, int, str]:

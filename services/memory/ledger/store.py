@@ -176,6 +176,11 @@ class Ledger:
         with self.read() as db:
             return load(db, bank, ids)
 
+    def problem_ids(self, bank: str) -> list[str]:
+        """The problems that the bank has experience of."""
+        with self.read() as db:
+            return reads.problem_ids(db, bank)
+
     def problems(self, bank: str, ids: Sequence[str] | None = None) -> dict[str, str]:
         """Bodies (JSON) of the problems that the bank has experience of, by id; of some only when `ids` is given."""
         with self.read() as db:
