@@ -182,10 +182,10 @@ def code_leak(note: str, problem: Problem, passed: Sequence[str]) -> str | None:
     if "```" in note or _is_program(note):
         return "contains a program"
     sources = programs(passed)
-    own = _runs(note)
+    own = _runs(note) if sources else set()
     if own and any(own & _runs(program) for program in sources):
         return f"copies {NGRAM} tokens of a passing program"
-    own = _shape(note)
+    own = _shape(note) if sources else set()
     if own and any(own & _shape(program) for program in sources):
         return f"copies {RENAMED} tokens of a passing program, names changed"
     return _test_leak(note, problem)
@@ -209,12 +209,16 @@ def _quotes(said: str, literal: str, quoted: set[str]) -> bool:
     """Whether a short literal is quoted, or named as what comes out."""
     if literal in quoted:
         return True
+    if literal not in said:
+        return False
     whole = re.compile(rf"(?<![\w.]){re.escape(literal)}(?!\w|\.\d)")
     return any(whole.search(part[m.end() : m.end() + 40]) for part in said.split(". ") for m in _SHOWN.finditer(part))
 
 
 def _contains(tight: str, literal: str) -> bool:
     """Whether a literal occurs, not as a part of a longer number."""
+    if literal not in tight:  # nearly always, and far cheaper than an expression for each of all tests
+        return False
     before = r"(?<!\d)" if literal[0].isdigit() else ""
     after = r"(?!\d)" if literal[-1].isdigit() else ""
     return re.search(before + re.escape(literal) + after, tight) is not None
