@@ -116,7 +116,7 @@ class OptimizerSettings(Strict):
     weight_decay: float = Field(default=0.01, ge=0.0)
     grad_clip: float = Field(default=1.0, gt=0.0)
     mini_batches: int = Field(default=1, ge=1)
-    """Optimizer steps per training step; each takes an equal share of the problems."""
+    """Optimizer steps per training step; each takes an equal share of the samples, of as many problems as possible."""
     micro_tokens: int = Field(default=32768, ge=1)
     """Padded tokens per forward pass."""
     alpha: float = Field(default=0.5, ge=0.0, le=1.0)

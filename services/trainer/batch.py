@@ -6,14 +6,14 @@ Invariants:
   gives the batch of `sdpo`, byte for byte (Law 2, `digest`).
 - An infrastructure failure is not a zero reward: such rollouts are neither trained on nor part of their group's
   mean (Law 5).
-- Order: problems as they first appear in the rollouts, then samples by number. A mini-batch is a run of whole
-  problems in that order.
+- Order: problems as they first appear in the rollouts, then samples by number. Mini-batches are dealt from that order.
 """
 
 from __future__ import annotations
 
 import hashlib
 import struct
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import takewhile
@@ -77,11 +77,20 @@ class TrainBatch:
         return sum(len(sample.completion_ids) for sample in self.samples if sample.trained)
 
     def mini_batches(self, count: int) -> list[tuple[Sample, ...]]:
-        """The samples in `count` shares of whole problems, sizes as equal as possible, in order; none is empty."""
-        problems = list(dict.fromkeys(sample.problem_id for sample in self.samples))
-        count = min(count, len(problems))
-        share = {problem: i * count // len(problems) for i, problem in enumerate(problems)}
-        return [tuple(s for s in self.samples if share[s.problem_id] == i) for i in range(count)]
+        """The samples in `count` shares, sizes as equal as possible, none empty.
+
+        The first samples of all problems, then the second ones, and so on, cut in `count`: each share sees as many
+        problems as it can. Eight rollouts of four problems say hardly more than one of each, and what such shares
+        disagree about (which digit is likely at all) hides what they have in common.
+        """
+        place: dict[str, int] = defaultdict(int)
+        rounds: dict[int, list[Sample]] = defaultdict(list)
+        for sample in self.samples:
+            rounds[place[sample.problem_id]].append(sample)
+            place[sample.problem_id] += 1
+        dealt = [sample for each in rounds.values() for sample in each]
+        count = min(count, len(dealt))
+        return [tuple(dealt[i * len(dealt) // count : (i + 1) * len(dealt) // count]) for i in range(count)]
 
 
 def digest(batch: TrainBatch) -> str:
