@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from torch.nn import functional
-from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache
+from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
@@ -46,7 +46,7 @@ def grouped_attention(
         query: (B, H, 1, D) when decoding.
         key: (B, K, T, D).
         value: (B, K, T, D).
-        attention_mask: (B, 1, 1, T), True where a position is seen.
+        attention_mask: (B, 1, 1, T), True where a position is seen, or what is added to its score.
 
     Returns:
         (B, 1, H, D), and None in place of the attention weights.
@@ -77,17 +77,15 @@ class GrowingLayer(DynamicLayer):  # type: ignore[misc]  # transformers has no t
         self.keys, self.values = keys_BKTD, values_BKTD
         self._buffers = (keys_BKTD, values_BKTD)
 
-    def _move(self, rows_B: torch.Tensor | slice) -> None:
-        """Copy `rows_B` of the cache to buffers with fresh slack."""
-        length = self.keys.shape[2]
-        moved = []
+    def _grow(self) -> None:
+        """Move to buffers with fresh slack."""
+        B, K, length, D = self.keys.shape
+        grown = []
         for old in (self.keys, self.values):
-            kept = old[rows_B]
-            new = kept.new_empty((*kept.shape[:2], length + SLACK, kept.shape[3]))
-            new[:, :, :length] = kept
-            moved.append(new)
-        self._buffers = (moved[0], moved[1])
-        self.keys, self.values = (new[:, :, :length] for new in moved)
+            new = old.new_empty((B, K, length + SLACK, D))
+            new[:, :, :length] = old
+            grown.append(new)
+        self._buffers = (grown[0], grown[1])
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any
@@ -96,7 +94,7 @@ class GrowingLayer(DynamicLayer):  # type: ignore[misc]  # transformers has no t
         begin = self.keys.shape[2]
         end = begin + key_states.shape[2]
         if end > self._buffers[0].shape[2]:
-            self._move(slice(None))
+            self._grow()
         keys, values = self._buffers
         keys[:, :, begin:end] = key_states
         values[:, :, begin:end] = value_states
@@ -105,7 +103,23 @@ class GrowingLayer(DynamicLayer):  # type: ignore[misc]  # transformers has no t
 
     def batch_select_indices(self, indices: torch.Tensor) -> None:
         """Keep only the rows `indices`."""
-        self._move(indices)
+        keys, values = self._buffers
+        length = self.keys.shape[2]
+        self._buffers = keys.index_select(0, indices), values.index_select(0, indices)
+        self.keys, self.values = (buffer[:, :, :length] for buffer in self._buffers)
+
+
+def decoding_mask(model: PreTrainedModel, cache: DynamicCache, seen_BT: torch.Tensor) -> torch.Tensor:
+    """The mask of all decoding steps, last axis T: a step takes as many positions of it as are cached.
+
+    Where all layers see alike it is made once, (B, 1, 1, T), to be added to the scores; transformers takes it as it is.
+    Elsewhere it is `seen_BT` itself, from which transformers makes each layer's mask at every token.
+    """
+    alike = all(type(layer) is GrowingLayer for layer in cache.layers)
+    if not alike or model.config.get_text_config()._attn_implementation != ATTENTION:
+        return seen_BT
+    bias_BT = torch.zeros(seen_BT.shape, dtype=model.dtype, device=seen_BT.device).masked_fill_(~seen_BT, -torch.inf)
+    return bias_BT[:, None, None]
 
 
 def decoding_cache(prefilled: list[DynamicCache], prompt_of_B: torch.Tensor) -> DynamicCache:

@@ -26,7 +26,7 @@ from transformers import DynamicCache, PreTrainedModel
 
 from services.common.wire import Sampling
 from services.rollout.completion import Row
-from services.rollout.decode import decoding_cache
+from services.rollout.decode import decoding_cache, decoding_mask
 
 DRAWS = 64
 """Uniform numbers that are drawn ahead per row."""
@@ -166,7 +166,8 @@ def sample(
     alive_A = torch.ones(B, dtype=torch.bool, device=device)
     logits_AV = logits_PV[prompt_of_B]
     position_A = mask_PT.sum(1)[prompt_of_B]
-    mask_AT = torch.cat([mask_PT[prompt_of_B], mask_PT.new_ones((B, S))], dim=1)
+    seen_BT = torch.cat([mask_PT[prompt_of_B], mask_PT.new_ones((B, S))], dim=1)
+    mask = decoding_mask(model, cache, seen_BT)
     for step in range(S):
         token_A, logprob_A = draw(logits_AV, streams.at(step, active_A), sampling)
         tokens_BS[active_A, step] = token_A.int()
@@ -180,12 +181,12 @@ def sample(
         if alive < COMPACT_BELOW * len(active_A):
             kept = alive_A.nonzero()[:, 0]
             active_A, alive_A = active_A[kept], alive_A[kept]
-            token_A, position_A, mask_AT = token_A[kept], position_A[kept], mask_AT[kept]
+            token_A, position_A, mask = token_A[kept], position_A[kept], mask[kept]
             cache.batch_select_indices(kept)
         check()
         output = model(
             input_ids=token_A[:, None],
-            attention_mask=mask_AT[:, : width + step + 1],
+            attention_mask=mask[..., : width + step + 1],
             position_ids=position_A[:, None],
             past_key_values=cache,
             use_cache=True,
