@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections import Counter
@@ -306,7 +307,7 @@ def test_patience_with_a_service_ends(
     clock.skip(advance_module.PATIENCE_S + 1)
     assert advance(registry, clients, run, "me") is None
     assert status(registry, run) == RunStatus.FAILED
-    assert "out of reach for 601 s" in registry.run(run)["error"]
+    assert re.search(r"out of reach for 6\d\d s", registry.run(run)["error"]), "601 s, more where the machine is slow"
 
 
 def test_a_service_that_lost_its_jobs_is_given_them_again(
