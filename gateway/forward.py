@@ -136,7 +136,7 @@ class Forwarder:
         samples: dict[str, list[str]] = {}
         for level in levels:
             for kind, shown in SAMPLES[level].items():
-                asked = {"level": level, "kind": kind, "limit": SAMPLED_FROM}
+                asked: dict[str, str | int] = {"level": level, "kind": kind, "limit": SAMPLED_FROM}
                 try:
                     answer = await self._clients["memory"].get(
                         f"/v1/banks/{bank}/items", params=asked, timeout=READY_TIMEOUT_S
