@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -49,6 +50,8 @@ from gateway.views import (
 from services.common.app import NotReady, create_service, problem
 from services.common.strict import Strict
 from services.common.wire import Slug
+
+log = logging.getLogger(__name__)
 
 MAX_SEQ = 2**63 - 1
 """Largest number that the registry's databases hold."""
@@ -124,6 +127,17 @@ def _explain_refusals(app: FastAPI) -> None:
     @app.exception_handler(InvalidRecipe)
     async def invalid(_: Request, error: InvalidRecipe) -> JSONResponse:
         return problem(422, "the recipe is not valid", error.fields)
+
+    @app.exception_handler(SQLAlchemyError)
+    async def registry_away(_: Request, error: SQLAlchemyError) -> JSONResponse:
+        cause = getattr(error, "orig", None) or error
+        log.error("the run registry is out of reach", exc_info=error)
+        return problem(503, f"the run registry is out of reach ({cause}); mend that and try again")
+
+    @app.exception_handler(OSError)
+    async def no_storage(_: Request, error: OSError) -> JSONResponse:
+        log.error("what a run starts with can't be written", exc_info=error)
+        return problem(503, f"can't write {error.filename or 'to storage'}: {error.strerror or error}")
 
 
 def _view(registry: Registry, run: str) -> RunView:

@@ -1,4 +1,4 @@
-"""Laws 1 to 5 and 11 are defended: break one in a copy of the code, and its tests fail."""
+"""The laws are defended: break one in a copy of the code, and its tests fail."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_the_line_to_break_is_there_once(mutation: dict[str, Any]) -> None:
 
 
 def test_every_law_that_must_be_defended_is() -> None:
-    assert {mutation["law"] for mutation in MUTATIONS} == {1, 2, 3, 4, 5, 11}
+    assert {mutation["law"] for mutation in MUTATIONS} == {1, 2, 3, 4, 5, 6, 9, 10, 11}
 
 
 @pytest.mark.slow

@@ -79,7 +79,11 @@ def up(
     """Start all services on this machine and return when they are ready."""
     state_dir = state_dir.absolute()
     if not foreground:
-        bring_up(state_dir, timeout, index)
+        try:
+            bring_up(state_dir, timeout, index)
+        except launcher.LaunchError as error:
+            rest = "\nwhat did start keeps running; `pmd down` stops it" if read_state(state_dir) else ""
+            raise CliError(f"{error}{rest}") from error
         return
     _ensure_server(launcher.index_in_force(index))
 

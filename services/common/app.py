@@ -140,4 +140,21 @@ def create_service(
         """Prometheus metrics."""
         return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
 
+    _describe_token(app, open_paths)
     return app
+
+
+def _describe_token(app: FastAPI, open_paths: frozenset[str]) -> None:
+    """Say in the OpenAPI document which routes want the token, so that clients and `/docs` can send it."""
+    plain = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        document = plain()
+        document.setdefault("components", {})["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
+        document["security"] = [{"token": []}]
+        for path in open_paths & document["paths"].keys():
+            for operation in document["paths"][path].values():
+                operation["security"] = []
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]

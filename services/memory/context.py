@@ -156,7 +156,7 @@ def _with_chance(chosen: Selection, problem_id: str, request: RetrieveRequest) -
         lambda note: (
             note.item.held
             or note.item.level == "experience"
-            or not held_out(str(request.bank), request.step, problem_id, note.item.id, share)
+            or not held_out(request.step, problem_id, note.item.text, share)
         )
     )
 

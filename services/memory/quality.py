@@ -67,14 +67,15 @@ def over_budget(items: Sequence[Item], budget: int) -> list[Item]:
         i.step,
         int(i.facts.get("support", 1)),
         int(i.facts.get("passes", 0)),
-        i.id,
+        i.text,
     )
     return sorted(free, key=worth)[:surplus]
 
 
-def held_out(bank: str, step: int, problem_id: str, item_id: str, share: float) -> bool:
-    """Whether chance holds an item out of a problem's contexts in a step: reproducible, independent of all else."""
-    digest = hashlib.blake2b(f"{bank}/{step}/{problem_id}/{item_id}".encode(), digest_size=8).digest()
+def held_out(step: int, problem_id: str, text: str, share: float) -> bool:
+    """Whether chance holds a note out of a problem's contexts in a step: independent of all else, and the same in
+    every bank that holds the note (Law 10)."""
+    digest = hashlib.blake2b(f"{step}/{problem_id}/{text}".encode(), digest_size=8).digest()
     return int.from_bytes(digest) / 2**64 < share
 
 

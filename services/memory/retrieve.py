@@ -264,7 +264,7 @@ class Retriever:
             if (topic := item.facts["topic"]) in mentioned
             or (not topic and searched is None and similarity[n] >= self._settings.min_similarity)
         ]
-        found.sort(key=lambda pair: (not pair[1].held, -pair[0], pair[1].id))
+        found.sort(key=lambda pair: (not pair[1].held, -pair[0], pair[1].text))
         del found[self._settings.k :]
         by_topic = {item.id for _, item in found}
         found += [pair for pair in (searched or {}).get(problem.id, []) if pair[1].id not in by_topic]

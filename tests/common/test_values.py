@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from pydantic import ValidationError
+from fastapi import FastAPI
+from pydantic import SecretStr, ValidationError
 
 from services.common import artifacts
 from services.common.columns import VERDICTS
 from services.common.options import ContextSettings
 from services.common.requests import RetrieveRequest, SplitScore
+from services.common.serve import serve
 from services.common.settings import ServiceSettings, SettingsError, check_environment
 from services.common.strict import explain
 from services.common.wire import Message, Problem
@@ -41,6 +43,8 @@ def test_law_11_an_unknown_setting_is_refused(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("PMD_STATE_DRI", "x")
     with pytest.raises(SettingsError, match=r"PMD_STATE_DRI.*PMD_STATE_DIR"):
         check_environment(ServiceSettings)
+    with pytest.raises(SettingsError):
+        serve("gateway", lambda _: FastAPI(), ServiceSettings(token=SecretStr("a-token-for-tests")))
 
 
 def test_values_are_frozen() -> None:

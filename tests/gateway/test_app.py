@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import threading
 from collections.abc import Callable, Iterator
@@ -351,6 +352,23 @@ def test_services_are_told_apart(http: TestClient) -> None:
     assert views["rollout"]["facts"]["engine"] == "fake"
     assert not views["trainer"]["ready"]
     assert "connection refused" in views["trainer"]["error"]
+
+
+def test_a_registry_and_a_disk_that_fail_are_named(
+    http: TestClient, registry: Registry, recipe_tree: Tree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "/runs/demo")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("gateway.app.materialise", full)
+        answer = http.post("/v1/runs", json={"recipe": recipe_tree()})
+        assert (answer.status_code, answer.json()["title"]) == (503, "can't write /runs/demo: No space left on device")
+    with registry.database.write() as db:
+        db.exec_driver_sql("ALTER TABLE runs RENAME TO gone")
+    answer = http.get("/v1/runs")
+    assert answer.status_code == 503
+    assert "no such table: runs" in answer.json()["title"]
 
 
 def test_metrics_count_runs(http: TestClient, recipe_tree: Tree) -> None:

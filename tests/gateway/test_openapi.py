@@ -105,6 +105,15 @@ def test_examples_of_answers_are_valid_answers(schema: dict[str, Any], example: 
     jsonschema.validate(example, {**schema, "components": DOCUMENT["components"]})
 
 
+def test_the_document_says_which_routes_want_the_token(http: TestClient) -> None:
+    assert DOCUMENT["security"] == [{"token": []}]
+    assert DOCUMENT["components"]["securitySchemes"]["token"]["scheme"] == "bearer"
+    for path, verbs in DOCUMENT["paths"].items():
+        if "get" in verbs and "{" not in path:
+            refused = http.get(path, headers={"Authorization": ""}).status_code == 401
+            assert refused == ("security" not in verbs["get"]), path
+
+
 def test_the_example_of_a_recipe_is_a_recipe() -> None:
     (recipe,) = DOCUMENT["components"]["schemas"]["CreateRun"]["properties"]["recipe"]["examples"]
     parse_recipe(recipe)

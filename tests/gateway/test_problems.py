@@ -46,6 +46,7 @@ def test_law_4_prompts_hold_no_answers(recipe: Make, tmp_path: Path) -> None:
     problems = read_problems(inputs.problems)
     assert problems["train-0"].verifier["answer"] == "secret-answer"
     assert inputs.evaluation == ("test-0", "test-1", "unseen-0", "unseen-1")
+    assert inputs.train == tuple(f"train-{n}" for n in range(6)), "what is evaluated is never practised (Law 3)"
 
 
 def test_law_1_a_prompt_is_what_the_problem_says_and_nothing_else(recipe: Make, tmp_path: Path) -> None:

@@ -39,6 +39,12 @@ def test_experience_is_kept_newest_first_within_its_budget(world: World) -> None
     assert (counts.experience, counts.seq) == (2, 2)
 
 
+def test_law_10_what_was_recorded_together_keeps_its_order_in_any_bank(both: World) -> None:
+    tries = [f"try {n}" for n in range(12)]
+    both.record(1, [("p0", text, False) for text in tries], keep=12)
+    assert [i.text for i in both.ledger.active("b", "experience")] == tries
+
+
 def test_a_repeated_job_changes_nothing(world: World) -> None:
     first = world.record(1, [("p0", RIGHT, True)])
     assert world.record(1, [("p0", RIGHT, True)]) == first
@@ -53,6 +59,14 @@ def test_law_3_evaluation_problems_never_enter_a_bank(world: World) -> None:
 def test_law_5_an_attempt_that_nobody_could_judge_is_no_experience(world: World) -> None:
     world.record(1, [("p0", WRONG, None), ("p0", RIGHT, True)])
     assert [i.text for i in active(world, "experience")] == [RIGHT]
+
+
+def test_law_5_an_attempt_that_nobody_could_judge_has_no_feedback(world: World) -> None:
+    world.batch(1, [("p0", WRONG, None), ("p0", WRONG, False)])
+    nobody, failed = contexts(world, 1, levels=()).values()
+    assert failed["feedback"]
+    assert not nobody["feedback"]
+    assert not nobody["has_context"]
 
 
 def test_reflection_contrasts_and_replaces(world: World) -> None:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from services.common.options import QualitySettings
 from services.common.requests import RecordRequest
 from services.memory.quality import held_out, lift, over_budget, same, stale, without_duplicates
+from services.memory.record import _rewards as rewards_of
 from services.memory.record import record
 from tests.memory.conftest import Words, World
 from tests.memory.test_ledger import note, write
@@ -61,10 +62,10 @@ def test_few_or_equal_observations_condemn_nothing() -> None:
 
 
 def test_holding_out_is_reproducible_and_as_rare_as_asked() -> None:
-    out = [held_out("b", step, f"p{n}", "i", 0.1) for step in range(100) for n in range(20)]
+    out = [held_out(step, f"p{n}", "i", 0.1) for step in range(100) for n in range(20)]
     assert 0.07 < sum(out) / len(out) < 0.13
-    assert out == [held_out("b", step, f"p{n}", "i", 0.1) for step in range(100) for n in range(20)]
-    assert not any(held_out("b", s, "p", "i", 0.0) for s in range(50))
+    assert out == [held_out(step, f"p{n}", "i", 0.1) for step in range(100) for n in range(20)]
+    assert not any(held_out(s, "p", "i", 0.0) for s in range(50))
 
 
 def record_with(world: World, step: int, **quality: object) -> None:
@@ -80,6 +81,11 @@ def record_with(world: World, step: int, **quality: object) -> None:
         outcomes_step=step,
     )
     record(world.ledger, request, world.job(f"s{step}.record"))
+
+
+def test_law_5_a_note_is_not_blamed_for_attempts_that_nobody_could_judge(world: World) -> None:
+    _, verdicts = world.batch(1, [("p0", "a", True), ("p0", "b", None), ("p1", "c", None)])
+    assert rewards_of(verdicts) == {"p0": 1.0}
 
 
 def test_a_stale_note_is_retired_only_when_the_recipe_says_so(world: World) -> None:

@@ -114,7 +114,7 @@ def test_every_rollout_says_the_version_that_made_it(
 
 def test_weights_with_another_hash_are_refused_and_change_nothing(service: TestClient, make_policy: MakePolicy) -> None:
     publish(service, make_policy())
-    job = run_job(service, "bad", "publish", {"policy": tampered(make_policy()).model_dump()})
+    job = run_job(service, "bad", "publish", {"policy": tampered(make_policy(version=2)).model_dump()})
     assert job["status"] == "failed"
     assert "ArtifactError" in job["error"]["message"]
     assert not job["error"]["retryable"]

@@ -24,8 +24,16 @@ GOLD = "gold-5f0e9c2b7d31a846"
 GOLD_SPEC = {"kind": "code", "fn_name": "solve", "tests": [{"input": "[1]", "output": f'"{GOLD}"'}]}
 
 
+@pytest.mark.parametrize(
+    ("program", "spec"),
+    [
+        ("def solve(a): return 'a wrong guess'", GOLD_SPEC),
+        ("print('a wrong guess')", {"kind": "code", "tests": [{"input": "1", "output": GOLD}]}),
+    ],
+    ids=["function", "stdin"],
+)
 def test_law_4_nothing_but_limits_goes_to_the_zygote_and_no_expected_output_to_the_child(
-    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+    program: str, spec: dict[str, Any], sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     to_zygote: list[bytes] = []
     to_child: list[bytes] = []
@@ -41,7 +49,7 @@ def test_law_4_nothing_but_limits_goes_to_the_zygote_and_no_expected_output_to_t
 
     monkeypatch.setattr(client.socket, "send_fds", spy_send)
     monkeypatch.setattr(os, "write", spy_write)
-    sandbox.judge("def solve(a): return 'a wrong guess'", GOLD_SPEC)
+    sandbox.judge(program, spec)
     assert [len(message) for message in to_zygote] == [SPAWN.size]
     assert b"a wrong guess" in b"".join(to_child), "the spy sees what the child gets"
     assert GOLD.encode() not in b"".join(to_zygote + to_child)

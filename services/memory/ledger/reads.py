@@ -65,10 +65,12 @@ def counts(db: sa.Connection, bank: str) -> MemoryCounts:
 
 def active(db: sa.Connection, bank: str, level: Level, scopes: Sequence[str] | None = None) -> list[Item]:
     """Active items of a level, oldest first; of some problems or clusters only when `scopes` is given."""
+    # What was written together stays in the order of its writing. Ids would mix it up, in each bank differently, and
+    # with it which attempts are the newest that reflection shows (Law 10).
     query = sa.select(ITEMS).where(ITEMS.c.bank == bank, ITEMS.c.level == level, ITEMS.c.status == "active")
     if scopes is not None:
         query = query.where(ITEMS.c.scope.in_(list(scopes)))
-    return [item_of(row) for row in db.execute(query.order_by(ITEMS.c.step, ITEMS.c.seq, ITEMS.c.id))]
+    return [item_of(row) for row in db.execute(query.order_by(ITEMS.c.step, ITEMS.c.seq, ITEMS.c.number))]
 
 
 def changes(db: sa.Connection, bank: str, after_seq: int, limit: int) -> list[Item]:
@@ -77,7 +79,9 @@ def changes(db: sa.Connection, bank: str, after_seq: int, limit: int) -> list[It
     last = sa.select(ITEMS.c.seq).where(since).order_by(ITEMS.c.seq).offset(limit - 1).limit(1)
     # No such item means that all of them fit.
     fits = ITEMS.c.seq <= sa.func.coalesce(last.scalar_subquery(), sa.literal(2**63 - 1, sa.BigInteger))
-    return [item_of(row) for row in db.execute(sa.select(ITEMS).where(since, fits).order_by(ITEMS.c.seq, ITEMS.c.id))]
+    return [
+        item_of(row) for row in db.execute(sa.select(ITEMS).where(since, fits).order_by(ITEMS.c.seq, ITEMS.c.number))
+    ]
 
 
 def select(db: sa.Connection, bank: str, chosen: Filter) -> sa.Select[Any]:
