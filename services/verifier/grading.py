@@ -5,12 +5,14 @@ Invariants:
 - Equal answers to an equal spec are judged once: rollouts of one problem often hold the same program, and a program
   is deterministic in the sandbox. Reasoning around the program does not matter.
 - A kind that raises spoils the verdict it was asked for, as `infra_error`, and no other.
+- Batches share the workers: a short one is not kept waiting until a long one is through.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -29,6 +31,8 @@ from services.verifier.trouble import infra_error
 
 log = logging.getLogger(__name__)
 
+AHEAD = 2
+"""Completions of one batch that stand in line at a time, per worker."""
 MAX_JUDGES = 4
 """Judges at the same time: each of their zygotes holds sympy, about 100 MB."""
 
@@ -45,7 +49,7 @@ class Grader:
     """Grades batches on as many threads as the sandbox has workers; thread-safe."""
 
     def __init__(self, pool: Pool, tier: Tier) -> None:
-        self._library = Library(min(pool.workers, MAX_JUDGES), insecure=bool(tier.escaped))
+        self._library = Library(min(pool.workers, MAX_JUDGES), memory=pool.memory, insecure=bool(tier.escaped))
         self._context = Context(pool, self._library, tier.name, lambda: None)
         self._threads = ThreadPoolExecutor(pool.workers, thread_name_prefix="grade")
 
@@ -65,19 +69,24 @@ class Grader:
         """
         context = replace(self._context, check=check)
         specs: dict[str, tuple[Kind[Any], Strict]] = {}
+        different: dict[tuple[str, str | None], str] = {}
+        """Spec and answer -> a completion that holds the answer."""
+        pairs = []
+        for index, submission in enumerate(submissions):
+            key = json.dumps(submission.verifier, sort_keys=True)
+            if key not in specs:
+                specs[key] = _parse(index, submission.verifier, context.pool.memory.total_mb)
+            pairs.append((key, _answer(*specs[key], submission.completion)))
+            different.setdefault(pairs[-1], submission.completion)
         judged: dict[tuple[str, str | None], Future[Verdict]] = {}
-        futures = []
+        waiting: deque[Future[Verdict]] = deque()
         try:
-            for index, submission in enumerate(submissions):
-                key = json.dumps(submission.verifier, sort_keys=True)
-                if key not in specs:
-                    specs[key] = _parse(index, submission.verifier, context.pool.memory_mb)
-                kind, spec = specs[key]
-                pair = (key, _answer(kind, spec, submission.completion))
-                if pair not in judged:
-                    judged[pair] = self._threads.submit(_grade, kind, spec, submission.completion, context)
-                futures.append(judged[pair])
-            return [future.result() for future in futures]
+            for pair, completion in different.items():
+                if len(waiting) == AHEAD * context.pool.workers:
+                    waiting.popleft().result()
+                judged[pair] = self._threads.submit(_grade, *specs[pair[0]], completion, context)
+                waiting.append(judged[pair])
+            return [judged[pair].result() for pair in pairs]
         except BaseException:
             for future in judged.values():
                 future.cancel()
