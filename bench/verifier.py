@@ -22,6 +22,7 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 from services.verifier.sandbox.harness import STAR_IMPORTS
 from services.verifier.sandbox.job import Job, Limits
@@ -36,7 +37,7 @@ PRELUDE = "".join(
     + [f"import {m}\n" for m in MODULES if m not in ("builtins", "typing")]
     + ["sys.setrecursionlimit(50000)\n"]
 )
-PYTHON = [sys.executable, "-I", "-S"]
+PYTHON = [str(Path(sys.executable).resolve()), "-I", "-S"]  # a virtual environment may lie where the jail hides it
 JAIL = ["bwrap", "--unshare-all", "--die-with-parent", "--ro-bind", "/", "/", "--tmpfs", "/tmp", "--dev", "/dev"]
 
 Contender = Callable[[], float]

@@ -131,6 +131,46 @@ SERVICES = _answers(
     200,
     [{"name": "rollout", "url": "http://127.0.0.1:8701", "ready": True, "facts": {"engine": "vllm"}, "error": None}],
 )
+_VERDICT = {
+    "outcome": "failed",
+    "reward": 0.0,
+    "feedback": "Input: 1 2\nOutput: 4",
+    "sandbox_tier": "T1",
+    "cpu_ms": 4.1,
+}
+REVERIFY = _answers(
+    200,
+    {
+        "judged": 256,
+        "changed": 1,
+        "transitions": {"failed -> failed": 150, "failed -> passed": 1, "passed -> passed": 105},
+        "mean_reward_old": 0.4102,
+        "mean_reward_new": 0.4141,
+        "changes": [
+            {
+                "index": 7,
+                "rollout_id": "p-3#1",
+                "problem_id": "p-3",
+                "old": _VERDICT,
+                "new": _VERDICT | {"outcome": "passed", "reward": 1.0, "feedback": ""},
+            }
+        ],
+        "verdicts": None,
+    },
+    404,
+    503,
+)
+VERIFY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {
+                "schema": {"type": "object"},
+                "example": {"items": [{"verifier": {"kind": "exact", "answer": "42"}, "completion": "42"}]},
+            }
+        },
+    }
+}
 CHAT: dict[str, Any] = {
     "requestBody": {
         "required": True,

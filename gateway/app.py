@@ -27,6 +27,7 @@ from gateway import api_examples as examples
 from gateway import events
 from gateway.forward import Forwarder
 from gateway.history import checkpoint_views, recipe_of, run_view, step_views
+from gateway.judging import add_judging_routes
 from gateway.memory import RunId, add_memory_routes
 from gateway.metrics import RunMetrics
 from gateway.plan import step_plan
@@ -101,6 +102,7 @@ def create_app(
     _add_run_routes(app, settings, registry, wake or _by_celery)
     _add_reading_routes(app, registry, forward)
     add_memory_routes(app, registry, forward)
+    add_judging_routes(app, registry, forward)
     _add_forwarded_routes(app, forward)
     return app
 

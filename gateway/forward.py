@@ -1,4 +1,4 @@
-"""What the gateway passes on to a service: chat to the rollout service, memory to the memory service, health to all.
+"""What the gateway passes on: chat to the rollout service, memory to its service, completions to the verifier.
 
 Invariant: a body is passed on byte for byte, streams included; a service out of reach is 503 with its name.
 """
@@ -138,6 +138,15 @@ class Forwarder:
                 await answer.aclose()
 
         return StreamingResponse(chunks(), answer.status_code, media_type="text/event-stream")
+
+    async def send(self, service: str, path: str, body: Mapping[str, Any]) -> Response:
+        """The answer of a service to a body of ours."""
+        timeout = httpx.Timeout(GENERATION_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
+        try:
+            answer = await self._clients[service].post(path, json=body, timeout=timeout)
+        except httpx.TransportError as error:
+            raise _away(service, error) from error
+        return _same(answer, answer.content)
 
     async def services(self) -> list[ServiceView]:
         """What each service says of itself at this moment."""

@@ -7,7 +7,7 @@ from typing import Any
 import typer
 from rich.markup import escape
 
-from gateway.cli import chat, compare, export, memory, quickstart, reproduce, runs, up
+from gateway.cli import chat, compare, export, memory, quickstart, reproduce, runs, up, verify
 from gateway.cli.client import CliError
 from gateway.cli.output import errors
 from gateway.launcher import LaunchError
@@ -41,6 +41,8 @@ app.command("status")(up.status)
 app.add_typer(runs.app, name="runs")
 app.command("compare")(compare.compare)
 app.add_typer(memory.app, name="memory")
+app.command("verify")(verify.verify)
+app.command("reverify")(verify.reverify)
 app.command("chat")(chat.chat)
 app.command("export")(export.export)
 app.command("reproduce")(reproduce.reproduce)

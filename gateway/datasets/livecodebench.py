@@ -21,6 +21,8 @@ from services.common.wire import Message, Problem, Split
 
 MAX_BYTES = 256 << 20
 """Of one record's private tests, unpacked."""
+MAX_OPCODES = 16
+"""Of a pickle: one that is a text has six at most, and millions of harmless ones fit into a small record."""
 CPU_S = 6.0
 """Per test, as LiveCodeBench's own grader allows (there it is wall time)."""
 MEMORY_MB = 2048
@@ -108,7 +110,9 @@ def _only_text(pickled: bytes) -> str:
     """The text that `pickled` is, read from its opcodes; nothing is built or called."""
     found: list[str] = []
     try:
-        for opcode, argument, _ in pickletools.genops(io.BytesIO(pickled)):
+        for number, (opcode, argument, _) in enumerate(pickletools.genops(io.BytesIO(pickled))):
+            if number == MAX_OPCODES:
+                raise BadField("private_test_cases", f"the pickle is more than a text (over {MAX_OPCODES} opcodes)")
             if opcode.name in TEXT:
                 found.append(str(argument))
             elif opcode.name not in HARMLESS:

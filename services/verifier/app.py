@@ -117,7 +117,7 @@ class Verifier:
             "sandbox_tier": tier.name,
             "sandbox": asdict(tier),
             "workers": pool.workers,
-            "memory_mb": pool.memory_mb,
+            "memory_mb": pool.memory.total_mb,
             "kinds": list(kinds()),
         }
 

@@ -21,7 +21,7 @@ import re
 _OPEN, _CLOSE = "<think>", "</think>"
 _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})")
 _PYTHON = frozenset({"", "python", "python3", "py"})
-_BRACE = re.compile(r"\\boxed\s{0,8}\{|\\.|[{}]", re.DOTALL)
+_BRACE = re.compile(r"\\boxed\s*\{|\\.|[{}]", re.DOTALL)
 
 
 def without_thinking(text: str) -> str:

@@ -7,6 +7,7 @@ Invariants:
 - What ran in the sandbox and passed or failed is remembered over batches: a policy that has learnt something writes
   the same programs step after step. A limit or trouble of ours may depend on the machine, so it is judged again.
 - A kind that raises spoils the verdict it was asked for, as `infra_error`, and no other.
+- Batches share the workers: a short one is not kept waiting until a long one is through.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import hashlib
 import json
 import logging
 import threading
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -34,6 +35,8 @@ from services.verifier.trouble import infra_error
 
 log = logging.getLogger(__name__)
 
+AHEAD = 2
+"""Completions of one batch that stand in line at a time, per worker."""
 MAX_JUDGES = 4
 """Judges at the same time: each of their zygotes holds sympy, about 100 MB."""
 
@@ -88,7 +91,7 @@ class Grader:
     """Grades batches on as many threads as the sandbox has workers; thread-safe."""
 
     def __init__(self, pool: Pool, tier: Tier) -> None:
-        self._library = Library(min(pool.workers, MAX_JUDGES), insecure=bool(tier.escaped))
+        self._library = Library(min(pool.workers, MAX_JUDGES), memory=pool.memory, insecure=bool(tier.escaped))
         self._context = Context(pool, self._library, tier.name, lambda: None)
         self._threads = ThreadPoolExecutor(pool.workers, thread_name_prefix="grade")
         self._known = _Known()
@@ -109,23 +112,26 @@ class Grader:
         """
         context = replace(self._context, check=check)
         specs: dict[str, tuple[Kind[Any], Strict]] = {}
+        different: dict[Pair, str] = {}
+        """A completion that holds each answer."""
         pairs: list[Pair] = []
-        known: dict[Pair, Verdict] = {}
+        for index, submission in enumerate(submissions):
+            key = json.dumps(submission.verifier, sort_keys=True)
+            if key not in specs:
+                specs[key] = _parse(index, submission.verifier, context.pool.memory.total_mb)
+            pairs.append((key, _answer(*specs[key], submission.completion)))
+            different.setdefault(pairs[-1], submission.completion)
+        known = {pair: verdict for pair in different if (verdict := self._known.get(pair)) is not None}
         judged: dict[Pair, Future[Verdict]] = {}
+        waiting: deque[Future[Verdict]] = deque()
         try:
-            for index, submission in enumerate(submissions):
-                key = json.dumps(submission.verifier, sort_keys=True)
-                if key not in specs:
-                    specs[key] = _parse(index, submission.verifier, context.pool.memory_mb)
-                kind, spec = specs[key]
-                pair = (key, _answer(kind, spec, submission.completion))
-                pairs.append(pair)
-                if pair in known or pair in judged:
+            for pair, completion in different.items():
+                if pair in known:
                     continue
-                if (verdict := self._known.get(pair)) is not None:
-                    known[pair] = verdict
-                else:
-                    judged[pair] = self._threads.submit(_grade, kind, spec, submission.completion, context)
+                if len(waiting) == AHEAD * context.pool.workers:
+                    waiting.popleft().result()
+                judged[pair] = self._threads.submit(_grade, *specs[pair[0]], completion, context)
+                waiting.append(judged[pair])
             for pair, future in judged.items():
                 known[pair] = future.result()
                 self._known.add(pair, known[pair])

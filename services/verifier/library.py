@@ -3,6 +3,7 @@
 Invariants:
 - It opens on first use: a service that judges no mathematics never pays for sympy.
 - Its children are sealed like those that run programs; they see one expected answer and one given answer, no program.
+- They take their memory from the same account as programs.
 """
 
 from __future__ import annotations
@@ -12,23 +13,25 @@ import threading
 from typing import Any
 
 from services.verifier.sandbox.job import Execution, Job, Limits, SandboxError
+from services.verifier.sandbox.memory import Memory
 from services.verifier.sandbox.pool import Pool
 from services.verifier.sandbox.tier import open_sandbox
 
 LIBRARIES = ("services.verifier.judges.warm",)
 MEMORY_MB = 1024
-"""Address space of a child, sympy included."""
+"""Address space that a child may take, where all programs together have so much."""
 OUTPUT_KB = 64
 
 
 class Library:
     """Judges by name; thread-safe."""
 
-    def __init__(self, workers: int, *, insecure: bool) -> None:
+    def __init__(self, workers: int, *, memory: Memory, insecure: bool) -> None:
         """Args:
-        workers: judges that run at the same time; each may take `MEMORY_MB`.
+        workers: judges that run at the same time.
+        memory: the account from which each takes `MEMORY_MB`.
         """
-        self._workers, self._insecure = workers, insecure
+        self._workers, self._memory, self._insecure = workers, memory, insecure
         self._lock = threading.Lock()
         self._pool: Pool | None = None
         self._closed = False
@@ -41,7 +44,8 @@ class Library:
         """
         source = f"from services.verifier.judges.{judge} import judge"
         given = "\n".join(json.dumps(argument) for argument in arguments)
-        return self._open().run(Job(source, "judge", given, Limits(cpu_s, MEMORY_MB, OUTPUT_KB)))
+        limits = Limits(cpu_s, min(MEMORY_MB, self._memory.total_mb), OUTPUT_KB)
+        return self._open().run(Job(source, "judge", given, limits))
 
     def _open(self) -> Pool:
         with self._lock:
@@ -50,7 +54,7 @@ class Library:
             if self._pool is None:
                 self._pool, _ = open_sandbox(
                     self._workers,
-                    memory_mb=self._workers * MEMORY_MB,
+                    memory_mb=self._memory,
                     libraries=LIBRARIES,
                     insecure=self._insecure,
                 )

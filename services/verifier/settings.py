@@ -15,8 +15,8 @@ class VerifierSettings(ServiceSettings):
     sandbox_workers: int = Field(default=0, ge=0, le=1024)
     """Programs that run at the same time; 0 means one per core that this process may use."""
     sandbox_memory_mb: int = Field(default=8192, ge=512)
-    """What all running programs may take together, by their specs' limits; more of them wait. Keep it below the
-    container's memory limit less 512 MB and 64 MB per worker."""
+    """What all running programs and judges may take together, by their limits; more of them wait. Keep it below the
+    container's memory limit less 512 MB and 64 MB per worker (200 MB where mathematics or JSON is judged)."""
     sandbox_libraries: tuple[str, ...] = ("numpy",)
     """Installed packages that programs may import besides the standard library (a JSON list). They are imported once,
     before any program runs, and their files can be read by every program."""

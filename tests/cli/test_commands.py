@@ -14,7 +14,7 @@ import httpx
 import pytest
 from typer.testing import CliRunner, Result
 
-from gateway.cli import client, main
+from gateway.cli import client, main, verify
 from gateway.cli.client import Gateway
 from services.common.artifacts import seal_weights
 from tests.cli.synthetic import report
@@ -42,7 +42,7 @@ class Api:
 def api(monkeypatch: pytest.MonkeyPatch) -> Api:
     found = Api()
     gateway = Gateway("http://gateway", "token", transport=httpx.MockTransport(found))
-    for module in ("runs", "compare", "memory", "chat", "export"):
+    for module in ("runs", "compare", "memory", "chat", "export", "verify"):
         monkeypatch.setattr(f"gateway.cli.{module}.connect", lambda: gateway)
     return found
 
@@ -274,6 +274,96 @@ def test_a_damaged_checkpoint_is_not_exported(api: Api, pmd: Pmd, tmp_path: Path
     assert result.exit_code == 1
     assert "model.safetensors" in result.stderr
     assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def judged(tmp_path: Path) -> tuple[Path, Path]:
+    """A problem file with one wrong line, and completions of its problems."""
+    problems, completions = tmp_path / "problems.jsonl", tmp_path / "completions.jsonl"
+    problem = {"messages": [{"role": "user", "content": "?"}], "verifier": {"kind": "exact", "answer": "42"}}
+    problems.write_text(f"{json.dumps({'id': 'p', **problem})}\n{{}}\n{json.dumps({'id': 'q', **problem})}\n")
+    answers = [{"problem_id": id_, "completion": text} for id_, text in (("p", "42"), ("q", "7"), ("p", "8"))]
+    completions.write_text("".join(f"{json.dumps(answer)}\n" for answer in answers))
+    return problems, completions
+
+
+def verdict(outcome: str, feedback: str = "") -> dict[str, Any]:
+    return {"outcome": outcome, "reward": float(outcome == "passed"), "feedback": feedback, "error": ""}
+
+
+def test_completions_are_judged_by_their_problems(
+    api: Api, pmd: Pmd, judged: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verify, "BATCH_ITEMS", 2)
+    api.answers["POST /v1/verify"] = {"verdicts": [verdict("passed"), verdict("failed", "Answer: 7")]}
+    result = pmd("verify", *map(str, judged), "--out", str(tmp_path / "out.jsonl"))
+    assert result.exit_code == 1, "a batch of one was answered with two verdicts"
+    sent = [json.loads(request.content)["items"] for request in api.asked]
+    assert [[item["completion"] for item in batch] for batch in sent] == [["42", "7"], ["8"]]
+    assert sent[0][0]["verifier"] == {"kind": "exact", "answer": "42"}
+
+    monkeypatch.setattr(verify, "BATCH_ITEMS", 3)
+    verdicts = [verdict("passed"), verdict("failed", "Answer: 7"), verdict("infra_error")]
+    api.answers["POST /v1/verify"] = {"verdicts": verdicts}
+    result = pmd("verify", *map(str, judged), "--out", str(tmp_path / "out.jsonl"))
+    assert result.exit_code == 0, result.output
+    assert "1 failed, 1 infra_error, 1 passed; mean reward 0.5000" in result.stdout
+    assert "Answer: 7" in result.stdout
+    assert "line 2: field 'id'" in result.stderr
+    written = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [(row["problem_id"], row["outcome"]) for row in written] == [
+        ("p", "passed"),
+        ("q", "failed"),
+        ("p", "infra_error"),
+    ]
+
+
+def test_one_completion_is_judged(api: Api, pmd: Pmd, judged: tuple[Path, Path], tmp_path: Path) -> None:
+    (tmp_path / "answer.md").write_text("It is 41.")
+    api.answers["POST /v1/verify"] = {"verdicts": [verdict("failed", "Answer: It is 41.")]}
+    result = pmd("verify", str(judged[0]), str(tmp_path / "answer.md"), "--problem", "q")
+    assert "failed, reward 0" in result.stdout
+    assert "Answer: It is 41." in result.stdout
+    assert json.loads(api.asked[0].content)["items"][0]["completion"] == "It is 41."
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("{", "line 1 is no JSON"),
+        ("[]", "line 1: field 'problem_id' must be a text"),
+        ('{"problem_id": "p"}', "field 'completion' must be a text"),
+        ('{"problem_id": "r", "completion": ""}', "holds no problem 'r'"),
+        ("", "holds no completion"),
+    ],
+)
+def test_completions_that_can_not_be_judged_are_named(
+    api: Api, pmd: Pmd, judged: tuple[Path, Path], line: str, words: str
+) -> None:
+    judged[1].write_text(line)
+    result = pmd("verify", *map(str, judged))
+    assert result.exit_code == 2
+    assert words in result.stderr.replace("\n", " ")
+    assert api.asked == []
+
+
+def test_a_run_is_judged_again(api: Api, pmd: Pmd, judged: tuple[Path, Path]) -> None:
+    change = {"rollout_id": "p#1", "old": verdict("failed"), "new": verdict("passed")}
+    api.answers["POST /v1/runs/r:reverify"] = {
+        "judged": 8,
+        "changed": 1,
+        "transitions": {"failed -> passed": 1, "passed -> passed": 7},
+        "mean_reward_old": 0.875,
+        "mean_reward_new": 1.0,
+        "changes": [change],
+    }
+    result = pmd("reverify", "r", "--step", "3", "--problems", str(judged[0]))
+    assert result.exit_code == 0, result.output
+    assert "8 rollouts judged, 1 otherwise than before; mean reward 0.8750 -> 1.0000" in result.stdout
+    assert "1 failed -> passed, 7 passed -> passed" in result.stdout
+    assert "p#1" in result.stdout
+    sent = json.loads(api.asked[0].content)
+    assert (sent["step"], sorted(sent["specs"])) == (3, ["p", "q"])
 
 
 def test_the_command_line_starts_at_once_and_without_torch() -> None:

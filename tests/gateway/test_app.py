@@ -19,6 +19,7 @@ from gateway.advance import advance
 from gateway.app import create_app
 from gateway.registry import Registry
 from gateway.settings import GatewaySettings
+from gateway.state import PhaseName
 from gateway.views import ReportView
 from services.common.app import create_service
 from services.common.settings import ServiceSettings
@@ -65,13 +66,24 @@ def edge() -> dict[str, httpx.AsyncBaseTransport]:
     async def item(bank: str, item: str) -> dict[str, Any]:
         return {"item": {"id": item}, "history": []}
 
+    verifier = create_service("verifier", settings, ready=dict)
+
+    @verifier.post("/v1/verify")
+    async def verify(request: Request) -> Any:
+        items = (await request.json())["items"]
+        return {"verdicts": [{"outcome": "passed"}] * len(items)} if items else JSONResponse({"title": "no items"}, 422)
+
+    @verifier.post("/v1/reverify")
+    async def reverify(request: Request) -> Any:
+        return await request.json()
+
     def away(request: httpx.Request) -> httpx.Response:
         raise httpx.ConnectError("connection refused", request=request)
 
     return {
         "rollout": httpx.ASGITransport(rollout),
         "memory": httpx.ASGITransport(memory),
-        "verifier": httpx.MockTransport(away),
+        "verifier": httpx.ASGITransport(verifier),
         "trainer": httpx.MockTransport(away),
     }
 
@@ -177,8 +189,8 @@ def test_every_refusal_has_a_name(http: TestClient) -> None:
     assert (bad.status_code, bad.json()["errors"][0]["field"]) == (422, "path.run")
     for path in ("events", "report", "checkpoints", "memory", "memory/i-1"):
         assert http.get(f"/v1/runs/nobody-1/{path}").status_code == 404
-    for verb in ("pause", "resume", "cancel"):
-        assert http.post(f"/v1/runs/nobody-1:{verb}").status_code == 404
+    for verb in ("pause", "resume", "cancel", "reverify"):
+        assert http.post(f"/v1/runs/nobody-1:{verb}", json={}).status_code == 404
 
 
 def test_everything_but_health_wants_the_token(app: FastAPI) -> None:
@@ -344,6 +356,27 @@ def test_chat_is_passed_on_whole_and_streaming(http: TestClient) -> None:
     assert streamed.headers["content-type"].startswith("text/event-stream")
     assert streamed.text.endswith("data: [DONE]\n\n")
     assert http.get("/v1/models").json()["object"] == "list"
+
+
+def test_completions_are_judged_through_the_gateway(http: TestClient) -> None:
+    item = {"verifier": {"kind": "exact", "answer": "42"}, "completion": "42"}
+    assert http.post("/v1/verify", json={"items": [item]}).json()["verdicts"][0]["outcome"] == "passed"
+    assert http.post("/v1/verify", json={"items": []}).status_code == 422
+
+
+def test_a_step_is_judged_again_from_what_it_recorded(http: TestClient, registry: Registry, finished: str) -> None:
+    state = registry.state(finished)[0]
+    specs = {"train-0": {"kind": "exact", "answer": "x"}}
+    for step in (1, None):
+        asked = http.post(f"/v1/runs/{finished}:reverify", json={"step": step, "specs": specs}).json()
+        place = step or max(number for number, name in state.records if name == "verify")
+        assert asked["rollouts"] == state.records[place, PhaseName.ROLLOUT].result["rollouts"]
+        assert asked["verdicts"] == state.records[place, PhaseName.VERIFY].result["verdicts"]
+        assert asked["problems"] == state.inputs.problems.model_dump(mode="json")
+        assert asked["specs"] == specs
+    refused = http.post(f"/v1/runs/{finished}:reverify", json={"step": 99})
+    assert refused.status_code == 404
+    assert "no judged rollouts of step 99" in refused.json()["title"]
 
 
 def test_services_are_told_apart(http: TestClient) -> None:

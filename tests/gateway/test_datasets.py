@@ -140,6 +140,7 @@ HOSTILE = {
     "a length of 2**62": zipped(PROTOCOL + b"\x8d" + struct.pack("<Q", 2**62) + b"x."),
     "two texts": zipped(PROTOCOL + b"\x8c\x01a\x8c\x01b."),
     "a right text behind a global": zipped(PROTOCOL + b"cos\nsystem\n" + pickle.dumps(json.dumps(PRIVATE))[2:]),
+    "millions of harmless opcodes": zipped(PROTOCOL + b"\x8c\x02[]" + b"\x94" * 3_000_000 + b"."),
     "no text": zipped(PROTOCOL + b"."),
     "no pickle": zipped(b"\xff\xfe"),
     "an empty pickle": zipped(b""),

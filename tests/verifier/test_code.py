@@ -106,4 +106,5 @@ def test_modes_of_comparison(mode: tuple[str, str], sandbox: Sandbox) -> None:
 
 def test_all_tests_must_pass(sandbox: Sandbox) -> None:
     assert sandbox.judge("def solve(a): return [1, 3]", spec(PUBLIC, PRIVATE)).outcome == "failed"
-    assert sandbox.judge("def solve(a): return [min(a), max(a)]", spec(PUBLIC, PRIVATE)).outcome == "passed"
+    passed = sandbox.judge("def solve(a): return [min(a), max(a)]", spec(PUBLIC, PRIVATE))
+    assert (passed.outcome, passed.feedback) == ("passed", ""), "there is nothing to tell"

@@ -156,7 +156,7 @@ PYTHON: dict[str, tuple[str, str, float, str]] = {
     "no text": ("return {'reward': 1, 'feedback': 3}", "infra_error", 0.0, "must return a number"),
     "never ends": ("while True: pass", "infra_error", 0.0, "exceeded its time limit"),
     "ends the process": ("import os; os._exit(0)", "infra_error", 0.0, "ended its process"),
-    "floods": ("print('x' * 10**7)", "infra_error", 0.0, "exceeded its output limit"),
+    "floods": ("print('x' * 3 * 10**7)", "infra_error", 0.0, "exceeded its output limit"),
     "reads files": ("return open('/etc/passwd').read() != ''", "infra_error", 0.0, "/etc/passwd"),
     "syntax": ("return (", "infra_error", 0.0, "raised SyntaxError"),
     "sees no thinking": ("return 'secret thought' in completion", "failed", 0.0, ""),

@@ -1,6 +1,6 @@
-"""Thousands of honest and hostile programs through one service: nothing is left behind and memory stays flat.
+"""Ten thousand honest and hostile jobs through one service: nothing is left behind and memory stays flat.
 
-The test judges 2,000; `PYTHONPATH=. python -m tests.verifier.test_soak 10000` judges as many as you like.
+`PYTHONPATH=. python -m tests.verifier.test_soak 100000` judges as many as you like.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ SPEC: dict[str, Any] = {
     "tests": [{"input": "[3, 1, 4, 2]", "output": "[1, 4]"}],
     "limits": {"cpu_s": 0.2, "memory_mb": 256, "output_kb": 256, "total_s": 0.3},
 }
-PROGRAMS: dict[str, tuple[int, str, str]] = {
-    # name: (share, program, outcome)
+PROGRAMS: dict[str, tuple[float, str, str]] = {
+    # name: (share, program, outcome); what takes long is rare, so that ten thousand fit into minutes
     "honest": (50, RIGHT, "passed"),
     "wrong": (10, "def solve(a): return a", "failed"),
     "threads": (4, f"import threading\nt = threading.Thread(target=print)\nt.start()\nt.join()\n{RIGHT}", "passed"),
@@ -40,15 +40,23 @@ PROGRAMS: dict[str, tuple[int, str, str]] = {
     "writes": (3, "def solve(a): open('/tmp/pmd-soak', 'w')", "failed"),
     "exits": (3, "import os\nos._exit(0)", "failed"),
     "forges": (3, "import os\nos.write(3, b'{\"value\": [0]}')\nos._exit(0)", "failed"),
-    "floods": (2, "def solve(a):\n    while True: print('x' * 65536)", "output_limit"),
-    "hoards": (2, "def solve(a): return len(bytearray(1 << 30))", "memory"),
-    "spins": (2, "def solve(a):\n    while True: pass", "timeout"),
-    "sleeps": (1, "import time\ndef solve(a): time.sleep(1e6)", "timeout"),
     "closes": (1, "import os\nos.closerange(0, 64)\nos._exit(0)", "failed"),
-    "bombs": (1, "import threading, time\nthreading.stack_size(32768)\nwhile True:\n"
+    "hoards": (2, "def solve(a): return len(bytearray(1 << 30))", "memory"),
+    "floods": (0.5, "def solve(a):\n    while True: print('x' * 65536)", "output_limit"),
+    "spins": (0.5, "def solve(a):\n    while True: pass", "timeout"),
+    "sleeps": (0.3, "import time\ndef solve(a): time.sleep(1e6)", "timeout"),
+    "bombs": (0.3, "import threading, time\nthreading.stack_size(32768)\nwhile True:\n"
               "    threading.Thread(target=time.sleep, args=(1e6,), daemon=True).start()", "memory timeout"),
-    "crashes": (1, "import ctypes\nctypes.string_at(0)", "failed"),
+    "crashes": (0.3, "import ctypes\nctypes.string_at(0)", "failed"),
 }  # fmt: skip
+ANSWERS: dict[str, tuple[float, dict[str, Any], str, str]] = {
+    # name: (share, spec, completion, outcome)
+    "letter": (3, {"kind": "choice", "answer": "B"}, "<answer>B</answer>", "passed"),
+    "text": (3, {"kind": "exact", "answer": "Neon"}, "<answer>Iron</answer>", "failed"),
+    "equal": (2, {"kind": "math", "answer": "0.5"}, "\\boxed{\\frac{1}{2}}", "passed"),
+    "tower": (0.1, {"kind": "math", "answer": "5", "cpu_s": 0.3}, "<answer>9^{9^{9^9}}</answer>", "timeout memory"),
+    "valid": (2, {"kind": "json_schema", "json_schema": {"type": "object"}}, "{}", "passed"),
+}
 
 
 @dataclass(frozen=True)
@@ -79,28 +87,36 @@ def rss_mb(pid: int) -> float:
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4096 / 1e6
 
 
+def job(name: str, number: int) -> tuple[dict[str, Any], str]:
+    """The item named `name`, of other text than every other one, and the outcomes that it may have."""
+    if name in ANSWERS:
+        _, spec, completion, outcome = ANSWERS[name]
+        return {"verifier": spec, "completion": f"<think>{number}</think>{completion}"}, outcome
+    _, program, outcome = PROGRAMS[name]
+    return {"verifier": SPEC, "completion": f"```python\n{program}\n# {number}\n```"}, outcome
+
+
 def soak(count: int, state: Path) -> tuple[Holdings, Holdings]:
-    """Judge `count` programs; what the service held after the first fifth, and at the end."""
+    """Judge `count` jobs; what the service held after the first fifth, and at the end."""
     dice = random.Random(0)
-    names = list(PROGRAMS)
-    shares = [share for share, _, _ in PROGRAMS.values()]
+    shares = {name: share for name, (share, *_) in (PROGRAMS | ANSWERS).items()}
     early = None
-    service = Service(state, PMD_SANDBOX_WORKERS="2", PMD_SANDBOX_MEMORY_MB="1024")
+    service = Service(state, PMD_SANDBOX_WORKERS="2", PMD_SANDBOX_MEMORY_MB="2048")
     seen: Counter[str] = Counter()
     began = time.monotonic()
     try:
         for first in range(0, count, BATCH):
-            drawn = dice.choices(names, shares, k=BATCH)
-            programs = [f"{PROGRAMS[name][1]}\n# {first + n}" for n, name in enumerate(drawn)]
-            items = [{"verifier": SPEC, "completion": f"```python\n{p}\n```"} for p in programs]
-            answer = httpx.post(f"{service.base}/v1/verify", json={"items": items}, headers=HEADERS, timeout=300)
-            for name, verdict in zip(drawn, answer.raise_for_status().json()["verdicts"], strict=True):
-                assert verdict["outcome"] in PROGRAMS[name][2], (name, verdict)
+            drawn = dice.choices(list(shares), list(shares.values()), k=BATCH)
+            items, outcomes = zip(*(job(name, first + n) for n, name in enumerate(drawn)), strict=True)
+            answer = httpx.post(f"{service.base}/v1/verify", json={"items": items}, headers=HEADERS, timeout=600)
+            verdicts = answer.raise_for_status().json()["verdicts"]
+            for name, outcome, verdict in zip(drawn, outcomes, verdicts, strict=True):
+                assert verdict["outcome"] in outcome, (name, verdict)
                 seen[verdict["outcome"]] += 1
             if early is None and first >= count // 5:
                 early = idle(service, state)
         assert early is not None
-        print(f"{count} programs in {time.monotonic() - began:.0f} s: {dict(seen)}")
+        print(f"{count} jobs in {time.monotonic() - began:.0f} s: {dict(seen)}")
         return early, idle(service, state)
     finally:
         service.process.kill()
@@ -128,8 +144,8 @@ def check_nothing_is_left(early: Holdings, late: Holdings) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_a_service_that_has_judged_thousands_holds_what_it_held_before(tmp_path: Path) -> None:
-    check_nothing_is_left(*soak(2000, tmp_path))
+def test_a_service_that_has_judged_ten_thousand_holds_what_it_held_before(tmp_path: Path) -> None:
+    check_nothing_is_left(*soak(10_000, tmp_path))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,21 @@
-"""Mathematical equality by math-verify (sympy). It has no time limit here: the sandbox ends what takes too long."""
+"""Mathematical equality by math-verify (sympy). It has no time limit here: the sandbox ends what takes too long.
+
+Two departures from math-verify: `1.6e-19` is a number, not 1.6 times e minus 19; and since it rounds to six decimals,
+by which all tiny numbers are equal, an expected number below `TINY` must also be met to a thousandth.
+"""
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from math_verify import parse, verify
+
+TINY = 1e-3
+CLOSE = 1e-3
+"""Largest relative difference to a tiny expected number."""
+_POWER = r" \\times 10^{\1}"
+_EXPONENT = re.compile(r"(?<=\d)[eE]([+-]?\d{1,4})(?![\d.])")
 
 
 def judge(gold: str, answer: str) -> str:
@@ -20,13 +31,22 @@ def judge(gold: str, answer: str) -> str:
     if not given:
         return "no_answer"
     try:
-        return "equal" if verify(expected, given, timeout_seconds=None) else "different"
+        equal = verify(expected, given, timeout_seconds=None) and _same_size(expected[0], given[0])
+        return "equal" if equal else "different"
     except Exception:  # sympy gives up on some pairs; then they are not shown to be equal
         return "different"
 
 
 def _parse(text: str) -> list[Any]:
     try:
-        return list(parse(f"\\boxed{{{text}}}", parsing_timeout=None))
+        return list(parse(f"\\boxed{{{_EXPONENT.sub(_POWER, text)}}}", parsing_timeout=None))
     except (Exception, RecursionError):  # whatever a parser says of hostile text, it found no mathematics
         return []
+
+
+def _same_size(expected: Any, given: Any) -> bool:
+    try:
+        wanted, got = float(expected), float(given)
+    except (TypeError, ValueError, OverflowError):  # a set, an equation, a text: math-verify's own word counts
+        return True
+    return abs(wanted) >= TINY or abs(got - wanted) <= CLOSE * abs(wanted)

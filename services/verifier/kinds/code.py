@@ -139,7 +139,7 @@ def grade(spec: Spec, completion: str, context: Context) -> Verdict:
     return Verdict(
         outcome=failures[0].outcome if failures else Outcome.PASSED,
         reward=0.0 if failures else 1.0,
-        feedback=_feedback(failures) if failures or not status else feedback.ended_with(status),
+        feedback=_feedback(failures) if failures else feedback.ended_with(status) if status else "",
         sandbox_tier=context.tier,
         cpu_ms=cpu_s * 1e3,
     )

@@ -1,8 +1,9 @@
 r"""A mathematical answer that must equal the expected one, by math-verify: `0.5`, `\frac{1}{2}` and `1/2` are one.
 
 The answer is what the last `<answer>` holds, else the last `\boxed{..}`; an answer block may hold one box, whose
-content then counts. Two boxes in one answer block are ambiguous: a format error. A list `1, 2` is the set of both, so
-naming several candidates equals none of them. What stands right of the last `=` counts, so `x = 5` is 5.
+content then counts. Two boxes in one answer block, or one inside another, are ambiguous: a format error. A list
+`1, 2` is the set of both, so naming several candidates equals none of them. What stands right of the last `=`, or in
+the last of several rows, counts: `x = 5` is 5.
 
 Known limit: sympy evaluates, so an answer that repeats the question (`2^{10}` for 1024) is equal to its result.
 
@@ -14,6 +15,7 @@ Invariants:
 
 from __future__ import annotations
 
+import re
 from typing import Any, Literal
 
 from pydantic import Field
@@ -27,6 +29,7 @@ from services.verifier.trouble import infra_error
 from services.verifier.visibility import Visibility
 
 MAX_CHARS = 2000
+_BOX = re.compile(r"\\(boxed|fbox)")
 JUDGE = "math_judge"
 
 
@@ -47,7 +50,8 @@ def answer(spec: Spec, completion: str) -> str | None:  # noqa: ARG001 -- the si
     boxes = extract.boxes_of(extract.without_thinking(completion) if block is None else block)
     given = (boxes[-1] if block is None or len(boxes) == 1 else "") if boxes else block or ""
     given = given.strip().strip("$").strip()
-    return given if 0 < len(given) <= MAX_CHARS else None
+    # A box that is left (a second one inside, one never closed, `\fbox`) would choose for the library what counts.
+    return given if 0 < len(given) <= MAX_CHARS and not _BOX.search(given) else None
 
 
 def grade(spec: Spec, completion: str, context: Context) -> Verdict:

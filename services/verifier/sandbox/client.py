@@ -23,7 +23,8 @@ BOOT = (
     "main(**json.loads(sys.argv[2]))"
 )
 PACKAGE_ROOT = str(Path(__file__).resolve().parents[3])
-START_TIMEOUT_S = 60.0
+START_TIMEOUT_S = 300.0
+"""Imports included, which take seconds of CPU for judges; a busy machine gives a process a fiftieth of a core."""
 ANSWER_TIMEOUT_S = 10.0
 """For what a zygote does at once (fork, reap a killed child); longer means that it is broken."""
 

@@ -115,11 +115,15 @@ def _arguments() -> list[Any]:
 
 def _open_standard_streams() -> None:
     """New objects over 0, 1 and 2: the zygote's were made for /dev/null and remember its kind."""
-    stdin, stdout, stderr = open(0, "rb", closefd=False), open(1, "wb", closefd=False), open(2, "wb", closefd=False)  # noqa: SIM115
-    sys.stdin = io.TextIOWrapper(stdin, "utf-8", "surrogateescape")
-    sys.stdout = io.TextIOWrapper(stdout, "utf-8", "surrogateescape")
-    sys.stderr = io.TextIOWrapper(stderr, "utf-8", "backslashreplace", line_buffering=True)
-    sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr  # type: ignore[misc]
+    for fd, name in enumerate(("stdin", "stdout", "stderr")):
+        mode = "w" if fd else "r"
+        binary: Any = open(fd, f"{mode}b", closefd=False)  # noqa: SIM115
+        binary.raw.name = f"<{name}>"
+        errors = "backslashreplace" if name == "stderr" else "surrogateescape"
+        text: Any = io.TextIOWrapper(binary, "utf-8", errors, line_buffering=name == "stderr")
+        text.mode = mode  # the interpreter sets it too, and templates for fast input look at it
+        setattr(sys, name, text)
+        setattr(sys, f"__{name}__", text)
 
 
 def _find(module: types.ModuleType, name: str) -> Any:

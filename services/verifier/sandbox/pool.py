@@ -3,7 +3,7 @@
 Invariants:
 - Trouble of ours (a dead zygote, a failed fork, an unknown kill, a machine too busy) raises `SandboxError`, after one
   retry on another zygote; a program can't cause it.
-- Memory is given in the order of asking: a program that wants much is not overtaken for ever by those that want little.
+- A program starts only when its memory is given to it (`Memory`).
 - A zygote that gave trouble, or whose child crashed, is replaced.
 - `close`, or the death of this process, ends every zygote and child.
 """
@@ -15,12 +15,11 @@ import queue
 import signal
 import threading
 import time
-from collections import deque
-from collections.abc import Iterator
 
-from services.verifier.metrics import CPU_SECONDS, MEMORY, RESTARTS, RUN_SECONDS, RUNNING, TROUBLE, WAIT_SECONDS
+from services.verifier.metrics import CPU_SECONDS, RESTARTS, RUN_SECONDS, RUNNING, TROUBLE, WAIT_SECONDS
 from services.verifier.sandbox.client import Zygote
 from services.verifier.sandbox.job import End, Execution, Job, SandboxError
+from services.verifier.sandbox.memory import Memory
 from services.verifier.sandbox.watch import supervise
 
 RECYCLE_AFTER = 5000
@@ -34,7 +33,7 @@ class Pool:
         self,
         workers: int,
         *,
-        memory_mb: int,
+        memory_mb: int | Memory,
         libraries: tuple[str, ...] = (),
         wrapped: bool = False,
         insecure: bool = False,
@@ -42,7 +41,8 @@ class Pool:
         """Start the zygotes.
 
         Args:
-            memory_mb: what all running children may take together; more have to wait for each other.
+            memory_mb: what all running children may take together; more have to wait for each other. Or the account
+                that this pool shares with others.
             libraries: installed packages that programs may import besides the standard library.
             wrapped: put each zygote into a container of bubblewrap.
 
@@ -50,9 +50,7 @@ class Pool:
             SandboxError: a zygote could not start.
         """
         self._libraries, self._wrapped, self._insecure = libraries, wrapped, insecure
-        self.memory_mb = self._memory_free = memory_mb
-        self._memory = threading.Condition()
-        self._line: deque[object] = deque()
+        self.memory = memory_mb if isinstance(memory_mb, Memory) else Memory(memory_mb)
         self._idle: queue.LifoQueue[Zygote | None] = queue.LifoQueue()
         self._closed = False
         self._all: set[Zygote] = set()
@@ -100,25 +98,6 @@ class Pool:
                 self._drop(idle)
             self._idle.put(None)  # a thread that still comes for a worker must not wait for ever
 
-    @contextlib.contextmanager
-    def _reserve(self, memory_mb: int) -> Iterator[None]:
-        """Wait until `memory_mb` more fit into what all children may take together."""
-        turn = object()
-        with self._memory:
-            self._line.append(turn)
-            self._memory.wait_for(lambda: self._line[0] is turn and self._memory_free >= memory_mb)
-            self._line.popleft()
-            self._memory_free -= memory_mb
-            self._memory.notify_all()
-        MEMORY.inc(memory_mb << 20)
-        try:
-            yield
-        finally:
-            MEMORY.dec(memory_mb << 20)
-            with self._memory:
-                self._memory_free += memory_mb
-                self._memory.notify_all()
-
     def run(self, job: Job) -> Execution:
         """Run `job` in a fresh child; waits for a free worker.
 
@@ -127,10 +106,8 @@ class Pool:
         Raises:
             SandboxError: it failed or starved twice.
         """
-        if job.limits.memory_mb > self.memory_mb:
-            raise SandboxError(f"a job wants {job.limits.memory_mb} MB of {self.memory_mb} MB")
         asked = time.monotonic()
-        with self._reserve(job.limits.memory_mb):
+        with self.memory.reserve(job.limits.memory_mb):
             try:
                 return self._run_once(job, asked)
             except SandboxError:

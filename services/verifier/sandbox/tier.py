@@ -19,6 +19,7 @@ from pathlib import Path
 
 from services.verifier.sandbox import bubblewrap
 from services.verifier.sandbox.job import Job, Limits, SandboxError
+from services.verifier.sandbox.memory import Memory
 from services.verifier.sandbox.pool import Pool
 
 log = logging.getLogger(__name__)
@@ -85,12 +86,14 @@ class Tier:
     """Probes that succeeded although they must not; empty in T1 and T2."""
 
 
-def open_sandbox(workers: int, *, memory_mb: int, libraries: tuple[str, ...] = (), insecure: bool) -> tuple[Pool, Tier]:
+def open_sandbox(
+    workers: int, *, memory_mb: int | Memory, libraries: tuple[str, ...] = (), insecure: bool
+) -> tuple[Pool, Tier]:
     """A pool that has passed its self-test, and the tier that it provides.
 
     Args:
         workers: concurrent children.
-        memory_mb: what they may take together.
+        memory_mb: what they may take together, or the account that they share with other children.
         libraries: installed packages that programs may import.
         insecure: open the sandbox even when programs can escape from it.
 

@@ -33,7 +33,7 @@ STDOUT, STDERR, REPORT = 0, 1, 2
 """Indices of a child's streams, in the order in which they are read."""
 DISK = b"D"
 """State of a process that waits for the kernel, which a program can't bring about for long."""
-PATIENCE = 5
+PATIENCE = 10
 """A starved child is given up after so many times its wall limit."""
 
 

@@ -56,6 +56,7 @@ ENVIRONMENT = {"HOME": "/", "LANG": "C.UTF-8", "PATH": "/usr/bin:/bin"}
 PRELOAD = """
 array bisect bz2 cmath collections copy ctypes dataclasses datetime decimal enum fractions functools hashlib heapq io
 itertools json lzma math numbers operator random re statistics string struct threading time traceback typing zlib
+_sqlite3
 """
 
 
