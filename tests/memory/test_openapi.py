@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 import schemathesis
@@ -32,6 +33,7 @@ QUICK = settings(
 )
 HTTPX = ("method", "url", "params", "headers", "json", "content", "data")
 """What of schemathesis' request our client takes."""
+MAX_QUERY = 60_000
 SKIPPED = {"/metrics", "/v1/jobs/{key}"}
 """Jobs are the protocol that all services share, tested there; a drawn one would wait for ever."""
 
@@ -82,6 +84,8 @@ def test_requests_drawn_from_the_document_are_never_5xx(
             headers["If-Match"] = "*"
         if operation.method.upper() == "DELETE" and "banks/b?" in request["url"] + "?":
             return  # the bank that the other cases are about
+        if len(urlencode(request.get("params") or {}, doseq=True)) > MAX_QUERY:
+            return  # the client refuses such an address, not the service
         request["headers"] = headers
         answer = desk.http.request(**{k: v for k, v in request.items() if k in HTTPX})
         assert answer.status_code < 500, (request, answer.text)
