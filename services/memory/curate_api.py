@@ -196,15 +196,23 @@ def _proposals(routes: APIRouter, ledger: Ledger) -> None:
     def list_proposals(
         bank: Bank,
         status: Literal["open", "accepted", "rejected", "any"] = "open",
+        after: Annotated[
+            str, Query(pattern=r"^(\d{1,15}\.[0-9a-f-]{1,64})?$", description="`next` of the page before.")
+        ] = "",
         limit: Annotated[int, Query(ge=1, le=500)] = 100,
     ) -> ProposalPage:
         """What the machine would change of items that people hold, newest first."""
         query = sa.select(PROPOSALS).where(PROPOSALS.c.bank == bank)
         if status != "any":
             query = query.where(PROPOSALS.c.status == status)
+        if after:
+            seq, _, last = after.partition(".")
+            same = sa.and_(PROPOSALS.c.seq == int(seq), PROPOSALS.c.id > last)
+            query = query.where(sa.or_(PROPOSALS.c.seq < int(seq), same))
         with ledger.read() as db:
             rows = db.execute(query.order_by(PROPOSALS.c.seq.desc(), PROPOSALS.c.id).limit(limit)).all()
-        return ProposalPage(proposals=[ProposalView.of(row) for row in rows])
+        following = f"{rows[-1].seq}.{rows[-1].id}" if len(rows) == limit else None
+        return ProposalPage(proposals=[ProposalView.of(row) for row in rows], next=following)
 
     @routes.post("/v1/banks/{bank}/proposals/{proposal}:accept", response_model=ItemView, responses=REFUSALS)
     def accept_proposal(bank: Bank, proposal: ItemId, caller: Asks) -> JSONResponse:

@@ -71,8 +71,7 @@ def relative_score(lists: Sequence[tuple[float, Numbers, Scores]]) -> tuple[Numb
         return np.zeros(0, dtype=np.int64), np.zeros(0)
     parts = [weight * _scaled(scores).astype(np.float64) for weight, _, scores in weighed]
     found, place = np.unique(np.concatenate([positions for _, positions, _ in weighed]), return_inverse=True)
-    fused: npt.NDArray[np.float64] = np.bincount(place, np.concatenate(parts)).astype(np.float64, copy=False)
-    return found.astype(np.int64, copy=False), fused
+    return found, np.asarray(np.bincount(place, weights=np.concatenate(parts)), dtype=np.float64)
 
 
 def _scaled(scores: Scores) -> Scores:

@@ -260,7 +260,10 @@ class ProposalView(Strict):
 
 
 class ProposalPage(Strict):
+    """Newest first; pass `next` as `after` for the next page."""
+
     proposals: list[ProposalView]
+    next: str | None = None
 
 
 class AuditRow(Strict):

@@ -351,3 +351,20 @@ def test_an_export_ends_with_an_error_when_its_bank_is_deleted_meanwhile(desk: D
     desk.world.ledger.delete("b")
     with pytest.raises(UnknownBank):
         list(pages)
+
+
+def test_proposals_come_in_pages(desk: Desk) -> None:
+    desk.learn(1)
+    item = desk.one(level="insight")
+    desk.edit(item, "turn it round, then add 3.")
+    for step in range(2, 7):
+        desk.learn(step, says=f"rotate then add 3, as step {step} says.")
+    whole = [p["id"] for p in desk.http.get(f"{B}/proposals").json()["proposals"]]
+    assert len(whole) >= 3
+    found: list[str] = []
+    after = ""
+    while after is not None:
+        page = desk.http.get(f"{B}/proposals", params={"limit": 2, "after": after}).json()
+        found += [p["id"] for p in page["proposals"]]
+        after = page["next"]
+    assert found == whole

@@ -1,0 +1,110 @@
+"""The gateway's memory routes in front of the real memory service: files pass through, and nothing drawn is a 5xx."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+import httpx
+import pytest
+import schemathesis
+from fastapi.testclient import TestClient
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from gateway.app import create_app
+from gateway.settings import GatewaySettings
+from services.memory.app import create_app as create_memory
+from services.memory.settings import MemoryServiceSettings
+from tests.gateway.fakes import TOKEN
+
+QUICK = settings(
+    max_examples=8,
+    derandomize=True,
+    database=None,
+    deadline=None,
+    phases=[Phase.generate],
+    suppress_health_check=list(HealthCheck),
+)
+HTTPX = ("method", "url", "params", "headers", "json", "content", "data")
+AUTH = {"Authorization": f"Bearer {TOKEN}"}
+MAX_QUERY = 60_000
+
+BANK = [
+    {"format": "pmd-bank", "version": 1, "bank": "x", "seq": 1},
+    {"problem": {"id": "p0", "messages": [{"role": "user", "content": "Apply zor."}], "verifier": {"kind": "exact"}}},
+    *(
+        {"item": {
+            **{"id": f"i{n}", "level": "insight", "kind": "strategy", "scope": "p0", "text": f"rotate {n} times."},
+            **{"status": "active", "pinned": False, "edited": False, "step": 1, "policy_version": 0, "facts": {}},
+        }}
+        for n in range(5)
+    ),
+]  # fmt: skip
+
+
+@pytest.fixture
+def http(tmp_path: Path) -> Iterator[TestClient]:
+    memory = create_memory(MemoryServiceSettings(token=TOKEN, state_dir=tmp_path / "memory"))  # type: ignore[arg-type]
+    transports = {"memory": httpx.ASGITransport(memory, raise_app_exceptions=False)}
+    gateway = create_app(
+        GatewaySettings(token=TOKEN, state_dir=tmp_path / "state"),  # type: ignore[arg-type]
+        wake=lambda _: None,
+        transports=transports,
+    )
+    with TestClient(gateway, headers=AUTH, raise_server_exceptions=False) as client:
+        yield client
+
+
+@pytest.fixture
+def run(http: TestClient, recipe_tree: Callable[..., dict[str, Any]]) -> str:
+    """A run whose bank was imported."""
+    created = http.post("/v1/runs", json={"recipe": recipe_tree()}).json()["id"]
+    file = "".join(json.dumps(line) + "\n" for line in BANK)
+    done = http.post(f"/v1/runs/{created}/bank:import", content=file)
+    assert done.status_code == 200, done.text
+    assert done.json() == {"seq": 1, "added": 5, "known": 0, "problems": 1}
+    return str(created)
+
+
+def test_a_bank_leaves_and_comes_back_through_the_gateway(http: TestClient, run: str) -> None:
+    file = http.get(f"/v1/runs/{run}/bank/export")
+    assert file.headers["content-type"].startswith("application/x-ndjson")
+    lines = [json.loads(line) for line in file.text.splitlines()]
+    assert [line["item"]["text"] for line in lines[2:]] == [f"rotate {n} times." for n in range(5)]
+    again = http.post(f"/v1/runs/{run}/bank:import", content=file.content)
+    assert (again.status_code, again.json()["added"]) == (200, 0)
+    bad = http.post(f"/v1/runs/{run}/bank:import", content=file.content + b"{\n")
+    assert (bad.status_code, bad.json()["errors"][0]["field"]) == (422, "line 8")
+
+
+def test_requests_drawn_from_the_document_are_never_5xx(http: TestClient, run: str) -> None:
+    items = [i["id"] for i in http.get(f"/v1/runs/{run}/memory").json()["items"]]
+    known = {"run": [run], "item": items, "rollout": ["1:p0#0"]}
+
+    def ask(operation: Any) -> None:
+        @QUICK
+        @given(data=st.data())
+        def check(data: st.DataObject) -> None:
+            mode = data.draw(st.sampled_from(list(schemathesis.GenerationMode)))
+            case = data.draw(operation.as_strategy(generation_mode=mode))
+            for name, values in known.items():
+                if name in case.path_parameters and data.draw(st.booleans()):
+                    case.path_parameters[name] = data.draw(st.sampled_from(values))
+            request = case.as_transport_kwargs(base_url="http://testserver")
+            if len(urlencode(request.get("params") or {}, doseq=True)) > MAX_QUERY:
+                return  # the client refuses such an address, not the gateway
+            request["headers"] = {**request.get("headers", {}), **AUTH, "If-Match": "*"}
+            answer = http.request(**{k: v for k, v in request.items() if k in HTTPX})
+            assert answer.status_code < 500, (request, answer.text)
+
+        check()
+
+    operations = [r.ok() for r in schemathesis.openapi.from_dict(http.get("/openapi.json").json()).get_all_operations()]
+    ours = [o for o in operations if any(part in o.path for part in ("/memory", "/bank", "/contexts/"))]
+    assert len(ours) >= 14
+    for operation in ours:
+        ask(operation)
