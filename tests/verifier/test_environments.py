@@ -89,11 +89,12 @@ def test_the_attack_corpus_holds_elsewhere(profile: str) -> None:
     assert " passed" in done.stdout
 
 
-def test_bubblewrap_hides_the_host(sandbox: Sandbox) -> None:
+def test_bubblewrap_hides_the_host(sandbox: Sandbox, tmp_path: Path) -> None:
     if sandbox.tier.name != "T2":
         pytest.skip("no bubblewrap here, or no user namespaces; apt-get install bubblewrap runs it")
     spec = {"kind": "code", "fn_name": "solve", "tests": [{"input": "1", "output": "[0]"}]}
-    looks = "import os\ndef solve(a): return [p for p in ('/etc/passwd', '/home', '/var', '/tmp') if os.path.exists(p)]"
+    there = ["/etc/passwd", "/home", "/var", str(tmp_path)]  # not /tmp itself: this checkout may lie below it
+    looks = f"import os\ndef solve(a): return [p for p in {there} if os.path.exists(p)]"
     assert "Output: []" in sandbox.judge(looks, spec).feedback
     others = "import os\ndef solve(a): return [p for p in range(2, 40000) if os.path.exists(f'/proc/{p}')]"
     assert re.search(r"Output: \[\d+\]$", sandbox.judge(others, spec).feedback), "it sees itself and nobody else"
