@@ -116,6 +116,8 @@ class Launcher:
         with self._guard:
             if self._closed:
                 raise Retryable("the trainer service is stopping")
+            # Polling reaps: without it each run that has ended leaves a zombie.
+            self._children = {name: child for name, child in self._children.items() if child.poll() is None}
             spool = self.spool(run)
             self._end_predecessor(spool)
             module = ["-m", "services.trainer.job", "--spool", str(spool.root), "--idle-s", str(self._idle_s)]
