@@ -3,7 +3,8 @@
 Problems are clustered; per cluster the model reads the strategies and writes the rules they share. A rule
 is kept while enough distinct problems of its cluster agree with it (support) and enough of the cluster does
 (purity). Old rules of a cluster stand for election again with today's evidence: a rule that a lucky answer
-gave birth to goes when the insights under it go. No note of the model's is ever rewritten here.
+gave birth to goes when the insights under it go. Where a standing rule says what nearly all strategies of a cluster
+say, there is nothing to ask the model for. No note of the model's is ever rewritten here.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from services.memory.ledger import Item, Ledger, Transaction, fingerprint
 from services.memory.notes import parse_behaviors
 from services.memory.prompts import render
 from services.memory.quality import without_duplicates
-from services.memory.terms import terms, union
+from services.memory.terms import AGREE, terms, union
 from services.memory.vectors import Vectors
 
 
@@ -105,6 +106,15 @@ def elect(pool: Pool, rules: Sequence[str], request: AbstractRequest) -> list[tu
     return sorted(carried.values(), key=lambda pair: -pair[1].agreeing)[: settings.max_behaviors]
 
 
+def settled(pool: Pool, standing: Sequence[Item], request: AbstractRequest) -> bool:
+    """Whether a standing rule says what nearly all strategies of the pool say."""
+    return any(
+        pool.on_topic(item.text) and seen.agreeing >= request.settings.min_support and seen.purity >= AGREE
+        for item in standing
+        if (seen := pool.support(item.text))
+    )
+
+
 def abstract(
     ledger: Ledger, vectors: Vectors, model: ChatModel, request: AbstractRequest, job: JobContext
 ) -> MemoryCounts:
@@ -112,6 +122,8 @@ def abstract(
     known = problems(ledger, request.bank)
     attempts = attempts_at(ledger, request.bank, None, request.excerpt_chars)
     found = pools(known, ledger.active(request.bank, "insight"), attempts, request, vectors)
+    old = by_scope(ledger.active(request.bank, "behavior"))
+    asked = [pool for pool in found if not settled(pool, old.get(pool.cluster.id, []), request)]
     shown = request.settings.max_insights
     prompts = [
         render(
@@ -119,19 +131,20 @@ def abstract(
             request.prompts.abstract,
             insights=[{"strategies": [i.text for i in items]} for items in list(pool.insights.values())[-shown:]],
         )
-        for pool in found
+        for pool in asked
     ]
-    answers = model.notes(prompts, job.key, partial(parse_behaviors, budget=request.settings.max_behaviors))
+    parse = partial(parse_behaviors, budget=request.settings.max_behaviors)
+    answers = dict(zip((p.cluster.id for p in asked), model.notes(prompts, job.key, parse), strict=True))
     job.check()
-    old = by_scope(ledger.active(request.bank, "behavior"))
     with ledger.at_step(request.bank, request.step) as view:
         banned = view.banned
     new: list[Item] = []
     wishes: list[tuple[Item, Item]] = []
     confirmed: set[tuple[str, str]] = set()
-    for pool, written in zip(found, answers, strict=True):
+    for pool in found:
         standing = old.get(pool.cluster.id, [])
-        fresh = [rule for rule in written or () if fingerprint(rule) not in banned]
+        written = answers.get(pool.cluster.id) or ()
+        fresh = [rule for rule in written if fingerprint(rule) not in banned]
         before = [item.text for item in standing]
         if request.quality.duplicates:
             fresh = list(without_duplicates(fresh, before, request.quality.near_duplicates))

@@ -186,6 +186,16 @@ def test_a_rule_in_other_words_is_the_same_rule(world: World) -> None:
     assert [i.text for i in active(world, "behavior")] == ["every zor begins with rotate."]
 
 
+def test_the_model_is_asked_for_rules_only_where_none_says_it_already(world: World) -> None:
+    solved(world)
+    rule = Words(lambda p: "Behavior: every zor begins with rotate." if "zor" in p else "None")
+    world.abstract(4, rule)
+    again = Words(lambda _: "Behavior: every zor with rotate.")
+    assert world.abstract(8, again).behavior == 1
+    assert len(again.asked) < len(rule.asked)
+    assert [i.text for i in active(world, "behavior")] == ["every zor begins with rotate."]
+
+
 def test_a_behavior_is_forgotten_when_its_evidence_goes(world: World) -> None:
     solved(world)
     world.abstract(4, Words(lambda p: "Behavior: every zor begins with rotate." if "zor" in p else "None"))
