@@ -81,7 +81,10 @@ class Forwarder:
         client = self._clients[service]
         given = params if params is not None else httpx.QueryParams(request.url.query)
         headers = {name: value for name in PASSED_ON if (value := request.headers.get(name)) is not None}
-        body = request.stream() if streams and request.method != "GET" else await request.body() or None
+        body: AsyncIterator[bytes] | bytes | None = await request.body() or None if not streams else None
+        if streams and request.method != "GET":
+            # The service wants to know how much comes before it takes any of it.
+            body, headers["content-length"] = request.stream(), request.headers.get("content-length", "0")
         url = httpx.URL(client.base_url).join(quote(path, safe="/:@"))
         timeout = httpx.Timeout(FILE_TIMEOUT_S if streams else ANSWER_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
         outgoing = client.build_request(

@@ -357,8 +357,11 @@ def test_proposals_come_in_pages(desk: Desk) -> None:
     desk.learn(1)
     item = desk.one(level="insight")
     desk.edit(item, "turn it round, then add 3.")
-    for step in range(2, 7):
-        desk.learn(step, says=f"rotate then add 3, as step {step} says.")
+    (held,) = (i for i in desk.world.ledger.active("b", "insight") if i.held)
+    for n in range(5):
+        desk.world.ledger.apply(
+            "b", f"wish {n}", lambda tx, n=n: tx.propose(held, "replace", "run@1", 2, text=f"add {n}.", facts={})
+        )
     whole = [p["id"] for p in desk.http.get(f"{B}/proposals").json()["proposals"]]
     assert len(whole) >= 3
     found: list[str] = []

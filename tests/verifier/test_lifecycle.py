@@ -149,7 +149,7 @@ def test_a_job_that_was_interrupted_runs_again(how: signal.Signals, tmp_path: Pa
 
 def test_metrics_tell_what_happened(tmp_path: Path) -> None:
     with running(tmp_path) as service:
-        for program in (RIGHT, "def solve(a): return 0", "import ctypes; ctypes.string_at(0)", RIGHT):
+        for program in (RIGHT, "def solve(a): return 0", "import ctypes; ctypes.string_at(0)", f"# again\n{RIGHT}"):
             service.verify(program)
         zygote = [int(p) for p in subprocess.check_output(["pgrep", "-P", str(service.process.pid)]).split()]
         with meanwhile(service, sleeping(1.0)) as answer:

@@ -147,12 +147,19 @@ def test_hostile_bodies_are_4xx(body: bytes, http: TestClient) -> None:
 
 
 def test_hostile_programs_in_a_right_request_are_verdicts(http: TestClient) -> None:
-    spec = {"kind": "code", "tests": [{"input": "\ud800", "output": "x"}], "limits": {"cpu_s": 0.5}}
-    for program in ("print('\ud800')", "print(input())", "\0", "x" * 200_001, "```", "\u202e"):
+    spec = {"kind": "code", "tests": [{"input": "\u202e", "output": "x"}], "limits": {"cpu_s": 0.5}}
+    for program in ("print(input())", "\0", "x" * 200_001, "```", "\u202e"):
         body = json.dumps({"items": [{"verifier": spec, "completion": fenced(program)}]})
         answer = http.post("/v1/verify", content=body, headers={"Content-Type": "application/json"})
         assert answer.status_code == 200, answer.text
         assert answer.json()["verdicts"][0]["reward"] == 0.0
+
+
+def test_a_completion_that_is_no_text_is_named(http: TestClient) -> None:
+    body = json.dumps({"items": [{"verifier": SOLVE_SPEC, "completion": fenced("print('\ud800')")}]})
+    answer = http.post("/v1/verify", content=body, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 422
+    assert [error["field"] for error in answer.json()["errors"]] == ["body.items.0.completion"]
 
 
 def test_ten_thousand_tests_in_one_spec_are_refused(http: TestClient) -> None:
