@@ -29,11 +29,6 @@ class Reach:
         """What `note` calls by name of what its home asks for; terms that most problems use are no names."""
         return (terms(note) & self._mentions[home]) - self._common
 
-    def speaks_about(self, note: str, home: str, problem_id: str) -> bool:
-        """Whether `note`, written about `home`, speaks about `problem_id` too."""
-        names = self.names(note, home)
-        return problem_id == home or (bool(names) and names <= self._mentions[problem_id])
-
     def kin(self, note: str, home: str) -> tuple[str, ...]:
         """The problems that `note` speaks about, its home among them."""
         names = self.names(note, home)

@@ -121,7 +121,7 @@ class Retriever:
             evidence = insights if "insight" in settings.levels else view.active("insight")
             self._behaviors = load("behavior", None) if settings.k else []
             self._insights = by_scope(insights)
-            self._speaking = {p.id: self._about(p.id, strategies(insights)) for p in problems}
+            self._speaking = self._about([p.id for p in problems], strategies(insights))
             # Attempts are evidence at every setting; whether they are shown depends on the levels.
             self._experience = by_scope(view.active("experience", [p.id for p in problems]))
             others = view.active("experience", sorted(self._kin() - set(self._experience)))
@@ -140,13 +140,20 @@ class Retriever:
                 known = self._behaviors if level == "behavior" else strategies(insights)
                 self._near[level] = self._search(search, bank, level, problems, known, check)
 
-    def _about(self, problem_id: str, notes: Sequence[Item]) -> list[Item]:
-        """The strategies that speak about a problem, its own first, each thought once."""
-        thoughts: dict[frozenset[str], Item] = {}
-        for item in sorted(notes, key=lambda item: item.scope != problem_id):
-            if self._reach.speaks_about(item.text, item.scope, problem_id):
+    def _about(self, problem_ids: Sequence[str], notes: Sequence[Item]) -> dict[str, list[Item]]:
+        """The strategies that speak about each problem, its own first, each thought once."""
+        speaking: dict[str, list[Item]] = {pid: [] for pid in problem_ids}
+        for item in notes:
+            for pid in self._reach.kin(item.text, item.scope):
+                if pid in speaking:
+                    speaking[pid].append(item)
+        for pid, items in speaking.items():
+            own, foreign = [i for i in items if i.scope == pid], [i for i in items if i.scope != pid]
+            thoughts: dict[frozenset[str], Item] = {}
+            for item in (*own, *foreign):
                 thoughts.setdefault(terms(item.text), item)
-        return list(thoughts.values())
+            speaking[pid] = list(thoughts.values())
+        return speaking
 
     def _kin(self) -> set[str]:
         """The problems that anything which may be claimed here speaks about."""
