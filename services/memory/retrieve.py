@@ -38,6 +38,8 @@ from services.memory.reach import Reach
 from services.memory.search import Search
 from services.memory.terms import AGREE, coverage, terms, union
 
+SCORE_DIGITS = 4
+
 
 @dataclass(frozen=True)
 class Note:
@@ -191,9 +193,11 @@ class Retriever:
         seen = {h.id: may_be_shown[h.id] for hits in found.hits for h in hits if h.id in may_be_shown}
         near = {}
         for problem, hits in zip(problems, found.hits, strict=True):
-            others = [(h.cosine, seen[h.id]) for h in hits if h.id in seen and seen[h.id].scope != problem.id]
-            alike = [(c, i) for c, i in others if c is not None and c >= settings.min_similarity]
-            near[problem.id] = alike[: settings.k]
+            others = [(h, seen[h.id]) for h in hits if h.id in seen and seen[h.id].scope != problem.id]
+            alike = [(h, i) for h, i in others if h.cosine is not None and h.cosine >= settings.min_similarity]
+            # Indexes order equals as they like, and agree on scores up to rounding.
+            alike.sort(key=lambda pair: (-round(pair[0].score, SCORE_DIGITS), pair[1].scope, pair[1].text))
+            near[problem.id] = [(h.cosine or 0.0, i) for h, i in alike[: settings.k]]
         return near
 
     def select(self, problem: Problem) -> Selection:
