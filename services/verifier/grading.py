@@ -40,8 +40,8 @@ AHEAD = 2
 MAX_JUDGES = 4
 """Judges at the same time: each of their zygotes holds sympy, about 100 MB."""
 
-REMEMBERED = 1 << 15
-"""Verdicts that are remembered, those of least recent use forgotten first: about 20 MB."""
+REMEMBERED = 1 << 12
+"""Verdicts that are remembered, those of least recent use forgotten first: what some steps of a run ask for."""
 
 Pair = tuple[str, str | None]
 """A spec as JSON, and an answer to it."""
