@@ -31,7 +31,7 @@ SAMPLES: Mapping[Level, Mapping[str, int]] = {
 SAMPLED_FROM = 100
 """Newest memories of a kind that the shown ones are chosen from."""
 PASSED_ON = ("content-type", "if-match", "idempotency-key", "x-pmd-actor")
-GIVEN_BACK = ("content-type", "etag")
+GIVEN_BACK = ("content-type", "etag", "retry-after")
 
 
 class Forwarder:
@@ -94,9 +94,8 @@ class Forwarder:
             answer = await client.send(outgoing, stream=streams)
         except httpx.TransportError as error:
             raise _away(service, error) from error
-        kept = {name: value for name in GIVEN_BACK if (value := answer.headers.get(name)) is not None}
         if not streams:
-            return Response(answer.content, answer.status_code, headers=kept)
+            return _same(answer, answer.content)
 
         async def chunks() -> AsyncIterator[bytes]:
             try:
@@ -105,7 +104,7 @@ class Forwarder:
             finally:
                 await answer.aclose()
 
-        return StreamingResponse(chunks(), answer.status_code, headers=kept)
+        return StreamingResponse(chunks(), answer.status_code, headers=_kept(answer))
 
     async def post(self, service: str, path: str, request: Request) -> Response:
         """The answer of a service to the caller's own body, streamed when it streams."""
@@ -195,4 +194,8 @@ def _away(service: str, error: Exception) -> HTTPException:
 
 
 def _same(answer: httpx.Response, content: bytes) -> Response:
-    return Response(content, answer.status_code, media_type=answer.headers.get("content-type"))
+    return Response(content, answer.status_code, headers=_kept(answer))
+
+
+def _kept(answer: httpx.Response) -> dict[str, str]:
+    return {name: value for name in GIVEN_BACK if (value := answer.headers.get(name)) is not None}

@@ -71,6 +71,8 @@ def edge() -> dict[str, httpx.AsyncBaseTransport]:
     @verifier.post("/v1/verify")
     async def verify(request: Request) -> Any:
         items = (await request.json())["items"]
+        if len(items) > 2:
+            return JSONResponse({"title": "too much is under way"}, 429, headers={"Retry-After": "3"})
         return {"verdicts": [{"outcome": "passed"}] * len(items)} if items else JSONResponse({"title": "no items"}, 422)
 
     @verifier.post("/v1/reverify")
@@ -362,6 +364,8 @@ def test_completions_are_judged_through_the_gateway(http: TestClient) -> None:
     item = {"verifier": {"kind": "exact", "answer": "42"}, "completion": "42"}
     assert http.post("/v1/verify", json={"items": [item]}).json()["verdicts"][0]["outcome"] == "passed"
     assert http.post("/v1/verify", json={"items": []}).status_code == 422
+    refused = http.post("/v1/verify", json={"items": [item] * 3})
+    assert (refused.status_code, refused.headers["Retry-After"]) == (429, "3")
 
 
 def test_a_step_is_judged_again_from_what_it_recorded(http: TestClient, registry: Registry, finished: str) -> None:

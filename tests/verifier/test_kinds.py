@@ -183,6 +183,7 @@ def test_python(name: str, sandbox: Sandbox) -> None:
         ({"kind": "regex", "pattern": "\ud800"}, "pattern", "."),
         ({"kind": "json_schema", "json_schema": {"type": "strnig"}}, "json_schema", "strnig"),
         ({"kind": "json_schema", "json_schema": 3}, "json_schema", "."),
+        ({"kind": "json_schema", "json_schema": {"const": "x" * 1_000_001}}, "json_schema", "at most 1000000"),
         ({"kind": "math", "answer": ""}, "answer", "at least 1"),
         ({"kind": "python", "source": ""}, "source", "at least 1"),
         ({"kind": "python", "src": "x"}, "src", "did you mean 'source'"),
@@ -192,6 +193,14 @@ def test_a_wrong_spec_names_the_field(spec: dict[str, Any], field: str, message:
     with pytest.raises(SpecError, match=message) as caught:
         parse_spec(spec)
     assert any(f["field"].startswith(field) for f in caught.value.fields)
+
+
+@pytest.mark.timeout(60)
+def test_a_schema_that_is_slow_to_compare_is_checked_at_once() -> None:
+    enum = [{"a": number} for number in range(60_000)]  # draft 4 wants them unique: 1.8e9 comparisons
+    parse_spec(
+        {"kind": "json_schema", "json_schema": {"$schema": "http://json-schema.org/draft-04/schema#", "enum": enum}}
+    )
 
 
 KIND_PACKAGE = """
