@@ -5,7 +5,8 @@
 Contenders: our sandboxed child, without and with LiveCodeBench's imports; `python3 -I -S` as a subprocess, cold, the
 same with those imports, and inside bubblewrap where that is installed; and an in-process `exec` grader of the usual
 shape, which isolates nothing. Prints wall and CPU time per test and, of whole rounds, the median ratio to ours; then
-tests per second with one thread per core. Ratios are what to quote: absolute figures say more about the machine.
+tests per second with one thread per core, in turn as well. Ratios are what to quote: absolute figures say more about
+the machine.
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ PRELUDE = "".join(
 )
 PYTHON = [str(Path(sys.executable).resolve()), "-I", "-S"]  # a virtual environment may lie where the jail hides it
 JAIL = ["bwrap", "--unshare-all", "--die-with-parent", "--ro-bind", "/", "/", "--tmpfs", "/tmp", "--dev", "/dev"]
+
+SLICE_S = 1.0  # of a turn
 
 Contender = Callable[[], float]
 """Run one test, check its output, return the CPU seconds that it took (nan: not known)."""
@@ -88,7 +91,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=60, help="tests per contender, at least 50 for a figure to quote")
-    parser.add_argument("--seconds", type=float, default=3.0, help="per contender, for the throughput")
+    parser.add_argument("--turns", type=int, default=5, help="seconds per contender, for the throughput")
     arguments = parser.parse_args()
     cores = len(os.sched_getaffinity(0))
     pool, tier = open_sandbox(cores, memory_mb=cores * LIMITS.memory_mb * 2, insecure=False)
@@ -129,16 +132,20 @@ def main() -> None:
         print(f"{name:18}" + "".join(f"{figure:9.2f}" for figure in figures) + f"{ratio:13.2f}")
     if "bubblewrap" not in contenders:
         print("bubblewrap is not installed (apt-get install bubblewrap): not measured")
-    print(f"\ntests per second, {cores} threads")
-    rates: dict[str, float] = {}
+    print(f"\ntests per second, {cores} threads; median of {arguments.turns} turns")
+    # `exec` holds the interpreter lock and this process's streams: one at a time.
+    threaded = {name: run for name, run in contenders.items() if run is not exec_test}
+    rates: dict[str, list[float]] = {name: [] for name in threaded}
     with ThreadPoolExecutor(cores) as threads:
-        for name, run in contenders.items():
-            if run is exec_test:
-                continue  # it holds the interpreter lock and this process's streams: one at a time
-            end = time.perf_counter() + arguments.seconds
-            counts = threads.map(worker, [run] * cores, [end] * cores)
-            rates[name] = sum(counts) / arguments.seconds
-            print(f"{name:18}{rates[name]:9.0f}{rates['ours'] / rates[name]:9.2f} x slower than ours")
+        for _ in range(arguments.turns):
+            for name, run in threaded.items():
+                end = time.perf_counter() + SLICE_S
+                rates[name].append(sum(threads.map(worker, [run] * cores, [end] * cores)) / SLICE_S)
+    fast = statistics.median(rates["ours"]), statistics.median(rates["ours, imports"])
+    print(f"{'':18}{'':9}{'ours / it':>11}{'ours, imports / it':>20}")
+    for name in threaded:
+        rate = statistics.median(rates[name])
+        print(f"{name:18}{rate:9.0f}{fast[0] / rate:11.2f}{fast[1] / rate:20.2f}")
     pool.close()
 
 
