@@ -201,6 +201,7 @@ def _train(state: RunState, step: int) -> TrainRequest:
         lr_scale=gate.lr_scale if gate else 1.0,
         settings=recipe.train_settings(),
         seed=phase_seed(recipe.seed, step, PhaseName.TRAIN),
+        last=step == recipe.schedule.steps,
         out=join(state.inputs.root, "weights"),
     )
 

@@ -94,6 +94,7 @@ class Row:
     """What one variant reached in one setting."""
 
     variant: str
+    worlds: int
     final: Mapping[str, Estimate]
     area: Mapping[str, Estimate]
     pass_at: Mapping[str, Mapping[int, float]]
@@ -126,6 +127,7 @@ def rows(reports: Mapping[str, Mapping[int, ReportView]]) -> list[Row]:
         table.append(
             Row(
                 variant=variant,
+                worlds=len(seeds),
                 final={s: estimate([_final(by_seed[n], s) for n in seeds]) for s in SPLITS},
                 area={s: estimate([_area(by_seed[n], s) for n in seeds]) for s in SPLITS},
                 pass_at={s: _mean_pass_at([_last(by_seed[n].steps) for n in seeds], s) for s in SPLITS},
@@ -157,16 +159,34 @@ def mean_curves(reports: Mapping[str, Mapping[int, ReportView]], split: str) -> 
     return curves
 
 
-def markdown(setting: Setting, table: Sequence[Row], seeds: int) -> str:
+COLUMNS = ("setting", "variant", "seed", "step", "split", "k", "pass_at_k")
+
+
+def measurements(
+    setting: Setting, reports: Mapping[str, Mapping[int, ReportView]]
+) -> list[tuple[str | int | float, ...]]:
+    """All evaluations of one setting, a row (`COLUMNS`) for each k; pass@1 is avg@n."""
+    return [
+        (str(setting), variant, seed, step.step, split, k, score)
+        for variant, by_seed in reports.items()
+        for seed, report in sorted(by_seed.items())
+        for step in report.steps
+        if step.evaluation
+        for split in SPLITS
+        for k, score in sorted(step.evaluation[split].pass_at.items())
+    ]
+
+
+def markdown(setting: Setting, table: Sequence[Row]) -> str:
     """The table of one setting."""
     lines = [
         f"## {setting.kind}, {setting.world}",
         "",
-        f"Memory-free accuracy (avg@n), mean over {seeds} world{'s' if seeds > 1 else ''} with 95 % intervals. Area is "
-        f"the mean height of the learning curve. Δ is `{REFERENCE}` minus the row on `test`, paired by world.",
+        "Memory-free accuracy (avg@n), mean over worlds with 95 % intervals. Area is the mean height of the learning "
+        f"curve. Δ is `{REFERENCE}` minus the row on `test`, paired by world.",
         "",
-        "| variant | test, final | unseen, final | test, area | unseen, area | pass@k test | Δ final | Δ area |",
-        "|---|---|---|---|---|---|---|---|",
+        "| variant | worlds | test, final | unseen, final | test, area | unseen, area | pass@k | Δ final | Δ area |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in table:
         wide = row.pass_at["test"][max(row.pass_at["test"])]
@@ -175,6 +195,7 @@ def markdown(setting: Setting, table: Sequence[Row], seeds: int) -> str:
             deltas = ["", ""]
         cells = [
             f"`{row.variant}`",
+            str(row.worlds),
             *(str(row.final[s]) for s in SPLITS),
             *(str(row.area[s]) for s in SPLITS),
             f"{wide:.2f}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import platform
@@ -70,14 +71,14 @@ def reproduce(
     todo = [cell for cell in cells if not paths[cell].exists()]
     for cell in set(cells) - set(todo):
         reports[cell.setting][cell.variant][cell.seed] = ReportView.model_validate_json(paths[cell].read_text())
+    _write(out, reports)
     for number, (cell, report) in enumerate(_run_all(gateway, recipes, todo, at_once), len(cells) - len(todo) + 1):
         part = paths[cell].with_suffix(".tmp")
         part.write_text(json.dumps(report))
         part.replace(paths[cell])
         reports[cell.setting][cell.variant][cell.seed] = ReportView.model_validate(report)
         console.print(f"[{number}/{len(cells)}] {cell.name}", highlight=False)
-        _write(out, reports, seeds)
-    _write(out, reports, seeds)
+        _write(out, reports)
     console.print(f"written: {out / 'pocket.md'}")
 
 
@@ -107,26 +108,31 @@ def _run_all(
             yield running.pop(run), gateway.get(f"/v1/runs/{run}/report")
 
 
-def _write(out: Path, reports: dict[Any, Any], seeds: int) -> None:
+def _write(out: Path, reports: dict[Any, Any]) -> None:
     """The page of results, from what is there so far."""
     from gateway.report.curves import curve_chart  # noqa: PLC0415
-    from gateway.reproduction import SPLITS, markdown, mean_curves, rows  # noqa: PLC0415
+    from gateway.reproduction import COLUMNS, SPLITS, markdown, mean_curves, measurements, rows  # noqa: PLC0415
 
     out.mkdir(parents=True, exist_ok=True)
     parts = [
         "# Pocket benchmark: results",
         "",
         f"{datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} cores ({platform.machine()}), Python "
-        f"{platform.python_version()}. Made by `pmd {' '.join(sys.argv[1:])}`; `make reproduce-pocket` runs it all.",
+        f"{platform.python_version()}. Made by `pmd {' '.join(sys.argv[1:])}`; `make reproduce-pocket` runs it all. "
+        "All evaluations are in [pocket.csv](pocket.csv).",
         "",
     ]
+    measured: list[tuple[str | int | float, ...]] = []
     for setting, by_variant in reports.items():
         done = {name: by_seed for name, by_seed in by_variant.items() if by_seed}
         if not done:
             continue
-        parts.append(markdown(setting, rows(done), seeds))
+        measured += measurements(setting, done)
+        parts.append(markdown(setting, rows(done)))
         for split in SPLITS:
             name = f"pocket-{setting}-{split}.svg"
             (out / name).write_text(curve_chart(f"{setting}, {split}", mean_curves(done, split)))
             parts.append(f"![Mean learning curves, {setting}, {split}]({name})\n")
+    with (out / "pocket.csv").open("w", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows([COLUMNS, *measured])
     (out / "pocket.md").write_text("\n".join(parts))

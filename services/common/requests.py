@@ -202,6 +202,8 @@ class TrainRequest(Strict):
     lr_scale: float = Field(default=1.0, ge=0.0, le=1.0)
     settings: TrainSettings
     seed: int
+    last: bool = False
+    """No step follows: the job process ends with it, and what it held of the machine is free for the next run."""
     out: str
     """URI of the folder under which version folders are written."""
 

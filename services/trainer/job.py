@@ -186,7 +186,7 @@ class Mailbox:
 
 
 def train(spool: Spool, idle_s: float, device: torch.device) -> None:
-    """Apply requests as they come, until none came for `idle_s` seconds."""
+    """Apply requests as they come, until the run's last is done or none came for `idle_s` seconds."""
     mailbox = Mailbox(spool, idle_s)
     run: Run | None = None
     while (request := mailbox.next(run.version if run else None)) is not None:
@@ -195,6 +195,8 @@ def train(spool: Spool, idle_s: float, device: torch.device) -> None:
                 run = Run(spool, request, device)
                 continue
             run.apply(request)
+            if request.last and run.version > request.from_version:
+                return
         except Exception as exception:
             if dist.get_rank() == 0:
                 message = f"{type(exception).__name__}: {exception}"

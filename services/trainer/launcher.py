@@ -83,11 +83,14 @@ class Launcher:
         with lock:
             self._record(spool, request)
             starts = 0
-            while (result := spool.result(version)) is None:
+            while True:
+                running = self._external or self._running(request.run)
+                # After that look: a process that ended with its run's last step has recorded it.
+                if (result := spool.result(version)) is not None:
+                    return result
                 if error := spool.error(version):
                     raise Retryable(error.message) if error.retryable else StepFailed(error.message)
-                running = self._external or self._running(request.run)
-                check()  # after the look, so that a process that ended because we are closing is not started again
+                check()  # after that look too: a process that ended because we are closing is not started again
                 if not running:
                     if starts > RESTARTS:
                         raise Retryable(
@@ -96,7 +99,6 @@ class Launcher:
                     self._start(request.run)
                     starts += 1
                 time.sleep(POLL_S)
-            return result
 
     def _record(self, spool: Spool, request: TrainRequest) -> None:
         """Record a step. It may take the place of another that was given up, once no process can be at that one."""

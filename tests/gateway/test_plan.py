@@ -345,6 +345,11 @@ def test_more_problems_a_step_than_there_are_is_refused() -> None:
         step_problems(("a", "b"), 0, 3, 1)
 
 
+def test_the_trainer_is_told_which_step_is_the_last(recipe: Make) -> None:
+    *before, last = (train.last for train in bodies(play(recipe()), "train"))
+    assert (set(before), last) == ({False}, True)
+
+
 # ---------------------------------------------------------------- the lead gate within the plan
 
 

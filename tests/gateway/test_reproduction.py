@@ -12,7 +12,17 @@ import pytest
 from gateway.recipe import Recipe
 from gateway.report.curves import curve_chart
 from gateway.report.statistics import area, at_step, estimate, paired, t_quantile
-from gateway.reproduction import Cell, Setting, cell_recipe, markdown, mean_curves, recipe_key, rows, variants
+from gateway.reproduction import (
+    Cell,
+    Setting,
+    cell_recipe,
+    markdown,
+    mean_curves,
+    measurements,
+    recipe_key,
+    rows,
+    variants,
+)
 from gateway.views import ReportView, RunStatus, RunView, StepView
 from services.common.requests import SplitScore
 
@@ -75,9 +85,16 @@ def test_the_table_compares_with_pmd_seed_by_seed() -> None:
     assert sdpo.lead_final["test"].mean == pytest.approx(0.4)
     assert sdpo.lead_final["test"].half_width == pytest.approx(0.0, abs=1e-9)
     assert sdpo.area["test"].mean == pytest.approx(0.2)
-    page = markdown(CODE, [pmd, sdpo], 2)
-    assert "| `sdpo` | 0.40 ±" in page
-    assert "mean over 2 worlds" in page
+    assert "| `sdpo` | 2 | 0.40 ±" in markdown(CODE, [pmd, sdpo])
+
+
+def test_all_evaluations_are_laid_open() -> None:
+    assert measurements(CODE, {"pmd": {3: report(0, 0.4)}}) == [
+        ("code-hard", "pmd", 3, step, split, k, score)
+        for step, scores in ((0, {1: 0, 8: 0}), (10, {1: 0.4, 8: 0.8}))
+        for split in ("test", "unseen")
+        for k, score in scores.items()
+    ]
 
 
 def test_curves_stand_alone_as_a_picture() -> None:

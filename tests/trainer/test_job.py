@@ -175,6 +175,21 @@ def test_a_step_with_missing_data_fails_by_name_and_the_process_lives_on(tmp_pat
         kill(process)
 
 
+def test_the_last_step_of_a_run_ends_its_process(tmp_path: Path, base: Weights) -> None:
+    run = TinyRun(tmp_path, base)
+    process = run.start()
+    try:
+        run.spool.submit(run.request(0))
+        run.wait(0, process)
+        assert process.poll() is None
+        run.spool.submit(run.request(1, last=True))
+        assert process.wait(60) == 0
+        assert run.wait(1, process).weights.version == 2
+    finally:
+        if process.poll() is None:
+            kill(process)
+
+
 def test_an_idle_process_ends_and_a_second_one_waits_for_the_first(tmp_path: Path, base: Weights) -> None:
     run = TinyRun(tmp_path, base)
     with run.spool.lock(0.0):
