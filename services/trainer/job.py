@@ -44,6 +44,10 @@ from services.trainer.update import Stopwatch, Updater
 log = logging.getLogger(__name__)
 
 POLL_S = 0.01
+POLL_SHARE = 0.01
+LONGEST_POLL_S = 1.0
+"""A process looks for its next step after a hundredth of the time that it has waited already: between steps at once,
+and a run that is paused costs nothing."""
 HEARTBEAT_S = 30.0
 """How often idle ranks hear from rank 0."""
 LOCK_PATIENCE_S = 30.0
@@ -169,13 +173,14 @@ class Mailbox:
             version: where the process stands; None when it has loaded nothing yet, and any open request will tell
                 it what to load.
         """
-        deadline = time.monotonic() + self._idle_s
+        began = time.monotonic()
+        deadline = began + self._idle_s
         while True:
             box: list[TrainRequest | bool | None] = [None]
             if dist.get_rank() == 0:
                 heartbeat = time.monotonic() + HEARTBEAT_S
                 while (request := self._look(version)) is None and time.monotonic() < min(heartbeat, deadline):
-                    time.sleep(POLL_S)
+                    time.sleep(min(max(POLL_S, POLL_SHARE * (time.monotonic() - began)), LONGEST_POLL_S))
                 box = [request or time.monotonic() >= deadline]
             dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
             if box[0] is not False:
