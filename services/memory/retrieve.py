@@ -2,8 +2,9 @@
 
 1. Found: the problem's own strategies and lessons, strategies of other problems that speak about it (`reach`), its
    past attempts, and the behaviors whose topic it mentions (or that lie nearest, for behaviors without a topic).
-   Where the recipe asks for it (`retrieval.by_meaning`), the index is searched besides: strategies of problems that
-   ask the like, and behaviors whatever their topic.
+   Where the recipe asks for it (`retrieval.by_meaning`), the index is searched besides: for behaviors whatever their
+   topic, and, where no strategy that speaks about the problem is believed, for those of problems that ask the like.
+   Beside a strategy of its own they only mislead: pocket ended at .87 with them and at 1.00 without.
 2. Believed: each note's record, on top of its prior, gives its credibility; notes below `BELIEVED` are left out.
    What a person pinned or wrote is believed.
 3. Consistent (`conflicts: resolve`): notes are taken in order of credibility, and one that contradicts a note
@@ -207,11 +208,12 @@ class Retriever:
         attempts = self._attempts.get(problem.id, [])
         own = self._insights.get(problem.id, [])
         claims = [self._strategy(item, problem) for item in self._speaking[problem.id]]
-        claimed = {note.item.id for note in claims}
-        for score, item in self._near.get("insight", {}).get(problem.id, []):
-            if item.id not in claimed:
-                why = f"strategy of {item.scope}, which asks the like"
-                claims.append(self._claim(item, item.text, problem.id, why, score))
+        if not any(note.credibility >= BELIEVED for note in claims):
+            claimed = {note.item.id for note in claims}
+            for score, item in self._near.get("insight", {}).get(problem.id, []):
+                if item.id not in claimed:
+                    why = f"strategy of {item.scope}, which asks the like"
+                    claims.append(self._claim(item, item.text, problem.id, why, score))
         past = [(i, a) for i, a in zip(experience, attempts, strict=True) if a.step < self._step]
         if "experience" in settings.levels and not settings.transient:
             for item, seen in _newest([(i, a) for i, a in past if a.passed]):

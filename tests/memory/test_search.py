@@ -200,6 +200,11 @@ def test_strategies_of_problems_that_ask_the_like_are_found_by_meaning(world: Wo
     near = shown(world, 2, by_meaning=("insight",), k=1)["p1"]
     assert "Strategy: turn it round." in near, "p0 is of the same family"
     assert "leave it" not in near
+    world.batch(3, [("p1", "Plan: sort it.", True)])
+    world.reflect(3, Words(lambda _: "Strategy: sort it."), ["p1"])
+    own = shown(world, 3, by_meaning=("insight",), k=1)["p1"]
+    assert "Strategy: sort it." in own
+    assert "turn it round" not in own, "who knows what to do is not told what others do"
 
 
 def test_what_is_retired_is_not_found_by_meaning_even_if_the_index_still_holds_it(
