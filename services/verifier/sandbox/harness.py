@@ -216,19 +216,22 @@ def _finish(code: int) -> NoReturn:
         code = code or 120  # CPython's own status for output that could not be flushed
     finally:
         with contextlib.suppress(BaseException):
-            if _let_go(sys.modules.pop("__main__")):
+            if _write_out():
+                del sys.modules["__main__"]
                 gc.collect()
                 sys.__stdout__.flush()  # type: ignore[union-attr]
         os._exit(code)
 
 
-def _let_go(module: types.ModuleType) -> bool:
-    """Write what lies in files over standard output that the program opened and never closed, or put out of the way;
-    whether it has finalisers, which an interpreter runs at its end too."""
+def _write_out() -> bool:
+    """Write what lies in files over standard output that were never closed, or put out of the way; whether the program
+    has finalisers, which an interpreter runs at its end too."""
     finalisers = False
-    for value in (sys.__stdout__, *vars(module).values()):
-        with contextlib.suppress(BaseException):
-            if isinstance(value, _IOBase):  # io.IOBase itself is an abstract class, which looks at each type for long
-                value.flush()
-            finalisers = finalisers or (isinstance(value, type) and hasattr(value, "__del__"))
+    for thing in gc.get_objects():  # made in this child: what the zygote made is frozen
+        kind = type(thing)
+        if issubclass(kind, _IOBase):
+            with contextlib.suppress(BaseException):
+                thing.flush()
+        elif issubclass(kind, type):
+            finalisers = finalisers or hasattr(thing, "__del__")
     return finalisers
