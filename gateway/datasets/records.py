@@ -71,7 +71,7 @@ def load(uris: Iterable[str], decode: Decode) -> tuple[list[Problem], list[BadRe
 def _records(uri: str) -> Iterator[tuple[str, int, Any]]:
     """Where each record is, its number from 1, and the record: JSON text, or already a value."""
     try:
-        with fsspec.open(uri, "rt", encoding="utf-8") as f:
+        with fsspec.open(uri, "rt", encoding="utf-8-sig") as f:
             first = f.read(1)
             if first == "[":
                 array = json.loads(first + f.read())

@@ -4,9 +4,10 @@ Rules, applied in this order; they are fixed, so a policy can learn them and a v
 
 1. Thinking is not an answer: `<think>..</think>` is removed. A closing tag without an opening one (templates that
    open it in the prompt) removes everything before it; an opening tag without a closing one everything after it.
-2. A program is the last fenced block whose language is empty, `python`, `python3` or `py`. Fences are lines of three
-   or more backticks or tildes, as in CommonMark: a block ends at a line of the same character, at least as long, with
-   nothing else on it. When the last fence opened is never closed, the completion was cut short: there is no program.
+2. A program is the last fenced block whose language is Python or not named. Fences are lines of three or more backticks
+   or tildes, as in CommonMark: a block ends at a line of the same character, at least as long, with nothing else on it,
+   and at most `CLOSER` columns further in. A block in a list is moved left as a whole, as far as its fence was in. When
+   the last fence opened is never closed, the completion was cut short: there is no program.
 3. An answer is the text after the last `<answer>` up to the next `</answer>` or the end, stripped. Kinds that judge
    text take the whole completion where there is none.
 4. A box is the content of `\boxed{..}` with its braces balanced; a box inside a box belongs to the outer one.
@@ -19,8 +20,11 @@ from __future__ import annotations
 import re
 
 _OPEN, _CLOSE = "<think>", "</think>"
-_FENCE = re.compile(r" {0,3}(`{3,}|~{3,})")
-_PYTHON = frozenset({"", "python", "python3", "py"})
+_FENCE = re.compile(r"([ \t]*)(`{3,}|~{3,})")
+_WORD = re.compile(r"\w+")
+_PYTHON = frozenset({"", "python", "python3", "py", "py3", "pypy", "pypy3"})
+CLOSER = 3
+"""A fence that is further in belongs to a text in the program."""
 _BRACE = re.compile(r"\\boxed\s*\{|\\.|[{}]", re.DOTALL)
 
 
@@ -35,15 +39,17 @@ def without_thinking(text: str) -> str:
     return "".join(kept).rpartition(_CLOSE)[2]
 
 
-def _fence_of(line: str) -> tuple[str, str] | None:
-    """The fence that `line` consists of, and the first word after it; None for other lines."""
+def _fence_of(line: str) -> tuple[str, str, str] | None:
+    """The white space before the fence that `line` consists of, the fence, and the first word after it; None for other
+    lines."""
     mark = _FENCE.match(line)
     if mark is None:
         return None
     info = line[mark.end() :]
     if "`" in info:  # an inline code span, not a fence
         return None
-    return mark[1], info.strip().partition(" ")[0].lower()
+    language = _WORD.search(info)
+    return mark[1], mark[2], language[0].lower() if language else ""
 
 
 def program_of(completion: str) -> str | None:
@@ -54,19 +60,26 @@ def program_of(completion: str) -> str | None:
 def block_of(completion: str, languages: frozenset[str]) -> str | None:
     """The content of the last fenced block in one of `languages`, by the same rule, or None."""
     program: str | None = None
-    fence, language, block = "", "", [""]
+    indent, fence, language, block = "", "", "", [""]
     for line in without_thinking(completion).replace("\r\n", "\n").split("\n"):
         mark = _fence_of(line)
         if not fence:
             if mark:
-                (fence, language), block = mark, []
-        elif mark and mark[0].startswith(fence) and line.strip() == mark[0]:
+                (indent, fence, language), block = mark, []
+        elif mark and mark[1].startswith(fence) and line.strip() == mark[1] and len(mark[0]) <= len(indent) + CLOSER:
             if language in languages:
-                program = "\n".join(block) + "\n"
+                program = "\n".join(_moved_left(block, indent)) + "\n"
             fence = ""
         else:
             block.append(line)
     return None if fence else program
+
+
+def _moved_left(block: list[str], indent: str) -> list[str]:
+    """The lines of a block without the indentation of its fence, where all have it."""
+    if not all(line.startswith(indent) or not line.strip() for line in block):
+        return block
+    return [line[len(indent) :] for line in block]
 
 
 def answer_of(completion: str) -> str | None:

@@ -16,7 +16,7 @@ class RunLimits(Strict):
     memory_mb: int = Field(default=512, ge=128, le=8192)
     """Address space beyond what the interpreter and the imported libraries take."""
     output_kb: int = Field(default=1024, ge=1, le=16384)
-    """Of stdout and of the result, each; stderr is cut there."""
+    """Of stdout and of the result, each, beyond twice what a test expects; stderr is cut there."""
 
     def limits(self) -> Limits:
         """The same, as the sandbox takes it."""

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from gateway.datasets import livecodebench
+from gateway.datasets import livecodebench, records
 from gateway.datasets.records import BadField
 from gateway.problems import InvalidRecipe, load_problems, parse_recipe
 from services.common.wire import Problem
@@ -225,6 +225,18 @@ def test_sciknoweval_records_become_problems(recipe_tree: Tree, tmp_path: Path) 
     assert [p.id for p in problems] == ["records-1", "records-2", "records-3", "records-4"]
     assert problems[0].question() == "Which is a noble gas?\nA: Iron\nB: Neon\nC: Gold\nD: Zinc"
     assert "<answer>" in problems[0].messages[0].content
+
+
+def test_a_byte_order_mark_does_not_matter(tmp_path: Path) -> None:
+    file = tmp_path / "marked.jsonl"
+    file.write_text('{"a": 1}\n', encoding="utf-8-sig")
+    seen: list[Any] = []
+
+    def decode(record: dict[str, Any], _: str) -> None:
+        seen.append(record)
+
+    assert records.load([str(file)], decode) == ([], [])
+    assert seen == [{"a": 1}]
 
 
 def test_a_json_array_is_read_too(recipe_tree: Tree, tmp_path: Path) -> None:

@@ -108,3 +108,8 @@ def test_all_tests_must_pass(sandbox: Sandbox) -> None:
     assert sandbox.judge("def solve(a): return [1, 3]", spec(PUBLIC, PRIVATE)).outcome == "failed"
     passed = sandbox.judge("def solve(a): return [min(a), max(a)]", spec(PUBLIC, PRIVATE))
     assert (passed.outcome, passed.feedback) == ("passed", ""), "there is nothing to tell"
+
+
+def test_a_result_may_be_as_long_as_the_expected_one(sandbox: Sandbox) -> None:
+    given = spec({"input": "[1]", "output": str(list(range(300_000)))}, limits={"cpu_s": 3})
+    assert sandbox.judge("def solve(a): return list(range(300_000))", given).outcome == "passed"

@@ -35,6 +35,8 @@ class Spec(Strict):
 
     @model_validator(mode="after")
     def _answer_is_a_label(self) -> Spec:
+        if len({unicodedata.normalize("NFKC", label) for label in self.labels}) < len(self.labels):
+            raise ValueError(f"two of the labels {list(self.labels)} are the same letters")
         if self.answer not in self.labels:
             raise ValueError(f"answer {self.answer!r} is not one of labels {list(self.labels)}")
         return self
@@ -50,7 +52,8 @@ def answer(spec: Spec, completion: str) -> str | None:
     chosen = (boxes[0] if len(boxes) == 1 and plain.startswith("\\boxed") and plain.endswith("}") else plain).strip(
         AROUND
     )
-    return chosen if chosen in spec.labels else plain if plain in spec.labels else None
+    by_form = {unicodedata.normalize("NFKC", label): label for label in spec.labels}
+    return by_form.get(chosen, by_form.get(plain))
 
 
 def grade(spec: Spec, completion: str, context: Context) -> Verdict:  # noqa: ARG001 -- the signature of all kinds

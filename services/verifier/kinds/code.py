@@ -122,7 +122,8 @@ def grade(spec: Spec, completion: str, context: Context) -> Verdict:
         context.check()
         try:
             prelude = spec.compare == "livecodebench"
-            job = Job(source, spec.fn_name, test.input, limits.within(left_s), prelude=prelude)
+            allowed = limits.within(left_s).for_output(len(test.output))
+            job = Job(source, spec.fn_name, test.input, allowed, prelude=prelude)
             execution = context.pool.run(job)
         except SandboxError as error:
             context.check()  # a sandbox that closes because the service stops is no verdict at all

@@ -8,7 +8,7 @@ from __future__ import annotations
 import unicodedata
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from services.common.strict import Strict
 from services.common.wire import Outcome, Verdict
@@ -28,6 +28,13 @@ class Spec(Strict):
     answer: str = Field(min_length=1, max_length=MAX_CHARS)
     ignore_case: bool = False
     feedback: Visibility = Visibility()
+
+    @field_validator("answer")
+    @classmethod
+    def _is_a_text(cls, answer: str) -> str:
+        if not answer.strip():
+            raise ValueError("must not be white space alone: no answer equals it")
+        return answer
 
 
 def answer(spec: Spec, completion: str) -> str | None:

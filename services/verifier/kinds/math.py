@@ -1,7 +1,8 @@
 r"""A mathematical answer that must equal the expected one, by math-verify: `0.5`, `\frac{1}{2}` and `1/2` are one.
 
 The answer is what the last `<answer>` holds, else the last `\boxed{..}`; an answer block may hold one box, whose
-content then counts. Two boxes in one answer block, or one inside another, are ambiguous: a format error. A list
+content then counts. Two boxes in one answer block, one inside another, or braces that don't match are ambiguous: a
+format error. Dollars around it and a full stop behind it do not matter. A list
 `1, 2` is the set of both, so naming several candidates equals none of them. What stands right of the last `=`, or in
 the last of several rows, counts: `x = 5` is 5.
 
@@ -44,14 +45,28 @@ class Spec(Strict):
     feedback: Visibility = Visibility()
 
 
-def answer(spec: Spec, completion: str) -> str | None:  # noqa: ARG001 -- the signature of all kinds
+def answer(spec: Spec, completion: str) -> str | None:
     """The expression that the completion answers with; None when there is none, or no telling which."""
     block = extract.answer_of(completion)
     boxes = extract.boxes_of(extract.without_thinking(completion) if block is None else block)
-    given = (boxes[-1] if block is None or len(boxes) == 1 else "") if boxes else block or ""
-    given = given.strip().strip("$").strip()
-    # A box that is left (a second one inside, one never closed, `\fbox`) would choose for the library what counts.
-    return given if 0 < len(given) <= MAX_CHARS and not _BOX.search(given) else None
+    given = _trimmed((boxes[-1] if block is None or len(boxes) == 1 else "") if boxes else block or "")
+    # A box that is left (a second one inside, one never closed, `\fbox`), or a brace that ends the box which the judge
+    # puts around the answer, would choose for the library what counts.
+    clear = not _BOX.search(given) and (_balanced(given) or given == _trimmed(spec.answer))
+    return given if 0 < len(given) <= MAX_CHARS and clear else None
+
+
+def _trimmed(text: str) -> str:
+    return text.strip().removesuffix(".").strip("$").strip().removesuffix(".").strip()
+
+
+def _balanced(text: str) -> bool:
+    depth = 0
+    for character in text:
+        depth += (character == "{") - (character == "}")
+        if depth < 0:
+            return False
+    return depth == 0
 
 
 def grade(spec: Spec, completion: str, context: Context) -> Verdict:
@@ -59,13 +74,14 @@ def grade(spec: Spec, completion: str, context: Context) -> Verdict:
     given = answer(spec, completion)
     if given is None:
         return Verdict(outcome=Outcome.FORMAT, reward=0.0, feedback="No single answer found.")
-    if given == spec.answer.strip():  # spares the library's work on most right answers
+    expected = _trimmed(spec.answer)
+    if given == expected:  # spares the library's work on most right answers
         return Verdict(outcome=Outcome.PASSED, reward=1.0)
-    execution = context.library.run(JUDGE, spec.answer, given, cpu_s=spec.cpu_s)
+    execution = context.library.run(JUDGE, expected, given, cpu_s=spec.cpu_s)
     said = report.read(execution)
     facts: dict[str, Any] = {"sandbox_tier": context.tier, "cpu_ms": execution.cpu_s * 1e3}
     unread = not execution.stdout.startswith(b"gold") or said.value == "no_gold"
-    if unread or (said.limit and report.read(context.library.run(JUDGE, spec.answer, "1", cpu_s=spec.cpu_s)).limit):
+    if unread or (said.limit and report.read(context.library.run(JUDGE, expected, "1", cpu_s=spec.cpu_s)).limit):
         return infra_error(f"the spec's answer {spec.answer[:200]!r} can't be judged within the limits", **facts)
     if said.value == "equal":
         return Verdict(outcome=Outcome.PASSED, reward=1.0, **facts)

@@ -21,7 +21,7 @@ import os
 import sys
 import threading
 import types
-from collections import Counter, OrderedDict, defaultdict
+from _io import _IOBase
 from typing import Any, NoReturn
 
 RESULT_FD = 3
@@ -31,7 +31,9 @@ MAX_INT_DIGITS = 50_000
 """As LiveCodeBench allows; Python's own limit of 4300 would turn right big-number answers into errors."""
 MAX_FRAMES = 3
 MAX_MESSAGE = 500
-DICTS = (dict, OrderedDict, defaultdict, Counter)
+SCALARS = (int, float, str, bool, type(None))
+CONTENTS = ((int, int.__pos__), (float, float.__pos__), (str, str.__str__))
+"""What an object of a subclass holds."""
 
 STAR_IMPORTS = """
 string re datetime collections heapq bisect copy math random statistics itertools functools operator io sys json
@@ -61,6 +63,7 @@ def run() -> NoReturn:
     """Run the job that waits on descriptor 0. Must be called in a sealed child."""
     code = 1
     source = ""
+    module: types.ModuleType | None = None
     try:
         job = json.loads(_read(int.from_bytes(_read(4), "big")))
         source, fn_name = job["source"], job["fn_name"]
@@ -80,10 +83,9 @@ def run() -> NoReturn:
         exec(compile(source, SOURCE_NAME, "exec", dont_inherit=True), module.__dict__)  # noqa: S102 -- the purpose
         if fn_name:
             value = _find(module, fn_name)(*arguments)
-            if type(value) is tuple:
-                value = list(value)
-            _check_types(value, 0)
-            _write(json.dumps({"value": value}, allow_nan=False).encode())
+            if isinstance(value, tuple):
+                value = list(tuple.__iter__(value))
+            _write(json.dumps({"value": _plain(value, 0)}, allow_nan=False).encode())
             os._exit(0)  # the answer is the value; threads and exit handlers have no say in it
         code = 0
     except SystemExit as request:
@@ -92,6 +94,7 @@ def run() -> NoReturn:
         _write(OUT_OF_MEMORY)
     except BaseException as error:  # whatever the program raises is its verdict's feedback
         _report(error, source)
+    module = None  # `_finish` lets go of what the program made
     _finish(code)
 
 
@@ -137,21 +140,31 @@ def _find(module: types.ModuleType, name: str) -> Any:
     return names[name]
 
 
-def _check_types(value: Any, depth: int) -> None:
-    """Only plain values leave the child: no subclass whose methods could speak for it."""
+def _plain(value: Any, depth: int) -> Any:
+    """`value` in JSON's own types. Of a subclass (an enumeration's member, a number of numpy) counts what it holds; its
+    methods have no say."""
+    kind = type(value)
+    if kind in SCALARS:
+        return value
     if depth > MAX_DEPTH:
         raise TypeError("the returned value is nested too deeply")
-    kind = type(value)
-    if kind is list:
-        for item in value:
-            _check_types(item, depth + 1)
-    elif kind in DICTS:
-        for key, item in value.items():
-            if type(key) is not str:
-                raise TypeError(f"a returned dict has a key of type {type(key).__name__}; keys must be str")
-            _check_types(item, depth + 1)
-    elif kind not in (int, float, str, bool, type(None)):
-        raise TypeError(f"the returned value holds a {kind.__name__}; return numbers, strings, lists or dicts")
+    if issubclass(kind, list):
+        return [_plain(item, depth + 1) for item in list.__iter__(value)]
+    if issubclass(kind, dict):
+        return {_key(key): _plain(item, depth + 1) for key, item in dict.items(value)}
+    for scalar, content in CONTENTS:
+        if issubclass(kind, scalar):
+            return content(value)
+    numpy = sys.modules.get("numpy")
+    if numpy is not None and issubclass(kind, numpy.generic):
+        return _plain(value.item(), depth + 1)
+    raise TypeError(f"the returned value holds a {kind.__name__}; return numbers, strings, lists or dicts")
+
+
+def _key(key: Any) -> str:
+    if not isinstance(key, str):
+        raise TypeError(f"a returned dict has a key of type {type(key).__name__}; keys must be str")
+    return str.__str__(key)
 
 
 def _exit_code(request: SystemExit) -> int:
@@ -192,14 +205,33 @@ def _write(data: bytes) -> None:
 
 
 def _finish(code: int) -> NoReturn:
-    """End as an interpreter does: wait for threads, run exit handlers (many programs print there), flush."""
+    """End as an interpreter does: wait for threads, run exit handlers (many programs print there), flush, finalise."""
     try:
         threading._shutdown()  # type: ignore[attr-defined]
         atexit._run_exitfuncs()
         for stream in (sys.stdout, sys.stderr):
-            if not stream.closed:
+            if stream is not None and not getattr(stream, "closed", False):
                 stream.flush()
     except BaseException:
         code = code or 120  # CPython's own status for output that could not be flushed
     finally:
+        with contextlib.suppress(BaseException):
+            if _write_out():
+                del sys.modules["__main__"]
+                gc.collect()
+                sys.__stdout__.flush()  # type: ignore[union-attr]
         os._exit(code)
+
+
+def _write_out() -> bool:
+    """Write what lies in files over standard output that were never closed, or put out of the way; whether the program
+    has finalisers, which an interpreter runs at its end too."""
+    finalisers = False
+    for thing in gc.get_objects():  # made in this child: what the zygote made is frozen
+        kind = type(thing)
+        if issubclass(kind, _IOBase):
+            with contextlib.suppress(BaseException):
+                thing.flush()
+        elif issubclass(kind, type):
+            finalisers = finalisers or hasattr(thing, "__del__")
+    return finalisers
