@@ -213,8 +213,11 @@ def _list_leak(said: str, values: tuple[Fraction, ...], question: str) -> str | 
     telling = not set(values) <= known and (len(values) > 2 or any(map(_tells, values)))
     for row in rows(said):
         if sorted(row.values) == wanted:
-            named = "<" in said[row.start : row.end] or _NAMES_ALL.search(said[: row.start])
-            named = named or _claimed(said, row.start, row.end, question)
+            named = (
+                "<" in said[row.start : row.end]
+                or _NAMES_ALL.search(said[: row.start]) is not None
+                or _claimed(said, row.start, row.end, question)
+            )
             if telling or named:
                 return "states the reference answer" if telling else "claims the reference answer"
     return None
@@ -325,11 +328,12 @@ def _choice_leak(note: str, problem: Problem, answer: str, labels: Sequence[str]
             return "names an option letter as the answer"
     if answer in labels:
         place = labels.index(answer)
-        if _named(said, labels, place):
+        symbols = _symbols(problem, labels)
+        if answer not in symbols and _named(said, labels, place):
             return "names the right letter"
         if _placed(said, labels, place):
             return "names the place of the right option"
-        if _leaves_only(said, answer, labels):
+        if _leaves_only(said, answer, labels, symbols):
             return "rules out every option but the answer"
     return _option_leak(note, problem, answer, labels)
 
@@ -367,7 +371,20 @@ def _alone(label: str) -> str:
     return rf"(?<![A-Za-z]){re.escape(label)}(?![A-Za-z]{word})"
 
 
-def _leaves_only(said: str, answer: str, labels: Sequence[str]) -> bool:
+def _stem(problem: Problem, labels: Sequence[str]) -> str:
+    """A question without its options."""
+    return re.split(r"\n\s*[(\[]?" + re.escape(labels[0]) + r"[).:\]]", problem.question())[0]
+
+
+def _symbols(problem: Problem, labels: Sequence[str]) -> set[str]:
+    """Labels that mean something else in the question: points of a triangle, elements, quantities."""
+    stem = dressed(_stem(problem, labels))
+    found = {label for label in labels if re.search(_alone(label), stem)}
+    # A sentence may begin with the article.
+    return found if re.search(r"(?<=[a-z,] )A(?![A-Za-z0-9]| [a-z0-9])", stem) else found - {"A"}
+
+
+def _leaves_only(said: str, answer: str, labels: Sequence[str], symbols: set[str]) -> bool:
     """Whether a note speaks of all labels but the right one, or of few labels rules out all others."""
     wrong = set(labels) - {answer}
     for i, first in enumerate(labels):
@@ -381,7 +398,7 @@ def _leaves_only(said: str, answer: str, labels: Sequence[str]) -> bool:
         found = {label for label in labels if re.search(_alone(label) + "|" + _FAILS.format(label=label), sentence)}
         mentioned |= found
         out |= found if _RULED_OUT.search(sentence) else set()
-    return len(labels) > 2 and (out == wrong or (mentioned == wrong and len(wrong) > 2))
+    return len(labels) > 2 and (out == wrong or (mentioned == wrong and len(wrong) > 2 and not wrong & symbols))
 
 
 _PLACE = "|".join([*_NTH, *_COUNT])
@@ -411,7 +428,7 @@ def _option_leak(note: str, problem: Problem, answer: str, labels: Sequence[str]
         return None
     said, right = plain(note), plain(lines[answer])
     tight = squeezed(said)
-    stem = plain(re.split(r"\n\s*[(\[]?" + re.escape(labels[0]) + r"[).:\]]", problem.question())[0])
+    stem = plain(_stem(problem, labels))
     others = any(_compared(said, tight, plain(text)) for label, text in lines.items() if label != answer)
     known = bool(_places(stem, right))
     core = _PRONOUN.sub("", right).strip(" .")

@@ -222,7 +222,7 @@ def code_leak(note: str, problem: Problem, passed: Sequence[str]) -> str | None:
     said = re.sub(r"\\(?=[_*\[\](){}<>])", "", opened(note))  # as Markdown shows it
     if re.search(r"```|~~~", note) or _is_program(said):
         return "contains a program"
-    for text in {said, _COMMENT.sub(" ", said)} if passed else ():
+    for text in {said, _COMMENT.sub(" ", said)} if passed else set():
         own, shape = _runs(text), _shape(text)
         if own and any(own & runs for runs, _ in map(_program, passed)):
             return f"copies {NGRAM} tokens of a passing program"

@@ -268,9 +268,9 @@ def rows(text: str) -> list[Row]:
 def listed(text: str) -> tuple[Fraction, ...]:
     """The numbers of a plain text that is a list of them and nothing else; empty for any other text."""
     found = rows(text)
-    alone = len(found) == 1 and re.fullmatch(r"\W*(?:[a-z]\s*=)?\W*", text[: found[0].start])
-    alone = alone and not re.search(r"\w", text[found[0].end :])
-    return found[0].values if alone else ()
+    if len(found) != 1 or re.search(r"\w", text[found[0].end :]):
+        return ()
+    return found[0].values if re.fullmatch(r"\W*(?:[a-z]\s*=)?\W*", text[: found[0].start]) else ()
 
 
 def _entry(said: str) -> Fraction:
