@@ -23,7 +23,7 @@ from services.memory.generator import ChatModel
 from services.memory.holds import make_room
 from services.memory.index import head
 from services.memory.leak import leak
-from services.memory.ledger import Item, Ledger, Transaction, fingerprint
+from services.memory.ledger import Item, Ledger, Transaction
 from services.memory.notes import parse_behaviors
 from services.memory.prompts import render
 from services.memory.quality import without_duplicates
@@ -144,7 +144,7 @@ def abstract(
     for pool in found:
         standing = old.get(pool.cluster.id, [])
         written = answers.get(pool.cluster.id) or ()
-        fresh = [rule for rule in written if fingerprint(rule) not in banned]
+        fresh = [rule for rule in written if not banned.says(rule)]
         before = [item.text for item in standing]
         if request.quality.duplicates:
             fresh = list(without_duplicates(fresh, before, request.quality.near_duplicates))

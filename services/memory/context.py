@@ -21,8 +21,7 @@ from services.common.columns import CONTEXTS
 from services.common.jobs import JobContext
 from services.common.requests import RetrieveRequest, RetrieveResult
 from services.common.wire import Message, Outcome, Problem
-from services.memory.leak import leak
-from services.memory.ledger import Item, Ledger, Use, fingerprint
+from services.memory.ledger import Item, Ledger, Use
 from services.memory.prompts import render
 from services.memory.quality import held_out
 from services.memory.retrieve import Note, Retriever, Selection, Selector, counts, nothing
@@ -130,23 +129,6 @@ def _sources(item: Item) -> list[str]:
     return [item.facts["rollout_id"]] if item.level == "experience" else item.facts.get("sources", [])
 
 
-def guarded(
-    select: Selector, problem: Problem, banned: frozenset[str] = frozenset(), *, leak_guard: bool = True
-) -> Selection:
-    """A selection without notes that leak this problem's answer or say what a person has banned.
-
-    Insights were guarded when they were written. Behaviors come from other problems and attempts are shown as
-    they are, so every note is checked once more against the problem that it is shown for.
-    """
-
-    def safe(note: Note) -> bool:
-        if banned and fingerprint(note.text) in banned:
-            return False
-        return not leak_guard or leak(note.text, problem) is None
-
-    return select(problem).filtered(safe)
-
-
 def _with_chance(chosen: Selection, problem_id: str, request: RetrieveRequest) -> Selection:
     """A selection without what chance holds out of it."""
     share = request.quality.hold_out
@@ -171,17 +153,23 @@ def retrieve(ledger: Ledger, search: Search, request: RetrieveRequest, job: JobC
     select: Selector = nothing
     seq = edits = 0
     index, degraded = None, False
-    banned: frozenset[str] = frozenset()
     if request.bank is not None and request.settings.levels:
         edits = ledger.begin_step(request.bank, request.step)
         asked = [problems[pid] for pid in wanted]
         retriever = Retriever(
-            ledger, search, request.bank, asked, request.step, request.settings, request.chance, job.check
+            ledger,
+            search,
+            request.bank,
+            asked,
+            request.step,
+            request.settings,
+            request.chance,
+            request.quality.leak_guard,
+            job.check,
         )
         index, degraded = retriever.index, retriever.degraded
-        select, seq, banned = retriever.select, retriever.seq, retriever.banned
-    leak_guard = request.quality.leak_guard
-    chosen = {pid: guarded(select, problems[pid], banned, leak_guard=leak_guard) for pid in wanted}
+        select, seq = retriever.select, retriever.seq
+    chosen = {pid: select(problems[pid]) for pid in wanted}
     selections = {pid: _with_chance(selection, pid, request) for pid, selection in chosen.items()}
     job.check()
     if request.rollouts is None:

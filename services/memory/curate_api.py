@@ -17,7 +17,7 @@ from fastapi.responses import JSONResponse, StreamingResponse
 
 from services.memory import curation, portable
 from services.memory.bank_api import REFUSALS, Bank, ItemId, add_reading
-from services.memory.caller import Answer, Asks, Caller, Streams, change, known_query
+from services.memory.caller import Answer, Asks, Caller, Streams, change, etag, known_query
 from services.memory.index import IndexDown
 from services.memory.ledger import Filter, Ledger, Transaction, UnknownBank, reads
 from services.memory.ledger.tables import PROPOSALS
@@ -234,12 +234,15 @@ def _proposals(routes: APIRouter, ledger: Ledger) -> None:
 def _whole(routes: APIRouter, ledger: Ledger, search: Search) -> None:
     @routes.post("/v1/banks/{bank}:rollback", response_model=RollbackResult, responses=REFUSALS)
     def rollback(bank: Bank, to: Rollback, caller: Asks) -> Any:
-        """Bring every item back to what it was at `seq`; `If-Match` is the bank's ETag. History stays."""
+        """Bring every item back to what it was at `seq`; `If-Match` is the ETag of the bank. History and bans stay."""
         seqs = None if to.dry_run else caller.versions()
 
         def do(tx: Transaction) -> Answer:
             if seqs is not None and tx.seq - 1 not in seqs:
-                raise HTTPException(412, f"the bank is at seq {tx.seq - 1} by now; look at it and try again")
+                now = tx.seq - 1
+                raise HTTPException(
+                    412, f"the bank is at seq {now} by now; look at it and try again", headers={"ETag": etag(now)}
+                )
             changed, retired = curation.rollback(tx, to.seq, caller.actor)
             result = RollbackResult(dry_run=to.dry_run, changed=changed, retired=retired)
             if to.dry_run:

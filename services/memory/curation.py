@@ -13,9 +13,9 @@ from dataclasses import replace
 
 import sqlalchemy as sa
 
-from services.memory.ledger import Item, Transaction, fingerprint, reads
+from services.memory.ledger import Banned, Item, Transaction, fingerprint, reads
 from services.memory.ledger.rows import load
-from services.memory.ledger.tables import ITEMS, PROBLEMS, PROPOSALS
+from services.memory.ledger.tables import ITEMS, PROBLEMS, PROPOSALS, SETTLED
 from services.memory.views import Action, Edit, ItemRef, Merge, NewItem, Split
 
 Versions = frozenset[int] | None
@@ -69,16 +69,22 @@ def _note(item: Item) -> Item:
     return item
 
 
-def _free(tx: Transaction, text: str, like: Item, but: Sequence[str] = ()) -> None:
-    """Refuse a text that is banned, or that an active note says of the same thing already."""
-    same = sa.select(ITEMS.c.id, ITEMS.c.status).where(
-        ITEMS.c.bank == tx.bank, ITEMS.c.fingerprint == fingerprint(text), ITEMS.c.id.not_in(list(but))
-    )
+def _free(tx: Transaction, text: str, like: Item, but: Sequence[str] = (), beside: Sequence[str] = ()) -> None:
+    """Refuse a text that is banned, or that an active note says of the same thing already.
+
+    Args:
+        but: items that do not count.
+        beside: items whose ban does not count.
+    """
+    here = sa.and_(ITEMS.c.bank == tx.bank, ITEMS.c.id.not_in(list(but)))
+    banned = sa.select(ITEMS.c.id, ITEMS.c.text).where(here, SETTLED, ITEMS.c.status == "banned")
+    for row in tx.db.execute(banned):
+        if row.id not in beside and text in Banned([row.text]):
+            raise Conflict(f"this text is banned by item {row.id}; restore that one first, or both in one bulk request")
     alike = sa.and_(ITEMS.c.status == "active", ITEMS.c.scope == like.scope, ITEMS.c.kind == like.kind)
-    for row in tx.db.execute(same.where(sa.or_(ITEMS.c.status == "banned", alike))):
-        if row.status == "banned":
-            raise Conflict(f"this text is banned by item {row.id}; restore that one first")
-        raise Conflict(f"item {row.id} says the same already; edit or merge it")
+    same = sa.select(ITEMS.c.id).where(here, alike, ITEMS.c.fingerprint == fingerprint(text))
+    if (twin := tx.db.scalar(same)) is not None:
+        raise Conflict(f"item {twin} says the same already; edit or merge it")
 
 
 def _new(tx: Transaction, item: Item, actor: str, action: str, **detail: object) -> Item:
@@ -135,12 +141,25 @@ def edit(tx: Transaction, item_id: str, versions: Versions, change: Edit, actor:
     return tx.put(new, actor, "edit")
 
 
-def act(tx: Transaction, item_id: str, versions: Versions, action: Action, actor: str, reason: str = "") -> Item:
-    """Pin, unpin, ban or restore an item. Unpin gives it back to the machine, edited or not."""
+def act(
+    tx: Transaction,
+    item_id: str,
+    versions: Versions,
+    action: Action,
+    actor: str,
+    reason: str = "",
+    beside: Sequence[str] = (),
+) -> Item:
+    """Pin, unpin, ban or restore an item. Unpin gives it back to the machine, edited or not.
+
+    Args:
+        beside: items that the same request changes: of two that are banned for one text neither could be the first to
+            be restored.
+    """
     item = current(tx, item_id, versions)
     new = _after(item, action)
     if action == "restore" and item.level != "experience":
-        _free(tx, item.text, item, but=[item.id])
+        _free(tx, item.text, item, but=[item.id], beside=beside)
     return tx.put(new, actor, action, **({"reason": reason} if reason else {}))
 
 
@@ -164,7 +183,7 @@ def bulk(tx: Transaction, refs: Sequence[ItemRef], action: Action, actor: str, r
     for ref in refs:
         item = current(tx, ref.id, frozenset({ref.version}))
         if _after(item, action) != item:
-            done.append(act(tx, item.id, None, action, actor, reason))
+            done.append(act(tx, item.id, None, action, actor, reason, [r.id for r in refs]))
     return done, len(refs) - len(done)
 
 
@@ -261,13 +280,18 @@ def _open(tx: Transaction, proposal_id: str) -> sa.Row[tuple[object, ...]]:
 
 
 def rollback(tx: Transaction, seq: int, actor: str) -> tuple[int, int]:
-    """Bring every item back to what it was at `seq`; how many were changed, and how many did not exist then."""
+    """Bring every item back to what it was at `seq`; how many were changed, and how many did not exist then.
+
+    What was banned since stays banned: only `restore` brings a banned text back.
+    """
     if seq >= tx.seq:
         raise Invalid("seq", f"the bank is at seq {tx.seq - 1}; {seq} is not in its past")
     then = {item.id: item for item in reads.at(tx.db, tx.bank, seq)}
     changed = retired = 0
     for now in reads.at(tx.db, tx.bank, tx.seq):
         old = then.get(now.id)
+        if now.status == "banned":
+            continue
         if old is None and now.status == "active":
             tx.put(replace(now, status="retired", pinned=False, edited=False), actor, "rollback", to=seq)
             retired += 1

@@ -13,10 +13,12 @@ import re
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
+from functools import lru_cache
 from itertools import pairwise
 
 from services.common.wire import Problem
-from services.memory.leak_forms import plain
+from services.memory.leak_forms import Number, number, numbers, opened, plain
 
 NGRAM = 8
 """A run of this many code tokens in common with a passing program is a copy."""
@@ -28,8 +30,20 @@ MIN_WORD = 6
 """A shorter word is an honest note's word by chance, as is a number of few digits; both leak where they are claimed."""
 MIN_INPUT = 6
 """Shorter inputs of tests occur in honest notes by chance."""
+MIN_QUOTED = 4
+"""A word of an input that is shorter than that tells when it is quoted, if it is no shorter than this."""
+TELLING = 10_000
+"""A number from here on is nobody's by chance, if it is not round."""
+_WELL_KNOWN = frozenset({10**9 + 7, 10**9 + 9, 998244353, 86400, 10**5 + 1, 10**6 + 1, 10**6 + 3, 12345, 123456})
+"""Large numbers that programs and their descriptions are full of."""
+MAX_DIGITS = 40
+"""Longer outputs are not read as one number."""
 LISTED = 4
 """Numbers in a row that are a test's."""
+IN_A_ROW = 5
+"""Numbers in a row that are a part of a test's."""
+NEAR = 40
+"""Characters within which "prints" speaks of what follows."""
 TEST_CHARS = 4000
 """As much of a test's side as is compared: no note quotes more."""
 REMEMBERED = 128
@@ -37,12 +51,20 @@ REMEMBERED = 128
 
 _CODE_TOKEN = re.compile(r"\w+|[^\w\s]")
 _NAME = re.compile(r"[^\W\d]\w*")
-_FENCE = re.compile(r"```[^\n]*\n(.*?)(?:```|\Z)", re.DOTALL)
+_FENCE = re.compile(r"(?:`{3,}|~{3,})[^\n]*\n(.*?)(?:`{3,}|~{3,}|\Z)", re.DOTALL)
 _COMMENT = re.compile(r"#[^\n]*|(?<![\w\"])\"\"\"(?:.|\n)*?\"\"\"|(?<![\w'])'''(?:.|\n)*?'''")
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
-_NUMBERS = re.compile(r"-?\d+(?:\.\d+)?(?:(?:[\s,;\[\]()]|\band\b)+-?\d+(?:\.\d+)?){2,}")
+_NUMBERS = re.compile(r"(?<![\d.])-?\d+(?:\.\d+)?(?:(?:[\s,;:/|\[\](){}]|->|\b(?:and|then)\b)+-?\d+(?:\.\d+)?){2,}")
 _QUOTED = re.compile(r"[\"'`](.+?)[\"'`]")
-_SHOWN = re.compile(r"\b(?:outputs?|prints?|returns?|expected?|answers?|results?|gives?|yields?)\b", re.IGNORECASE)
+_SHOWN = re.compile(
+    r"\b(?:outputs?|prints?|returns?|expect(?:ed|s|ing)?|answers?|results?|gives?|yields?|produces?)\b|->|→|==",
+    re.IGNORECASE,
+)
+_OF_A_TEST = re.compile(
+    r"\b(?:hidden|secret|private|judge'?s?|grader'?s?|(?:first|second|third|fourth|fifth|last|\d+(?:st|nd|rd|th)))\s+"
+    r"(?:hidden |test )?(?:tests?|case|input)\b|\b(?:test|case)(?: case)? ?#?\d+\b|\btests? (?:expects?|wants?)\b"
+)
+"""Names a test that a note can't know."""
 
 _IDIOMS = (
     "for i in range(len(a)):",
@@ -138,6 +160,10 @@ class _Side:
     """One word or a small number."""
     numbers: tuple[str, ...]
     """Empty when they are few, or the question lists them."""
+    value: Fraction | None
+    """Of one number that the question does not say."""
+    large: frozenset[str]
+    """Its numbers that nobody says by chance."""
 
 
 _prepared: OrderedDict[int, tuple[Problem, tuple[_Side, ...]]] = OrderedDict()
@@ -154,23 +180,37 @@ def _sides(problem: Problem) -> tuple[_Side, ...]:
             for name, shortest in (("output", MIN_LITERAL), ("input", MIN_INPUT))
             if (side := _side(name, shortest, test.get(name), question, listed)) is not None
         }
-        known = _prepared[id(problem)] = (problem, tuple(sorted(sides, key=lambda s: (s.name, s.literal, s.numbers))))
+        known = _prepared[id(problem)] = (
+            problem,
+            tuple(sorted(sides, key=lambda s: (s.name, s.literal, s.numbers, sorted(s.large)))),
+        )
         while len(_prepared) > REMEMBERED:
             _prepared.popitem(last=False)
     return known[1]
 
 
-def _side(name: str, shortest: int, value: object, question: str, listed: tuple[str, ...]) -> _Side | None:
-    text = (value if isinstance(value, str) else json.dumps(value))[:TEST_CHARS]
+def _side(name: str, shortest: int, given: object, question: str, listed: tuple[str, ...]) -> _Side | None:
+    text = (given if isinstance(given, str) else json.dumps(given))[:TEST_CHARS]
     literal = _squeeze(text).strip("\"'")
-    if len(literal) < shortest or literal in question or literal in {"true", "false", "none", "null", "yes", "no"}:
+    known = literal in question or literal in {"true", "false", "none", "null", "yes", "no"}
+    value = number(plain(literal)) if name == "output" and len(literal) <= MAX_DIGITS and not known else None
+    word = literal.isalpha() and len(literal) < MIN_WORD
+    if known or len(literal) < (MIN_QUOTED if word and name == "input" else shortest):
         literal = ""
     found = _numbers(text)
     if len(found) < LISTED or _within(found, listed):
         found = ()
-    word = literal.isalpha() and len(literal) < MIN_WORD
     simple = word or bool(re.fullmatch(r"-?\d{1,4}(?:\.\d)?|\d*000", literal))
-    return _Side(name, literal, simple, found) if literal or found else None
+    large = frozenset(n for n in _numbers(text) if _telling(n) and n not in question)
+    told = literal or found or large or value is not None
+    return _Side(name, literal, simple, found, value, large) if told else None
+
+
+def _telling(digits: str) -> bool:
+    """Whether a number is nobody's by chance: large, and neither round nor one that programs are full of."""
+    if "." in digits or abs(value := int(digits)) < TELLING or digits.endswith("000"):
+        return False
+    return value not in _WELL_KNOWN and all((value + d) & (value + d - 1) for d in (-1, 0, 1))
 
 
 def code_leak(note: str, problem: Problem, passed: Sequence[str]) -> str | None:
@@ -179,40 +219,69 @@ def code_leak(note: str, problem: Problem, passed: Sequence[str]) -> str | None:
     Args:
         passed: completions of this problem that passed.
     """
-    if "```" in note or _is_program(note):
+    said = re.sub(r"\\(?=[_*\[\](){}<>])", "", opened(note))  # as Markdown shows it
+    if re.search(r"```|~~~", note) or _is_program(said):
         return "contains a program"
-    sources = programs(passed)
-    own = _runs(note) if sources else set()
-    if own and any(own & _runs(program) for program in sources):
-        return f"copies {NGRAM} tokens of a passing program"
-    own = _shape(note) if sources else set()
-    if own and any(own & _shape(program) for program in sources):
-        return f"copies {RENAMED} tokens of a passing program, names changed"
+    for text in {said, _COMMENT.sub(" ", said)} if passed else set():
+        own, shape = _runs(text), _shape(text)
+        if own and any(own & runs for runs, _ in map(_program, passed)):
+            return f"copies {NGRAM} tokens of a passing program"
+        if shape and any(shape & shapes for _, shapes in map(_program, passed)):
+            return f"copies {RENAMED} tokens of a passing program, names changed"
     return _test_leak(note, problem)
+
+
+@lru_cache(maxsize=1024)
+def _program(completion: str) -> tuple[frozenset[tuple[str, ...]], frozenset[tuple[str, ...]]]:
+    """The runs of the programs in a completion, and those with names left out; every note is compared with all."""
+    found = programs([completion])
+    runs, shapes = map(_runs, found), map(_shape, found)
+    return frozenset().union(*runs), frozenset().union(*shapes)
 
 
 def _test_leak(note: str, problem: Problem) -> str | None:
     said = plain(note)
     tight = _squeeze(said)
+    told = numbers(said)
+    large = {str(n.value) for n in told}
     lists = [_numbers(found) for found in _NUMBERS.findall(said)]
     quoted = {_squeeze(q) for q in _QUOTED.findall(said)}
     for side in _sides(problem):
         what = "expected output" if side.name == "output" else "input"
-        if side.literal and (_quotes(said, side.literal, quoted) if side.simple else _contains(tight, side.literal)):
+        if side.literal and (_quotes(said, side, quoted) if side.simple else _contains(tight, side.literal)):
             return f"quotes the {what} of a hidden test"
+        if side.value is not None and any(n.value == side.value and _tells(said, n) for n in told):
+            return f"quotes the {what} of a hidden test"
+        if side.large & large:
+            return f"quotes a number of a hidden test's {side.name}"
         if side.numbers and any(_overlap(numbers, side.numbers) for numbers in lists):
             return f"lists the numbers of a hidden test's {side.name}"
     return None
 
 
-def _quotes(said: str, literal: str, quoted: set[str]) -> bool:
-    """Whether a short literal is quoted, or named as what comes out."""
-    if literal in quoted:
+def _tells(said: str, found: Number) -> bool:
+    """Whether a number that is an expected output is told as one: large, shown as what comes out, or of a test."""
+    digits = str(found.value).lstrip("-")
+    if _telling(digits) if digits.isdecimal() else len(digits) > MIN_WORD:
         return True
-    if literal not in said:
+    before = said[max(0, said.rfind(". ", 0, found.start)) : found.start]
+    if len(digits) >= MIN_LITERAL:
+        return any(
+            found.start - m.end() <= NEAR
+            for m in _SHOWN.finditer(said[: found.start])
+            if m.start() >= found.start - len(before)
+        )
+    return _OF_A_TEST.search(before) is not None and _SHOWN.search(before) is not None
+
+
+def _quotes(said: str, side: _Side, quoted: set[str]) -> bool:
+    """Whether a short literal is quoted, or named as what comes out."""
+    if side.literal in quoted:
+        return True
+    if side.literal not in said or side.name == "input":
         return False
-    whole = re.compile(rf"(?<![\w.]){re.escape(literal)}(?!\w|\.\d)")
-    return any(whole.search(part[m.end() : m.end() + 40]) for part in said.split(". ") for m in _SHOWN.finditer(part))
+    whole = re.compile(rf"(?<![\w.]){re.escape(side.literal)}(?!\w|\.\d)")
+    return any(whole.search(part[m.end() : m.end() + NEAR]) for part in said.split(". ") for m in _SHOWN.finditer(part))
 
 
 def _contains(tight: str, literal: str) -> bool:
@@ -225,11 +294,11 @@ def _contains(tight: str, literal: str) -> bool:
 
 
 def _overlap(numbers: tuple[str, ...], hidden: tuple[str, ...]) -> bool:
-    """Whether a list in a note is a hidden one, or has six numbers in a row, not a plain count, in common with it."""
+    """Whether a list in a note is a hidden one, or has five numbers in a row in common with it; no plain counts."""
     if numbers == hidden:
-        return True
-    runs = (hidden[i : i + 6] for i in range(len(hidden) - 5))
-    return any(_within(run, numbers) for run in runs if not _counts(run)) if len(numbers) >= 6 else False
+        return not _counts(hidden)
+    runs = (hidden[i : i + IN_A_ROW] for i in range(len(hidden) - IN_A_ROW + 1))
+    return any(_within(run, numbers) for run in runs if not _counts(run)) if len(numbers) >= IN_A_ROW else False
 
 
 def _counts(run: Sequence[str]) -> bool:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from services.memory.ledger import fingerprint
+from services.memory.ledger import Banned
 
 _LINE = re.compile(r"^\W{0,4}(strategy|lesson|behavior|behaviour)\W{0,2}\s*:\W{0,2}\s*(.+?)\s*$", re.IGNORECASE)
 _NOTHING = re.compile(r"^\W*none\W*$", re.IGNORECASE)
@@ -37,11 +37,9 @@ class Insight:
     strategies: tuple[str, ...] = ()
     lessons: tuple[str, ...] = ()
 
-    def without(self, banned: frozenset[str]) -> Insight:
-        """What is left when the texts with these fingerprints go."""
-        if not banned:
-            return self
-        left = (tuple(t for t in texts if fingerprint(t) not in banned) for texts in (self.strategies, self.lessons))
+    def without(self, banned: Banned) -> Insight:
+        """What is left when what people have banned goes."""
+        left = (tuple(t for t in texts if not banned.says(t)) for texts in (self.strategies, self.lessons))
         return Insight(*left)
 
 

@@ -14,13 +14,15 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import IO, Annotated, Any, Literal, NoReturn
 
+import sqlalchemy as sa
 from pydantic import Field, StringConstraints, ValidationError
 
 from services.common.strict import Strict, explain
 from services.common.wire import Level, Problem
 from services.memory import curation
-from services.memory.ledger import Item, Kind, Ledger, Status, Transaction, UnknownBank, fingerprint, reads
+from services.memory.ledger import Banned, Item, Kind, Ledger, Status, Transaction, UnknownBank, fingerprint, reads
 from services.memory.ledger.rows import PORTION, load, portions
+from services.memory.ledger.tables import ITEMS
 from services.memory.views import Text
 
 FORMAT = "pmd-bank"
@@ -220,16 +222,32 @@ def _item(given: PortableItem, new_id: dict[str, str] | None = None) -> Item:
     return item
 
 
-def _add(tx: Transaction, page: list[Item], banned: frozenset[str], actor: str) -> int:
+def _add(tx: Transaction, page: list[Item], banned: Banned, actor: str) -> int:
     by_id = {item.identity(tx.bank): item for item in page}
     there = load(tx.db, tx.bank, list(by_id))
-    fresh = [
-        replace(item, id=item_id)
-        for item_id, item in by_id.items()
-        if item_id not in there and fingerprint(item.text) not in banned
-    ]
+    said = _said(tx, page)
+    fresh = []
+    for item_id, item in by_id.items():
+        if item_id in there or item.text in banned:
+            continue
+        if item.level != "experience" and item.status == "active":
+            # A note that was edited is known by its text, not by the id that it had under its first one.
+            if (thought := (item.scope, item.kind, fingerprint(item.text))) in said:
+                continue
+            said.add(thought)
+        fresh.append(replace(item, id=item_id))
     tx.put_new(fresh, actor)
     return len(fresh)
+
+
+def _said(tx: Transaction, page: list[Item]) -> set[tuple[str, str, str]]:
+    """What active notes of the bank say that the page might say again: scope, kind and fingerprint."""
+    prints = [fingerprint(item.text) for item in page if item.level != "experience"]
+    query = sa.select(ITEMS.c.scope, ITEMS.c.kind, ITEMS.c.fingerprint).where(
+        ITEMS.c.bank == tx.bank, ITEMS.c.status == "active", ITEMS.c.level != "experience"
+    )
+    parts = (query.where(ITEMS.c.fingerprint.in_(part)) for part in portions(prints))
+    return {(row.scope, row.kind, row.fingerprint) for part in parts for row in tx.db.execute(part)}
 
 
 def _check(n: int, item: PortableItem) -> None:

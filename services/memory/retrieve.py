@@ -7,7 +7,8 @@
    Beside a strategy of its own they only mislead: pocket ended at .87 with them and at 1.00 without.
 2. Believed: each note's record, on top of its prior, gives its credibility; notes below `BELIEVED` are left out.
    What a person pinned or wrote is believed.
-3. Consistent (`conflicts: resolve`): notes are taken in order of credibility, and one that contradicts a note
+3. Safe: it neither gives the answer away nor says what a person has banned.
+4. Consistent (`conflicts: resolve`): notes are taken in order of credibility, and one that contradicts a note
    already taken is left out. A reader of two contradicting notes follows either; in the
    experiments behind the design one wrong behavior beside a right insight takes accuracy from .96 to .18.
 """
@@ -16,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 from services.common.options import ContextSettings
 from services.common.wire import Level, Problem
@@ -34,10 +35,11 @@ from services.memory.evidence import (
     record,
 )
 from services.memory.index import CANDIDATES, head
-from services.memory.ledger import Item, Ledger
+from services.memory.leak import leak
+from services.memory.ledger import Banned, Item, Ledger
 from services.memory.reach import Reach
 from services.memory.search import Search
-from services.memory.terms import AGREE, coverage, terms, union
+from services.memory.terms import AGREE, coverage, excerpt, terms, union
 
 SCORE_DIGITS = 4
 
@@ -103,10 +105,12 @@ class Retriever:
         step: int,
         settings: ContextSettings,
         chance: float = 0.0,
+        leak_guard: bool = True,
         check: Callable[[], None] = lambda: None,
     ):
         self._settings = settings
         self._chance = chance
+        self._leak_guard = leak_guard
         self._step = step
         self.index: str | None = None
         self.degraded = False
@@ -114,7 +118,8 @@ class Retriever:
         self._reach = Reach(questions | {p.id: p.question() for p in problems})
         with ledger.at_step(bank, step) as view:
             self.seq = view.seq
-            self.banned = view.banned
+            heads = [excerpt(i.text, settings.excerpt_chars) for i in view.put_away if i.level == "experience"]
+            self._banned = Banned([i.text for i in view.put_away] + heads)
 
             def load(level: Level, scopes: Sequence[str] | None) -> list[Item]:
                 found = view.active(level, scopes) if level in settings.levels else []
@@ -218,14 +223,18 @@ class Retriever:
         if "experience" in settings.levels and not settings.transient:
             for item, seen in _newest([(i, a) for i, a in past if a.passed]):
                 claims.append(self._claim(item, seen.text, problem.id, "passed attempt of an earlier step"))
+        passed = [item.text for item in experience if item.facts["passed"]]
+        safe = partial(self._safe, problem=problem, passed=passed)
         candidates = [*claims, *self._found_behaviors(problem, attempts)]
         believed = sorted((n for n in candidates if n.credibility >= BELIEVED), key=lambda n: -n.credibility)
-        chosen = self._consistent(believed, union(a.terms for a in attempts))
-        warnings = [note for item in lessons(own) if (note := self._warning(item, attempts)) is not None]
+        chosen = self._consistent(believed, union(a.terms for a in attempts), safe)
+        warned = [note for item in lessons(own) if (note := self._warning(item, attempts)) is not None]
+        warnings = list(filter(safe, warned))
         if "experience" in settings.levels and not settings.transient and not warnings:
             # A lesson says it already. The attempt word for word is what a model that looks things up repeats.
             failed = _newest([(i, a) for i, a in past if not a.passed])
-            chosen += [self._failure(item, seen) for item, seen in failed]
+            failures = [self._failure(item, seen) for item, seen in failed]
+            chosen += filter(safe, failures)
         plans = [n for n in chosen if n.item.level == "insight" or n.item.facts.get("passed")]
         vocabulary = union(a.terms for a in attempts)
         return Selection(
@@ -234,6 +243,21 @@ class Retriever:
             behaviors=tuple(n for n in chosen if n.item.level == "behavior"),
             experiences=tuple(n for n in chosen if n.item.level == "experience"),
         ).within(settings.max_chars)
+
+    def _safe(self, note: Note, problem: Problem, passed: Sequence[str]) -> bool:
+        """Whether a note neither leaks this problem's answer nor says what a person has banned.
+
+        Insights were guarded when they were written. People and imports write what they like, behaviors and notes of
+        kin come from other problems, and attempts are shown as they are: each note is checked for each problem that
+        it is shown for, before it can take the place of another.
+
+        Args:
+            passed: attempts at this problem that passed.
+        """
+        # What a person wrote may quote what it warns of.
+        if note.text in self._banned or (not note.item.edited and self._banned.says(note.text)):
+            return False
+        return not self._leak_guard or leak(note.text, problem, passed) is None
 
     def _strategy(self, item: Item, problem: Problem) -> Note:
         own = item.scope == problem.id
@@ -293,13 +317,13 @@ class Retriever:
             notes.append(Note(item, item.text, _belief(item, belief), score, reason))
         return notes
 
-    def _consistent(self, notes: Sequence[Note], attempted: frozenset[str]) -> list[Note]:
-        """`notes`, best first, without those that contradict a better one."""
-        if self._settings.conflicts == "show":
-            return list(notes)
+    def _consistent(self, notes: Sequence[Note], attempted: frozenset[str], safe: Callable[[Note], bool]) -> list[Note]:
+        """The safe ones of `notes`, best first, without those that contradict a better one."""
         kept: list[Note] = []
+        show = self._settings.conflicts == "show"
         for note in notes:
-            if not any(self._contradict(note, better, attempted) for better in kept):
+            # Whether a note is safe is asked last, as that takes longest.
+            if (show or not any(self._contradict(note, better, attempted) for better in kept)) and safe(note):
                 kept.append(note)
         return kept
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, StringConstraints
+from pydantic import Field, StringConstraints, model_validator
 
 from services.common.strict import Strict
 from services.common.wire import Level, Slug
@@ -156,6 +156,12 @@ class Edit(Strict):
 
     text: Text | None = None
     kind: Literal["strategy", "lesson"] | None = None
+
+    @model_validator(mode="after")
+    def _changes_something(self) -> Edit:
+        if self.text is None and self.kind is None:
+            raise ValueError("says neither text nor kind: there is nothing to change")
+        return self
 
 
 class Merge(Strict):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from services.common.artifacts import load_messages, read_table
 from services.memory import portable
 from services.memory.ledger import UnknownBank
 from tests.memory.conftest import Words
@@ -371,3 +373,122 @@ def test_proposals_come_in_pages(desk: Desk) -> None:
         found += [p["id"] for p in page["proposals"]]
         after = page["next"]
     assert found == whole
+
+
+def test_a_rollback_lifts_no_ban(desk: Desk) -> None:
+    desk.learn(1)
+    item = desk.one(level="insight")
+    before = desk.world.ledger.seq("b")
+    desk.act(item, "ban")
+    now = {"If-Match": f'"{desk.world.ledger.seq("b")}"'}
+    done = desk.http.post(f"{B}:rollback", json={"seq": before, "dry_run": False}, headers=now)
+    assert done.json() == {"dry_run": False, "changed": 0, "retired": 0}
+    assert desk.detail(item)["item"]["status"] == "banned"
+    desk.learn(2)
+    assert "Strategy" not in desk.shown(2)
+
+
+DRESSES = [
+    "**Rotate**, then add 3!",
+    "rotate\u200b then add 3.",
+    "`rotate` -- then ADD 3",
+    "Remember: rotate then add 3, as before.",
+]
+
+
+@pytest.mark.parametrize("again", DRESSES)
+def test_a_banned_text_stays_away_in_any_dress(desk: Desk, again: str) -> None:
+    desk.learn(1)
+    desk.act(desk.one(level="insight"), "ban")
+    for step in (2, 3):
+        desk.world.record(step, [("p0", RIGHT, True), ("p1", RIGHT, True)])
+        desk.world.reflect(step, Words(lambda _: f"Strategy: {again}"), ["p0", "p1"])
+        assert "add 3" not in desk.shown(step).lower()
+        assert "add 3" not in desk.shown(step, "p1").lower()
+
+
+def test_a_ban_of_short_words_leaves_other_notes_alone(desk: Desk) -> None:
+    desk.learn(1, says="add 3.")
+    desk.act(desk.one(level="insight"), "ban")
+    desk.learn(2, says="rotate then add 3.")
+    assert "Strategy: rotate then add 3." in desk.shown(2)
+
+
+def test_a_banned_attempt_is_not_shown_when_it_is_made_again(desk: Desk) -> None:
+    program = "```python\nreturn 1\n```"
+    desk.world.record(1, [("p0", f"Plan: turn it round and go.\n{program}", True)])
+    desk.act(desk.one(level="experience"), "ban")
+    desk.world.record(2, [("p0", f"plan:  Turn it round and go\n{program}\n", True), ("p0", "Plan: other.", False)])
+    desk.world.record(3, [("p0", "Plan: other.", False)])
+    levels = ["experience", "insight", "behavior"]
+    rows = desk.world.retrieve(3, demonstrations="none", feedback="never", levels=levels).contexts
+    said = "".join(m.content for r in read_table(rows) for m in load_messages(r["messages"]))
+    assert "Failed: Plan: other." in said
+    assert "urn it round" not in said
+
+
+def test_a_copy_of_a_passing_program_is_not_shown_whoever_writes_it(desk: Desk) -> None:
+    program = "```python\ndef solve(a):\n    b = [a[1], a[0]]\n    return b + [sum(b), len(b)]\n```"
+    desk.world.record(1, [("p0", f"{RIGHT}\n{program}", True), ("p1", RIGHT, True)])
+    copied = "set q = [x[1], x[0]] and return q + [sum(q), len(q)]"
+    for pid in ("p0", "p1"):
+        new = {"level": "insight", "kind": "strategy", "problem_id": pid, "text": f"zor-mil: {copied}"}
+        assert desk.post("items", new).status_code == 201
+    assert desk.post("items", {"level": "behavior", "topic": "zor", "text": f"always {copied}"}).status_code == 201
+    desk.world.record(2, [("p0", f"{RIGHT}\n{program}", True)])
+    assert "sum" not in desk.shown(2), "not by hand, not through kin, not as a behavior"
+
+
+def test_pages_by_text_go_on_after_a_long_text(desk: Desk) -> None:
+    desk.learn(1)
+    for n in range(4):
+        text = "\N{GRINNING FACE}" * 7000 + str(n)
+        assert desk.post("items", {"level": "behavior", "text": text}).status_code == 201
+    found: list[str] = []
+    after = ""
+    while after is not None:
+        page = (
+            desk.http.get(f"{B}/items", params={"sort": "text", "limit": 1, "after": after}).raise_for_status().json()
+        )
+        found += [i["id"] for i in page["items"]]
+        after = page["next"]
+    assert sorted(found) == sorted(i["id"] for i in desk.items(limit=100))
+    assert len(found) == len(set(found))
+
+
+@pytest.mark.parametrize("cursor", [["\x00", "a"], ["\ud800", "a"], ["a", "\x00"], ["a", "\udfff"], [[], "a"], {}, 3])
+def test_a_forged_cursor_is_refused(desk: Desk, cursor: Any) -> None:
+    desk.learn(1)
+    after = base64.urlsafe_b64encode(json.dumps(cursor).encode()).decode()
+    for sort in ("text", "newest", "oldest"):
+        answer = desk.http.get(f"{B}/items", params={"sort": sort, "after": after})
+        assert answer.status_code == 422, answer.text
+
+
+def test_an_edit_that_says_nothing_is_refused(desk: Desk) -> None:
+    desk.learn(1)
+    item = desk.one(level="insight")
+    answer = desk.http.patch(f"{B}/items/{item['id']}", json={}, headers={"If-Match": '"1"'})
+    assert answer.status_code == 422
+    assert desk.detail(item)["item"] == item
+
+
+def test_items_that_were_banned_for_one_text_are_restored_together(desk: Desk) -> None:
+    desk.world.record(1, [(f"p{n}", RIGHT, True) for n in range(2)])
+    desk.world.reflect(1, Words(lambda _: "Strategy: rotate then add 3."), ["p0", "p1"])
+    found = desk.post("items:bulk", {"action": "ban", "where": {"level": "insight"}}).json()["items"]
+    banned = desk.post("items:bulk", {"action": "ban", "items": found, "dry_run": False}).json()["items"]
+    alone = desk.post(f"items/{banned[0]['id']}:restore", None, banned[0]["version"])
+    assert alone.status_code == 409
+    assert "bulk" in alone.json()["title"]
+    both = desk.post("items:bulk", {"action": "restore", "items": banned, "dry_run": False})
+    assert both.status_code == 200, both.text
+    assert {i["status"] for i in desk.items(level="insight")} == {"active"}
+
+
+def test_a_bank_that_takes_in_its_own_export_knows_what_was_edited(desk: Desk) -> None:
+    desk.learn(1)
+    desk.edit(desk.one(level="insight"), "turn it round, then add 3.")
+    file = desk.http.get(f"{B}/export").content
+    assert desk.http.post(f"{B}:import", content=file).json()["added"] == 0
+    assert [i["text"] for i in desk.items(level="insight")] == ["turn it round, then add 3."]

@@ -11,7 +11,7 @@ Invariants:
 the object that the service holds.
 """
 
-from services.memory.ledger.items import PERSON, Item, Kind, Status, UnknownBank, Use, fingerprint
+from services.memory.ledger.items import PERSON, Banned, Item, Kind, Status, UnknownBank, Use, fingerprint
 from services.memory.ledger.reads import Filter, StepView
 from services.memory.ledger.schema import LedgerTooNew
 from services.memory.ledger.store import Ledger
@@ -19,6 +19,7 @@ from services.memory.ledger.transaction import Transaction
 
 __all__ = [
     "PERSON",
+    "Banned",
     "Filter",
     "Item",
     "Kind",

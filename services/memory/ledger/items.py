@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import unicodedata
 import uuid
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -32,6 +34,36 @@ def fingerprint(text: str) -> str:
     words = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
     bare = words.strip(" .,;:!?\"'`*_-") or words
     return hashlib.blake2b(bare.encode(), digest_size=16).hexdigest()
+
+
+MIN_PART = 4
+"""A banned text of so many words is not shown inside a longer one either; shorter ones occur in others by chance."""
+_WORD = re.compile(r"[^\W_]+|[+/^=<>%\[\](){}]|-(?=\d)")
+
+
+def _words(text: str) -> str:
+    """A text as words and signs of mathematics, without case, punctuation, emphasis and invisible characters."""
+    seen = "".join(c for c in unicodedata.normalize("NFKC", text) if unicodedata.category(c) != "Cf")
+    return " ".join(_WORD.findall(seen.casefold())) or seen.strip()
+
+
+class Banned:
+    """Texts that people never want to see again, in whatever dress."""
+
+    def __init__(self, texts: Iterable[str] = ()) -> None:
+        self._texts = frozenset(_words(text) for text in texts if text.strip())
+        self._parts = tuple(f" {text} " for text in self._texts if text.count(" ") >= MIN_PART - 1)
+
+    def __contains__(self, text: str) -> bool:
+        """Whether `text` is one of them."""
+        return bool(self._texts) and _words(text) in self._texts
+
+    def says(self, text: str) -> bool:
+        """Whether `text` is one of them, or repeats one of at least `MIN_PART` words."""
+        if not self._texts:
+            return False
+        words = _words(text)
+        return words in self._texts or any(part in f" {words} " for part in self._parts)
 
 
 def by_person(actor: str) -> bool:

@@ -14,11 +14,16 @@ import sqlalchemy as sa
 
 from services.common.requests import MemoryCounts
 from services.common.wire import Level
-from services.memory.ledger.items import Item, Kind, Status, UnknownBank, fingerprint
+from services.memory.ledger.items import Banned, Item, Kind, Status, UnknownBank
 from services.memory.ledger.rows import item_at, item_of, load, portions
 from services.memory.ledger.tables import BANKS, BY_PERSON, ITEMS, PROBLEMS, SETTLED, STEPS, USES, VERSIONS
 
 Sort = Literal["newest", "oldest", "text"]
+
+
+SORTED = 200
+"""Characters that texts are sorted by."""
+_NEVER_STORED = re.compile("[\x00\ud800-\udfff]")
 
 
 class BadCursor(ValueError):
@@ -121,7 +126,8 @@ def page(
         BadCursor: when `after` is no cursor of this order.
     """
     query = select(db, bank, chosen)
-    column: sa.ColumnElement[Any] = ITEMS.c.text if sort == "text" else ITEMS.c.seq
+    # By its beginning: a cursor that held a text of 8,000 characters would fit into no address.
+    column: sa.ColumnElement[Any] = sa.func.substr(ITEMS.c.text, 1, SORTED) if sort == "text" else ITEMS.c.seq
     newest = sort == "newest"
     if after:
         value, item_id = _cursor(after, str if sort == "text" else int)
@@ -133,7 +139,7 @@ def page(
     if len(items) <= limit:
         return items, None
     last = items[limit - 1]
-    raw = json.dumps([last.text if sort == "text" else last.seq, last.id])
+    raw = json.dumps([last.text[:SORTED] if sort == "text" else last.seq, last.id])
     return items[:limit], base64.urlsafe_b64encode(raw.encode()).decode()
 
 
@@ -144,6 +150,8 @@ def _cursor(after: str, kind: type[str] | type[int]) -> tuple[Any, str]:
         raise BadCursor(f"after: {after!r} is no cursor; pass `next` of the page before") from error
     if not isinstance(value, kind) or not isinstance(item_id, str) or (isinstance(value, int) and abs(value) >= 2**62):
         raise BadCursor(f"after: {after!r} is a cursor of another order; keep `sort` while you page")
+    if _NEVER_STORED.search(f"{value}{item_id}"):
+        raise BadCursor(f"after: {after!r} is no cursor; pass `next` of the page before")
     return value, item_id
 
 
@@ -251,8 +259,10 @@ class StepView:
         began = db.scalar(sa.select(STEPS.c.seq).where(STEPS.c.bank == bank, STEPS.c.step == step))
         self._before = {} if began is None else self._changed_since(began)
         """By id, what people changed since; None: it did not exist."""
-        self.banned = self._banned()
-        """Fingerprints of texts that are never shown."""
+        self.put_away = self._banned()
+        """Items that people have banned."""
+        self.banned = Banned(item.text for item in self.put_away)
+        """Texts that are never shown."""
 
     def active(self, level: Level, scopes: Sequence[str] | None = None) -> list[Item]:
         """Active items of a level, oldest first; of some problems or clusters only when `scopes` is given."""
@@ -285,10 +295,7 @@ class StepView:
             before[item_id] = item_at(now[item_id], row) if row else None
         return before
 
-    def _banned(self) -> frozenset[str]:
-        query = sa.select(ITEMS.c.id, ITEMS.c.fingerprint).where(
-            ITEMS.c.bank == self._bank, SETTLED, ITEMS.c.status == "banned"
-        )
-        now = {row.fingerprint for row in self._db.execute(query) if row.id not in self._before}
-        then = {fingerprint(i.text) for i in self._before.values() if i is not None and i.status == "banned"}
-        return frozenset(now | then)
+    def _banned(self) -> list[Item]:
+        query = sa.select(ITEMS).where(ITEMS.c.bank == self._bank, SETTLED, ITEMS.c.status == "banned")
+        now = [item_of(row) for row in self._db.execute(query) if row.id not in self._before]
+        return now + [i for i in self._before.values() if i is not None and i.status == "banned"]

@@ -17,7 +17,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
-from services.memory.ledger.items import Item, Status, by_person, fingerprint
+from services.memory.ledger.items import Banned, Item, Status, by_person, fingerprint
 from services.memory.ledger.rows import item_of, item_row, load, version_row
 from services.memory.ledger.tables import (
     ANNOTATIONS,
@@ -78,16 +78,16 @@ class Transaction:
         known = load(self.db, self.bank, list(fresh))
         notes = any(item.level != "experience" for item in fresh.values())
         settled = self._settled() if notes else []
-        banned = {fingerprint(i.text) for i in settled if i.status == "banned"}
+        banned = Banned(i.text for i in settled if i.status == "banned")
         said = {(i.kind, i.scope, fingerprint(i.text)) for i in settled}
         added, changed = [], []
         for item_id, item in fresh.items():
             old = known.get(item_id)
             print_ = fingerprint(item.text)
-            if item.level != "experience" and (print_ in banned or (item.kind, item.scope, print_) in said):
+            if item.level != "experience" and (banned.says(item.text) or (item.kind, item.scope, print_) in said):
                 self._machine["left to people"] += 1
             elif old is not None and old.settled:
-                if old.held and item.level != "experience":
+                if old.held and item.level != "experience" and item.status == "active":
                     self.propose(old, "replace", actor, item.step, text=item.text, facts=item.facts)
             elif old is not None and old.status == "quarantined" and HARM in old.facts:
                 self._machine["left in quarantine"] += 1
