@@ -9,6 +9,7 @@ Invariants:
 
 from __future__ import annotations
 
+import math
 import time
 from collections import defaultdict
 from collections.abc import Iterator
@@ -32,6 +33,10 @@ from services.trainer.objectives.grpo import policy_loss, token_mean_weights
 from services.trainer.packing import MicroBatch, filler, pack, plan
 from services.trainer.prefix import shares_prompts
 from services.trainer.teacher import Teacher
+
+
+class Diverged(ArithmeticError):
+    """The loss is no number any more: what the weights say can't be trained on."""
 
 
 class Stopwatch:
@@ -67,9 +72,12 @@ class Updater:
         """Update the student on `batch` at learning rate `lr` (already warmed up and scaled).
 
         Returns:
-            loss (mean over mini-batches), grad_norm (largest, before clipping), tokens, sequences, masked,
+            loss (mean over mini-batches), grad_norm (largest that is finite, before clipping), tokens, sequences, masked,
             mismatch_kl (k3 estimator of KL(sampler‖trainer), nats per token), entropy and teacher_entropy (nats
             per token), skipped (optimizer steps whose gradient was not finite).
+
+        Raises:
+            Diverged: when the loss is not finite; the step may be half done.
         """
         shares = [
             self._micro_batches(samples, settings, watch) for samples in batch.mini_batches(settings.mini_batches)
@@ -94,12 +102,14 @@ class Updater:
             with watch.part("optimizer"):
                 self._teacher.follow(self._engine, settings.teacher_ema)
         total = dict(zip(SUMS, self._engine.total(sums), strict=True))
+        if not math.isfinite(total["loss"]):
+            raise Diverged("the loss is not finite, the weights have diverged; start again with a lower optimizer.lr")
         tokens = max(total.pop("tokens"), 1.0)
         if self._teacher is None:
             del total["teacher_entropy"]
         return {name: value / tokens for name, value in total.items()} | {
             "loss": total["loss"] / mini_batches,
-            "grad_norm": max(norms, default=0.0),
+            "grad_norm": max(filter(math.isfinite, norms), default=0.0),
             "tokens": float(batch.tokens),
             "sequences": float(len(batch.samples)),
             "masked": float(batch.masked),
