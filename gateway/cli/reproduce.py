@@ -127,6 +127,6 @@ def _write(out: Path, reports: dict[Any, Any], seeds: int) -> None:
         parts.append(markdown(setting, rows(done), seeds))
         for split in SPLITS:
             name = f"pocket-{setting}-{split}.svg"
-            (out / name).write_text(curve_chart(f"{setting}, {split}", mean_curves(done, split)))
+            (out / name).write_text(curve_chart(f"{setting}, {split}", mean_curves(done, split)), encoding="utf-8")
             parts.append(f"![Mean learning curves, {setting}, {split}]({name})\n")
-    (out / "pocket.md").write_text("\n".join(parts))
+    (out / "pocket.md").write_text("\n".join(parts), encoding="utf-8")
