@@ -35,10 +35,6 @@ from services.trainer.prefix import shares_prompts
 from services.trainer.teacher import Teacher
 
 
-class Diverged(ArithmeticError):
-    """The loss is no number any more: what the weights say can't be trained on."""
-
-
 class Stopwatch:
     """Seconds spent in each part of a step."""
 
@@ -72,12 +68,10 @@ class Updater:
         """Update the student on `batch` at learning rate `lr` (already warmed up and scaled).
 
         Returns:
-            loss (mean over mini-batches), grad_norm (largest that is finite, before clipping), tokens, sequences, masked,
+            loss (mean over mini-batches), grad_norm (largest, before clipping), tokens, sequences, masked,
             mismatch_kl (k3 estimator of KL(sampler‖trainer), nats per token), entropy and teacher_entropy (nats
-            per token), skipped (optimizer steps whose gradient was not finite).
-
-        Raises:
-            Diverged: when the loss is not finite; the step may be half done.
+            per token), skipped (optimizer steps whose gradient was not finite). What is not finite is left out: JSON
+            can't write it, and `skipped` tells.
         """
         shares = [
             self._micro_batches(samples, settings, watch) for samples in batch.mini_batches(settings.mini_batches)
@@ -102,12 +96,10 @@ class Updater:
             with watch.part("optimizer"):
                 self._teacher.follow(self._engine, settings.teacher_ema)
         total = dict(zip(SUMS, self._engine.total(sums), strict=True))
-        if not math.isfinite(total["loss"]):
-            raise Diverged("the loss is not finite, the weights have diverged; start again with a lower optimizer.lr")
         tokens = max(total.pop("tokens"), 1.0)
         if self._teacher is None:
             del total["teacher_entropy"]
-        return {name: value / tokens for name, value in total.items()} | {
+        metrics = {name: value / tokens for name, value in total.items()} | {
             "loss": total["loss"] / mini_batches,
             "grad_norm": max(filter(math.isfinite, norms), default=0.0),
             "tokens": float(batch.tokens),
@@ -115,6 +107,7 @@ class Updater:
             "masked": float(batch.masked),
             "skipped": float(len(norms) - applied),
         }
+        return {name: value for name, value in metrics.items() if math.isfinite(value)}
 
     def _micro_batches(
         self, samples: tuple[Sample, ...], settings: TrainSettings, watch: Stopwatch
