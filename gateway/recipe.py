@@ -172,7 +172,7 @@ class GeneratorSettings(Strict):
 
     model: Literal["policy", "base"] | str = "policy"
     """`policy`: the current weights (the loop co-evolves). `base`: version 0. Else a model name at `base_url`."""
-    base_url: str | None = None
+    base_url: str | None = Field(default=None, pattern=r"^https?://[^/\s]+")
     """An OpenAI-compatible endpoint for a `model` that is neither."""
     sampling: Sampling = Sampling(temperature=0.7, max_tokens=256)
 
