@@ -278,6 +278,10 @@ def _yaml(text: str | bytes) -> Any:
     return yaml.load(text, _Plain)  # noqa: S506 -- a safe loader that knows less
 
 
+def _of_another_source(over: dict[str, Any], base: dict[str, Any]) -> bool:
+    return "source" in over and "source" in base and over["source"] != base["source"]
+
+
 def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     """`base` with `over` laid on top, key by key, without changing either.
 
@@ -286,9 +290,10 @@ def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for key, value in over.items():
         below = merged.get(key)
-        both = isinstance(value, dict) and isinstance(below, dict)
-        other = both and "source" in below and value.get("source", below["source"]) != below["source"]
-        merged[key] = merge(below, value) if both and not other else value
+        if isinstance(value, dict) and isinstance(below, dict) and not _of_another_source(value, below):
+            merged[key] = merge(below, value)
+        else:
+            merged[key] = value
     return merged
 
 

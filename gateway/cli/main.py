@@ -21,17 +21,20 @@ class Root(typer.core.TyperGroup):
         """Run the command."""
         try:
             return super().invoke(ctx)
-        except (CliError, LaunchError, AlreadyRunning) as error:
-            said, code, cause = str(error), getattr(error, "code", 1), error
         except BrokenPipeError:
             raise  # who reads our output has seen enough; typer ends quietly
-        except OSError as error:
-            said, code, cause = f"{error.filename}: {error.strerror}" if error.filename else str(error), 1, error
-        except UnicodeEncodeError as error:
-            text = ascii(error.object[error.start : error.end])
-            said, code, cause = f"{text} can't be written as {error.encoding}; is the locale right (LANG)?", 1, error
-        errors.print(f"[red]error:[/] {escape(said)}", soft_wrap=True)
-        raise typer.Exit(code) from cause
+        except (CliError, LaunchError, AlreadyRunning, OSError, UnicodeEncodeError) as error:
+            errors.print(f"[red]error:[/] {escape(_said(error))}", soft_wrap=True)
+            raise typer.Exit(getattr(error, "code", 1)) from error
+
+
+def _said(error: Exception) -> str:
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    if isinstance(error, UnicodeEncodeError):
+        text = ascii(error.object[error.start : error.end])
+        return f"{text} can't be written as {error.encoding}; is the locale right (LANG)?"
+    return str(error)
 
 
 app = typer.Typer(

@@ -113,8 +113,8 @@ def _too_long(
         except NoRoom as reason:
             reasons[prompt["prompt_id"]] = reason
     if reasons and len(reasons) == len(prompts):
-        first, reason = next(iter(reasons.items()))
-        raise PromptError(f"prompt {first!r}: {reason}") from reason
+        first, cause = next(iter(reasons.items()))
+        raise PromptError(f"prompt {first!r}: {cause}") from cause
     if reasons:
         log.warning("prompts too long", extra={"prompts": sorted(reasons), "window": window, "max_tokens": max_tokens})
     return set(reasons)
