@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import httpx
@@ -63,6 +67,27 @@ def test_a_page_that_can_not_be_written_is_named(api: Api, pmd: Pmd, tmp_path: P
     result = pmd("runs", "report", "r", "--html", str(tmp_path / "file" / "page.html"))
     assert result.exit_code == 1
     assert "error: " in result.stderr
+
+
+def test_a_terminal_that_knows_ascii_only_still_shows_a_report(tmp_path: Path) -> None:
+    """In a process of its own: the encoding of stdout is fixed at start."""
+    code = (
+        "import sys, httpx\n"
+        "from gateway.cli import client, main, runs\n"
+        "from tests.cli.synthetic import report\n"
+        "told = httpx.MockTransport(lambda _: httpx.Response(200, json=report().model_dump(mode='json')))\n"
+        "runs.connect = lambda: client.Gateway('http://gateway', 'token', transport=told)\n"
+        "main.app(sys.argv[1:])\n"
+    )
+    plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PMD_STATE_DIR": str(tmp_path)}
+    for words in (["runs", "report", "r", "--html", str(tmp_path / "page.html")], ["runs", "report", "r", "--json"]):
+        done = subprocess.run(
+            [sys.executable, "-c", code, *words], env=os.environ | plain, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.isascii()
+    assert json.loads(done.stdout) == report().model_dump(mode="json")
+    assert not (tmp_path / "page.html").read_text(encoding="utf-8").isascii()
 
 
 def test_who_watches_a_paused_run_is_told_what_to_do() -> None:
