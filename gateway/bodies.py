@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from gateway.gate import Lead, Tally, lead, masked_problems, pass_rates
+from gateway.gate import OPEN, Lead, Tally, follow, masked_problems, pass_rates
 from gateway.order import step_problems
 from gateway.recipe import Method
 from gateway.state import PhaseName, Records, RunState, version_after, version_at
@@ -46,11 +46,14 @@ def phase_seed(seed: int, step: int, name: PhaseName) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}/{step}/{name}".encode()).digest()[:4]) >> 1
 
 
-def lead_at(records: Records, step: int) -> Lead:
-    """The teacher-lead gate's reading after `step`, from all steps that were probed."""
-    tallies = (_tallies(records, past) for past in range(1, step + 1))
-    rates = (pass_rates(*pair) for pair in tallies if pair is not None)
-    return lead([rate for rate in rates if rate is not None])
+def leads(records: Records, last: int) -> list[Lead]:
+    """The teacher-lead gate's reading after each step from 0 to `last`, from all steps so far that were probed."""
+    readings = [OPEN]
+    for step in range(1, last + 1):
+        tallies = _tallies(records, step)
+        rates = pass_rates(*tallies) if tallies else None
+        readings.append(follow(readings[-1], *rates) if rates else readings[-1])
+    return readings
 
 
 def _tallies(records: Records, step: int) -> tuple[Tally, Tally] | None:
@@ -187,7 +190,7 @@ def _retrieve(state: RunState, step: int, name: PhaseName, out: str) -> Retrieve
 
 def _train(state: RunState, step: int) -> TrainRequest:
     recipe = state.recipe
-    gate = lead_at(state.records, step) if recipe.teacher.lead_gate else None
+    gate = leads(state.records, step)[step] if recipe.teacher.lead_gate else None
     tallies = _tallies(state.records, step) if recipe.teacher.lead_gate else None
     return TrainRequest(
         run=state.run,

@@ -56,16 +56,15 @@ def probe_prompts(contexts: Iterable[Mapping[str, Any]]) -> list[str]:
     return list(first.values())
 
 
-def lead(history: Sequence[tuple[float, float]]) -> Lead:
-    """The gate's reading after steps with these (teacher, student) pass rates.
+OPEN = Lead(teacher=1.0, student=0.0, lr_scale=1.0)
+"""The reading before any step. The means start at a full lead: an empty memory can't lead yet, and a gate that asked
+it to would never let the first lessons through. Evidence closes the gate, a fifth a step."""
 
-    The means start at a full lead: an empty memory can't lead yet, and a gate that asked it to would never let
-    the first lessons through. Evidence closes the gate, a fifth a step.
-    """
-    teacher, student = 1.0, 0.0
-    for teacher_now, student_now in history:
-        teacher = KEEP * teacher + (1 - KEEP) * teacher_now
-        student = KEEP * student + (1 - KEEP) * student_now
+
+def follow(before: Lead, teacher_now: float, student_now: float) -> Lead:
+    """The reading after one more step with these pass rates."""
+    teacher = KEEP * before.teacher + (1 - KEEP) * teacher_now
+    student = KEEP * before.student + (1 - KEEP) * student_now
     return Lead(teacher, student, min(max(GAIN * (teacher - student), 0.0), 1.0))
 
 

@@ -9,7 +9,8 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from gateway.bodies import lead_at
+from gateway.bodies import leads
+from gateway.gate import Lead
 from gateway.plan import open_phases
 from gateway.state import PhaseName, Record, RunState, version_at
 from gateway.views import CheckpointView, PhaseView, RunStatus, RunView, StepView
@@ -53,10 +54,11 @@ def step_views(state: RunState) -> list[StepView]:
         by_step.setdefault(step, {})[name] = record
     newest = max(by_step, default=0)
     told = (s for s in sorted(by_step) if s < newest or set(open_phases(state, s)) <= {PhaseName.EVALUATE_VERIFY})
-    return [_step_view(state, step, by_step[step]) for step in told]
+    gate = leads(state.records, newest) if state.recipe.teacher.lead_gate else None
+    return [_step_view(state, step, by_step[step], gate[step] if gate else None) for step in told]
 
 
-def _step_view(state: RunState, step: int, records: Mapping[PhaseName, Record]) -> StepView:
+def _step_view(state: RunState, step: int, records: Mapping[PhaseName, Record], gate: Lead | None) -> StepView:
     recipe = state.recipe
     view: dict[str, Any] = {}
     if verify := records.get(PhaseName.VERIFY):
@@ -65,10 +67,10 @@ def _step_view(state: RunState, step: int, records: Mapping[PhaseName, Record]) 
         view["pass_rate"] = _pass_rate(verdicts.splits)
     if probe := records.get(PhaseName.PROBE_VERIFY):
         view["probe_pass_rate"] = _pass_rate(VerifyResult.model_validate(probe.result).splits)
-        gate = lead_at(state.records, step)
+    if gate and PhaseName.PROBE_VERIFY in records:
         view["lead"] = gate.teacher - gate.student
-    if recipe.teacher.lead_gate and PhaseName.TRAIN in records:
-        view["lr_scale"] = lead_at(state.records, step).lr_scale
+    if gate and PhaseName.TRAIN in records:
+        view["lr_scale"] = gate.lr_scale
     for name in (PhaseName.ABSTRACT, PhaseName.REFLECT, PhaseName.RECORD):  # the last write counts
         if name in records:
             view["memory"] = MemoryCounts.model_validate(records[name].result)

@@ -37,6 +37,10 @@ LISTENERS = ("gateway", "rollout", "verifier", "memory", "trainer", "redis")
 SERVICES = ("rollout", "verifier", "memory", "trainer")
 RUNS_AT_ONCE = 8
 """Runs that the worker advances side by side; each holds a process of it that waits for services. More take turns."""
+START_PATIENCE_S = 30.0
+"""How long a supervisor may take to start its programs."""
+STOP_PATIENCE_S = 40.0
+"""How long it may take to end them."""
 PROBE_TIMEOUT_S = 2.0
 PROBE_EVERY_S = 0.2
 SETTLED_S = 3.0
@@ -234,11 +238,11 @@ def supervise(state_dir: Path, when_up: Callable[[], None] = lambda: None, index
     Raises:
         AlreadyRunning: when it runs already.
     """
-    with hold(state_dir):
-        pass  # refuse before ports are chosen: another installation's own ports would only look taken
+    with hold(state_dir):  # refuse before ports are chosen: another installation's own ports would only look taken
+        token = ensure_token(state_dir)  # here, or of two that start at once each makes its own, and the file has one
     ports = choose_ports()
     index = index_in_force(index)
-    programs = build_programs(state_dir, ports, ensure_token(state_dir), index)
+    programs = build_programs(state_dir, ports, token, index)
     facts = {"started": time.time(), "url": f"http://127.0.0.1:{ports['gateway']}", "index": index}
     supervisor = Supervisor(state_dir, programs, facts)
     for each in (signal.SIGTERM, signal.SIGINT):
@@ -246,11 +250,16 @@ def supervise(state_dir: Path, when_up: Callable[[], None] = lambda: None, index
     supervisor.run(when_up)
 
 
-def start_detached(state_dir: Path, index: str | None = None) -> None:
+def start_detached(state_dir: Path, index: str | None = None) -> bool:
     """Start a supervisor that outlives this process and returns its terminal.
+
+    What this call has started ends with it when it fails or is interrupted.
 
     Args:
         index: the memory index; None leaves it to `index_in_force`.
+
+    Returns:
+        False when another supervisor was faster.
 
     Raises:
         LaunchError: when it ends at once.
@@ -267,11 +276,22 @@ def start_detached(state_dir: Path, index: str | None = None) -> None:
             stderr=sink,
             start_new_session=True,
         )
-    deadline = time.monotonic() + 30.0
-    while (read_state(state_dir) or {}).get("pid") != process.pid:
-        if process.poll() is not None or time.monotonic() > deadline:
-            raise LaunchError(f"the supervisor did not start; end of {log_path}:\n{tail(log_path)}")
-        time.sleep(PROBE_EVERY_S / 4)
+    try:
+        deadline = time.monotonic() + START_PATIENCE_S
+        while (state := read_state(state_dir)) is None or state["pid"] != process.pid:
+            if process.poll() is not None and state is not None:
+                return False
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise LaunchError(f"the supervisor did not start; end of {log_path}:\n{tail(log_path)}")
+            time.sleep(PROBE_EVERY_S / 4)
+    except BaseException:
+        process.terminate()
+        try:
+            process.wait(STOP_PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            process.kill()  # its warden ends the rest
+        raise
+    return True
 
 
 def probe(name: str, service: Mapping[str, Any]) -> Health:
@@ -323,7 +343,7 @@ def wait_ready(state_dir: Path, timeout_s: float = 180.0) -> Iterator[tuple[str,
         time.sleep(PROBE_EVERY_S)
 
 
-def stop(state_dir: Path, patience_s: float = 40.0) -> bool:
+def stop(state_dir: Path, patience_s: float = STOP_PATIENCE_S) -> bool:
     """Stop the supervisor and all that it runs: gracefully, then hard. False when nothing ran."""
     state = read_state(state_dir)
     if state is None:

@@ -11,6 +11,7 @@ Invariants:
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -45,6 +46,8 @@ from services.common.columns import PROMPTS
 from services.common.strict import explain
 from services.common.wire import Problem, Split, Weights
 
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
+"""Files one of which every tokenizer has."""
 SHOWN = 20
 """Bad records that are named; the rest is counted."""
 
@@ -196,7 +199,7 @@ def find_model(model: str) -> Path:
     """The folder of the base model.
 
     Raises:
-        InvalidRecipe: when it is no Hugging Face folder with safetensors and a tokenizer.
+        InvalidRecipe: when it is no Hugging Face folder with safetensors, a tokenizer and a chat template.
     """
     try:
         folder = local_path(model)
@@ -206,10 +209,21 @@ def find_model(model: str) -> Path:
         raise _invalid("model", f"{model!r} is a relative path; send an absolute one")
     if not folder.is_dir():
         raise _invalid("model", f"no folder {folder}; give the Hugging Face folder of the base model")
-    for pattern in ("config.json", "*.safetensors", "tokenizer*"):
-        if not any(folder.glob(pattern)):
-            raise _invalid("model", f"{folder} holds no {pattern}; give the Hugging Face folder of the base model")
+    for patterns in (("config.json",), ("*.safetensors",), TOKENIZERS):
+        if not any(path.is_file() for pattern in patterns for path in folder.glob(pattern)):
+            raise _invalid("model", f"{folder} holds no {patterns[0]}; give the Hugging Face folder of the base model")
+    if not _has_chat_template(folder):
+        raise _invalid("model", f"{folder} holds no chat template; add the chat_template.jinja that its answers follow")
     return folder
+
+
+def _has_chat_template(folder: Path) -> bool:
+    if any((folder / name).is_file() for name in ("chat_template.jinja", "chat_template.json")):
+        return True
+    try:
+        return bool(json.loads((folder / "tokenizer_config.json").read_bytes()).get("chat_template"))
+    except (OSError, ValueError, AttributeError):
+        return False
 
 
 def _link_base(model: str, uri: str, run: str) -> Weights:

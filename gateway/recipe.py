@@ -7,6 +7,7 @@ recipe when it is loaded, so a stored recipe needs no other file but the model.
 
 from __future__ import annotations
 
+import os
 from datetime import date
 from enum import StrEnum
 from pathlib import Path
@@ -26,8 +27,9 @@ from services.common.options import (
     RetrievalSettings,
     TrainSettings,
 )
+from services.common.prompts import check as check_prompt
 from services.common.strict import Strict
-from services.common.wire import Level, Sampling, Slug, Split
+from services.common.wire import MAX_COUNT, MAX_SAMPLES, Level, Sampling, Slug, Split
 
 
 class Method(StrEnum):
@@ -51,12 +53,12 @@ class PocketProblems(Strict):
     source: Literal["pocket"]
     kind: Literal["code", "choice"] = "code"
     world: Literal["easy", "hard"] = "hard"
-    world_seed: int = Field(default=0, ge=0)
+    world_seed: int = Field(default=0, ge=0, le=MAX_COUNT)
     exceptions: float = Field(default=0.0, ge=0.0, le=1.0)
     """Share of families that break their rule."""
-    train: int = Field(default=256, ge=1)
-    test: int = Field(default=64, ge=1)
-    unseen: int = Field(default=64, ge=1)
+    train: int = Field(default=256, ge=1, le=MAX_COUNT)
+    test: int = Field(default=64, ge=1, le=MAX_COUNT)
+    unseen: int = Field(default=64, ge=1, le=MAX_COUNT)
 
 
 class FileProblems(Strict):
@@ -109,15 +111,15 @@ class Schedule(Strict):
     """How much is done."""
 
     steps: int = Field(default=60, ge=0, le=100_000)
-    problems_per_step: int = Field(default=32, ge=1)
-    rollouts_per_problem: int = Field(default=8, ge=1)
+    problems_per_step: int = Field(default=32, ge=1, le=MAX_COUNT)
+    rollouts_per_problem: int = Field(default=8, ge=1, le=MAX_SAMPLES)
 
 
 class Abstraction(AbstractSettings):
     """The slow clock: behaviors are rewritten every `every` steps once `warmup` steps are done."""
 
-    every: int = Field(default=4, ge=1)
-    warmup: int = Field(default=4, ge=0)
+    every: int = Field(default=4, ge=1, le=MAX_COUNT)
+    warmup: int = Field(default=4, ge=0, le=MAX_COUNT)
 
     def settings(self) -> AbstractSettings:
         """What the memory service needs to know of it."""
@@ -131,9 +133,9 @@ class MemorySettings(Strict):
     """Levels shown to the teacher; what a shown level is made from is written too. Empty: no memory."""
     transient: bool = False
     """Ablation: reflect, but show only what was written in this very step."""
-    freeze_at_step: int | None = Field(default=None, ge=0)
+    freeze_at_step: int | None = Field(default=None, ge=0, le=MAX_COUNT)
     """Ablation: from this step on nothing is written."""
-    keep_attempts: int = Field(default=16, ge=1)
+    keep_attempts: int = Field(default=16, ge=1, le=MAX_COUNT)
     """Attempts kept per problem; older ones are retired."""
     reflect: ReflectSettings = ReflectSettings()
     abstract: Abstraction = Abstraction()
@@ -158,9 +160,9 @@ class PolicySettings(Strict):
 class Evaluation(Strict):
     """Memory-free scores on problems that are never trained on."""
 
-    every: int = Field(default=10, ge=1)
+    every: int = Field(default=10, ge=1, le=MAX_COUNT)
     """Steps between evaluations; step 0 and the last step are always evaluated."""
-    samples: int = Field(default=8, ge=1)
+    samples: int = Field(default=8, ge=1, le=MAX_SAMPLES)
     splits: tuple[Literal["test", "unseen"], ...] = ("test", "unseen")
     sampling: Sampling = Sampling()
 
@@ -170,7 +172,7 @@ class GeneratorSettings(Strict):
 
     model: Literal["policy", "base"] | str = "policy"
     """`policy`: the current weights (the loop co-evolves). `base`: version 0. Else a model name at `base_url`."""
-    base_url: str | None = None
+    base_url: str | None = Field(default=None, pattern=r"^https?://[^/\s]+")
     """An OpenAI-compatible endpoint for a `model` that is neither."""
     sampling: Sampling = Sampling(temperature=0.7, max_tokens=256)
 
@@ -195,18 +197,15 @@ class Recipe(Strict):
     generator: GeneratorSettings = GeneratorSettings()
     prompts: PromptFiles
     """Templates `teacher`, `reflect`, `abstract`: contents, or in a recipe file the folder that holds them."""
-    seed: int = Field(default=0, ge=0)
-    max_attempts: int = Field(default=5, ge=1)
+    seed: int = Field(default=0, ge=0, le=MAX_COUNT)
+    max_attempts: int = Field(default=5, ge=1, le=MAX_COUNT)
     """How often a phase is tried when it fails for a reason that may pass."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        trains = self.method in {Method.GRPO, Method.SDPO, Method.PMD} and not self.policy.freeze
-        if self.teacher.lead_gate and self.method is Method.GRPO:
-            raise ValueError("teacher.lead_gate: grpo has no teacher; remove the key")
-        if not trains and self.teacher.lead_gate and self.method in {Method.BASE, Method.MEMORY_AGENT}:
+        if self.teacher.lead_gate and not self.has_teacher:
             raise ValueError(f"teacher.lead_gate: {self.method} has no teacher; remove the key")
-        if trains and not self.sampling.temperature:
+        if self.trains and not self.sampling.temperature:
             raise ValueError("sampling.temperature: greedy rollouts are all the same; give a temperature to train")
         if self.method is Method.MEMORY_AGENT and not self.memory.levels:
             raise ValueError("memory.levels: memory_agent without memory is base; name a level or use method: base")
@@ -218,6 +217,8 @@ class Recipe(Strict):
         own = self.generator.model in {"policy", "base"}
         if own == (self.generator.base_url is not None):
             raise ValueError("generator.base_url: needed for a model that is neither policy nor base, and only then")
+        for name in PromptFiles.model_fields:
+            check_prompt(name, getattr(self.prompts, name))
         return self
 
     @property
@@ -259,12 +260,40 @@ class RecipeError(ValueError):
     """A recipe file can't be read; the message says which and why."""
 
 
+class _Plain(yaml.SafeLoader):
+    """YAML that says what JSON can say: a date is the text that it was written as."""
+
+    yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":timestamp")]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+    yaml_constructors = {
+        tag: constructor
+        for tag, constructor in yaml.SafeLoader.yaml_constructors.items()
+        if tag is None or not tag.endswith((":timestamp", ":binary", ":set", ":omap", ":pairs"))
+    }
+
+
+def _yaml(text: str | bytes) -> Any:
+    return yaml.load(text, _Plain)  # noqa: S506 -- a safe loader that knows less
+
+
+def _of_another_source(over: dict[str, Any], base: dict[str, Any]) -> bool:
+    return "source" in over and "source" in base and over["source"] != base["source"]
+
+
 def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """`base` with `over` laid on top, key by key, without changing either."""
+    """`base` with `over` laid on top, key by key, without changing either.
+
+    A mapping that names another `source` takes the other's place: it has none of its keys.
+    """
     merged = dict(base)
     for key, value in over.items():
-        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        merged[key] = merge(merged[key], value) if both else value
+        below = merged.get(key)
+        if isinstance(value, dict) and isinstance(below, dict) and not _of_another_source(value, below):
+            merged[key] = merge(below, value)
+        else:
+            merged[key] = value
     return merged
 
 
@@ -280,7 +309,7 @@ def parse_overrides(pairs: list[str]) -> dict[str, Any]:
         if not equals:
             raise RecipeError(f"{pair!r} is no override; write key.subkey=value")
         try:
-            leaf: Any = yaml.safe_load(value)
+            leaf: Any = _yaml(value)
         except yaml.YAMLError as error:
             raise RecipeError(f"{pair!r}: the value is no YAML: {' '.join(str(error).split())}") from error
         for part in reversed(path.strip().split(".")):
@@ -293,40 +322,57 @@ def load_recipe(path: Path, overrides: dict[str, Any] | None = None) -> dict[str
     """The recipe in a YAML file as data to post: `extends` followed, paths made absolute, prompts read in.
 
     Keys: `extends: other.yaml` lays this file over another one; relative paths (`model`, `prompts`,
-    `problems.files`) are relative to the file that holds them.
+    `problems.files`) are relative to the file that holds them, those of `overrides` to where the caller stands.
 
     Raises:
-        RecipeError: when a file is missing or is no mapping.
+        RecipeError: when a file is missing or is no mapping, or extends itself.
     """
+    return merge(_load(path, ()), _resolve(overrides or {}, Path.cwd(), "overrides"))
+
+
+def _load(path: Path, below: tuple[Path, ...]) -> dict[str, Any]:
+    """The recipe in one file, laid over what it extends; `below` are the files that extend it."""
+    file = path.resolve()
+    if file in below:
+        raise RecipeError(f"{path}: extends: the files extend each other in a circle")
     try:
-        tree = yaml.safe_load(path.read_text())
+        tree = _yaml(file.read_bytes())
     except OSError as error:
         raise RecipeError(f"{path}: {error.strerror}") from error
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
+    except (UnicodeError, yaml.YAMLError) as error:
         raise RecipeError(f"{path} is no YAML: {error}") from error
     if not isinstance(tree, dict):
         raise RecipeError(f"{path}: a recipe is a mapping of keys")
-    here = path.resolve().parent
+    tree = _resolve(tree, file.parent, str(path))
+    if isinstance(tree.get("extends"), str):
+        tree = merge(_load(file.parent / tree.pop("extends"), (*below, file)), tree)
+    return tree
+
+
+def _resolve(tree: dict[str, Any], folder: Path, source: str) -> dict[str, Any]:
+    """`tree` with paths made absolute, as seen from `folder`, and prompts by content."""
 
     def absolute(value: str) -> str:
-        return value if "://" in value or Path(value).is_absolute() else str((here / value).resolve())
+        return value if "://" in value or Path(value).is_absolute() else os.path.normpath(folder / value)
 
+    tree = dict(tree)
     if isinstance(tree.get("model"), str):
         tree["model"] = absolute(tree["model"])
     if isinstance(tree.get("prompts"), str):
-        folder = Path(absolute(tree["prompts"]))
+        prompts = Path(absolute(tree["prompts"]))
         try:
-            tree["prompts"] = {name: (folder / f"{name}.jinja").read_text() for name in PromptFiles.model_fields}
-        except OSError as error:
-            raise RecipeError(f"{path}: prompts: {error}") from error
+            tree["prompts"] = {
+                name: (prompts / f"{name}.jinja").read_text(encoding="utf-8") for name in PromptFiles.model_fields
+            }
+        except (OSError, ValueError) as error:
+            raise RecipeError(f"{source}: prompts: {error}") from error
     problems = tree.get("problems")
     if isinstance(problems, dict) and isinstance(problems.get("files"), list):
-        problems["files"] = [absolute(str(f)) for f in problems["files"]]
+        tree["problems"] = problems | {"files": [absolute(str(f)) for f in problems["files"]]}
     elif isinstance(problems, dict) and isinstance(problems.get("files"), dict):
-        problems["files"] = {
+        files = {
             split: [absolute(str(f)) for f in files] if isinstance(files, list) else files
             for split, files in problems["files"].items()
         }
-    if isinstance(tree.get("extends"), str):
-        tree = merge(load_recipe(here / tree.pop("extends")), tree)
-    return merge(tree, overrides or {})
+        tree["problems"] = problems | {"files": files}
+    return tree

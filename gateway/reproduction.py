@@ -146,7 +146,8 @@ def _paired(
 
 def _mean_pass_at(steps: Sequence[StepView], split: str) -> dict[int, float]:
     scores = [step.evaluation[split].pass_at for step in steps]
-    return {k: sum(score[k] for score in scores) / len(scores) for k in sorted(scores[0])}
+    shared = set.intersection(*(set(score) for score in scores))  # infrastructure failures leave some fewer rollouts
+    return {k: sum(score[k] for score in scores) / len(scores) for k in sorted(shared)}
 
 
 def mean_curves(reports: Mapping[str, Mapping[int, ReportView]], split: str) -> dict[str, list[tuple[int, float]]]:

@@ -60,7 +60,7 @@ class StepView(Strict):
     version: int
     """Policy version that drew the rollouts."""
     pass_rate: float | None = None
-    """Mean reward of the training rollouts."""
+    """Share of the training rollouts that passed, as a mean over problems."""
     outcomes: dict[str, int] = {}
     probe_pass_rate: float | None = None
     """Pass rate of the policy with its teacher context; minus `pass_rate` it is the teacher's lead."""

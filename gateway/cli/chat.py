@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from gateway.cli.client import CliError, Gateway, connect
+from gateway.cli.client import GENERATION_TIMEOUT_S, CliError, Gateway, connect
 from gateway.cli.output import console, run_id
 
 
@@ -43,7 +43,11 @@ def chat(
 
 
 def answer(gateway: Gateway, model: str, messages: list[dict[str, str]], temperature: float, max_tokens: int) -> str:
-    """Print the model's answer while it is drawn, and return it."""
+    """Print the model's answer while it is drawn, and return it.
+
+    Raises:
+        CliError: when it breaks off.
+    """
     body = {
         "model": model,
         "messages": messages,
@@ -52,10 +56,14 @@ def answer(gateway: Gateway, model: str, messages: list[dict[str, str]], tempera
         "stream": True,
     }
     text = ""
-    for data in gateway.stream("POST", "/v1/chat/completions", body=body):
+    for data in gateway.stream("POST", "/v1/chat/completions", body=body, silence_s=GENERATION_TIMEOUT_S):
         if data == "[DONE]":
             break
-        for choice in json.loads(data).get("choices", []):
+        event = json.loads(data)
+        if "error" in event:
+            typer.echo()
+            raise CliError(str(event["error"]["message"]))
+        for choice in event.get("choices", []):
             piece = choice.get("delta", {}).get("content") or ""
             text += piece
             typer.echo(piece, nl=False)

@@ -15,6 +15,8 @@ from gateway.supervisor import read_state
 CONNECT_TIMEOUT_S = 5.0
 ANSWER_TIMEOUT_S = 60.0
 UPLOAD_TIMEOUT_S = 600.0
+GENERATION_TIMEOUT_S = 600.0
+"""An answer comes in one piece, after whatever the engine draws for runs."""
 SILENCE_S = 45.0
 """An event stream that is silent for three heartbeats is dead."""
 
@@ -36,12 +38,15 @@ class Gateway:
 
     def __init__(self, url: str, token: str, *, transport: httpx.BaseTransport | None = None) -> None:
         self.url = url.rstrip("/")
-        self._http = httpx.Client(
-            base_url=self.url,
-            headers={"Authorization": f"Bearer {token}"},
-            timeout=httpx.Timeout(ANSWER_TIMEOUT_S, connect=CONNECT_TIMEOUT_S),
-            transport=transport,
-        )
+        try:
+            self._http = httpx.Client(
+                base_url=self.url,
+                headers={"Authorization": f"Bearer {token}"},
+                timeout=httpx.Timeout(ANSWER_TIMEOUT_S, connect=CONNECT_TIMEOUT_S),
+                transport=transport,
+            )
+        except httpx.InvalidURL as error:
+            raise CliError(f"{url!r} is no address of a gateway: {error}; mend PMD_URL", code=2) from error
 
     def get(self, path: str, **params: Any) -> Any:
         """GET, answered JSON; parameters that are None are left out."""
@@ -73,11 +78,18 @@ class Gateway:
             raise self._unreachable(error) from error
 
     def stream(
-        self, method: str, path: str, *, body: Any = None, headers: Mapping[str, str] | None = None
+        self,
+        method: str,
+        path: str,
+        *,
+        body: Any = None,
+        headers: Mapping[str, str] | None = None,
+        silence_s: float = SILENCE_S,
     ) -> Iterator[str]:
-        """The `data` of each server-sent event, until the server ends the stream."""
+        """The `data` of each server-sent event, until the server ends the stream; `silence_s` without a byte is an
+        error."""
         try:
-            timeout = httpx.Timeout(SILENCE_S, connect=CONNECT_TIMEOUT_S)
+            timeout = httpx.Timeout(silence_s, connect=CONNECT_TIMEOUT_S)
             accept = {"Accept": "text/event-stream", **(headers or {})}
             with self._http.stream(method, path, json=body, headers=accept, timeout=timeout) as answer:
                 if answer.is_error:
@@ -94,7 +106,11 @@ class Gateway:
             raise self._unreachable(error) from error
 
     def _call(self, method: str, path: str, **kwargs: Any) -> Any:
-        return self._answer(method, path, **kwargs).json()
+        answer = self._answer(method, path, **kwargs)
+        try:
+            return answer.json()
+        except ValueError as error:
+            raise CliError(f"what answers at {self.url} is no gateway: it sends no JSON; mend PMD_URL") from error
 
     def _answer(self, method: str, path: str, **kwargs: Any) -> httpx.Response:
         try:
@@ -117,8 +133,9 @@ def explain(answer: httpx.Response, url: str) -> CliError:
         body = json.loads(answer.text)
     except ValueError:
         body = {}
-    title = str(body.get("title") or f"HTTP {answer.status_code} {answer.text[:200]}".strip())
-    lines = [f"{each['field']}: {each['message']}" for each in body.get("errors", [])]
+    ours = isinstance(body, dict) and "title" in body
+    title = str(body["title"]) if ours else f"HTTP {answer.status_code} {answer.text[:200]}".strip()
+    lines = [f"{each['field']}: {each['message']}" for each in body.get("errors", [])] if ours else []
     if answer.status_code == httpx.codes.UNAUTHORIZED:
         return CliError(f"the gateway at {url} refuses the token; set PMD_TOKEN to the one it was started with")
     if answer.status_code >= httpx.codes.INTERNAL_SERVER_ERROR:
@@ -142,7 +159,9 @@ def connect() -> Gateway:
         url = str(state["url"])
     if not token:
         try:
-            token = (state_dir / "token").read_text().strip()
+            token = (state_dir / "token").read_text(encoding="utf-8").strip()
         except OSError:
             raise CliError(f"no token for {url}; set PMD_TOKEN to the one that its gateway was started with") from None
+    if not (token.isascii() and token.isprintable()):
+        raise CliError("PMD_TOKEN is no token: it holds what a header can't; set it to the gateway's", code=2)
     return Gateway(url, token)

@@ -31,5 +31,5 @@ def compare(
     console.print(render_compare_terminal(views))
     if html is not None:
         html.parent.mkdir(parents=True, exist_ok=True)
-        html.write_text(render_compare(views))
+        html.write_text(render_compare(views), encoding="utf-8")
         console.print(f"page: {html}", soft_wrap=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,6 +15,10 @@ from gateway.units import percent
 
 BOOKKEEPING = frozenset({"manifest.json"})
 """Files of a published version that are not part of the model."""
+PART = ".part"
+"""What is being copied, within the folder to write."""
+LAST = "config.json"
+"""Without it nothing loads a folder."""
 
 
 def export(
@@ -22,7 +27,7 @@ def export(
     step: Annotated[int | None, typer.Option(help="Step whose weights to take; the last one unless given.")] = None,
 ) -> None:
     """Copy a checkpoint, checked against its manifest, to a folder that transformers and vLLM load."""
-    if to.exists() and (not to.is_dir() or any(to.iterdir())):
+    if os.path.lexists(to) and (not to.is_dir() or any(path.name != PART for path in to.iterdir())):
         raise CliError(f"{to} is not an empty folder; name another one with --to", code=2)
     checkpoint = pick(connect().get(f"/v1/runs/{run}/checkpoints"), run, step)
     copy_weights(checkpoint["weights"], to)
@@ -50,7 +55,8 @@ def pick(checkpoints: list[dict[str, Any]], run: str, step: int | None) -> dict[
 
 
 def copy_weights(weights: dict[str, Any], to: Path) -> None:
-    """Copy the folder of `weights` to `to`, complete or not at all.
+    """Copy the folder of `weights` into `to`, which may be a mount or where the caller stands; it is no model until
+    the copy is complete.
 
     Raises:
         CliError: when a file differs from the manifest, or the folder is not on this machine.
@@ -63,12 +69,17 @@ def copy_weights(weights: dict[str, Any], to: Path) -> None:
         source = check_weights(reference)
     except ArtifactError as error:
         raise CliError(str(error)) from error
-    part = to.with_name(f"{to.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copytree(  # the bytes alone: what the trainer kept private others may serve
-        source, part, ignore=lambda _, names: BOOKKEEPING.intersection(names), copy_function=shutil.copyfile
-    )
-    if to.exists():
-        to.rmdir()
-    part.replace(to)
+    made = not to.exists()
+    to.mkdir(parents=True, exist_ok=True)
+    part = to / PART
+    shutil.rmtree(part, ignore_errors=True)  # of an export that was cut short
+    try:
+        shutil.copytree(  # the bytes alone: what the trainer kept private others may serve
+            source, part, ignore=lambda _, names: BOOKKEEPING.intersection(names), copy_function=shutil.copyfile
+        )
+        for path in sorted(part.iterdir(), key=lambda path: path.name == LAST):
+            path.rename(to / path.name)
+        part.rmdir()
+    except OSError:
+        shutil.rmtree(to if made else part, ignore_errors=True)
+        raise

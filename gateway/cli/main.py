@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import sys
 from typing import Any
 
 import typer
@@ -19,11 +21,25 @@ class Root(typer.core.TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command."""
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="replace")  # a terminal that has no arrow shows a question mark
         try:
             return super().invoke(ctx)
-        except (CliError, LaunchError, AlreadyRunning) as error:
-            errors.print(f"[red]error:[/] {escape(str(error))}", soft_wrap=True)
+        except BrokenPipeError:
+            raise  # who reads our output has seen enough; typer ends quietly
+        except (CliError, LaunchError, AlreadyRunning, OSError, UnicodeEncodeError) as error:
+            errors.print(f"[red]error:[/] {escape(_said(error))}", soft_wrap=True)
             raise typer.Exit(getattr(error, "code", 1)) from error
+
+
+def _said(error: Exception) -> str:
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    if isinstance(error, UnicodeEncodeError):
+        text = ascii(error.object[error.start : error.end])
+        return f"{text} can't be written as {error.encoding}; is the locale right (LANG)?"
+    return str(error)
 
 
 app = typer.Typer(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 import time
 from typing import Annotated, Any
 
@@ -43,8 +44,9 @@ STATUS_STYLE = {
 
 
 def print_json(value: Any) -> None:
-    """One JSON document on stdout, unstyled."""
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    """One JSON document on stdout, unstyled; nothing in it is lost where stdout can't write it."""
+    plain = (sys.stdout.encoding or "").lower().replace("-", "") != "utf8"
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=plain))
 
 
 def table(*columns: str, **options: Any) -> Table:

@@ -13,6 +13,7 @@ from typing import Any
 from gateway.units import duration, percent
 
 LEVELS = ("experience", "insight", "behavior")
+PAUSED = "paused; `pmd runs resume` goes on"
 
 
 @dataclass
@@ -44,7 +45,7 @@ class Progress:
         match event["type"]:
             case "run.status" | "run.ended":
                 self.status = payload["status"]
-                self.notice = payload.get("error") or ""
+                self.notice = payload.get("error") or (PAUSED if self.status == "paused" else "")
                 self.phase = ""
             case "run.waiting":
                 self.notice = payload["reason"]

@@ -16,10 +16,9 @@ from rich.markup import escape
 from gateway import launcher
 from gateway.cli.client import CliError, connect
 from gateway.cli.output import console
-from gateway.cli.runs import read_recipe, submit, write_report
-from gateway.cli.up import StateDir, bring_up
+from gateway.cli.runs import check_recipe, read_recipe, submit, write_report
+from gateway.cli.up import StateDir, await_services, start_services
 from gateway.cli.watch import watch
-from gateway.supervisor import read_state
 from gateway.units import duration
 
 EXAMPLE = "Write solve(a): apply zor-mil, then negate each."
@@ -40,14 +39,16 @@ def quickstart(
     began = time.monotonic()
     state_dir = state_dir.absolute()
     data = read_recipe(recipe or default_recipe(), overrides or [])
+    check_recipe(data)  # before services are started for it
     started = False
     run = ""
     try:
-        started = read_state(state_dir) is None  # known before waiting: Ctrl-C may come while they start
-        bring_up(state_dir, timeout_s=180.0)
+        started = start_services(state_dir)  # known before waiting: Ctrl-C may come while they start
+        await_services(state_dir, timeout_s=180.0)
         api = connect()
-        run = submit(api, data)["id"]
-        console.print(f"run [bold]{run}[/]: {data['schedule']['steps']} steps")
+        view = submit(api, data)
+        run = view["id"]
+        console.print(f"run [bold]{run}[/]: {view['steps']} steps")
         ended = watch(api, run)
         page = write_report(api.get(f"/v1/runs/{run}/report"), state_dir / "reports" / f"{run}.html")
         console.print(

@@ -131,8 +131,8 @@ def _write(out: Path, reports: dict[Any, Any]) -> None:
         parts.append(markdown(setting, rows(done)))
         for split in SPLITS:
             name = f"pocket-{setting}-{split}.svg"
-            (out / name).write_text(curve_chart(f"{setting}, {split}", mean_curves(done, split)))
+            (out / name).write_text(curve_chart(f"{setting}, {split}", mean_curves(done, split)), encoding="utf-8")
             parts.append(f"![Mean learning curves, {setting}, {split}]({name})\n")
     with (out / "pocket.csv").open("w", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows([COLUMNS, *measured])
-    (out / "pocket.md").write_text("\n".join(parts))
+    (out / "pocket.md").write_text("\n".join(parts), encoding="utf-8")

@@ -182,5 +182,5 @@ def write_report(raw: dict[str, Any], path: Path) -> Path:
     view = ReportView.model_validate(raw)
     console.print(render_terminal(view))
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(render_html(view))
+    path.write_text(render_html(view), encoding="utf-8")
     return path

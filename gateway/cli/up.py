@@ -30,18 +30,22 @@ class Index(StrEnum):
     WEAVIATE = "weaviate"
 
 
-def bring_up(state_dir: Path, timeout_s: float, index: str | None = None) -> bool:
-    """Start the services unless they run, and wait until all are ready. True when this call started them."""
+def start_services(state_dir: Path, index: str | None = None) -> bool:
+    """Start the services unless they run. True when this call started them."""
     running = read_state(state_dir)
-    started = running is None
     if running is not None and index not in {None, running["index"]}:
         raise CliError(f"the services run with --index {running['index']}; `pmd down` first to change that")
-    if started:
-        if broker := launcher.callers_redis():
-            launcher.check_redis(broker)
-        _ensure_server(launcher.index_in_force(index))
-        console.print(f"starting the services in {state_dir}")
-        launcher.start_detached(state_dir, index)
+    if running is not None:
+        return False
+    if broker := launcher.callers_redis():
+        launcher.check_redis(broker)
+    _ensure_server(launcher.index_in_force(index))
+    console.print(f"starting the services in {state_dir}", soft_wrap=True)
+    return launcher.start_detached(state_dir, index)
+
+
+def await_services(state_dir: Path, timeout_s: float) -> None:
+    """Wait until all services are ready."""
     names = []
     with console.status("waiting for the services") as waiting:
         for name, seconds in launcher.wait_ready(state_dir, timeout_s):
@@ -51,7 +55,6 @@ def bring_up(state_dir: Path, timeout_s: float, index: str | None = None) -> boo
     if state is None:
         raise CliError(f"the services stopped while they started; look at {state_dir / 'logs'}")
     console.print(f"ready at {state['url']}", soft_wrap=True)
-    return started
 
 
 def _ensure_server(index: str) -> None:
@@ -79,8 +82,13 @@ def up(
     """Start all services on this machine and return when they are ready."""
     state_dir = state_dir.absolute()
     if not foreground:
+        started = start_services(state_dir, index)
         try:
-            bring_up(state_dir, timeout, index)
+            await_services(state_dir, timeout)
+        except KeyboardInterrupt:
+            if started and launcher.stop(state_dir):
+                console.print("\ninterrupted; the services that this command started are stopped")
+            raise typer.Exit(130) from None
         except launcher.LaunchError as error:
             rest = "\nwhat did start keeps running; `pmd down` stops it" if read_state(state_dir) else ""
             raise CliError(f"{error}{rest}") from error

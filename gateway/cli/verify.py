@@ -52,7 +52,7 @@ def verify(
         verdicts += judged
     rows = [{"problem_id": id_, **verdict} for (id_, _), verdict in zip(answers, verdicts, strict=True)]
     if out is not None:
-        out.write_text("".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows))
+        out.write_text("".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows), encoding="utf-8")
     if as_json:
         print_json(rows)
         return

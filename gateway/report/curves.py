@@ -18,7 +18,7 @@ def curve_chart(title: str, curves: Mapping[str, list[tuple[int, float]]]) -> st
         for i, (name, points) in enumerate(curves.items())
     ]
     described = "; ".join(f"{name} ends at {points[-1][1]:.0%}" for name, points in curves.items() if points)
-    style = files("gateway.report").joinpath("page.css").read_text()
+    style = files("gateway.report").joinpath("page.css").read_text(encoding="utf-8")
     svg = line_chart(title, described, lines, height=320)
     head, end, rest = svg.partition(">")
     return f"{head}{end}<style>{style} svg {{ font-family: system-ui, sans-serif; }}</style>{rest}\n"

@@ -51,7 +51,7 @@ class Chart(NamedTuple):
 
 
 def _css() -> Markup:
-    return Markup((Path(__file__).parent / "page.css").read_text())  # noqa: S704 - our own file
+    return Markup((Path(__file__).parent / "page.css").read_text(encoding="utf-8"))  # noqa: S704 - our own file
 
 
 def render_html(report: ReportView) -> str:

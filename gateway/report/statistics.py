@@ -38,11 +38,6 @@ class Estimate:
             return f"{self.mean:.2f}"
         return f"{self.mean:.2f} ± {self.half_width:.2f}"
 
-    @property
-    def positive(self) -> bool:
-        """The interval lies above zero."""
-        return self.mean - self.half_width > 0
-
 
 def estimate(values: Sequence[float]) -> Estimate:
     """Mean and 95 % interval.
@@ -78,8 +73,3 @@ def area(points: Curve) -> float:
         return points[0][1] if points else math.nan
     total = sum((x1 - x0) * (y0 + y1) / 2 for (x0, y0), (x1, y1) in itertools.pairwise(points))
     return total / (points[-1][0] - points[0][0])
-
-
-def at_step(points: Curve, step: int) -> float:
-    """Height at `step`: that of the last evaluation at or before it."""
-    return next(y for x, y in reversed(points) if x <= step)

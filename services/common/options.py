@@ -12,7 +12,7 @@ from typing import Literal
 from pydantic import Field
 
 from services.common.strict import Strict
-from services.common.wire import Level
+from services.common.wire import MAX_COUNT, Level
 
 
 class PromptFiles(Strict):
@@ -28,7 +28,7 @@ class ReflectSettings(Strict):
 
     attempts_per_outcome: int = Field(default=2, ge=1, le=8)
     """Newest passed and newest failed attempts that are shown."""
-    excerpt_chars: int = Field(default=1500, ge=16)
+    excerpt_chars: int = Field(default=1500, ge=16, le=MAX_COUNT)
     """Head of an attempt that is shown, cut at a line end."""
     max_notes: int = Field(default=2, ge=1, le=8)
     """Strategies, and lessons, kept per problem (fixed budget: merge and replace, never append)."""
@@ -43,9 +43,9 @@ class QualitySettings(Strict):
     """The same for notes with at least this share of terms in common; null: off."""
     leak_guard: bool = True
     """Notes that give an answer away are quarantined and never shown. Off is an ablation: it breaks Law 3."""
-    stale_after: int | None = Field(default=None, ge=1)
+    stale_after: int | None = Field(default=None, ge=1, le=MAX_COUNT)
     """Steps without confirmation after which a note is retired; null: never."""
-    max_notes: int | None = Field(default=None, ge=1)
+    max_notes: int | None = Field(default=None, ge=1, le=MAX_COUNT)
     """Insights and behaviors that a bank keeps active; null: no bound."""
     hold_out: float = Field(default=0.0, ge=0.0, le=0.5)
     """Chance that a chosen note is left out of a problem's contexts, to measure what it is worth."""
@@ -59,7 +59,7 @@ class AbstractSettings(Strict):
     clustering: Literal["terms", "embeddings"] = "embeddings"
     """terms: overlapping clusters of problems that share a term (frequent-term clustering, Beil et al. 2002).
     embeddings: agglomerative, average cosine."""
-    min_support: int = Field(default=3, ge=2)
+    min_support: int = Field(default=3, ge=2, le=MAX_COUNT)
     """Distinct problems whose insights must agree with a behavior."""
     min_purity: float = Field(default=0.6, ge=0.0, le=1.0)
     """Share of a cluster's insights that must agree with a behavior."""
@@ -94,7 +94,7 @@ class ContextRules(Strict):
     """When the rollout's own feedback is shown."""
     conflicts: Literal["resolve", "show"] = "resolve"
     """resolve: of two notes that contradict each other only the more credible one is shown."""
-    max_chars: int = Field(default=6000, ge=0)
+    max_chars: int = Field(default=6000, ge=0, le=MAX_COUNT)
     """Longest memory block; whole notes are dropped from the end, never cut in the middle."""
 
 
@@ -102,7 +102,7 @@ class ContextSettings(ContextRules, RetrievalSettings):
     """What a teacher sees besides the problem."""
 
     levels: tuple[Level, ...] = ("insight", "behavior")
-    excerpt_chars: int = Field(default=1500, ge=16)
+    excerpt_chars: int = Field(default=1500, ge=16, le=MAX_COUNT)
     """Head of an attempt that says which approach it took; also what the experience level shows of it."""
     transient: bool = False
     """Only memory written in this very step is shown (ablation)."""
@@ -112,16 +112,16 @@ class OptimizerSettings(Strict):
     """The optimizer, the divergence and the clips."""
 
     lr: float = Field(gt=0.0)
-    warmup_steps: int = Field(default=0, ge=0)
+    warmup_steps: int = Field(default=0, ge=0, le=MAX_COUNT)
     weight_decay: float = Field(default=0.01, ge=0.0)
     grad_clip: float = Field(default=1.0, gt=0.0)
-    mini_batches: int = Field(default=1, ge=1)
+    mini_batches: int = Field(default=1, ge=1, le=MAX_COUNT)
     """Optimizer steps per training step; each takes an equal share of the samples, of as many problems as possible."""
-    micro_tokens: int = Field(default=32768, ge=1)
+    micro_tokens: int = Field(default=32768, ge=1, le=MAX_COUNT)
     """Padded tokens per forward pass."""
     alpha: float = Field(default=0.5, ge=0.0, le=1.0)
     """Divergence: 0 forward KL(T||S), 1 reverse KL(S||T), between: generalised Jensen-Shannon."""
-    top_k: int | None = Field(default=None, ge=1)
+    top_k: int | None = Field(default=None, ge=1, le=MAX_COUNT)
     """Distil on the student's top-k tokens; None means the full vocabulary."""
     tail: bool = True
     """With top_k: one extra bucket for the rest of the vocabulary, else renormalise over the k."""
@@ -129,15 +129,18 @@ class OptimizerSettings(Strict):
     """Upper clip of the importance ratio exp(logp_now - logp_old)."""
     tis_clip: float = Field(default=2.0, gt=0.0)
     """Upper clip of the trainer-to-sampler probability ratio, per token."""
-    clip_low: float = 0.2
-    clip_high: float = 0.28
-    dual_clip: float = 3.0
-    max_prompt_tokens: int = Field(default=2048, ge=1)
-    max_teacher_tokens: int = Field(default=10240, ge=1)
+    clip_low: float = Field(default=0.2, ge=0.0, le=1.0)
+    """GRPO: a ratio now / old below 1 - clip_low is not rewarded,"""
+    clip_high: float = Field(default=0.28, ge=0.0)
+    """.. nor one above 1 + clip_high."""
+    dual_clip: float = Field(default=3.0, gt=1.0)
+    """GRPO: with a negative advantage a token's loss is at most this multiple of it."""
+    max_prompt_tokens: int = Field(default=2048, ge=1, le=MAX_COUNT)
+    max_teacher_tokens: int = Field(default=10240, ge=1, le=MAX_COUNT)
     """Longest teacher prompt; a longer one is cut inside its memory block, never at its closing request."""
     precision: Literal["fp32", "bf16"] = "fp32"
     zero_stage: Literal[0, 1, 2, 3] = 0
-    checkpoint_every: int = Field(default=1, ge=1)
+    checkpoint_every: int = Field(default=1, ge=1, le=MAX_COUNT)
     """Steps between optimizer checkpoints; steps after the last one are replayed on recovery."""
 
 

@@ -19,7 +19,7 @@ from services.common.options import (
     TrainSettings,
 )
 from services.common.strict import Strict
-from services.common.wire import Outcome, Policy, Ref, Sampling, Slug, Weights
+from services.common.wire import MAX_SAMPLES, Outcome, Policy, Ref, Sampling, Slug, Weights
 
 
 class GenerateRequest(Strict):
@@ -30,7 +30,7 @@ class GenerateRequest(Strict):
     """Artifact of schema `PROMPTS`."""
     ids: list[str] | None = None
     """Only these prompts, in this order; None means all."""
-    n: int = Field(ge=1, le=1024)
+    n: int = Field(ge=1, le=MAX_SAMPLES)
     sampling: Sampling
     seed: int
     out: str

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping
-from typing import Any, get_args
+from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -19,8 +19,11 @@ class Strict(BaseModel):
     """
 
     # A minimum, whatever it is, makes pydantic look at the text: one that no encoding can write (a lone surrogate) is
-    # refused with its field instead of failing where it is first stored.
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, str_min_length=0)
+    # refused with its field instead of failing where it is first stored. So is a number that JSON can't write: it would
+    # be stored as null.
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, str_min_length=0, allow_inf_nan=False
+    )
 
 
 def nearest(key: str, valid: Iterable[str]) -> str | None:
@@ -36,13 +39,23 @@ def _models_of(annotation: Any) -> list[type[BaseModel]]:
     return [model for part in get_args(annotation) for model in _models_of(part)]
 
 
+def _has_tag(model: type[BaseModel], tag: int | str) -> bool:
+    """Whether `model` is the member of a discriminated union that `tag` chooses."""
+    return any(
+        get_origin(field.annotation) is Literal and tag in get_args(field.annotation)
+        for field in model.model_fields.values()
+    )
+
+
 def _valid_keys(model: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
-    """Keys that are valid at the parent of `path`; path parts that are no field (indices, tags) are skipped."""
+    """Keys that are valid at the parent of `path`; a tag in it chooses among a union's members, an index is skipped."""
     candidates = [model]
     for part in path[:-1]:
         fields = [m.model_fields[part] for m in candidates if isinstance(part, str) and part in m.model_fields]
         if fields:
             candidates = [m for field in fields for m in _models_of(field.annotation)]
+        else:
+            candidates = [m for m in candidates if _has_tag(m, part)] or candidates
     return sorted({key for m in candidates for key in m.model_fields})
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, field_validator
 
 from services.common.strict import Strict
 
@@ -42,6 +42,13 @@ class Problem(Strict):
     """`kind` (exact, choice, code) and what that kind needs; the verifier service validates it."""
     domain: str = ""
     split: Split = "train"
+
+    @field_validator("messages")
+    @classmethod
+    def _asks(cls, messages: list[Message]) -> list[Message]:
+        if all(message.role != "user" for message in messages):
+            raise ValueError("no turn of a user, so nothing is asked")
+        return messages
 
     def question(self) -> str:
         """The last user turn: what teacher contexts and reflection quote."""
@@ -91,6 +98,12 @@ class Weights(Strict):
     sha256: str
     """Hash of `manifest.json`, which lists every other file with its own hash."""
 
+
+MAX_COUNT = 2**31 - 1
+"""Largest number of anything: what every database and tensor holds."""
+
+MAX_SAMPLES = 1024
+"""Most completions of one prompt that can be asked for at once."""
 
 MAX_TOKENS = 131_072
 """Longest completion that can be asked for."""

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property, partial, reduce
 
 from services.common.jobs import JobContext
+from services.common.prompts import render
 from services.common.requests import AbstractRequest, MemoryCounts
 from services.common.wire import Problem
 from services.memory.bank import attempts_at, by_scope, problems, strategies
@@ -25,7 +26,6 @@ from services.memory.index import head
 from services.memory.leak import leak
 from services.memory.ledger import Item, Ledger, Transaction
 from services.memory.notes import parse_behaviors
-from services.memory.prompts import render
 from services.memory.quality import without_duplicates
 from services.memory.terms import AGREE, terms, union
 from services.memory.vectors import Vectors

@@ -40,7 +40,7 @@ def create_app(settings: MemoryServiceSettings) -> FastAPI:
     token = settings.token.get_secret_value()
 
     def model(generator: Generator) -> ChatModel:
-        return ChatModel(generator, settings.rollout_url, token)
+        return ChatModel(generator, settings.rollout_url, token, settings.memory_generator_key.get_secret_value())
 
     def run_reflect(request: ReflectRequest, job: JobContext) -> MemoryCounts:
         with model(request.generator) as chat:

@@ -19,10 +19,10 @@ from typing import Any
 from services.common.artifacts import dump_messages, read_problems, read_table, write_table
 from services.common.columns import CONTEXTS
 from services.common.jobs import JobContext
+from services.common.prompts import render
 from services.common.requests import RetrieveRequest, RetrieveResult
 from services.common.wire import Message, Outcome, Problem
 from services.memory.ledger import Item, Ledger, Use
-from services.memory.prompts import render
 from services.memory.quality import held_out
 from services.memory.retrieve import Note, Retriever, Selection, Selector, counts, nothing
 from services.memory.search import Search

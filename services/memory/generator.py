@@ -2,6 +2,8 @@
 
 The requests of a burst carry `metadata` (batch, size, index): our rollout service runs them as one batch in
 that order, which makes reflection reproducible (Law 10). Other servers ignore it.
+
+Invariant: the installation's token goes to its own rollout service and nowhere else.
 """
 
 from __future__ import annotations
@@ -23,16 +25,36 @@ PARALLEL = 64
 TIMEOUT_S = 600.0
 
 
+class Refused(ValueError):
+    """The server takes this prompt not: it is too long, mostly. It may take others."""
+
+
 class ChatModel:
     """The model that writes notes."""
 
-    def __init__(self, generator: Generator, default_url: str, token: str) -> None:
-        base_url = generator.base_url or f"{default_url.rstrip('/')}/v1"
+    def __init__(
+        self,
+        generator: Generator,
+        rollout_url: str,
+        token: str,
+        key: str = "",
+        *,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        """Nothing is asked yet.
+
+        Args:
+            rollout_url: the rollout service, which writes unless `generator` names a server.
+            token: for the rollout service.
+            key: API key for a server that `generator` names; empty where none is wanted.
+        """
+        secret = token if generator.base_url is None else key
         self._http = httpx.Client(
-            base_url=base_url,
-            headers={"Authorization": f"Bearer {token}"},
+            base_url=generator.base_url or f"{rollout_url.rstrip('/')}/v1",
+            headers={"Authorization": f"Bearer {secret}"} if secret else {},
             timeout=httpx.Timeout(TIMEOUT_S, connect=5.0),
             limits=httpx.Limits(max_connections=PARALLEL),
+            transport=transport,
         )
         self._generator = generator
 
@@ -43,7 +65,8 @@ class ChatModel:
         self._http.close()
 
     def notes(self, prompts: Sequence[str], key: str, parse: Callable[[str], T]) -> list[T | None]:
-        """Ask every prompt once, and those with an invalid answer once more; None where both were invalid.
+        """Ask every prompt once, and those with an invalid answer once more; None where both were invalid, and for a
+        prompt that the server refuses while it takes others.
 
         Args:
             key: names the burst; answers are a function of it, the prompts, the seed and the weights.
@@ -51,13 +74,19 @@ class ChatModel:
 
         Raises:
             Retryable: when the server can't be reached or answers an error.
+            Refused: when it refuses every prompt.
         """
         found: list[T | None] = [None] * len(prompts)
         open_ = list(range(len(prompts)))
         for attempt in range(2):
             answers = self._burst([prompts[i] for i in open_], f"{key}.{attempt}", open_, attempt)
+            refused = [answer for answer in answers if isinstance(answer, Refused)]
+            if refused and len(refused) == len(prompts):
+                raise refused[0]
             still_open = []
             for i, answer in zip(open_, answers, strict=True):
+                if isinstance(answer, Refused):
+                    continue
                 try:
                     found[i] = parse(answer)
                 except InvalidNotes:
@@ -65,8 +94,8 @@ class ChatModel:
             open_ = still_open
         return found
 
-    def _burst(self, prompts: Sequence[str], key: str, numbers: Sequence[int], attempt: int) -> list[str]:
-        answers: list[str] = []
+    def _burst(self, prompts: Sequence[str], key: str, numbers: Sequence[int], attempt: int) -> list[str | Refused]:
+        answers: list[str | Refused] = []
         for start in range(0, len(prompts), PARALLEL):
             part = prompts[start : start + PARALLEL]
             batch = f"{key}.{start}"
@@ -78,7 +107,7 @@ class ChatModel:
                 answers += [task.result() for task in tasks]
         return answers
 
-    def _ask(self, prompt: str, seed_offset: int, batch: str, batch_size: int, index: int) -> str:
+    def _ask(self, prompt: str, seed_offset: int, batch: str, batch_size: int, index: int) -> str | Refused:
         sampling = self._generator.sampling
         body = {
             "model": self._generator.model,
@@ -97,6 +126,8 @@ class ChatModel:
             ) from error
         if response.status_code >= 400:
             cause = f"{self._http.base_url}chat/completions: HTTP {response.status_code}: {response.text[:500]}"
+            if response.status_code in {400, 413, 422}:
+                return Refused(cause)
             if response.status_code < 500 and response.status_code not in {404, 409, 429}:
                 raise ValueError(cause)
             raise Retryable(cause)

@@ -18,6 +18,7 @@ from functools import partial
 from typing import Literal
 
 from services.common.jobs import JobContext
+from services.common.prompts import render
 from services.common.requests import MemoryCounts, ReflectRequest
 from services.common.wire import Problem
 from services.memory.bank import attempt, attempts_at, by_scope, lessons, problems, strategies
@@ -27,7 +28,6 @@ from services.memory.holds import make_room
 from services.memory.leak import leak
 from services.memory.ledger import Item, Kind, Ledger, Transaction
 from services.memory.notes import Insight, parse_insight
-from services.memory.prompts import render
 from services.memory.quality import without_duplicates
 from services.memory.reach import Reach
 from services.memory.terms import AGREE, coverage, terms, union

@@ -17,6 +17,8 @@ class MemoryServiceSettings(ServiceSettings):
     """SQLAlchemy URL of the ledger; empty means SQLite in the state folder."""
     rollout_url: str = "http://127.0.0.1:8701"
     """The rollout service: its chat completions write insights and behaviors unless a recipe names others."""
+    memory_generator_key: SecretStr = SecretStr("")
+    """API key for a model that a recipe names at a `generator.base_url`; no other secret is sent there."""
 
     memory_index: Literal["exact", "weaviate"] = "exact"
     """exact: in this process, over the ledger. weaviate: the server at `weaviate_url`."""

@@ -4,12 +4,15 @@ Invariants:
 - Both are idempotent: an artifact is written once by rename, a publish is one row of SQL.
 - A rollout's random numbers follow from the request's seed and the rollout's own id, so its tokens do not depend
   on which other prompts are asked for, or in what order.
+- A prompt that leaves no room for the longest completion is answered with nothing, cut off (`length`): contexts grow
+  with memory, and one that has outgrown the window must not end a run. Where no prompt fits, the request is wrong.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
@@ -19,11 +22,14 @@ from services.common.jobs import JobContext, JobKind, Retryable
 from services.common.requests import GenerateRequest, GenerateResult, PublishRequest
 from services.common.strict import nearest
 from services.common.wire import Policy
-from services.rollout.completion import NoRoom, Row, require_room
+from services.rollout.completion import Completion, NoRoom, Row, require_room
 from services.rollout.published import Published
 
 if TYPE_CHECKING:
     from services.rollout.engine import TransformersEngine
+
+
+log = logging.getLogger(__name__)
 
 
 class PromptError(ValueError):
@@ -53,23 +59,22 @@ def generate(engine: TransformersEngine, request: GenerateRequest, context: JobC
     """Draw `request.n` completions of each prompt and write them as a ROLLOUTS artifact.
 
     Raises:
-        PromptError: when an id is unknown, or a prompt leaves no room for the longest completion.
+        PromptError: when an id is unknown, or no prompt leaves room for the longest completion.
         ArtifactError: when prompts or weights are not what their reference says.
         Cancelled: when the job was cancelled.
     """
     prompts = select({row["prompt_id"]: row for row in read_table(request.prompts)}, request.ids)
     rendered, window = engine.render(request.policy, [load_messages(prompt["messages"]) for prompt in prompts])
-    for prompt, prompt_ids in zip(prompts, rendered, strict=True):
-        try:
-            require_room(prompt_ids, request.sampling.max_tokens, window)
-        except NoRoom as reason:
-            raise PromptError(f"prompt {prompt['prompt_id']!r}: {reason}") from reason
+    too_long = _too_long(prompts, rendered, request.sampling.max_tokens, window)
     asked = [
         (prompt, sample, Row(prompt_ids, request.seed, stream_of(f"{prompt['prompt_id']}#{sample}")))
         for prompt, prompt_ids in zip(prompts, rendered, strict=True)
         for sample in range(request.n)
     ]
-    completions = engine.generate(request.policy, [row for _, _, row in asked], request.sampling, context.check)
+    fitting = [row for prompt, _, row in asked if prompt["prompt_id"] not in too_long]
+    drawn = iter(engine.generate(request.policy, fitting, request.sampling, context.check))
+    nothing = Completion([], [], "", "length", request.policy.weights.version)
+    completions = [nothing if prompt["prompt_id"] in too_long else next(drawn) for prompt, _, _ in asked]
     rows = [
         {
             "rollout_id": f"{prompt['prompt_id']}#{sample}",
@@ -91,6 +96,28 @@ def generate(engine: TransformersEngine, request: GenerateRequest, context: JobC
         tokens=sum(len(completion.token_ids) for completion in completions),
         truncated=sum(completion.finish_reason == "length" for completion in completions),
     )
+
+
+def _too_long(
+    prompts: Sequence[Mapping[str, Any]], rendered: Sequence[tuple[int, ...]], max_tokens: int, window: int
+) -> set[str]:
+    """Ids of the prompts without room for `max_tokens`.
+
+    Raises:
+        PromptError: when that is all of them.
+    """
+    reasons: dict[str, NoRoom] = {}
+    for prompt, prompt_ids in zip(prompts, rendered, strict=True):
+        try:
+            require_room(prompt_ids, max_tokens, window)
+        except NoRoom as reason:
+            reasons[prompt["prompt_id"]] = reason
+    if reasons and len(reasons) == len(prompts):
+        first, cause = next(iter(reasons.items()))
+        raise PromptError(f"prompt {first!r}: {cause}") from cause
+    if reasons:
+        log.warning("prompts too long", extra={"prompts": sorted(reasons), "window": window, "max_tokens": max_tokens})
+    return set(reasons)
 
 
 def publish(engine: TransformersEngine, published: Published, request: PublishRequest) -> Policy:

@@ -9,6 +9,7 @@ Invariants:
 
 from __future__ import annotations
 
+import math
 import time
 from collections import defaultdict
 from collections.abc import Iterator
@@ -69,7 +70,8 @@ class Updater:
         Returns:
             loss (mean over mini-batches), grad_norm (largest, before clipping), tokens, sequences, masked,
             mismatch_kl (k3 estimator of KL(sampler‖trainer), nats per token), entropy and teacher_entropy (nats
-            per token), skipped (optimizer steps whose gradient was not finite).
+            per token), skipped (optimizer steps whose gradient was not finite). What is not finite is left out: JSON
+            can't write it, and `skipped` tells.
         """
         shares = [
             self._micro_batches(samples, settings, watch) for samples in batch.mini_batches(settings.mini_batches)
@@ -97,14 +99,15 @@ class Updater:
         tokens = max(total.pop("tokens"), 1.0)
         if self._teacher is None:
             del total["teacher_entropy"]
-        return {name: value / tokens for name, value in total.items()} | {
+        metrics = {name: value / tokens for name, value in total.items()} | {
             "loss": total["loss"] / mini_batches,
-            "grad_norm": max(norms, default=0.0),
+            "grad_norm": max(filter(math.isfinite, norms), default=0.0),
             "tokens": float(batch.tokens),
             "sequences": float(len(batch.samples)),
             "masked": float(batch.masked),
             "skipped": float(len(norms) - applied),
         }
+        return {name: value for name, value in metrics.items() if math.isfinite(value)}
 
     def _micro_batches(
         self, samples: tuple[Sample, ...], settings: TrainSettings, watch: Stopwatch

@@ -2,60 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from typer.testing import CliRunner, Result
 
-from gateway.cli import client, main, verify
-from gateway.cli.client import Gateway
-from services.common.artifacts import seal_weights
+from gateway.cli import client, verify
+from tests.cli.conftest import Api, Pmd
 from tests.cli.synthetic import report
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "pocket.yaml"
-Answers = dict[str, Any]
-
-
-class Api:
-    """Answers by `METHOD /path`; remembers what it was asked."""
-
-    def __init__(self) -> None:
-        self.answers: Answers = {}
-        self.asked: list[httpx.Request] = []
-
-    def __call__(self, request: httpx.Request) -> httpx.Response:
-        self.asked.append(request)
-        answer = self.answers.get(f"{request.method} {request.url.path}")
-        if answer is None:
-            return httpx.Response(404, json={"status": 404, "title": f"no {request.url.path}"})
-        return answer if isinstance(answer, httpx.Response) else httpx.Response(200, json=answer)
-
-
-@pytest.fixture
-def api(monkeypatch: pytest.MonkeyPatch) -> Api:
-    found = Api()
-    gateway = Gateway("http://gateway", "token", transport=httpx.MockTransport(found))
-    for module in ("runs", "compare", "memory", "chat", "export", "verify"):
-        monkeypatch.setattr(f"gateway.cli.{module}.connect", lambda: gateway)
-    return found
-
-
-@pytest.fixture
-def pmd(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Result]:
-    monkeypatch.setenv("PMD_STATE_DIR", str(tmp_path / "state"))
-    monkeypatch.delenv("PMD_URL", raising=False)
-    monkeypatch.delenv("PMD_TOKEN", raising=False)
-    return lambda *words: CliRunner().invoke(main.app, list(words))
-
-
-Pmd = Callable[..., Result]
 
 
 def run_view(**changes: Any) -> dict[str, Any]:
@@ -247,33 +207,6 @@ def test_chat_streams_the_newest_version(api: Api, pmd: Pmd) -> None:
     assert sent["model"] == "r@7"
     assert sent["messages"] == [{"role": "user", "content": "hello"}]
     assert "a version is a number" in pmd("chat", "r@new", "--prompt", "x").stderr
-
-
-def published(folder: Path) -> dict[str, Any]:
-    folder.mkdir()
-    (folder / "model.safetensors").write_bytes(b"weights")
-    (folder / "model.safetensors").chmod(0o600)  # as safetensors writes it
-    (folder / "config.json").write_text("{}")
-    return {"step": 2, "weights": seal_weights(folder, 2, {}).model_dump(), "evaluation": {}}
-
-
-def test_an_export_is_the_published_folder_without_bookkeeping(api: Api, pmd: Pmd, tmp_path: Path) -> None:
-    api.answers["GET /v1/runs/r/checkpoints"] = [published(tmp_path / "v2")]
-    result = pmd("export", "r", "--to", str(tmp_path / "out"))
-    assert result.exit_code == 0, result.output
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["config.json", "model.safetensors"]
-    assert (tmp_path / "out" / "model.safetensors").stat().st_mode & 0o044, "whoever serves it can read it"
-    assert "not an empty folder" in pmd("export", "r", "--to", str(tmp_path / "out")).stderr
-    assert "there are 2" in pmd("export", "r", "--step", "9", "--to", str(tmp_path / "x")).stderr
-
-
-def test_a_damaged_checkpoint_is_not_exported(api: Api, pmd: Pmd, tmp_path: Path) -> None:
-    api.answers["GET /v1/runs/r/checkpoints"] = [published(tmp_path / "v2")]
-    (tmp_path / "v2" / "model.safetensors").write_bytes(hashlib.sha256(b"other").digest())
-    result = pmd("export", "r", "--to", str(tmp_path / "out"))
-    assert result.exit_code == 1
-    assert "model.safetensors" in result.stderr
-    assert not (tmp_path / "out").exists()
 
 
 @pytest.fixture

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import signal
 import socket
 import stat
+import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from gateway import launcher
 from gateway.launcher import (
     LISTENERS,
     SERVICES,
@@ -18,8 +22,11 @@ from gateway.launcher import (
     check_redis,
     choose_ports,
     ensure_token,
+    start_detached,
+    supervise,
     wait_ready,
 )
+from gateway.supervisor import is_held
 from services.common.serve import PORTS
 
 TOKEN = "a-token-of-this-test"
@@ -122,6 +129,61 @@ def test_a_redis_that_does_not_answer_is_named_without_its_password(url: str) ->
     with pytest.raises(LaunchError, match="unset it and one is started here") as refused:
         check_redis(url)
     assert "secret-word" not in str(refused.value)
+
+
+@pytest.fixture
+def spawned(monkeypatch: pytest.MonkeyPatch) -> list[subprocess.Popen[bytes]]:
+    """What `start_detached` has started: sleepers in the place of supervisors."""
+    found: list[subprocess.Popen[bytes]] = []
+    real = subprocess.Popen
+
+    def popen(argv: list[str], **options: Any) -> subprocess.Popen[bytes]:
+        found.append(real(["sleep", "0" if "--faster" in argv else "60"], **options))
+        return found[-1]
+
+    monkeypatch.setattr(subprocess, "Popen", popen)
+    return found
+
+
+def test_an_interrupted_start_leaves_nothing_behind(
+    tmp_path: Path, spawned: list[subprocess.Popen[bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ctrl_c(_: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(launcher, "read_state", ctrl_c)
+    with pytest.raises(KeyboardInterrupt):
+        start_detached(tmp_path)
+    assert [process.poll() for process in spawned] == [-signal.SIGTERM]
+
+
+def test_who_comes_second_has_started_nothing(
+    tmp_path: Path, spawned: list[subprocess.Popen[bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else its end would stop what another call has started."""
+    monkeypatch.setattr(launcher, "read_state", lambda _: {"pid": 1})
+    assert not start_detached(tmp_path, "--faster")
+    assert [process.poll() for process in spawned] == [0]
+
+
+def test_of_two_that_start_at_once_both_know_one_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second supervisor waits with its token until the first has written one."""
+    used: list[str] = []
+
+    def build(_: Path, __: Any, token: str, ___: str) -> list[Any]:
+        used.append(token)
+        raise LaunchError("enough")
+
+    def ensure(state_dir: Path) -> str:
+        assert is_held(state_dir)
+        return ensure_token(state_dir)
+
+    monkeypatch.setattr(launcher, "build_programs", build)
+    monkeypatch.setattr(launcher, "ensure_token", ensure)
+    for _ in range(2):
+        with pytest.raises(LaunchError, match="enough"):
+            supervise(tmp_path)
+    assert used == [(tmp_path / "token").read_text()] * 2
 
 
 def test_a_service_that_does_not_come_up_is_named_with_the_end_of_its_log(

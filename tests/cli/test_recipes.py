@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from pydantic import BaseModel
 
-from gateway.recipe import Method, Recipe, load_recipe
+from gateway.problems import InvalidRecipe, parse_recipe
+from gateway.recipe import Method, Recipe, RecipeError, load_recipe, parse_overrides
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 POCKET = [RECIPES / "pocket.yaml", *sorted((RECIPES / "pocket").rglob("*.yaml"))]
@@ -51,3 +55,69 @@ def test_sdpo_and_pmd_share_everything_but_memory_learning_rate_and_who_may_be_s
     own = {"name": True, "method": True, "optimizer": {"lr"}, "context": {"demonstrations"}}
     sdpo, pmd = (read(RECIPES / "pocket" / f"{name}.yaml").model_dump(exclude=own) for name in ("sdpo", "pmd"))
     assert sdpo == pmd
+
+
+def numbers(tree: BaseModel, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], type]]:
+    for name, value in tree:
+        if isinstance(value, BaseModel):
+            yield from numbers(value, (*path, name))
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            yield (*path, name), type(value)
+
+
+@pytest.mark.parametrize(("path", "kind"), list(numbers(read(RECIPES / "pocket.yaml"))), ids=str)
+def test_every_number_of_a_recipe_has_bounds(path: tuple[str, ...], kind: type) -> None:
+    """JSON can't write what is not finite, and no database holds every integer: both would fail at some later step."""
+    for wrong in (10**30,) if kind is int else (float("inf"), float("-inf"), float("nan")):
+        over: Any = wrong
+        for part in reversed(path):
+            over = {part: over}
+        with pytest.raises(InvalidRecipe) as refused:
+            parse_recipe(load_recipe(RECIPES / "pocket.yaml", over))
+        assert [field["field"] for field in refused.value.fields] == [".".join(path)]
+
+
+def test_more_rollouts_than_can_be_drawn_at_once_are_refused() -> None:
+    for key in ("schedule.rollouts_per_problem", "evaluation.samples"):
+        with pytest.raises(InvalidRecipe, match=f"{key}: .*1024"):
+            parse_recipe(load_recipe(RECIPES / "pocket.yaml", parse_overrides([f"{key}=2000"])))
+
+
+def test_a_template_that_a_later_step_would_stumble_over_is_refused() -> None:
+    over = {"prompts": {"abstract": "{% for insight in insights %}{{ insigth }}{% endfor %}"}}
+    with pytest.raises(InvalidRecipe, match=r"prompts.abstract: no variable 'insigth'"):
+        parse_recipe(load_recipe(RECIPES / "pocket.yaml", over))
+
+
+def test_another_source_of_problems_takes_the_place_of_the_extended_one(tmp_path: Path) -> None:
+    (tmp_path / "own.yaml").write_text(
+        f"extends: {RECIPES / 'pocket.yaml'}\nproblems: {{source: livecodebench, files: {{train: [x.jsonl]}},"
+        " since: 2025-02-01}\n"
+    )
+    tree = load_recipe(tmp_path / "own.yaml")
+    files = {"train": [str(tmp_path / "x.jsonl")]}
+    assert tree["problems"] == {"source": "livecodebench", "files": files, "since": "2025-02-01"}
+    assert str(parse_recipe(tree).problems.since) == "2025-02-01"  # type: ignore[union-attr]
+
+
+def test_paths_of_overrides_are_where_the_caller_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(RECIPES.parent)
+    over = parse_overrides(["model=examples/pocket/base", "prompts=examples/pocket/prompts"])
+    assert load_recipe(RECIPES / "pocket.yaml", over) == load_recipe(RECIPES / "pocket.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "cause"),
+    [
+        ("extends: own.yaml", "in a circle"),
+        ("extends: absent.yaml", "absent.yaml: No such file"),
+        ("prompts: .", "own.yaml: prompts: .*teacher.jinja"),
+        ('prompts: "a\\0b"', "own.yaml: prompts: .*null byte"),
+        ("name: !!binary aGVsbG8=", "no YAML: could not determine a constructor"),
+        ("- a", "a mapping of keys"),
+    ],
+)
+def test_a_recipe_that_cannot_be_read_says_why(text: str, cause: str, tmp_path: Path) -> None:
+    (tmp_path / "own.yaml").write_text(text)
+    with pytest.raises(RecipeError, match=cause):
+        load_recipe(tmp_path / "own.yaml")

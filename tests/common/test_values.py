@@ -71,6 +71,11 @@ def test_a_changed_artifact_is_refused(tmp_path: Path) -> None:
         artifacts.read_bytes(ref)
 
 
+def test_a_problem_in_which_nobody_asks_is_refused() -> None:
+    with pytest.raises(ValidationError, match="no turn of a user"):
+        Problem(id="p", messages=[Message(role="system", content="Answer.")], verifier={})
+
+
 def test_problems_survive_the_round_trip(tmp_path: Path) -> None:
     problem = Problem(
         id="p", messages=[Message(role="user", content="Größe? 大")], verifier={"kind": "exact", "answer": "1"}

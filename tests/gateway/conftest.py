@@ -30,6 +30,7 @@ def model(tmp_path: Path) -> Path:
     folder.mkdir()
     (folder / "config.json").write_text("{}")
     (folder / "tokenizer.json").write_text("{}")
+    (folder / "chat_template.jinja").write_text("{{ messages[0].content }}")
     (folder / "model.safetensors").write_bytes(b"weights")
     return folder
 

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from functools import reduce
+
 import pytest
 
-from gateway.gate import lead, masked_problems, pass_rates, probe_prompts, tally
+from gateway.gate import OPEN, Lead, follow, masked_problems, pass_rates, probe_prompts, tally
+
+
+def lead(history: Iterable[tuple[float, float]]) -> Lead:
+    """The reading after steps with these (teacher, student) pass rates."""
+    return reduce(lambda before, now: follow(before, *now), history, OPEN)
 
 
 def test_before_any_probe_the_gate_is_open() -> None:

@@ -12,25 +12,16 @@ import httpx
 import pytest
 import schemathesis
 from fastapi.testclient import TestClient
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.app import create_app
 from gateway.settings import GatewaySettings
 from services.memory.app import create_app as create_memory
 from services.memory.settings import MemoryServiceSettings
+from tests.drawn import operations, quick, request_of
 from tests.gateway.fakes import TOKEN
 
-QUICK = settings(
-    max_examples=8,
-    derandomize=True,
-    database=None,
-    deadline=None,
-    phases=[Phase.generate],
-    suppress_health_check=list(HealthCheck),
-)
-HTTPX = ("method", "url", "params", "headers", "json", "content", "data")
-AUTH = {"Authorization": f"Bearer {TOKEN}"}
 MAX_QUERY = 60_000
 
 BANK = [
@@ -55,7 +46,7 @@ def http(tmp_path: Path) -> Iterator[TestClient]:
         wake=lambda _: None,
         transports=transports,
     )
-    with TestClient(gateway, headers=AUTH, raise_server_exceptions=False) as client:
+    with TestClient(gateway, headers={"Authorization": f"Bearer {TOKEN}"}, raise_server_exceptions=False) as client:
         yield client
 
 
@@ -85,26 +76,25 @@ def test_requests_drawn_from_the_document_are_never_5xx(http: TestClient, run: s
     items = [i["id"] for i in http.get(f"/v1/runs/{run}/memory").json()["items"]]
     known = {"run": [run], "item": items, "rollout": ["1:p0#0"]}
 
-    def ask(operation: Any) -> None:
-        @QUICK
+    def ask(operation: Any, mode: schemathesis.GenerationMode) -> None:
+        @quick(4)
         @given(data=st.data())
         def check(data: st.DataObject) -> None:
-            mode = data.draw(st.sampled_from(list(schemathesis.GenerationMode)))
             case = data.draw(operation.as_strategy(generation_mode=mode))
             for name, values in known.items():
                 if name in case.path_parameters and data.draw(st.booleans()):
                     case.path_parameters[name] = data.draw(st.sampled_from(values))
-            request = case.as_transport_kwargs(base_url="http://testserver")
+            request = request_of(case, TOKEN)
             if len(urlencode(request.get("params") or {}, doseq=True)) > MAX_QUERY:
                 return  # the client refuses such an address, not the gateway
-            request["headers"] = {**request.get("headers", {}), **AUTH, "If-Match": "*"}
-            answer = http.request(**{k: v for k, v in request.items() if k in HTTPX})
+            request["headers"]["If-Match"] = "*"
+            answer = http.request(**request)
             assert answer.status_code < 500, (request, answer.text)
 
         check()
 
-    operations = [r.ok() for r in schemathesis.openapi.from_dict(http.get("/openapi.json").json()).get_all_operations()]
-    ours = [o for o in operations if any(part in o.path for part in ("/memory", "/bank", "/contexts/"))]
-    assert len(ours) >= 14
-    for operation in ours:
-        ask(operation)
+    drawn = [param.values for param in operations(http.get("/openapi.json").json())]
+    ours = [each for each in drawn if any(part in each[0].path for part in ("/memory", "/bank", "/contexts/"))]
+    assert len(ours) >= 28
+    for operation, mode in ours:
+        ask(operation, mode)

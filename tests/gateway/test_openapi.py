@@ -16,27 +16,17 @@ import pytest
 import schemathesis
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.app import create_app
 from gateway.problems import parse_recipe
 from gateway.settings import GatewaySettings
+from tests.drawn import operations, quick, request_of
 from tests.gateway.fakes import TOKEN
 
-AUTH = {"Authorization": f"Bearer {TOKEN}"}
-QUICK = settings(
-    max_examples=10,
-    derandomize=True,
-    database=None,
-    deadline=None,
-    phases=[Phase.generate],
-    suppress_health_check=list(HealthCheck),
-)
 SERVICES = ("rollout", "verifier", "memory", "trainer")
 LONGEST_URL = 10_000
-HTTPX = ("method", "url", "params", "headers", "json", "content", "data")
-"""What of schemathesis' request our client takes."""
 
 
 def gateway(folder: Path) -> FastAPI:
@@ -59,31 +49,22 @@ DOCUMENT = document()
 @pytest.fixture(scope="module")
 def http(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
     app = gateway(tmp_path_factory.mktemp("state"))
-    with TestClient(app, headers=AUTH, raise_server_exceptions=False) as client:
+    with TestClient(app, headers={"Authorization": f"Bearer {TOKEN}"}, raise_server_exceptions=False) as client:
         yield client
 
 
-def operations() -> Iterator[Any]:
-    for result in schemathesis.openapi.from_dict(DOCUMENT).get_all_operations():
-        operation = result.ok()
-        for mode in schemathesis.GenerationMode:
-            if mode.is_positive or "{" in operation.path or operation.body:
-                yield pytest.param(operation, mode, id=f"{mode.value}-{operation.label}")
-
-
-@pytest.mark.parametrize(("operation", "mode"), list(operations()))
+@pytest.mark.parametrize(("operation", "mode"), list(operations(DOCUMENT)))
 def test_requests_drawn_from_the_document_are_answered(
     operation: Any, mode: schemathesis.GenerationMode, http: TestClient
 ) -> None:
-    @QUICK
+    @quick(10)
     @given(data=st.data())
     def check(data: st.DataObject) -> None:
         case = data.draw(operation.as_strategy(generation_mode=mode))
-        request = case.as_transport_kwargs(base_url="http://testserver")
-        request["headers"] = {**request.get("headers", {}), **AUTH}
+        request = request_of(case, TOKEN)
         if len(str(request.get("params"))) > LONGEST_URL:
             return  # no client sends that
-        answer = http.request(**{k: v for k, v in request.items() if k in HTTPX})
+        answer = http.request(**request)
         # 503 is the truth here of a service that is away; everything else above 499 is a defect.
         assert answer.status_code < 500 or answer.status_code == 503, (request, answer.text)
 

@@ -10,7 +10,6 @@ import pytest
 from pydantic import BaseModel
 
 from gateway.bodies import phase_seed
-from gateway.gate import lead
 from gateway.order import step_problems
 from gateway.plan import next_phases, step_plan, steps_complete
 from gateway.recipe import Recipe
@@ -29,6 +28,7 @@ from services.common.requests import (
     VerifyResult,
 )
 from services.common.wire import Policy, Ref, Weights
+from tests.gateway.test_gate import lead
 
 Make = Callable[..., Recipe]
 

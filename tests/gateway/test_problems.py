@@ -93,14 +93,29 @@ def test_a_model_that_is_not_there_is_refused(model_path: str, message: str, rec
 
 
 @pytest.mark.parametrize(
-    ("missing", "pattern"), [("model.safetensors", "*.safetensors"), ("tokenizer.json", "tokenizer*")]
+    ("missing", "named"),
+    [
+        ("model.safetensors", "*.safetensors"),
+        ("tokenizer.json", "tokenizer.json"),
+        ("chat_template.jinja", "chat template"),
+    ],
 )
-def test_a_folder_without_weights_or_tokenizer_is_no_model(
-    missing: str, pattern: str, recipe: Make, model: Path, tmp_path: Path
+def test_a_folder_without_weights_tokenizer_or_chat_template_is_no_model(
+    missing: str, named: str, recipe: Make, model: Path, tmp_path: Path
 ) -> None:
     (model / missing).unlink()
+    (model / "tokenizer_config.json").write_text("{}")
     field = refusal(lambda: materialise(recipe(), "demo-1", f"file://{tmp_path}/runs"))
-    assert f"holds no {pattern}" in field["message"]
+    assert field["field"] == "model"
+    assert f"holds no {named}" in field["message"]
+
+
+def test_an_older_models_chat_template_is_in_its_tokenizers_configuration(
+    recipe: Make, model: Path, tmp_path: Path
+) -> None:
+    (model / "chat_template.jinja").unlink()
+    (model / "tokenizer_config.json").write_text('{"chat_template": "{{ messages }}"}')
+    materialise(recipe(), "demo-1", f"file://{tmp_path}/runs")
 
 
 def test_a_bad_record_is_named_by_file_line_and_field_and_the_rest_loads(recipe_tree: Tree, tmp_path: Path) -> None:
@@ -187,6 +202,7 @@ def test_more_pocket_problems_than_there_are_is_a_recipes_mistake() -> None:
         ({"sampling": {"temperature": 0}}, "sampling.temperature", "greedy rollouts are all the same"),
         ({"sampling": {"temperature": 1e-9}}, "sampling.temperature", "give 0 for greedy choices"),
         ({"generator": {"model": "big"}}, "generator.base_url", "needed for a model"),
+        ({"generator": {"model": "big", "base_url": "host:80"}}, "generator.base_url", "should match pattern"),
         ({"method": "memory_agent", "memory": {"levels": []}}, "memory.levels", "memory_agent without memory is base"),
     ],
 )

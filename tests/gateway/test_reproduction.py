@@ -11,7 +11,7 @@ import pytest
 
 from gateway.recipe import Recipe
 from gateway.report.curves import curve_chart
-from gateway.report.statistics import area, at_step, estimate, paired, t_quantile
+from gateway.report.statistics import area, estimate, paired, t_quantile
 from gateway.reproduction import (
     Cell,
     Setting,
@@ -58,7 +58,6 @@ def test_pairing_takes_the_worlds_out() -> None:
 def test_area_is_the_mean_height_of_a_curve() -> None:
     assert area([(0, 0.0), (10, 1.0), (20, 1.0)]) == pytest.approx(0.75)
     assert area([(0, 0.4)]) == 0.4
-    assert at_step([(0, 0.1), (10, 0.2)], 9) == 0.1
 
 
 def test_a_cell_is_a_valid_recipe_of_its_own_world_and_a_function_of_the_cell() -> None:

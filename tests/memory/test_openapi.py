@@ -15,38 +15,23 @@ from urllib.parse import urlencode
 
 import pytest
 import schemathesis
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from services.memory.app import create_app
 from services.memory.settings import MemoryServiceSettings
+from tests.drawn import operations, quick, request_of
 from tests.memory.conftest import Words
 from tests.memory.desk import RIGHT, TOKEN, WRONG, B, Desk, open_desk
 
-QUICK = settings(
-    max_examples=12,
-    derandomize=True,
-    database=None,
-    deadline=None,
-    phases=[Phase.generate],
-    suppress_health_check=list(HealthCheck),
-)
-HTTPX = ("method", "url", "params", "headers", "json", "content", "data")
-"""What of schemathesis' request our client takes."""
 MAX_QUERY = 60_000
 SKIPPED = {"/metrics", "/v1/jobs/{key}"}
 """Jobs are the protocol that all services share, tested there; a drawn one would wait for ever."""
 
 
-def operations() -> Iterator[Any]:
-    """Every operation with valid requests, and with invalid ones where it takes anything that can be wrong."""
+def document() -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
-        document = create_app(MemoryServiceSettings(token=TOKEN, state_dir=Path(folder))).openapi()  # type: ignore[arg-type]
-    for result in schemathesis.openapi.from_dict(document).get_all_operations():
-        operation = result.ok()
-        for mode in schemathesis.GenerationMode:
-            if operation.path not in SKIPPED and (mode.is_positive or "{" in operation.path or operation.body):
-                yield pytest.param(operation, mode, id=f"{mode.value}-{operation.label}")
+        return create_app(MemoryServiceSettings(token=TOKEN, state_dir=Path(folder))).openapi()  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +46,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
         yield opened
 
 
-@pytest.mark.parametrize(("operation", "mode"), list(operations()))
+@pytest.mark.parametrize(("operation", "mode"), list(operations(document(), SKIPPED)))
 def test_requests_drawn_from_the_document_are_never_5xx(
     operation: Any, mode: schemathesis.GenerationMode, desk: Desk
 ) -> None:
@@ -71,23 +56,21 @@ def test_requests_drawn_from_the_document_are_never_5xx(
         "rollout": ["1:p0#0"],
     }
 
-    @QUICK
+    @quick(12)
     @given(data=st.data())
     def check(data: st.DataObject) -> None:
         case = data.draw(operation.as_strategy(generation_mode=mode))
         for name, values in known.items():
             if name in case.path_parameters and values and data.draw(st.booleans()):
                 case.path_parameters[name] = data.draw(st.sampled_from(values))
-        request = case.as_transport_kwargs(base_url="http://testserver")
-        headers = {**request.get("headers", {}), "Authorization": f"Bearer {TOKEN}"}
+        request = request_of(case, TOKEN)
         if data.draw(st.booleans()):
-            headers["If-Match"] = "*"
+            request["headers"]["If-Match"] = "*"
         if operation.method.upper() == "DELETE" and "banks/b?" in request["url"] + "?":
             return  # the bank that the other cases are about
         if len(urlencode(request.get("params") or {}, doseq=True)) > MAX_QUERY:
             return  # the client refuses such an address, not the service
-        request["headers"] = headers
-        answer = desk.http.request(**{k: v for k, v in request.items() if k in HTTPX})
+        answer = desk.http.request(**request)
         assert answer.status_code < 500, (request, answer.text)
         if answer.status_code >= 400 and answer.headers.get("content-type") == "application/problem+json":
             body = answer.json()

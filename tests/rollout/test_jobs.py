@@ -121,11 +121,27 @@ def test_weights_with_another_hash_are_refused_and_change_nothing(service: TestC
     assert service.get("/readyz").json()["runs"]["demo"]["desired"] == 1
 
 
-def test_a_prompt_that_leaves_no_room_is_refused_by_name(
+def test_a_prompt_that_leaves_no_room_is_answered_with_nothing(
     service: TestClient, make_policy: MakePolicy, tmp_path: Path
 ) -> None:
-    prompts = write_prompts(tmp_path, ["short", "x" * 240])
-    job = run_job(service, "long", "generate", request(make_policy(), prompts, tmp_path))
+    """A context that has outgrown the window must not end a run that has others."""
+    prompts = write_prompts(tmp_path, ["short", "long " * 300, "two"])
+    cut = run_job(service, "cut", "generate", request(make_policy(), prompts, tmp_path))
+    rows = {row["rollout_id"]: row for row in rollouts(cut)}
+    assert list(rows) == [f"p{prompt}#{sample}" for prompt in range(3) for sample in range(2)]
+    for sample in range(2):
+        empty = rows[f"p1#{sample}"]
+        assert (empty["token_ids"], empty["text"], empty["finish_reason"]) == ([], "", "length")
+        assert len(empty["prompt_ids"]) > 256
+    whole = run_job(service, "whole", "generate", request(make_policy(), prompts, tmp_path, ids=["p0", "p2"]))
+    assert [rows[row["rollout_id"]] for row in rollouts(whole)] == rollouts(whole)
+
+
+def test_when_no_prompt_leaves_room_the_request_is_refused(
+    service: TestClient, make_policy: MakePolicy, tmp_path: Path
+) -> None:
+    prompts = write_prompts(tmp_path, ["short", "long " * 300])
+    job = run_job(service, "long", "generate", request(make_policy(), prompts, tmp_path, ids=["p1"]))
     assert job["status"] == "failed"
     assert "prompt 'p1'" in job["error"]["message"]
     assert "context window of 256" in job["error"]["message"]

@@ -16,22 +16,14 @@ from typing import Any
 import pytest
 import schemathesis
 from fastapi.testclient import TestClient
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from services.verifier.app import create_app
 from services.verifier.settings import VerifierSettings
+from tests.drawn import operations, quick, request_of
 from tests.verifier.conftest import RIGHT, SOLVE_SPEC, fenced
 from tests.verifier.test_service import TOKEN
-
-QUICK = settings(
-    max_examples=25,
-    derandomize=True,
-    database=None,
-    deadline=None,
-    phases=[Phase.generate],
-    suppress_health_check=list(HealthCheck),
-)
 
 SPECS: list[dict[str, Any]] = [
     {**SOLVE_SPEC, "tests": SOLVE_SPEC["tests"][:1]},
@@ -41,8 +33,6 @@ SPECS: list[dict[str, Any]] = [
     {"kind": "regex", "pattern": "[0-9]+"},
     {"kind": "json_schema", "json_schema": {"type": "object"}},
 ]
-HTTPX = ("method", "url", "params", "headers", "json", "content", "data")
-"""What of schemathesis' request our client takes."""
 ANYTHING = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
@@ -60,30 +50,23 @@ def http(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
         yield client
 
 
-def operations() -> Iterator[Any]:
-    """Every operation with valid requests, and with invalid ones where it takes anything that can be wrong."""
+def document() -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
-        document = create_app(VerifierSettings(token=TOKEN, state_dir=Path(folder))).openapi()
-    for result in schemathesis.openapi.from_dict(document).get_all_operations():
-        operation = result.ok()
-        for mode in schemathesis.GenerationMode:
-            if mode.is_positive or "{" in operation.path or operation.body:
-                yield pytest.param(operation, mode, id=f"{mode.value}-{operation.label}")
+        return create_app(VerifierSettings(token=TOKEN, state_dir=Path(folder))).openapi()
 
 
-@pytest.mark.parametrize(("operation", "mode"), list(operations()))
+@pytest.mark.parametrize(("operation", "mode"), list(operations(document())))
 def test_requests_drawn_from_the_document_are_never_5xx(
     operation: Any, mode: schemathesis.GenerationMode, http: TestClient
 ) -> None:
-    @QUICK
+    @quick(25)
     @given(data=st.data())
     def check(data: st.DataObject) -> None:
         case = data.draw(operation.as_strategy(generation_mode=mode))
-        request = case.as_transport_kwargs(base_url="http://testserver")
-        request["headers"] = {**request.get("headers", {}), "Authorization": f"Bearer {TOKEN}"}
+        request = request_of(case, TOKEN)
         if request.get("params"):
             request["params"] = {k: v for k, v in request["params"].items() if k != "wait"}
-        answer = http.request(**{k: v for k, v in request.items() if k in HTTPX})
+        answer = http.request(**request)
         assert answer.status_code < 500, (request, answer.text)
 
     check()
@@ -112,7 +95,7 @@ def test_a_request_broken_at_one_place_is_answered_and_the_place_is_named(
 ) -> None:
     whole = {"items": [{"verifier": spec, "completion": fenced(RIGHT)}]}
 
-    @QUICK
+    @quick(25)
     @given(path=st.sampled_from(list(places(whole))), part=ANYTHING)
     def check(path: tuple[str | int, ...], part: Any) -> None:
         body = json.dumps(broken(whole, path, part))

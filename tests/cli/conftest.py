@@ -1,0 +1,51 @@
+"""The `pmd` command in front of a gateway of canned answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from typer.testing import CliRunner, Result
+
+from gateway.cli import main
+from gateway.cli.client import Gateway
+
+Answers = dict[str, Any]
+
+
+class Api:
+    """Answers by `METHOD /path`; remembers what it was asked."""
+
+    def __init__(self) -> None:
+        self.answers: Answers = {}
+        self.asked: list[httpx.Request] = []
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        self.asked.append(request)
+        answer = self.answers.get(f"{request.method} {request.url.path}")
+        if answer is None:
+            return httpx.Response(404, json={"status": 404, "title": f"no {request.url.path}"})
+        return answer if isinstance(answer, httpx.Response) else httpx.Response(200, json=answer)
+
+
+@pytest.fixture
+def api(monkeypatch: pytest.MonkeyPatch) -> Api:
+    found = Api()
+    gateway = Gateway("http://gateway", "token", transport=httpx.MockTransport(found))
+    for module in ("runs", "compare", "memory", "chat", "export", "verify"):
+        monkeypatch.setattr(f"gateway.cli.{module}.connect", lambda: gateway)
+    return found
+
+
+@pytest.fixture
+def pmd(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Result]:
+    monkeypatch.setenv("PMD_STATE_DIR", str(tmp_path / "state"))
+    monkeypatch.delenv("PMD_URL", raising=False)
+    monkeypatch.delenv("PMD_TOKEN", raising=False)
+    return lambda *words: CliRunner().invoke(main.app, list(words))
+
+
+Pmd = Callable[..., Result]

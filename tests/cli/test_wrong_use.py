@@ -1,0 +1,98 @@
+"""Wrong use of `pmd` is one clear line, never a traceback."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+
+from gateway.cli.progress import Progress
+from tests.cli.conftest import Api, Pmd
+from tests.cli.synthetic import report
+
+
+@pytest.mark.parametrize(
+    ("url", "token", "cause"),
+    [
+        ("http://gateway:port", "t", "no address of a gateway"),
+        ("foo", "t", "no gateway answers at foo"),
+        ("http://127.0.0.1:9", "a\nb", "PMD_TOKEN is no token"),
+        ("http://127.0.0.1:9", "t\u00fc", "PMD_TOKEN is no token"),
+    ],
+)
+def test_an_address_or_a_token_that_is_none_is_named(
+    url: str, token: str, cause: str, pmd: Pmd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PMD_URL", url)
+    monkeypatch.setenv("PMD_TOKEN", token)
+    result = pmd("runs", "list")
+    assert result.exit_code in {1, 2}
+    assert cause in result.stderr
+
+
+@pytest.mark.parametrize(
+    "answer", [httpx.Response(200, text="<html>"), httpx.Response(404, json=[1]), httpx.Response(502, text="bad")]
+)
+def test_what_is_no_gateway_is_said_to_be_none(answer: httpx.Response, api: Api, pmd: Pmd) -> None:
+    api.answers["GET /v1/runs/r"] = answer
+    result = pmd("runs", "show", "r")
+    assert result.exit_code == 1
+    assert result.stderr.startswith("error: ")
+
+
+def test_text_that_no_encoding_can_write_is_named(api: Api, pmd: Pmd) -> None:
+    api.answers["GET /v1/runs/r"] = report().run.model_dump(mode="json")
+    result = pmd("chat", "r", "--prompt", "\udcff")  # how Python reads an argument that is no UTF-8
+    assert result.exit_code == 1
+    assert "can't be written as utf-8" in result.stderr
+
+
+def test_an_answer_that_breaks_off_is_an_error(api: Api, pmd: Pmd) -> None:
+    api.answers["GET /v1/runs/r"] = report().run.model_dump(mode="json")
+    broken = 'data: {"choices": [{"delta": {"content": "Pl"}}]}\n\ndata: {"error": {"message": "it broke off"}}\n\n'
+    api.answers["POST /v1/chat/completions"] = httpx.Response(200, text=broken)
+    result = pmd("chat", "r", "--prompt", "hello")
+    assert result.exit_code == 1
+    assert "it broke off" in result.stderr
+
+
+def test_a_page_that_can_not_be_written_is_named(api: Api, pmd: Pmd, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    api.answers["GET /v1/runs/r/report"] = report().model_dump(mode="json")
+    result = pmd("runs", "report", "r", "--html", str(tmp_path / "file" / "page.html"))
+    assert result.exit_code == 1
+    assert "error: " in result.stderr
+
+
+def test_a_terminal_that_knows_ascii_only_still_shows_a_report(tmp_path: Path) -> None:
+    """In a process of its own: the encoding of stdout is fixed at start."""
+    code = (
+        "import sys, httpx\n"
+        "from gateway.cli import client, main, runs\n"
+        "from tests.cli.synthetic import report\n"
+        "told = httpx.MockTransport(lambda _: httpx.Response(200, json=report().model_dump(mode='json')))\n"
+        "runs.connect = lambda: client.Gateway('http://gateway', 'token', transport=told)\n"
+        "main.app(sys.argv[1:])\n"
+    )
+    plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PMD_STATE_DIR": str(tmp_path)}
+    for words in (["runs", "report", "r", "--html", str(tmp_path / "page.html")], ["runs", "report", "r", "--json"]):
+        done = subprocess.run(
+            [sys.executable, "-c", code, *words], env=os.environ | plain, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.isascii()
+    assert json.loads(done.stdout) == report().model_dump(mode="json")
+    assert not (tmp_path / "page.html").read_text(encoding="utf-8").isascii()
+
+
+def test_who_watches_a_paused_run_is_told_what_to_do() -> None:
+    progress = Progress(steps=2)
+    progress.apply({"type": "run.status", "payload": {"status": "paused"}})
+    assert "pmd runs resume" in progress.notice
+    progress.apply({"type": "run.status", "payload": {"status": "queued"}})
+    assert not progress.notice
