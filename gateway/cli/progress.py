@@ -98,9 +98,10 @@ class Progress:
 
 
 def _lead(step: Mapping[str, Any]) -> float | None:
-    """How much better the policy is with its teacher context than without: the gate's reading, else this step's."""
-    if step.get("lead") is not None:
-        return float(step["lead"])
+    """How much better the policy was in this step with its teacher context than without.
+
+    The gate's own reading is a mean that begins at a full lead: in a run's first steps it says nothing.
+    """
     if step["probe_pass_rate"] is None or step["pass_rate"] is None:
         return None
     return float(step["probe_pass_rate"] - step["pass_rate"])
