@@ -12,13 +12,22 @@ DASHES = ("solid", "dashed", "dotted")
 
 
 def curve_chart(title: str, curves: Mapping[str, list[tuple[int, float]]]) -> str:
-    """An SVG file: accuracy over steps, one line per variant, labelled at its end, in light and dark."""
+    """An SVG file: accuracy over steps, one line per variant, labelled at its end, in light and dark.
+
+    A variant that was evaluated once does not change: its line is level.
+    """
+    end = max((points[-1][0] for points in curves.values() if points), default=0)
     lines = [
-        Series(name, points, COLOURS[i % len(COLOURS)], DASHES[i // len(COLOURS) % len(DASHES)])
+        Series(
+            name,
+            points if len(points) != 1 else [*points, (end, points[0][1])],
+            COLOURS[i % len(COLOURS)],
+            DASHES[i // len(COLOURS) % len(DASHES)],
+        )
         for i, (name, points) in enumerate(curves.items())
     ]
     described = "; ".join(f"{name} ends at {points[-1][1]:.0%}" for name, points in curves.items() if points)
     style = files("gateway.report").joinpath("page.css").read_text(encoding="utf-8")
     svg = line_chart(title, described, lines, height=320)
-    head, end, rest = svg.partition(">")
-    return f"{head}{end}<style>{style} svg {{ font-family: system-ui, sans-serif; }}</style>{rest}\n"
+    head, close, rest = svg.partition(">")
+    return f"{head}{close}<style>{style} svg {{ font-family: system-ui, sans-serif; }}</style>{rest}\n"

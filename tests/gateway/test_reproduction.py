@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 import pytest
 
 from gateway.recipe import Recipe
-from gateway.report.curves import curve_chart
+from gateway.report.curves import COLOURS, curve_chart
 from gateway.report.statistics import area, estimate, paired, t_quantile
 from gateway.reproduction import (
     Cell,
@@ -102,3 +102,12 @@ def test_curves_stand_alone_as_a_picture() -> None:
     picture = ElementTree.fromstring(curve_chart("code, hard", curves))  # noqa: S314 -- our own text
     assert picture.tag.endswith("svg")
     assert "pmd ends at 80%" in ElementTree.tostring(picture, encoding="unicode")
+
+
+def test_every_variant_has_a_line_that_is_seen() -> None:
+    names = [f"v{n}" for n in range(len(COLOURS) + 1)]
+    picture = curve_chart("many", {name: [(0, 0.1), (10, 0.5)] for name in names[1:]} | {names[0]: [(0, 0.2)]})
+    assert picture.count('class="line ') == len(names)
+    for colour in COLOURS:
+        assert f".line.{colour} {{ stroke:" in picture
+        assert f".name.{colour}" in picture
