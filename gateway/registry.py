@@ -20,6 +20,7 @@ from sqlalchemy import ColumnElement, Connection, RowMapping, and_, func, insert
 from sqlalchemy.exc import IntegrityError
 
 from gateway.recipe import Recipe
+from gateway.recorded import Attempt, recorded
 from gateway.state import Inputs, Phase, PhaseName, Record, RunState, last_step
 from gateway.status import ACTIVE, ENDED, GOALS, Desired, ForbiddenTransition, check_transition
 from gateway.tables import ARTIFACTS, EVENTS, PHASES, RUNS
@@ -50,16 +51,6 @@ class Lease:
     run: str
     owner: str
     epoch: int
-
-
-@dataclass(frozen=True)
-class Attempt:
-    """The newest attempt of a phase that is not recorded."""
-
-    number: int
-    status: str
-    failures: int
-    """Failed attempts since the run was created or resumed."""
 
 
 class Registry:
@@ -194,27 +185,11 @@ class Registry:
             UnknownRun: when there is none.
         """
         with self.database.read() as db:
-            row = db.execute(select(RUNS.c.recipe, RUNS.c.inputs).where(RUNS.c.id == run)).first()
+            row = db.execute(select(RUNS.c.recipe, RUNS.c.inputs).where(RUNS.c.id == run)).mappings().first()
             if row is None:
                 raise UnknownRun(run)
-            phases = db.execute(
-                select(PHASES).where(PHASES.c.run_id == run).order_by(PHASES.c.step, PHASES.c.attempt)
-            ).mappings()
-            records: dict[tuple[int, PhaseName], Record] = {}
-            attempts: dict[tuple[int, PhaseName], Attempt] = {}
-            for phase in phases:
-                at = (phase["step"], PhaseName(phase["name"]))
-                if phase["status"] == "succeeded":
-                    result, facts = json.loads(phase["result"]), json.loads(phase["facts"])
-                    records[at] = Record(result, facts, phase["seconds"])
-                    attempts.pop(at, None)
-                elif at not in records:
-                    before = attempts[at].failures if at in attempts else 0
-                    failures = before + (phase["status"] == "failed")
-                    attempts[at] = Attempt(phase["attempt"], phase["status"], failures)
-        numbers = {at: a.number + (a.status != "submitted") for at, a in attempts.items()}
-        recipe = Recipe.model_validate_json(row[0])
-        return RunState(run, recipe, Inputs.model_validate_json(row[1]), records, numbers), attempts
+            of_run = select(PHASES).where(PHASES.c.run_id == run).order_by(PHASES.c.step, PHASES.c.attempt)
+            return recorded(run, row, db.execute(of_run).mappings())
 
     def submitted(self, lease: Lease, phase: Phase, request_hash: str) -> None:
         """Note that a phase is about to be submitted; noting it again changes nothing."""

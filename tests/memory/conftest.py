@@ -1,170 +1,16 @@
-"""A bank filled through the real jobs; only the language model's words are given."""
+"""Banks, databases and servers for the tests of the memory."""
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from pydantic import SecretStr
 
-from services.common.artifacts import write_problems, write_table
-from services.common.columns import ROLLOUTS, VERDICTS
-from services.common.jobs import JobContext
-from services.common.options import AbstractSettings, ContextSettings, PromptFiles, ReflectSettings
-from services.common.requests import (
-    AbstractRequest,
-    Generator,
-    MemoryCounts,
-    RecordRequest,
-    ReflectRequest,
-    RetrieveRequest,
-    RetrieveResult,
-)
-from services.common.wire import Message, Problem, Ref
-from services.memory.abstract import abstract
-from services.memory.context import retrieve
-from services.memory.embed import EmbedderSpec
-from services.memory.ledger import Ledger
-from services.memory.notes import InvalidNotes
-from services.memory.record import record
-from services.memory.reflect import reflect
-from services.memory.search import Search
-from services.memory.vectors import VectorFile
 from tests.memory import postgres
+from tests.memory.desk import Desk, open_desk
 from tests.memory.weaviate_server import Server, any_server
-
-PROMPTS = PromptFiles(
-    teacher=(
-        "{{ problem }}\n{% for s in strategies %}Strategy: {{ s }}\n{% endfor %}"
-        "{% for s in lessons %}Lesson: {{ s }}\n{% endfor %}{% for s in behaviors %}Behavior: {{ s }}\n{% endfor %}"
-        "{% for e in experiences %}{{ 'Passed' if e.passed else 'Failed' }}: {{ e.text }}\n{% endfor %}"
-        "{% if solution %}Solution: {{ solution }}\n{% endif %}{% if feedback %}Feedback: {{ feedback }}\n{% endif %}"
-    ),
-    reflect="{{ mode }}|{{ problem }}|{{ successes }}|{{ failures }}|{{ strategies }}|{{ lessons }}",
-    abstract="{% for i in insights %}{{ i.strategies | join('; ') }}\n{% endfor %}",
-)
-
-
-class Words:
-    """The model at the edge: says what the test wants, remembers what it was asked."""
-
-    def __init__(self, answer: Callable[[str], str]) -> None:
-        self.answer = answer
-        self.asked: list[str] = []
-
-    def notes(self, prompts: Sequence[str], key: str, parse: Callable[[str], Any]) -> list[Any]:  # noqa: ARG002
-        self.asked += prompts
-        found = []
-        for prompt in prompts:
-            try:
-                found.append(parse(self.answer(prompt)))
-            except InvalidNotes:
-                found.append(None)
-        return found
-
-
-def code_problem(problem_id: str, question: str, split: str = "train") -> Problem:
-    return Problem(
-        id=problem_id,
-        messages=[Message(role="user", content=question)],
-        verifier={"kind": "code", "fn_name": "solve", "tests": [{"input": "[3, 1]", "output": "[1, 4, 1, 5]"}]},
-        split=split,  # type: ignore[arg-type]
-    )
-
-
-OUTCOMES = {True: "passed", False: "failed", None: "infra_error"}
-
-
-class World:
-    """A bank, its problems, and the jobs on it."""
-
-    def __init__(self, folder: Path, problems: list[Problem], url: str = "") -> None:
-        self.folder = folder
-        self.ledger = Ledger(url or f"sqlite:///{folder / 'ledger.db'}")
-        self.search = Search(
-            self.ledger, VectorFile(folder / "vectors.db"), EmbedderSpec(), SecretStr(""), lambda _: None
-        )
-        self.problems = {p.id: p for p in problems}
-        self.problems_ref = write_problems(f"file://{folder}/problems.parquet", problems)
-        self.batches: dict[int, tuple[Ref, Ref]] = {}
-
-    def job(self, key: str) -> JobContext:
-        return JobContext(key, threading.Event())
-
-    def batch(self, step: int, attempts: Sequence[tuple[str, str, bool | None]]) -> tuple[Ref, Ref]:
-        """Artifacts of a step from (problem id, text, passed); None for one that nobody could judge."""
-        rollouts, verdicts = [], []
-        for n, (pid, text, passed) in enumerate(attempts):
-            head = {"rollout_id": f"{pid}#{n}", "problem_id": pid, "split": self.problems[pid].split}
-            rollouts.append(
-                head
-                | {"prompt_id": pid, "sample": n, "prompt_ids": [1], "token_ids": [2], "logprobs": [-0.5]}
-                | {"text": text, "finish_reason": "stop", "policy_version": step - 1}
-            )
-            verdicts.append(
-                head
-                | {"outcome": OUTCOMES[passed], "reward": float(passed or 0.0)}
-                | {"feedback": "" if passed else f"wrong {n}", "sandbox_tier": "", "cpu_ms": 0.0}
-            )
-        base = f"file://{self.folder}/s{step}"
-        refs = (
-            write_table(f"{base}/rollouts.parquet", rollouts, ROLLOUTS),
-            write_table(f"{base}/verdicts.parquet", verdicts, VERDICTS),
-        )
-        self.batches[step] = refs
-        return refs
-
-    def record(self, step: int, attempts: Sequence[tuple[str, str, bool | None]], keep: int = 16) -> MemoryCounts:
-        rollouts, verdicts = self.batch(step, attempts)
-        request = RecordRequest(
-            bank="b",
-            step=step,
-            rollouts=rollouts,
-            verdicts=verdicts,
-            problems=self.problems_ref,
-            keep_attempts=keep,
-        )
-        return record(self.ledger, request, self.job(f"s{step}.record"))
-
-    def reflect(self, step: int, words: Words, ids: list[str] | None = None) -> MemoryCounts:
-        request = ReflectRequest(
-            bank="b",
-            step=step,
-            policy_version=step - 1,
-            problem_ids=ids or list(self.problems),
-            generator=Generator(model="run@0"),
-            settings=ReflectSettings(excerpt_chars=64),
-            prompts=PROMPTS,
-        )
-        return reflect(self.ledger, words, request, self.job(f"s{step}.reflect"))  # type: ignore[arg-type]
-
-    def abstract(self, step: int, words: Words) -> MemoryCounts:
-        request = AbstractRequest(
-            bank="b",
-            step=step,
-            policy_version=step - 1,
-            generator=Generator(model="run@0"),
-            settings=AbstractSettings(clustering="terms", max_behaviors=2),
-            prompts=PROMPTS,
-        )
-        return abstract(self.ledger, self.search.vectors, words, request, self.job(f"s{step}.abstract"))  # type: ignore[arg-type]
-
-    def retrieve(self, step: int, *, per_rollout: bool = True, **settings: Any) -> RetrieveResult:
-        rollouts, verdicts = self.batches[step] if per_rollout else (None, None)
-        request = RetrieveRequest(
-            bank="b",
-            problems=self.problems_ref,
-            rollouts=rollouts,
-            verdicts=verdicts,
-            step=step,
-            settings=ContextSettings(**{"excerpt_chars": 64, **settings}),
-            prompts=PROMPTS,
-            out=f"file://{self.folder}/s{step}/contexts.parquet",
-        )
-        return retrieve(self.ledger, self.search, request, self.job(f"s{step}.retrieve"))
+from tests.memory.world import World, eight_problems
 
 
 @pytest.fixture(scope="session")
@@ -173,14 +19,6 @@ def weaviate(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     server = any_server(tmp_path_factory.mktemp("weaviate"))
     yield server
     server.close()
-
-
-FAMILIES = ("zor-mil", "zor-mil", "zor-kem", "zor-kem", "pav-mil", "pav-mil", "pav-kem", "pav-kem")
-
-
-def eight_problems() -> list[Problem]:
-    """Eight problems of four families that share symbols."""
-    return [code_problem(f"p{n}", f"Apply {family}. Task {n}.") for n, family in enumerate(FAMILIES)]
 
 
 @pytest.fixture
@@ -212,3 +50,10 @@ def both(url: str, tmp_path: Path) -> Iterator[World]:
     made = World(tmp_path, eight_problems(), url)
     yield made
     made.ledger.close()
+
+
+@pytest.fixture
+def desk(url: str, tmp_path: Path) -> Iterator[Desk]:
+    """A person at the REST interface of an empty bank."""
+    with open_desk(url, tmp_path) as opened:
+        yield opened

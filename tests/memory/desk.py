@@ -13,7 +13,7 @@ from fastapi.testclient import TestClient
 from services.common.artifacts import load_messages, read_table
 from services.memory.app import create_app
 from services.memory.settings import MemoryServiceSettings
-from tests.memory.conftest import Words, World, eight_problems
+from tests.memory.world import Words, World, eight_problems
 
 TOKEN = "t" * 16
 RIGHT, WRONG = "Plan: rotate then add 3.", "Plan: reverse then add 1."

@@ -30,8 +30,8 @@ from services.memory.embed import HashEmbedder
 from services.memory.ledger import Filter, Item, Ledger, reads
 from services.memory.ledger.tables import AUDIT, ITEMS, PROPOSALS
 from services.memory.reindex import differences
-from tests.memory.conftest import World, eight_problems
 from tests.memory.weaviate_server import OwnServer, own_server
+from tests.memory.world import World, eight_problems
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(7200)]
 

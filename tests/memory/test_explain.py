@@ -9,8 +9,8 @@ from urllib.parse import quote
 import pytest
 
 from services.common.artifacts import load_messages, read_table
-from tests.memory.conftest import Words
 from tests.memory.desk import RIGHT, Desk, open_desk
+from tests.memory.world import Words
 
 
 @pytest.fixture

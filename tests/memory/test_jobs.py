@@ -9,7 +9,7 @@ import pytest
 from services.common.artifacts import load_messages, read_table
 from services.common.wire import Level
 from services.memory.ledger import Filter, Item, reads
-from tests.memory.conftest import Words, World, code_problem
+from tests.memory.world import Words, World, code_problem
 
 CODE = "\n```python\ndef solve(a): code\n```"
 RIGHT, WRONG = f"Plan: rotate then add 3.{CODE}", f"Plan: reverse then add 1.{CODE}"

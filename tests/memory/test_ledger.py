@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from services.memory.ledger import Filter, Item, Ledger, LedgerTooNew, Transaction, fingerprint, reads
 from services.memory.ledger.tables import AUDIT, ITEMS, META
-from tests.memory.conftest import Words, World
+from tests.memory.world import Words, World
 
 FIRST_RELEASE = """
 CREATE TABLE banks (bank VARCHAR NOT NULL PRIMARY KEY, seq BIGINT NOT NULL);

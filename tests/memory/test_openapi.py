@@ -21,8 +21,8 @@ from hypothesis import strategies as st
 from services.memory.app import create_app
 from services.memory.settings import MemoryServiceSettings
 from tests.drawn import operations, quick, request_of
-from tests.memory.conftest import Words
 from tests.memory.desk import RIGHT, TOKEN, WRONG, B, Desk, open_desk
+from tests.memory.world import Words
 
 MAX_QUERY = 60_000
 SKIPPED = {"/metrics", "/v1/jobs/{key}"}

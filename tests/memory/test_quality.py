@@ -10,8 +10,8 @@ from services.common.requests import RecordRequest
 from services.memory.quality import held_out, lift, over_budget, same, stale, without_duplicates
 from services.memory.record import _rewards as rewards_of
 from services.memory.record import record
-from tests.memory.conftest import Words, World
 from tests.memory.test_ledger import note, write
+from tests.memory.world import Words, World
 
 
 def test_the_same_thought_is_known_in_other_spelling_and_contradictions_never_are() -> None:
@@ -123,7 +123,7 @@ def test_a_held_out_note_is_not_shown_and_is_noted(world: World) -> None:
     from services.common.requests import RetrieveRequest
     from services.memory.context import retrieve
     from services.memory.ledger.tables import USES
-    from tests.memory.conftest import PROMPTS
+    from tests.memory.world import PROMPTS
 
     world.record(1, [(pid, "Plan: rotate then add 3.", True) for pid in world.problems])
     world.reflect(1, Words(lambda _: "Strategy: rotate then add 3."))

@@ -26,7 +26,7 @@ from services.memory.evidence import (
 from services.memory.leak import leak
 from services.memory.notes import Insight, InvalidNotes, parse_behaviors, parse_insight
 from services.memory.terms import excerpt, terms
-from tests.memory.conftest import code_problem
+from tests.memory.world import code_problem
 
 PLANS = ["Plan: rotate then add 3.", "Plan: reverse then add 3.", "Plan: rotate then add 1."]
 

@@ -20,7 +20,7 @@ from services.memory.exact import ExactIndex
 from services.memory.index import Hit, Query
 from services.memory.search import Remote, Search
 from services.memory.vectors import VectorFile
-from tests.memory.conftest import Words, World
+from tests.memory.world import Words, World
 
 PLANS = ("rotate then add 3.", "reverse then add 1.", "rotate then drop the last.", "sort, then add 3.")
 

@@ -21,8 +21,8 @@ from services.memory.search import Behind, Search, within
 from services.memory.settings import MemoryServiceSettings
 from services.memory.vectors import VectorFile, digest
 from services.memory.weaviate_index import WeaviateIndex
-from tests.memory.conftest import Words, World
 from tests.memory.embedding_endpoint import Endpoint, serving
+from tests.memory.world import Words, World
 
 TOKEN = "a-token-of-this-test"
 HASH = EmbedderSpec()

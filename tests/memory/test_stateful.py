@@ -14,8 +14,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from services.common.artifacts import read_table
 from services.memory.ledger import Banned, fingerprint
-from tests.memory.conftest import Words
 from tests.memory.desk import RIGHT, WRONG, B, Desk, if_match, open_desk
+from tests.memory.world import Words
 
 TEXTS = st.sampled_from(
     [

@@ -5,125 +5,18 @@ from __future__ import annotations
 import errno
 import json
 import threading
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
-import httpx
 import pytest
-from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from gateway.advance import advance
-from gateway.app import create_app
 from gateway.registry import Registry
-from gateway.settings import GatewaySettings
-from gateway.state import PhaseName
 from gateway.views import ReportView
-from services.common.app import create_service
-from services.common.settings import ServiceSettings
-from tests.gateway.fakes import TOKEN, Fakes
-
-Tree = Callable[..., dict[str, Any]]
-AUTH = {"Authorization": f"Bearer {TOKEN}"}
-
-
-def edge() -> dict[str, httpx.AsyncBaseTransport]:
-    """A rollout and a memory service that answer what the gateway passes on; the other two are away."""
-    settings = ServiceSettings(token=TOKEN)  # type: ignore[arg-type]
-    rollout = create_service("rollout", settings, ready=lambda: {"engine": "fake"})
-    memory = create_service("memory", settings, ready=dict)
-
-    @rollout.post("/v1/chat/completions")
-    async def chat(request: Request) -> Any:
-        body = await request.json()
-        if body.get("stream"):
-            return StreamingResponse(iter(["data: {}\n\n", "data: [DONE]\n\n"]), media_type="text/event-stream")
-        return {"model": body["model"], "choices": []}
-
-    @rollout.get("/v1/models")
-    async def models() -> dict[str, Any]:
-        return {"object": "list", "data": []}
-
-    @memory.get("/v1/banks/{bank}/items")
-    async def items(bank: str, level: str | None = None, kind: str = "rule", limit: int = 50) -> dict[str, Any]:
-        evidence = [{"support": None, "successes": passed, "trials": 4} for passed in (1, 0, 4, 2)]
-        texts = [f"{kind} of {bank}, {each['successes']} of 4" for each in evidence]
-        found = [{"id": "i", "level": level, "text": text, **each} for text, each in zip(texts, evidence, strict=True)]
-        return {"items": found[:limit], "next": None}
-
-    @memory.patch("/v1/banks/{bank}/items/{item}")
-    async def edit(bank: str, item: str, request: Request) -> Any:
-        seen = {name: request.headers.get(name) for name in ("if-match", "idempotency-key", "x-pmd-actor")}
-        return JSONResponse({"id": item, "body": await request.json(), **seen}, 412, headers={"ETag": '"7"'})
-
-    @memory.get("/v1/contexts/{rollout}")
-    async def context(rollout: str, bank: str) -> dict[str, Any]:
-        return {"rollout": rollout, "bank": bank}
-
-    @memory.get("/v1/banks/{bank}/items/{item}")
-    async def item(bank: str, item: str) -> dict[str, Any]:
-        return {"item": {"id": item}, "history": []}
-
-    verifier = create_service("verifier", settings, ready=dict)
-
-    @verifier.post("/v1/verify")
-    async def verify(request: Request) -> Any:
-        items = (await request.json())["items"]
-        if len(items) > 2:
-            return JSONResponse({"title": "too much is under way"}, 429, headers={"Retry-After": "3"})
-        return {"verdicts": [{"outcome": "passed"}] * len(items)} if items else JSONResponse({"title": "no items"}, 422)
-
-    @verifier.post("/v1/reverify")
-    async def reverify(request: Request) -> Any:
-        return await request.json()
-
-    def away(request: httpx.Request) -> httpx.Response:
-        raise httpx.ConnectError("connection refused", request=request)
-
-    return {
-        "rollout": httpx.ASGITransport(rollout),
-        "memory": httpx.ASGITransport(memory),
-        "verifier": httpx.ASGITransport(verifier),
-        "trainer": httpx.MockTransport(away),
-    }
-
-
-@pytest.fixture
-def woken() -> list[str]:
-    return []
-
-
-@pytest.fixture
-def app(tmp_path: Path, woken: list[str]) -> FastAPI:
-    settings = GatewaySettings(token=TOKEN, state_dir=tmp_path / "state")  # type: ignore[arg-type]
-    return create_app(settings, wake=woken.append, transports=edge())
-
-
-@pytest.fixture
-def registry(app: FastAPI) -> Registry:
-    return app.state.registry
-
-
-@pytest.fixture
-def http(app: FastAPI) -> Iterator[TestClient]:
-    with TestClient(app, headers=AUTH) as client:
-        yield client
-
-
-@pytest.fixture
-def finished(http: TestClient, recipe_tree: Tree, drive: Callable[..., int]) -> str:
-    """A run with the lead gate that has succeeded."""
-    run = create(http, recipe_tree(teacher={"lead_gate": True}))["id"]
-    drive(run)
-    return str(run)
-
-
-def create(http: TestClient, tree: dict[str, Any], **headers: str) -> dict[str, Any]:
-    answer = http.post("/v1/runs", json={"recipe": tree}, headers=headers)
-    assert answer.is_success, answer.text
-    return dict(answer.json())
+from tests.gateway.api.person import Tree, create
+from tests.gateway.fakes import Fakes
 
 
 def test_a_run_is_created_queued_and_woken(http: TestClient, recipe_tree: Tree, woken: list[str]) -> None:
@@ -330,65 +223,6 @@ def test_a_recipe_is_validated_without_starting_anything(http: TestClient, recip
     assert http.get("/v1/runs").json() == []
     wrong = http.post("/v1/recipes:validate", json={"recipe": recipe_tree(model="/nowhere")})
     assert wrong.json()["errors"][0]["field"] == "model"
-
-
-def test_memory_is_changed_through_the_gateway_as_it_is_at_its_service(http: TestClient, finished: str) -> None:
-    given = {"If-Match": '"6"', "Idempotency-Key": "k", "X-PMD-Actor": "ada"}
-    answer = http.patch(f"/v1/runs/{finished}/memory/i-9", json={"text": "new"}, headers=given)
-    assert (answer.status_code, answer.headers["ETag"]) == (412, '"7"')
-    seen = {"if-match": '"6"', "idempotency-key": "k", "x-pmd-actor": "ada"}
-    assert answer.json() == {"id": "i-9", "body": {"text": "new"}, **seen}
-    context = http.get("/v1/contexts/3:p0%230", params={"run": finished}).json()
-    assert context == {"rollout": "3:p0#0", "bank": finished}
-
-
-def test_memory_is_read_through_the_gateway(http: TestClient, finished: str, recipe_tree: Tree) -> None:
-    page = http.get(f"/v1/runs/{finished}/memory", params={"level": "insight"}).json()
-    assert page["items"][0]["level"] == "insight"
-    assert http.get(f"/v1/runs/{finished}/memory/i-9").json()["item"]["id"] == "i-9"
-    assert http.get(f"/v1/runs/{finished}/memory", params={"level": "wisdom"}).status_code == 422
-    forgetful = create(http, recipe_tree(method="grpo"))["id"]
-    assert "has no memory (method grpo)" in http.get(f"/v1/runs/{forgetful}/memory").json()["title"]
-
-
-def test_chat_is_passed_on_whole_and_streaming(http: TestClient) -> None:
-    body = {"model": "demo-1@2", "messages": []}
-    assert http.post("/v1/chat/completions", json=body).json()["model"] == "demo-1@2"
-    streamed = http.post("/v1/chat/completions", json={**body, "stream": True})
-    assert streamed.headers["content-type"].startswith("text/event-stream")
-    assert streamed.text.endswith("data: [DONE]\n\n")
-    assert http.get("/v1/models").json()["object"] == "list"
-
-
-def test_completions_are_judged_through_the_gateway(http: TestClient) -> None:
-    item = {"verifier": {"kind": "exact", "answer": "42"}, "completion": "42"}
-    assert http.post("/v1/verify", json={"items": [item]}).json()["verdicts"][0]["outcome"] == "passed"
-    assert http.post("/v1/verify", json={"items": []}).status_code == 422
-    refused = http.post("/v1/verify", json={"items": [item] * 3})
-    assert (refused.status_code, refused.headers["Retry-After"]) == (429, "3")
-
-
-def test_a_step_is_judged_again_from_what_it_recorded(http: TestClient, registry: Registry, finished: str) -> None:
-    state = registry.state(finished)[0]
-    specs = {"train-0": {"kind": "exact", "answer": "x"}}
-    for step in (1, None):
-        asked = http.post(f"/v1/runs/{finished}:reverify", json={"step": step, "specs": specs}).json()
-        place = step or max(number for number, name in state.records if name == "verify")
-        assert asked["rollouts"] == state.records[place, PhaseName.ROLLOUT].result["rollouts"]
-        assert asked["verdicts"] == state.records[place, PhaseName.VERIFY].result["verdicts"]
-        assert asked["problems"] == state.inputs.problems.model_dump(mode="json")
-        assert asked["specs"] == specs
-    refused = http.post(f"/v1/runs/{finished}:reverify", json={"step": 99})
-    assert refused.status_code == 404
-    assert "no judged rollouts of step 99" in refused.json()["title"]
-
-
-def test_services_are_told_apart(http: TestClient) -> None:
-    views = {view["name"]: view for view in http.get("/v1/services").json()}
-    assert views["rollout"]["ready"]
-    assert views["rollout"]["facts"]["engine"] == "fake"
-    assert not views["trainer"]["ready"]
-    assert "connection refused" in views["trainer"]["error"]
 
 
 def test_a_registry_and_a_disk_that_fail_are_named(
