@@ -45,7 +45,10 @@ _RULED_OUT = re.compile(
 _FAILS = r"(?<![A-Za-z]){label} (?:is|was|fails?|can't|can ?not|isn't|does|doesn't|has to go)\b"
 _RIGHT_ALONE = (
     r"(?:^|[.;:,!?(\n]\s*|\b(?i:so|thus|hence|therefore|then|because|that|and|only|makes|leaves|statement|item)\s+)"
-    r"[(\[\"'*`]*{label}[)\]\"'*`]*(?:[.!?]*\s*(?:$|\n)|\s*>\s|\s+(?i:is|was|because|since|due|has|should|must|will|can|matches|satisfies|fits|"
+    r"[(\[\"'*`]*{label}[)\]\"'*`]*"
+    r"(?!\s+(?i:(?:is|was) (?:the |a )?(?:chemical )?(?:symbol|letter|unit|name)|stands for)\b)"
+    r"(?:[.!?]*\s*(?:$|\n)|\s*>\s|,\s+(?i:because|since|as)\b|"
+    r"\s+(?i:is|was|because|since|due|has|should|must|will|can|matches|satisfies|fits|"
     r"works|holds|agrees|describes|follows|corresponds|remains|stands)\b)"
 )
 """The right label as the subject of a sentence, or as all of it."""
@@ -62,9 +65,10 @@ _NTH_CHOSEN = (
     rf"(?:{{nth}})(?: {_ITEM})?\b(?! {_ITEM})|"
     rf"\b(?:{{nth}}) {_ITEM} (?:is|was|must|has|should|holds?|fits|works|wins|matches|survives|remains|because)\b|"
     rf"\b(?:{{nth}}) {_ITEM}\W*(?:$|\n|[.;,!])|"
+    rf"\b(?:{{nth}}) of the (?:\d|{'|'.join(_COUNT)}|{_ITEM}s)\b|"
     r"\b(?:{nth}) (?:[a-z]+ )?(?:listed|given|named|mentioned)\b|"
     r"\b(?:all|every\w*|none|nothing)\b[^.;\n]{{0,24}}?\b(?:but|except|save)(?: for)? (?:the )?(?:{nth})\b|"
-    rf"\b{_ITEM}(?: number| no\.?)? ?#? ?(?:{{count}})(?![\w.])|(?<!\w)#{{place}}(?![\w.]))"
+    rf"\b{_ITEM}(?: number| no\.?)? ?#? ?(?:{{count}})(?!\w|\.\d)|(?<!\w)#{{place}}(?!\w|\.\d))"
 )
 _LOOKED_AT = re.compile(r"\b(?:compar\w+|read|than|check|every|each|reread)\b[^.;\n]*$", re.IGNORECASE)
 _BESIDE = r"\b(?:letter|option|choice|one|answer) (?:right |just |directly )?(?:{way})\s+[(\[\"'*`]*{label}(?![A-Za-z])"
@@ -173,36 +177,58 @@ def _lettered(said: str, labels: Sequence[str]) -> str:
     return said
 
 
-def _option_leak(note: str, problem: Problem, answer: str, labels: Sequence[str]) -> str | None:
-    """Whether a note quotes the right option and no other, or claims it."""
+def _formula(text: str) -> str:
+    """A plain text without the marks of superscripts in formulas: sp^3 is sp3."""
+    return re.sub(r"(?<=[a-z])\^(?=[\d+-])", "", text)
+
+
+def _options(problem: Problem, labels: Sequence[str]) -> dict[str, str]:
+    """The options that a question lists, by label."""
     lines = {
-        label: found[1]
+        label: re.search(_OPTION_LINE.format(label=re.escape(label)), problem.question(), re.MULTILINE)
         for label in labels
-        if (found := re.search(_OPTION_LINE.format(label=re.escape(label)), problem.question(), re.MULTILINE))
     }
-    if answer not in lines:
+    return {label: line[1] for label, line in lines.items() if line is not None}
+
+
+def _option_leak(note: str, problem: Problem, answer: str, labels: Sequence[str]) -> str | None:
+    """Whether a note quotes the right option and no other, claims it, or rules out all others."""
+    options = _options(problem, labels)
+    if answer not in options:
         return None
-    said, right = plain(note), plain(lines[answer])
+    said, right = _formula(plain(note)), _formula(plain(options[answer]))
     tight = squeezed(said)
     stem = plain(_stem(problem, labels))
-    others = any(_compared(said, tight, plain(text)) for label, text in lines.items() if label != answer)
-    known = bool(occurrences(stem, right))
-    core = _PRONOUN.sub("", right).strip(" .")
-    if not others and not known and right not in WEAK and len(squeezed(right)) >= MIN_OPTION:
-        strong = " " in right or len(right) >= LONG or _SYMBOL.search(lines[answer]) or re.match(r"[-+]\d", right)
-        if strong and (_quoted(said, tight, right) or _quoted(said, tight, core) or hidden(said, core)):
-            return "quotes the right option"
-        values = {n.value for n in numbers(right)} if len(right.split()) <= 2 else set()
-        if len(values) == 1 and tells(*values) and any(n.value in values for n in numbers(said)):
-            return "quotes the right option"
+    wrong = [_formula(plain(text)) for label, text in options.items() if label != answer]
+    if _RULED_OUT.search(said) and _only_others(said, right, wrong):
+        return "rules out every option but the answer"
+    others = any(_compared(said, tight, text) for text in wrong)
+    if not others and not occurrences(stem, right) and _quotes(said, tight, options[answer]):
+        return "quotes the right option"
     value = number(right)
-    if value is not None and not others:
-        signed = right.startswith("+") and any(found == value for found in _signed(note))
-        if signed or number_leak(note, said, value, stem):
-            return "claims the right option"
-    if any(claimed(said, start, end, stem) for start, end in occurrences(said, right)):
+    signed = right.startswith("+") and any(found == value for found in _signed(note))
+    told = value is not None and not others and (signed or number_leak(note, said, value, stem))
+    if told or any(claimed(said, start, end, stem) for start, end in occurrences(said, right)):
         return "claims the right option"
     return None
+
+
+def _only_others(said: str, right: str, wrong: Sequence[str]) -> bool:
+    """Whether a text speaks of all wrong options and not of the right one."""
+    return len(wrong) > 1 and not occurrences(said, right) and all(occurrences(said, text) for text in wrong)
+
+
+def _quotes(said: str, tight: str, option: str) -> bool:
+    """Whether a text has the words or the number of an option that nobody says by chance."""
+    right = _formula(plain(option))
+    if right in WEAK or len(squeezed(right)) < MIN_OPTION:
+        return False
+    core = _PRONOUN.sub("", right).strip(" .")
+    strong = " " in right or len(right) >= LONG or _SYMBOL.search(option) or re.match(r"[-+]\d", right)
+    if strong and (_quoted(said, tight, right) or _quoted(said, tight, core) or hidden(said, core)):
+        return True
+    values = {n.value for n in numbers(right)} if len(right.split()) <= 2 else set()
+    return len(values) == 1 and tells(*values) and any(n.value in values for n in numbers(said))
 
 
 _SYMBOL = re.compile(r"[A-Z]\w*[A-Z]|[A-Za-z]\d")

@@ -118,7 +118,7 @@ _FUNCTIONS = frozenset(
 )
 _ATOM = r"(?:\d+(?:\.\d+)?|pi\b|sqrt(?![a-z]))"
 _SIGN_BETWEEN = r"(?:[-+*/^()\s]+|(?<=\d)(?=pi|sqrt)|(?<=sqrt)(?=\d))"
-_SUM = re.compile(rf"(?<![\w.])(?:[-+(]\s*){{0,4}}{_ATOM}(?:\s*\))*(?:{_SIGN_BETWEEN}{_ATOM})+(?:\s*\))*(?![\w.])")
+_SUM = re.compile(rf"(?<![\w.])(?:[-+(]\s*){{0,4}}{_ATOM}(?:\s*\))*(?:{_SIGN_BETWEEN}{_ATOM})+(?:\s*\))*(?!\w|\.\d)")
 _DOES: dict[type[ast.operator], Callable[[float, float], Any]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,

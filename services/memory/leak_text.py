@@ -56,10 +56,11 @@ _FILLER = (
 _BEFORE = re.compile(
     r"(?:\b(?:answer|result|solution|root|total|sum|count|value|output|outcome)s?\b[^.\n]{0,60}?"
     r"(?:=|:|->|→|\bto|\bof|\bas)"
-    r"|\b(?:is|are|was|be|equals?|equal to|gives?|yields?|returns?|outputs?|prints?|obtains?|becomes?|comes? to|"
-    r"amounts to|evaluates to|works out to|reduces to|simplifies to|comes out (?:as|at|to)|ends? up (?:with|at)|"
-    r"arrives? at|left with|leav(?:es|ing)|answers?|solution|answered|say|write|state|report|submit|enter|output|"
-    r"(?:respond|reply|answer) with|(?:we|you|to|they) (?:find|see|have)|found|conclude|expect|expected|get)\b:?"
+    r"|\b(?:is|it's|that's|are|was|be|equals?|equal to|gives?|yields?|returns?|outputs?|prints?|obtains?|becomes?|"
+    r"comes? to|amounts to|evaluates to|works out to|reduces to|simplifies to|comes out (?:as|at|to)|"
+    r"ends? up (?:with|at)|arrives? at|left with|leav(?:es|ing)|answers?|solution|answered|say|write|state|report|"
+    r"submit|enter|output|(?:respond|reply|answer) with|(?:we|you|to|they) (?:find|see|have)|found|conclude|expect|"
+    r"expected|get)\b:?"
     r"|\b(?:so|thus|hence|therefore|giv(?:es|ing)|yields?|get|means|implies|then|conclude)\b[^.\n]{0,30}?"
     r"\b[a-z]\w?\s*=)\s*" + _FILLER
 )
@@ -71,13 +72,19 @@ _SUPPOSED = re.compile(r"\b(?:assum\w+|suppos\w+|pretend|if|whether|unless)\b")
 _AFTER = re.compile(
     r"[\"'`)\]}*>]*\s*(?:is|was|are|must be|has to be|will be|would be)\s+(?:always\s+|clearly\s+|indeed\s+)?"
     r"(?:what (?:we|you|is|remains|comes|one)\b|(?:(?:the|your|our|a)\s+)?(?:(?:right|correct|final|only|true|expected|"
-    r"best|wanted)\b|(?:answer|result|solution|root|zero)s?\b))"
+    r"best|better|wanted)\b|(?:answer|result|solution|root|zero)s?\b))"
 )
 _EQUATED = re.compile(r"(\S{3,})\s*=\s*$")
 _ASKED = re.compile(
     r"\b(?:what(?:'s| is| are| was| were)?|find|compute|determine|evaluate|calculate|give|name|state|which|identify|"
     r"how (?:many|much))\s+((?:[a-z]+[\s,.?]+){1,5})"
 )
+_PLURALS = (("on", "a"), ("um", "a"), ("us", "i"), ("is", "es"), ("y", "ies"), ("a", "ae"))
+"""Of words from Greek and Latin; the others end in s."""
+_SOLVE = re.compile(
+    r"\W*(?:both |all |each )?(?:solves?|satisf(?:y|ies)|works?|fits?|are (?:the )?(?:roots|solutions|zeros))\b"
+)
+_NEGATIVE = re.compile(r"(?:-|\b(?:minus|negative)\b)\s+(?=[a-z])")
 _COMMON = frozenset(
     re.findall(
         r"\w+",
@@ -121,7 +128,10 @@ def occurrences(said: str, words: str) -> list[tuple[int, int]]:
     """Where `words` occur whole, or in the plural, however joined; both plain."""
     joined = r"[\s-]*".join(re.escape(part) for part in re.split(r"(?<=\w)[\s-]+(?=\w)", words))
     plural = "(?:e?s)?" if len(words) > MIN_LITERAL and words[-1:].isalpha() else ""
-    return [m.span() for m in re.finditer(rf"(?<![\w.]){joined}{plural}(?!\w|\.\d)", said)]
+    forms = [joined + plural]
+    if len(words) > LONG:
+        forms += [joined.removesuffix(one) + many for one, many in _PLURALS if joined.endswith(one)]
+    return [m.span() for m in re.finditer(rf"(?<![\w.])(?:{'|'.join(forms)})(?!\w|\.\d)", said)]
 
 
 def text_leak(note: str, problem: Problem, given: str) -> str | None:
@@ -136,6 +146,8 @@ def text_leak(note: str, problem: Problem, given: str) -> str | None:
     reason = _list_leak(said, listed(answer), question) if value is None else number_leak(note, said, value, question)
     if reason is not None:
         return reason
+    if answer.startswith("-"):
+        said, answer = _NEGATIVE.sub("-", said), _NEGATIVE.sub("-", answer)
     known, places = bool(occurrences(question, answer)), occurrences(said, answer)
     words = value is None and not known and answer not in WEAK
     long = len(answer) >= MIN_LITERAL
@@ -183,6 +195,7 @@ def _list_leak(said: str, values: tuple[Fraction, ...], question: str) -> str | 
             named = (
                 "<" in said[row.start : row.end]
                 or _NAMES_ALL.search(said[: row.start]) is not None
+                or _SOLVE.match(said[row.end :]) is not None
                 or claimed(said, row.start, row.end, question)
             )
             if telling or named:
