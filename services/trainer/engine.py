@@ -61,6 +61,12 @@ def start_ranks() -> torch.device:
     return device
 
 
+def lost_a_rank(exception: Exception) -> bool:
+    """Whether an exception says that another rank has ended. The cause, if there is one, is that rank's to tell."""
+    # NCCL and the store have types for it; gloo has a RuntimeError that names one of its own source files.
+    return isinstance(exception, dist.DistError) or (isinstance(exception, RuntimeError) and "gloo/" in str(exception))
+
+
 class Engine:
     """A model with its optimizer, on all ranks."""
 

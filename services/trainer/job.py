@@ -8,6 +8,8 @@ Invariants:
   result.
 - An exception after the update began ends the process, because its state may be half updated. One before it
   (a missing artifact, say) is the step's error, and the process goes on.
+- That another rank is gone is no step's error: ranks die with their machine, or with torchrun, and not all at
+  once. The process ends without a word, like one that was killed itself, and the next one resumes.
 - A run has one such process: it holds the spool's lock.
 """
 
@@ -33,7 +35,7 @@ from services.common.requests import TrainRequest, TrainResult
 from services.common.telemetry import configure_logging
 from services.trainer import checkpoint
 from services.trainer.batch import BatchError, TrainBatch, assemble
-from services.trainer.engine import ENGINE_SETTINGS, Engine, start_ranks
+from services.trainer.engine import ENGINE_SETTINGS, Engine, lost_a_rank, start_ranks
 from services.trainer.model import load_model
 from services.trainer.process import ProcessId, end_with
 from services.trainer.publish import publish
@@ -203,7 +205,7 @@ def train(spool: Spool, idle_s: float, device: torch.device) -> None:
             if request.last and run.version > request.from_version:
                 return
         except Exception as exception:
-            if dist.get_rank() == 0:
+            if not lost_a_rank(exception):
                 message = f"{type(exception).__name__}: {exception}"
                 passing = isinstance(exception, OSError)  # a full disk, a lost mount
                 spool.record(request.from_version, StepError(message=message, retryable=passing))
