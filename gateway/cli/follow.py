@@ -30,15 +30,16 @@ def follow(gateway: Gateway, run: str, after: int = 0) -> Iterator[dict[str, Any
     while True:
         news = False
         try:
+            ended = gateway.get(f"/v1/runs/{run}")["status"] in ENDS
+            lost_at = None
             for data in gateway.stream("GET", f"/v1/runs/{run}/events", headers={"Last-Event-ID": str(seq)}):
-                lost_at = None
                 event = json.loads(data)
                 if event["seq"] > seq:
                     news, seq = True, event["seq"]
                     yield event
-            # The stream ends with the run, and with the gateway: only a run that has ended and has no more to say is
+            # The stream ends with the run, and with the gateway: only a run that had ended and had no more to say is
             # over. Not at the event `run.ended`, which a run that failed and was resumed has in mid-log.
-            if not news and gateway.get(f"/v1/runs/{run}")["status"] in ENDS:
+            if ended and not news:
                 return
         except Unreachable:
             lost_at = lost_at or time.monotonic()

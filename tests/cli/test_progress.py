@@ -143,6 +143,21 @@ def test_a_failure_that_was_resumed_does_not_end_following(monkeypatch: pytest.M
     assert len(list(follow(gateway(FlakyGateway(log, per_connection=9)), "r"))) == 3
 
 
+def test_outages_with_a_quiet_connection_between_them_are_not_one_long_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(following, "RETRY_S", 0.02)
+    monkeypatch.setattr(following, "PATIENCE_S", 0.05)
+    answers = iter([*["running", "away"] * 5, "succeeded", "succeeded"])
+
+    def restarts(request: httpx.Request) -> httpx.Response:
+        if (status := next(answers)) == "away":
+            raise httpx.ConnectError("restarting")
+        if request.url.path.endswith("/events"):
+            return httpx.Response(200, stream=Broken([], breaks=False))
+        return httpx.Response(200, json={"status": status})
+
+    assert list(follow(gateway(restarts), "r")) == []
+
+
 def test_a_gateway_that_stays_away_ends_following(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(following, "RETRY_S", 0.0)
     monkeypatch.setattr(following, "PATIENCE_S", 0.05)
