@@ -357,10 +357,13 @@ def test_pages_by_text_go_on_after_a_long_text(desk: Desk) -> None:
     assert len(found) == len(set(found))
 
 
-@pytest.mark.parametrize("cursor", [["\x00", "a"], ["\ud800", "a"], ["a", "\x00"], ["a", "\udfff"], [[], "a"], {}, 3])
-def test_a_forged_cursor_is_refused(desk: Desk, cursor: Any) -> None:
+FORGED = [["\x00", "a"], ["\ud800", "a"], ["a", "\x00"], ["a", "\udfff"], [[], "a"], [True, "a"], {}, 3]
+
+
+@pytest.mark.parametrize("cursor", [*map(json.dumps, FORGED), "[" * 14_000], ids=lambda cursor: cursor[:12])
+def test_a_forged_cursor_is_refused(desk: Desk, cursor: str) -> None:
     desk.learn(1)
-    after = base64.urlsafe_b64encode(json.dumps(cursor).encode()).decode()
+    after = base64.urlsafe_b64encode(cursor.encode()).decode()
     for sort in ("text", "newest", "oldest"):
         answer = desk.http.get(f"{B}/items", params={"sort": sort, "after": after})
         assert answer.status_code == 422, answer.text

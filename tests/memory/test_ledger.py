@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -10,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 
 from services.memory.ledger import Filter, Item, Ledger, LedgerTooNew, Transaction, fingerprint, reads
-from services.memory.ledger.tables import AUDIT, ITEMS, META
+from services.memory.ledger.tables import AUDIT, ITEMS, META, WORDS
 from tests.memory.world import Words, World
 
 FIRST_RELEASE = """
@@ -164,6 +165,54 @@ def test_pages_follow_each_other_in_each_order_and_words_are_found(url: str) -> 
         assert reads.page(db, "b", Filter(text='"a* OR (')) == ([], None), "what people type is never syntax"
         with pytest.raises(reads.BadCursor):
             reads.page(db, "b", Filter(), after="xyz")
+
+
+def test_words_are_found_whatever_joins_them(url: str) -> None:
+    ledger = Ledger(url)
+    texts = ["use math.sqrt then add -3", "ratio 1/2 of a/b.txt", "cost 3.5 at Café", "say <answer>7</answer> & go_on"]
+    write(ledger, "k", *map(note, texts))
+    asked = [
+        (["sqrt", "math.sqrt", "MATH", "add -3"], [0]),
+        (["1/2", "b.txt", "txt", "2", "a/b"], [1]),
+        (["3.5", "5", "cafe", "CAFÉ", "caf", "cafe\N{COMBINING ACUTE ACCENT}"], [2]),
+        (["answer", "7</answer>", "on", "go_on", "answer go"], [3]),
+        (["3", "-3"], [0, 2]),
+        (["ath", "go math"], []),
+    ]
+    with ledger.read() as db:
+        for questions, expected in asked:
+            for text in questions:
+                found = sorted(texts.index(i.text) for i in reads.page(db, "b", Filter(text=text))[0])
+                assert found == expected, text
+
+
+def test_postgres_looks_words_up_in_an_index(postgres_database: Callable[[], str]) -> None:
+    ledger = Ledger(postgres_database())
+    with ledger.read() as db:
+        db.exec_driver_sql("SET enable_seqscan = off")
+        query = sa.select(ITEMS.c.id).where(WORDS.bool_op("@@")(sa.text("'rotate'::tsquery")))
+        plan = "".join(db.scalars(sa.text(f"EXPLAIN {query}")))
+    assert "Bitmap Index Scan on items_by_words" in plan
+
+
+def test_a_text_of_any_length_is_kept_and_found(url: str) -> None:
+    ledger = Ledger(url)
+    long = " ".join(f"{n:x}" for n in range(170_000))
+    write(ledger, "k", note("rotate " + long), note("\N{CJK UNIFIED IDEOGRAPH-4E00}" * 1_000_000))
+    with ledger.read() as db:
+        assert [len(i.text) for i in reads.page(db, "b", Filter(text="rotate"))[0]] == [len("rotate " + long)]
+
+
+def test_pages_by_text_pass_one_with_a_nul(world: World) -> None:
+    texts = ["a", "a\x00b", "a\x00c", "b"]
+    write(world.ledger, "k", *map(note, texts))
+    seen: list[str] = []
+    after: str | None = ""
+    with world.ledger.read() as db:
+        while after is not None:
+            part, after = reads.page(db, "b", Filter(), sort="text", after=after, limit=1)
+            seen += [i.text for i in part]
+    assert sorted(seen) == texts
 
 
 def test_the_past_can_be_read_at_any_seq(url: str) -> None:

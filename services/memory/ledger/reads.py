@@ -6,6 +6,7 @@ import base64
 import binascii
 import json
 import re
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -16,13 +17,15 @@ from services.common.requests import MemoryCounts
 from services.common.wire import Level
 from services.memory.ledger.items import Banned, Item, Kind, Status, UnknownBank
 from services.memory.ledger.rows import item_at, item_of, load, portions
-from services.memory.ledger.tables import BANKS, BY_PERSON, ITEMS, PROBLEMS, SETTLED, STEPS, USES, VERSIONS
+from services.memory.ledger.tables import BANKS, BY_PERSON, ITEMS, PROBLEMS, SETTLED, STEPS, USES, VERSIONS, WORDS
 
 Sort = Literal["newest", "oldest", "text"]
 
 
 SORTED = 200
 """Characters that texts are sorted by."""
+_WORD = re.compile(r"[^\W_]+")
+_MARK = re.compile("[\u0300-\u036f]")
 _NEVER_STORED = re.compile("[\x00\ud800-\udfff]")
 
 
@@ -41,12 +44,23 @@ class Filter:
     """Problem id, or topic of a behavior."""
     held: bool | None = None
     text: str | None = None
-    """Words that must all occur, the beginnings of words suffice."""
+    """Words that must all occur, in whatever case and with whatever accents; the beginnings of words suffice."""
 
 
 def seq(db: sa.Connection, bank: str) -> int:
     """The bank's `seq`; 0 for a bank that does not exist yet."""
     return int(db.scalar(sa.select(BANKS.c.seq).where(BANKS.c.bank == bank)) or 0)
+
+
+def known_seq(db: sa.Connection, bank: str) -> int:
+    """The bank's `seq`.
+
+    Raises:
+        UnknownBank: when nothing was ever written to it.
+    """
+    if now := seq(db, bank):
+        return now
+    raise UnknownBank(bank)
 
 
 def counts(db: sa.Connection, bank: str) -> MemoryCounts:
@@ -55,9 +69,7 @@ def counts(db: sa.Connection, bank: str) -> MemoryCounts:
     Raises:
         UnknownBank: when nothing was ever written to it.
     """
-    now = seq(db, bank)
-    if not now:
-        raise UnknownBank(bank)
+    now = known_seq(db, bank)
     query = (
         sa.select(ITEMS.c.level, sa.func.count())
         .where(ITEMS.c.bank == bank, ITEMS.c.status == "active")
@@ -104,7 +116,7 @@ def select(db: sa.Connection, bank: str, chosen: Filter) -> sa.Select[Any]:
 
 
 def _matches(db: sa.Connection, bank: str, text: str) -> sa.ColumnElement[bool]:
-    words = re.findall(r"[^\W_]+", text)
+    words = _WORD.findall(text)
     if not words:  # nothing that an index holds: "+3", "{}"
         return ITEMS.c.text.icontains(text, autoescape=True)
     if db.dialect.name == "sqlite":
@@ -112,9 +124,9 @@ def _matches(db: sa.Connection, bank: str, text: str) -> sa.ColumnElement[bool]:
         match = f'bank:"{bank}" AND ' + " AND ".join(f'text:"{word}"*' for word in words)
         found = sa.text("SELECT rowid FROM items_fts WHERE items_fts MATCH :match").bindparams(match=match)
         return ITEMS.c.number.in_(found)
-    vector = sa.func.to_tsvector(sa.literal_column("'simple'"), ITEMS.c.text)
-    query = sa.func.to_tsquery(sa.literal_column("'simple'"), " & ".join(f"{word}:*" for word in words))
-    return vector.bool_op("@@")(query)
+    plain = _MARK.sub("", unicodedata.normalize("NFD", text))
+    query = sa.func.to_tsquery(sa.literal_column("'simple'"), " & ".join(f"{word}:*" for word in _WORD.findall(plain)))
+    return WORDS.bool_op("@@")(query)
 
 
 def page(
@@ -128,6 +140,7 @@ def page(
     query = select(db, bank, chosen)
     # By its beginning: a cursor that held a text of 8,000 characters would fit into no address.
     column: sa.ColumnElement[Any] = sa.func.substr(ITEMS.c.text, 1, SORTED) if sort == "text" else ITEMS.c.seq
+    query = query.add_columns(column.label("place"))
     newest = sort == "newest"
     if after:
         value, item_id = _cursor(after, str if sort == "text" else int)
@@ -135,20 +148,21 @@ def page(
         further = ITEMS.c.id < item_id if newest else ITEMS.c.id > item_id
         query = query.where(sa.or_(past, sa.and_(column == value, further)))
     order = (column.desc(), ITEMS.c.id.desc()) if newest else (column, ITEMS.c.id)
-    items = [item_of(row) for row in db.execute(query.order_by(*order).limit(limit + 1))]
-    if len(items) <= limit:
+    rows = db.execute(query.order_by(*order).limit(limit + 1)).all()
+    items = [item_of(row) for row in rows[:limit]]
+    if len(rows) <= limit:
         return items, None
-    last = items[limit - 1]
-    raw = json.dumps([last.text[:SORTED] if sort == "text" else last.seq, last.id])
-    return items[:limit], base64.urlsafe_b64encode(raw.encode()).decode()
+    # The place as the database sees it: of a text with a NUL, SQLite compares what is before it.
+    raw = json.dumps([rows[limit - 1].place, items[-1].id])
+    return items, base64.urlsafe_b64encode(raw.encode()).decode()
 
 
 def _cursor(after: str, kind: type[str] | type[int]) -> tuple[Any, str]:
     try:
         value, item_id = json.loads(base64.urlsafe_b64decode(after.encode()))
-    except (ValueError, TypeError, binascii.Error) as error:
+    except (ValueError, TypeError, RecursionError, binascii.Error) as error:
         raise BadCursor(f"after: {after!r} is no cursor; pass `next` of the page before") from error
-    if not isinstance(value, kind) or not isinstance(item_id, str) or (isinstance(value, int) and abs(value) >= 2**62):
+    if type(value) is not kind or not isinstance(item_id, str) or (isinstance(value, int) and abs(value) >= 2**62):
         raise BadCursor(f"after: {after!r} is a cursor of another order; keep `sort` while you page")
     if _NEVER_STORED.search(f"{value}{item_id}"):
         raise BadCursor(f"after: {after!r} is no cursor; pass `next` of the page before")

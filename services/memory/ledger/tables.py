@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import string
 from typing import Any
 
 import sqlalchemy as sa
@@ -150,8 +151,15 @@ USES = sa.Table(
 OF_A_BANK = (WRITES, PROBLEMS, ITEMS, VERSIONS, AUDIT, ANNOTATIONS, LINKS, PROPOSALS, STEPS, CONTEXTS, USES)
 """Everything that goes when a bank is deleted."""
 
-# Conditions in the words of the partial indexes: planners recognise them by that.
+# Conditions and expressions in the words of the indexes: planners recognise them by that.
 SETTLED = sa.text("(pinned OR edited OR status IN ('banned', 'superseded'))")
 """Of items: only people may change them (`Item.settled`)."""
+# Postgres' parser makes one word of `math.sqrt`, `1/2` and `-3`, and drops what looks like a tag: it is given letters
+# and digits only. Accents do not count, as on SQLite. A tsvector holds 1 MiB, of which a character takes up to 4 bytes.
+_PUNCTUATION = string.punctuation.replace("'", "''")
+_ACCENTS = "".join(map(chr, range(0x300, 0x370)))
+_PLAIN = f"translate(left(normalize(text, NFD), 200000), '{_PUNCTUATION}{_ACCENTS}', repeat(' ', 32))"
+WORDS: sa.ColumnClause[Any] = sa.literal_column(f"to_tsvector('simple', {_PLAIN})")
+"""Of items on Postgres: their words, as full-text search knows them."""
 BY_PERSON = sa.text("by_person")
 """Of versions and audit rows."""
