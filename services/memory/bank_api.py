@@ -57,7 +57,7 @@ def add_reading(routes: APIRouter, ledger: Ledger) -> None:
         response.headers["ETag"] = etag(counts.seq)
         return counts
 
-    @routes.get("/v1/banks/{bank}/items")
+    @routes.get("/v1/banks/{bank}/items", responses=REFUSALS)
     def list_items(
         bank: Bank,
         level: Level | None = None,
@@ -73,6 +73,7 @@ def add_reading(routes: APIRouter, ledger: Ledger) -> None:
         """Items of a bank. `newest` and `oldest` go by the change, not by the step."""
         chosen = Filter(level, kind, None if status == "any" else status, problem_id, held, q)
         with ledger.read() as db:
+            reads.known_seq(db, bank)
             items, following = reads.page(db, bank, chosen, sort=sort, after=after, limit=limit)
         return ItemPage(items=[ItemView.of(i) for i in items], next=following)
 
@@ -113,7 +114,7 @@ def add_reading(routes: APIRouter, ledger: Ledger) -> None:
         )
         return Diff(before=old, after=new, text="\n".join(parts))
 
-    @routes.get("/v1/banks/{bank}/audit")
+    @routes.get("/v1/banks/{bank}/audit", responses=REFUSALS)
     def audit(
         bank: Bank,
         after: Annotated[str, Query(pattern=r"^(\d{1,15}\.\d{1,9})?$", description="`next` of the page before.")] = "",
@@ -124,6 +125,7 @@ def add_reading(routes: APIRouter, ledger: Ledger) -> None:
         later = sa.or_(AUDIT.c.seq > seq, sa.and_(AUDIT.c.seq == seq, AUDIT.c.n > n))
         query = sa.select(AUDIT).where(AUDIT.c.bank == bank, later).order_by(AUDIT.c.seq, AUDIT.c.n).limit(limit)
         with ledger.read() as db:
+            reads.known_seq(db, bank)
             rows = [_audit_row(row) for row in db.execute(query)]
         return AuditPage(rows=rows, next=f"{rows[-1].seq}.{rows[-1].n}" if rows else after)
 

@@ -19,7 +19,7 @@ from services.memory import curation, portable
 from services.memory.bank_api import REFUSALS, Bank, ItemId, add_reading
 from services.memory.caller import Answer, Asks, Caller, Streams, change, etag, known_query
 from services.memory.index import IndexDown
-from services.memory.ledger import Filter, Ledger, Transaction, UnknownBank, reads
+from services.memory.ledger import Filter, Item, Ledger, Transaction, UnknownBank, reads
 from services.memory.ledger.tables import PROPOSALS
 from services.memory.search import Search
 from services.memory.views import (
@@ -35,6 +35,7 @@ from services.memory.views import (
     ProposalPage,
     ProposalView,
     Reason,
+    RefusedItem,
     Revert,
     Rollback,
     RollbackResult,
@@ -153,46 +154,41 @@ def _many(routes: APIRouter, ledger: Ledger) -> None:
         """Pin, unpin, ban or restore many items, all or none. First a dry run with `where`, then `items` from it."""
         if (asked.where is None) == (asked.items is None):
             raise curation.Invalid("where", "give either `where` (dry run) or `items`")
-        if asked.where is not None:
-            if not asked.dry_run:
-                raise curation.Invalid("items", "a real run takes the `items` that a dry run answered with")
-            with ledger.read() as db:
-                if not reads.seq(db, bank):
-                    raise UnknownBank(bank)
-                found, more = reads.page(db, bank, _filter(asked.where), limit=MAX_BULK)
-            if more:
-                raise curation.Invalid("where", f"more than {MAX_BULK} items; narrow it down")
-            refs = [ItemRef(id=i.id, version=i.version) for i in found]
-            return BulkResult(action=asked.action, dry_run=True, items=refs)
-        given = asked.items or []
+        if asked.dry_run:
+            return _dry_run(ledger, bank, asked)
+        if asked.items is None:
+            raise curation.Invalid("items", "a real run takes the `items` that a dry run answered with")
+        given = asked.items
 
         def do(tx: Transaction) -> Answer:
             done, unchanged = curation.bulk(tx, given, asked.action, caller.actor, asked.reason)
-            refs = [ItemRef(id=i.id, version=i.version) for i in done]
-            if asked.dry_run:
-                raise _Dry(BulkResult(action=asked.action, dry_run=True, items=refs, unchanged=unchanged))
-            return Answer(BulkResult(action=asked.action, dry_run=False, items=refs, unchanged=unchanged))
+            return Answer(BulkResult(action=asked.action, dry_run=False, items=_refs(done), unchanged=unchanged))
 
-        return _tried(ledger, bank, caller, do)
-
-
-class _Dry(Exception):
-    """Undoes a dry run and carries what it would have answered."""
-
-    def __init__(self, result: BulkResult | RollbackResult) -> None:
-        super().__init__()
-        self.result = result
-
-
-def _tried(ledger: Ledger, bank: str, caller: Caller, do: Any) -> Any:
-    try:
         return change(ledger, bank, caller, do)
-    except _Dry as dry:
-        return dry.result
+
+
+def _dry_run(ledger: Ledger, bank: str, asked: Bulk) -> BulkResult:
+    with ledger.read() as db:
+        reads.known_seq(db, bank)
+        if asked.where is None:
+            found = curation.seen(db, bank, asked.items or [])
+        else:
+            found, more = reads.page(db, bank, _filter(asked.where), limit=MAX_BULK)
+            if more:
+                raise curation.Invalid("where", f"more than {MAX_BULK} items; narrow it down")
+        plan = curation.plan(db, bank, found, asked.action)
+    refused = [RefusedItem(id=item_id, why=why) for item_id, why in plan.refused.items()]
+    return BulkResult(
+        action=asked.action, dry_run=True, items=_refs(plan.changes), unchanged=plan.unchanged, refused=refused
+    )
+
+
+def _refs(items: list[Item]) -> list[ItemRef]:
+    return [ItemRef(id=item.id, version=item.version) for item in items]
 
 
 def _proposals(routes: APIRouter, ledger: Ledger) -> None:
-    @routes.get("/v1/banks/{bank}/proposals")
+    @routes.get("/v1/banks/{bank}/proposals", responses=REFUSALS)
     def list_proposals(
         bank: Bank,
         status: Literal["open", "accepted", "rejected", "any"] = "open",
@@ -210,6 +206,7 @@ def _proposals(routes: APIRouter, ledger: Ledger) -> None:
             same = sa.and_(PROPOSALS.c.seq == int(seq), PROPOSALS.c.id > last)
             query = query.where(sa.or_(PROPOSALS.c.seq < int(seq), same))
         with ledger.read() as db:
+            reads.known_seq(db, bank)
             rows = db.execute(query.order_by(PROPOSALS.c.seq.desc(), PROPOSALS.c.id).limit(limit)).all()
         following = f"{rows[-1].seq}.{rows[-1].id}" if len(rows) == limit else None
         return ProposalPage(proposals=[ProposalView.of(row) for row in rows], next=following)
@@ -231,6 +228,14 @@ def _proposals(routes: APIRouter, ledger: Ledger) -> None:
         return change(ledger, bank, caller, do)
 
 
+class _Dry(Exception):
+    """Undoes a dry run and carries what it would have answered."""
+
+    def __init__(self, result: RollbackResult) -> None:
+        super().__init__()
+        self.result = result
+
+
 def _whole(routes: APIRouter, ledger: Ledger, search: Search) -> None:
     @routes.post("/v1/banks/{bank}:rollback", response_model=RollbackResult, responses=REFUSALS)
     def rollback(bank: Bank, to: Rollback, caller: Asks) -> Any:
@@ -249,7 +254,10 @@ def _whole(routes: APIRouter, ledger: Ledger, search: Search) -> None:
                 raise _Dry(result)
             return Answer(result, tx.seq)
 
-        return _tried(ledger, bank, caller, do)
+        try:
+            return change(ledger, bank, caller, do)
+        except _Dry as dry:
+            return dry.result
 
     @routes.get("/v1/banks/{bank}/export", response_class=StreamingResponse, responses=REFUSALS)
     def export(bank: Bank, seq: Annotated[int | None, Query(ge=0, le=2**53)] = None) -> StreamingResponse:

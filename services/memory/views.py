@@ -217,13 +217,20 @@ class Bulk(Strict):
     reason: Annotated[str, StringConstraints(max_length=2000, pattern=r"^[^\x00]*$")] = ""
 
 
+class RefusedItem(Strict):
+    id: str
+    why: str
+
+
 class BulkResult(Strict):
     action: Action
     dry_run: bool
     items: list[ItemRef]
-    """At the versions that were seen (dry run), or that were made."""
+    """What was changed, at the versions that were made; of a dry run what would be, at the versions that were seen."""
     unchanged: int = 0
     """Items that were already as asked."""
+    refused: list[RefusedItem] = []
+    """Of a dry run: items that would make the real one a 409. They are not among `items`."""
 
 
 class Rollback(Strict):

@@ -48,6 +48,19 @@ def test_a_rollback_lifts_no_ban(desk: Desk) -> None:
     assert "Strategy" not in desk.shown(2)
 
 
+def test_a_rollback_brings_back_no_text_that_another_item_bans(desk: Desk) -> None:
+    desk.learn(1)
+    rule = {"level": "behavior", "topic": "zor", "text": "alpha rule one two"}
+    first = desk.post("items", rule).json()
+    before = desk.world.ledger.seq("b")
+    desk.edit(first, "beta rule changed entirely")
+    desk.act(desk.post("items", rule).json(), "ban")
+    done = desk.http.post(f"{B}:rollback", json={"seq": before, "dry_run": False}, headers={"If-Match": "*"})
+    assert done.json() == {"dry_run": False, "changed": 1, "retired": 0}
+    assert desk.items(level="behavior") == []
+    assert desk.detail(first)["item"]["status"] == "retired"
+
+
 DRESSES = [
     "**Rotate**, then add 3!",
     "rotate\u200b then add 3.",
@@ -110,3 +123,25 @@ def test_items_that_were_banned_for_one_text_are_restored_together(desk: Desk) -
     both = desk.post("items:bulk", {"action": "restore", "items": banned, "dry_run": False})
     assert both.status_code == 200, both.text
     assert {i["status"] for i in desk.items(level="insight")} == {"active"}
+
+
+def test_of_two_banned_items_that_say_the_same_of_the_same_one_comes_back(desk: Desk) -> None:
+    desk.learn(1)
+    first = desk.one(level="insight")
+    away = desk.act(first, "pin")
+    for step in range(2, 8):
+        desk.learn(step, says="reverse then add 1.", passed=False)
+    (wish,) = desk.http.get(f"{B}/proposals").json()["proposals"]
+    desk.post(f"proposals/{wish['id']}:accept", version=away["version"])
+    again = {"level": "insight", "kind": "strategy", "problem_id": "p0", "text": first["text"]}
+    assert desk.post("items", again).status_code == 201
+    where = {"level": "insight", "q": "rotate"}
+    found = desk.post("items:bulk", {"action": "ban", "where": where}).json()["items"]
+    assert len(found) == 2
+    desk.post("items:bulk", {"action": "ban", "items": found, "dry_run": False})
+    dry = desk.post("items:bulk", {"action": "restore", "where": where | {"status": "banned"}}).json()
+    assert (len(dry["items"]), dry["refused"]) == (2, [])
+    one = desk.post("items:bulk", {"action": "restore", "items": dry["items"][:1]}).json()
+    assert (one["items"], len(one["refused"])) == ([], 1), "the other one's ban is of the same text"
+    assert desk.post("items:bulk", {"action": "restore", "items": dry["items"], "dry_run": False}).status_code == 200
+    assert sorted(i["status"] for i in desk.items(level="insight", q="rotate", status="any")) == ["active", "retired"]

@@ -53,6 +53,70 @@ def test_a_rejected_wish_is_not_made_again(desk: Desk) -> None:
     assert wish["id"] not in {p["id"] for p in desk.http.get(f"{B}/proposals").json()["proposals"]}
 
 
+def wishes(desk: Desk, **params: str) -> list[dict[str, Any]]:
+    return list(desk.http.get(f"{B}/proposals", params=params).json()["proposals"])
+
+
+def test_a_wish_that_was_accepted_and_undone_is_made_again(desk: Desk) -> None:
+    desk.learn(1)
+    edited = desk.edit(desk.one(level="insight"), "turn it round, then add 3.").json()
+    desk.learn(2)
+    (wish,) = wishes(desk)
+    accepted = desk.post(f"proposals/{wish['id']}:accept", version=edited["version"]).json()
+    desk.learn(3)
+    assert wishes(desk) == [], "what it says already is no wish"
+    again = desk.edit(accepted, "begin at the end, then add 3.").json()
+    desk.learn(4)
+    (wish,) = wishes(desk)
+    assert (wish["wish"], wish["item_version"], wish["step"], wish["decided_by"]) == (
+        "replace",
+        again["version"],
+        4,
+        None,
+    )
+    desk.post(f"proposals/{wish['id']}:reject")
+    desk.learn(5)
+    assert wishes(desk) == []
+
+
+def test_what_was_retired_by_a_wish_and_restored_is_wished_away_again(desk: Desk) -> None:
+    desk.learn(1)
+    pinned = desk.act(desk.one(level="insight"), "pin")
+    for step in range(2, 8):
+        desk.learn(step, says="reverse then add 1.", passed=False)
+    (wish,) = wishes(desk)
+    retired = desk.post(f"proposals/{wish['id']}:accept", version=pinned["version"]).json()
+    restored = desk.act(retired, "restore")
+    desk.learn(8, says="reverse then add 1.", passed=False)
+    (again,) = wishes(desk)
+    assert (again["wish"], again["item_version"], again["status"]) == ("retire", restored["version"], "open")
+
+
+def test_an_accepted_wish_brings_its_evidence(desk: Desk) -> None:
+    desk.learn(1)
+    edited = desk.edit(desk.one(level="insight"), "turn it round, then add 3.").json()
+    desk.learn(2)
+    (wish,) = wishes(desk)
+    accepted = desk.post(f"proposals/{wish['id']}:accept", version=edited["version"]).json()
+    assert (accepted["sources"], accepted["step"]) == (["1:p0#0", "2:p0#0"], 2)
+    assert (accepted["successes"], accepted["trials"]) == (2, 2)
+    origins = desk.http.get(f"{B}/items/{accepted['id']}/provenance").json()["made_from"]
+    assert {o["id"] for o in origins} == {"1:p0#0", "2:p0#0"}
+
+
+def test_a_wish_for_what_is_no_longer_active_can_only_be_rejected(desk: Desk) -> None:
+    desk.learn(1)
+    edited = desk.edit(desk.one(level="insight"), "turn it round, then add 3.").json()
+    desk.learn(2)
+    (wish,) = wishes(desk)
+    desk.act(edited, "split", {"texts": ["turn it round.", "then add 3."]})
+    now = desk.detail(edited)["item"]
+    refused = desk.post(f"proposals/{wish['id']}:accept", version=now["version"])
+    assert (refused.status_code, "superseded" in refused.json()["title"]) == (409, True)
+    assert desk.detail(edited)["item"] == now
+    assert desk.post(f"proposals/{wish['id']}:reject").status_code == 200
+
+
 def test_edits_take_effect_at_the_next_step_and_the_job_says_so(desk: Desk) -> None:
     desk.learn(1)
     desk.edit(desk.one(level="insight"), "turn it round, then add 3.")
@@ -153,13 +217,63 @@ def test_bulk_goes_by_a_dry_run_and_is_all_or_nothing(desk: Desk) -> None:
     assert len(found) == 4
     seq = desk.world.ledger.seq("b")
     dry = desk.post("items:bulk", {"action": "pin", "items": found}).json()
-    assert ([i["version"] for i in dry["items"]], desk.world.ledger.seq("b")) == ([2] * 4, seq)
+    assert (dry["items"], desk.world.ledger.seq("b")) == (found, seq)
     stale = [*found[:3], found[3] | {"version": 7}]
     assert desk.post("items:bulk", {"action": "pin", "items": stale, "dry_run": False}).status_code == 412
     assert desk.items(held=True) == []
     done = desk.post("items:bulk", {"action": "pin", "items": found, "dry_run": False}).json()
     assert {i["version"] for i in done["items"]} == {2}
     assert len(desk.items(held=True)) == 4
+
+
+def test_a_dry_run_says_what_the_real_one_does(desk: Desk) -> None:
+    desk.world.record(1, [(f"p{n}", RIGHT, True) for n in range(4)])
+    desk.world.reflect(1, Words(lambda _: "Strategy: rotate then add 3."), ["p0", "p1", "p2", "p3"])
+    pinned, banned, *rest = desk.items(level="insight")
+    desk.act(pinned, "pin")
+    desk.act(banned, "ban")
+    dry = desk.post("items:bulk", {"action": "pin", "where": {"level": "insight"}}).json()
+    assert sorted(i["id"] for i in dry["items"]) == sorted(i["id"] for i in rest)
+    assert ([i["id"] for i in dry["refused"]], dry["unchanged"]) == ([banned["id"]], 1)
+    assert "restore it first" in dry["refused"][0]["why"]
+    real = {"action": "pin", "dry_run": False}
+    now = {"id": banned["id"], "version": 2}
+    assert desk.post("items:bulk", real | {"items": [*dry["items"], now]}).status_code == 409
+    done = desk.post("items:bulk", real | {"items": dry["items"]}).json()
+    assert [i["id"] for i in done["items"]] == [i["id"] for i in dry["items"]]
+    assert {i["version"] for i in done["items"]} == {2}
+    assert desk.post("items:bulk", {"action": "pin", "where": {"held": True}}).json()["unchanged"] == 3
+    twice = desk.post("items:bulk", {"action": "ban", "items": done["items"] * 2, "dry_run": False})
+    assert (twice.status_code, twice.json()["errors"][0]["field"]) == (422, "items")
+
+
+def test_who_asks_for_what_is_so_already_is_in_the_audit_log(desk: Desk) -> None:
+    desk.learn(1)
+    pinned = desk.act(desk.one(level="insight"), "pin")
+    ref = {"id": pinned["id"], "version": pinned["version"]}
+    again = desk.post("items:bulk", {"action": "pin", "items": [ref], "dry_run": False}).json()
+    assert (again["items"], again["unchanged"]) == ([], 1)
+    now = desk.world.ledger.seq("b")
+    desk.http.post(f"{B}:rollback", json={"seq": now - 1, "dry_run": False}, headers={"If-Match": "*"})
+    rows = [r for r in desk.http.get(f"{B}/audit").json()["rows"] if r["seq"] >= now]
+    assert [(r["actor"], r["action"], r["item_id"]) for r in rows] == [
+        ("person:ada", "pin", None),
+        ("person:ada", "rollback", None),
+    ]
+
+
+def test_a_note_that_was_put_away_is_restored_before_it_is_reworded(desk: Desk) -> None:
+    desk.learn(1)
+    pinned = desk.act(desk.one(level="insight"), "pin")
+    for step in range(2, 8):
+        desk.learn(step, says="reverse then add 1.", passed=False)
+    (wish,) = wishes(desk)
+    retired = desk.post(f"proposals/{wish['id']}:accept", version=pinned["version"]).json()
+    refused = desk.edit(retired, "turn it round, then add 3.")
+    assert (refused.status_code, "is retired; restore it first" in refused.json()["title"]) == (409, True)
+    assert desk.post(f"items/{retired['id']}:revert", {"version": 1}, retired["version"]).status_code == 409
+    edited = desk.edit(desk.act(retired, "restore"), "turn it round, then add 3.").json()
+    assert edited["status"] == "active"
 
 
 def test_a_rollback_brings_back_what_was_and_keeps_what_happened(desk: Desk) -> None:
@@ -261,7 +375,8 @@ def test_bad_input_is_refused_by_name(desk: Desk) -> None:
     assert desk.post("items", wrong).json()["errors"][0]["field"] == "problem_id"
     assert desk.post("items", wrong | {"text": "a\x00b"}).status_code == 422
     assert desk.post("items", wrong | {"txt": "a"}).status_code == 422
-    assert desk.http.get("/v1/banks/none").status_code == 404
+    for part in ("", "/items", "/audit", "/proposals", "/export", "/search?q=x"):
+        assert desk.http.get(f"/v1/banks/none{part}").status_code == 404, part
     assert desk.http.post("/v1/banks/none/items", json=wrong).status_code == 404
 
 

@@ -123,7 +123,10 @@ class Transaction:
         facts: Mapping[str, Any] | None = None,
         reason: str = "",
     ) -> None:
-        """Ask people for a change of an item that they hold. A wish that was made before is not made again."""
+        """Ask people for a change of an item that they hold.
+
+        A wish that is open or was rejected is not made again; one that was accepted is, as people undid it since.
+        """
         name = json.dumps([self.bank, item.id, wish, fingerprint(text) if text else ""])
         row = {
             "bank": self.bank,
@@ -140,8 +143,11 @@ class Transaction:
             "seq": self.seq,
             "decided_by": None,
         }
-        self.insert(PROPOSALS, [row], ignore=True)
-        self._machine["proposed"] += 1
+        made = (sqlite if self.db.dialect.name == "sqlite" else postgresql).insert(PROPOSALS).values(row)
+        again = made.on_conflict_do_update(
+            index_elements=["bank", "id"], set_=row, where=PROPOSALS.c.status == "accepted"
+        )
+        self._machine["proposed"] += self.db.execute(again).rowcount
 
     def begin_step(self, step: int) -> None:
         """Mark where a step begins: what people changed before this transaction takes effect with it."""
