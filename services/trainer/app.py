@@ -29,7 +29,9 @@ class TrainerSettings(ServiceSettings):
 
     trainer_launcher: Literal["local", "external"] = "local"
     """local: the service starts a job process per run. external: something else (a Kubernetes TrainJob) runs
-    `python -m services.trainer.job` on the run's spool, and the service only talks to it."""
+    `python -m services.trainer.job` on the run's spool, and the service only talks to it. When a run is cancelled,
+    the local process ends at once; an external one does the step that it is at, and ends when it has waited for long
+    enough."""
     trainer_nproc: int = Field(default=1, ge=1)
     """Processes (GPUs) per run under the local launcher; more than one go under torchrun."""
     trainer_idle_s: float = Field(default=600.0, gt=0.0)
