@@ -16,7 +16,7 @@ from fastapi import Path as PathParam
 from pydantic import Field
 
 from services.common.app import create_service
-from services.common.jobs import JobContext, JobKind, JobRunner, JobStore
+from services.common.jobs import JobContext, JobKind, JobRunner, JobStore, Retryable
 from services.common.requests import TrainRequest, TrainResult
 from services.common.settings import ServiceSettings
 from services.common.strict import Strict
@@ -58,7 +58,10 @@ def create_app(settings: TrainerSettings) -> FastAPI:
     )
 
     def train(request: TrainRequest, context: JobContext) -> TrainResult:
-        return launcher.train(request, context.check)
+        try:
+            return launcher.train(request, context.check)
+        except OSError as error:  # the spool's disk, not the request: the same step may succeed later
+            raise Retryable(f"{type(error).__name__}: {error}") from error
 
     jobs = JobRunner(
         "trainer",

@@ -133,3 +133,13 @@ def test_a_step_that_is_given_up_ends_its_process(tmp_path: Path, base: Weights)
         launcher.train(request, give_up)
     assert not ProcessId.model_validate_json(process_file.read_text()).alive
     assert launcher.spool("tiny").open(0) == request
+
+
+def test_a_disk_that_takes_no_step_is_a_failure_that_may_pass(tmp_path: Path, base: Weights) -> None:
+    body = {"kind": "train", "request": TinyRun(tmp_path, base).request(0).model_dump(mode="json")}
+    with client(tmp_path) as http:
+        (tmp_path / "trainer" / "runs").write_text("not a folder")
+        http.put("/v1/jobs/tiny.s0", json=body)
+        error = http.get("/v1/jobs/tiny.s0?wait=20").json()["error"]
+    assert "runs/tiny" in error["message"]
+    assert error["retryable"]
