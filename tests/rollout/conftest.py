@@ -27,6 +27,7 @@ from services.rollout.settings import RolloutSettings
 TOKEN = "test-token-0123456789"
 END = "<|im_end|>"
 TEMPLATE = (
+    "{% if messages[0].role == 'system' %}{{ raise_exception('no system role here') }}{% endif %}"
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
