@@ -117,7 +117,7 @@ def add(tx: Transaction, new: NewItem, actor: str) -> Item:
         kind=new.kind or "behavior",
         scope=scope,
         text=new.text,
-        step=_step(tx),
+        step=newest_step(tx),
         policy_version=0,
         facts=facts,
         pinned=new.pinned,
@@ -126,7 +126,7 @@ def add(tx: Transaction, new: NewItem, actor: str) -> Item:
     return _new(tx, item, actor, "add")
 
 
-def _step(tx: Transaction) -> int:
+def newest_step(tx: Transaction) -> int:
     """The newest step that wrote to the bank."""
     return int(tx.db.scalar(sa.select(sa.func.max(ITEMS.c.step)).where(ITEMS.c.bank == tx.bank)) or 0)
 
