@@ -21,6 +21,7 @@ from gateway.state import RunState
 from gateway.views import RunStatus
 from services.common.client import ServiceClient
 from services.common.requests import TrainResult
+from services.common.sql import Busy
 from tests.gateway.fakes import Fakes, retryable
 
 Make = Callable[..., Recipe]
@@ -375,3 +376,21 @@ def test_a_phase_costs_the_controller_little(recipe: Make, start: Start, drive: 
     began = time.process_time()
     drive(run)
     assert (time.process_time() - began) / len(planned(plan)) < 0.1, "the four services' work included"
+
+
+def test_a_registry_that_is_busy_is_not_the_runs_fault(
+    recipe: Make, start: Start, drive: Drive, registry: Registry, fakes: Fakes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = start(recipe())
+
+    def held(*_: object) -> str:
+        raise Busy("database is locked")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(registry, "renew", held)
+        patch.setattr("gateway.registry.LEASE_S", 0.0)
+        with pytest.raises(Busy):
+            advance(registry, fakes.clients(), run, "me")
+    assert status(registry, run) != RunStatus.FAILED
+    drive(run)
+    assert status(registry, run) == RunStatus.SUCCEEDED
