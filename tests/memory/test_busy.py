@@ -67,6 +67,16 @@ def test_a_job_that_meets_a_held_ledger_may_be_repeated(impatient: tuple[Desk, s
     assert desk.http.get(B).json()["experience"] == 1
 
 
+def test_a_process_whose_connections_are_all_in_use_is_busy(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'kept.db'}"
+    database = Database(url, _prepare, lock=1)
+    database.close()
+    database.engine = sa.create_engine(url, pool_size=1, max_overflow=0, pool_timeout=0.05)
+    with database.read(), pytest.raises(Busy), database.read():
+        pass
+    database.close()
+
+
 def _prepare(db: sa.Connection) -> None:
     db.execute(sa.text("CREATE TABLE kept(id INTEGER PRIMARY KEY, n INTEGER)"))
     db.execute(sa.text("INSERT INTO kept VALUES (1, 0), (2, 0)"))

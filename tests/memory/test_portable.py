@@ -154,6 +154,28 @@ def test_a_merge_keeps_what_it_was_made_of_and_so_does_a_split(desk: Desk) -> No
     assert merged["id"] not in {i["id"] for i in items(desk)}
 
 
+def test_a_split_of_a_merge_is_made_of_the_merge_alone(desk: Desk) -> None:
+    desk.world.record(1, [("p0", RIGHT, True)])
+    for text in ("first rule", "second rule"):
+        assert desk.post("items", {"level": "behavior", "text": text}).status_code == 201
+    two = [{"id": i["id"], "version": i["version"]} for i in desk.items(level="behavior")]
+    merged = desk.post("items:merge", {"items": two, "text": "both rules"}).json()
+    split = desk.post(f"items/{merged['id']}:split", {"texts": ["one", "the other"]}, merged["version"]).json()
+    again = [{"id": i["id"], "version": i["version"]} for i in split]
+    assert desk.post("items:merge", {"items": again, "text": "one and the other"}).status_code == 201
+    move(desk)
+    for bank in ("b", "c"):
+        for note in items(desk, bank, level="behavior"):
+            found = desk.http.get(f"/v1/banks/{bank}/items/{note['id']}/provenance").json()["made_from"]
+            expected = {
+                "both rules": [("merge", "first rule"), ("merge", "second rule")],
+                "one": [("split", "both rules")],
+                "the other": [("split", "both rules")],
+                "one and the other": [("merge", "one"), ("merge", "the other")],
+            }
+            assert sorted((link["how"], link["item"]["text"]) for link in found) == expected.get(note["text"], [])
+
+
 def test_whatever_a_model_said_leaves_and_comes_back(desk: Desk) -> None:
     desk.world.record(1, [("p0", "", False), ("p0", " \n", False), ("p0", WRONG, False)])
     lines = desk.http.get(f"{B}/export").text.splitlines()
