@@ -27,7 +27,10 @@ _POSTGRES_BUSY = frozenset({"53300", "55P03", "57P01", "57P02", "57P03"})
 
 
 class Busy(Retryable, SQLAlchemyError):
-    """Nothing was done: others hold the database, or it is out of reach. The same work may succeed later."""
+    """Others hold the database, or it is out of reach: the same work may succeed later.
+
+    Nothing was done, unless the answer to a commit was lost: repeat only what is safe to repeat.
+    """
 
 
 def _is_busy(error: DBAPIError) -> bool:
