@@ -21,6 +21,7 @@ from gateway.state import RunState
 from gateway.views import RunStatus
 from services.common.client import ServiceClient
 from services.common.requests import TrainResult
+from services.common.sql import Busy
 from tests.gateway.fakes import Fakes, retryable
 
 Make = Callable[..., Recipe]
@@ -307,6 +308,24 @@ def test_patience_with_a_service_ends(
     assert advance(registry, clients, run, "me") is None
     assert status(registry, run) == RunStatus.FAILED
     assert re.search(r"out of reach for 6\d\d s", registry.run(run)["error"]), "601 s, more where the machine is slow"
+
+
+def test_a_registry_that_is_busy_is_not_the_runs_fault(
+    recipe: Make, start: Start, drive: Drive, registry: Registry, fakes: Fakes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = start(recipe())
+
+    def held(*_: object) -> str:
+        raise Busy("database is locked")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(registry, "renew", held)
+        patch.setattr("gateway.registry.LEASE_S", 0.0)
+        with pytest.raises(Busy):
+            advance(registry, fakes.clients(), run, "me")
+    assert status(registry, run) != RunStatus.FAILED
+    drive(run)
+    assert status(registry, run) == RunStatus.SUCCEEDED
 
 
 def test_a_service_that_lost_its_jobs_is_given_them_again(
