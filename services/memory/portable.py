@@ -28,7 +28,8 @@ from pydantic import AfterValidator, Field, StringConstraints, ValidationError
 from services.common.strict import Strict, explain
 from services.common.wire import Level, Problem, Slug
 from services.memory import curation
-from services.memory.ledger import Banned, Item, Kind, Ledger, Status, Transaction, UnknownBank, fingerprint, reads
+from services.memory.ledger import Banned, Item, Kind, Ledger, Status, Transaction, UnknownBank, reads
+from services.memory.ledger.items import Thought
 from services.memory.ledger.rows import PORTION, load, portions
 from services.memory.ledger.tables import ITEMS
 
@@ -179,10 +180,6 @@ def _content(n: int, line: _Line) -> Problem | PortableItem:
     return found
 
 
-Thought = tuple[str, str, str]
-"""What a note says of what: scope, kind and fingerprint."""
-
-
 class Claim(NamedTuple):
     """A note that comes in, as far as it matters for the id that it gets."""
 
@@ -233,8 +230,7 @@ def survey(file: IO[bytes], bank: str) -> Survey:
             raise curation.Invalid(f"line {n}: item.id", f"another note before it has the id {found.id!r} too")
         notes.add(found.id)
         item = _item(found)
-        thought = (item.scope, item.kind, fingerprint(item.text))
-        claims[item.identity(bank)].append(Claim(found.id, item.status == "active", item.settled, thought))
+        claims[item.identity(bank)].append(Claim(found.id, item.status == "active", item.settled, item.thought))
     return Survey(origin, claims, frozenset(problems), items)
 
 
@@ -348,7 +344,7 @@ def _said(tx: Transaction, thoughts: Set[Thought]) -> dict[Thought, str]:
         ITEMS.c.bank == tx.bank, ITEMS.c.level.in_(("insight", "behavior")), ITEMS.c.status == "active"
     )
     found = tx.db.execute(query)
-    return {said: row.id for row in found if (said := (row.scope, row.kind, row.fingerprint)) in thoughts}
+    return {said: row.id for row in found if (said := (row.kind, row.scope, row.fingerprint)) in thoughts}
 
 
 def _add(tx: Transaction, page: list[Item], banned: Banned, actor: str) -> int:
