@@ -56,11 +56,13 @@ def advance(
     owner: str,
     budget_s: float = BUDGET_S,
     *,
+    epoch: int | None = None,
     interrupts: tuple[type[Exception], ...] = (),
 ) -> float | None:
     """Advance `run` for about `budget_s` seconds.
 
     Args:
+        epoch: leave the run alone when it has been claimed since it had this one.
         interrupts: exceptions by which the caller ends this call from outside; they say nothing about the run.
 
     Returns:
@@ -69,7 +71,7 @@ def advance(
     """
     # Nothing can be recorded after these: the lease lapses and somebody else goes on.
     not_the_runs_fault: tuple[type[Exception], ...] = (SQLAlchemyError, *interrupts)
-    lease = registry.claim(run, owner)
+    lease = registry.claim(run, owner, epoch=epoch)
     if lease is None:
         return None
     try:
