@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 VISIBILITY_TIMEOUT_S = 120
 RECONCILE_S = 3.0
 RECONCILE_LIFE_S = 60.0
-"""Longer than a message waits behind the runs of a busy worker: where wake-ups were lost, nothing else finds the run."""
+"""Longer than a message waits behind the runs of a busy worker, or a run whose wake-up was lost is never found."""
 QUEUE = "pmd"
 SOFT_SHUTDOWN_S = BUDGET_S + 5
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 import threading
 import time
 from collections import Counter
@@ -17,11 +18,11 @@ from gateway.advance import advance
 from gateway.plan import last_step, step_plan
 from gateway.recipe import Recipe
 from gateway.registry import LeaseLost, Registry
-from gateway.state import RunState
+from gateway.state import RunState, Service
 from gateway.views import RunStatus
 from services.common.client import ServiceClient
 from services.common.requests import TrainResult
-from tests.gateway.fakes import Fakes, retryable
+from tests.gateway.fakes import TOKEN, Fakes, retryable
 
 Make = Callable[..., Recipe]
 Start = Callable[..., str]
@@ -291,6 +292,18 @@ def test_a_service_away_is_waited_for_and_costs_no_attempt(
     monkeypatch.setattr("gateway.advance.RETRY_S", 0.001)
     drive(run)
     assert status(registry, run) == RunStatus.SUCCEEDED
+
+
+def test_a_service_that_hangs_is_waited_for_like_one_that_is_away(
+    recipe: Make, start: Start, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.common.client.ANSWER_TIMEOUT_S", 0.1)
+    run = start(recipe(method="base"))
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        client = ServiceClient(f"http://127.0.0.1:{silent.getsockname()[1]}", TOKEN)
+        assert advance(registry, dict.fromkeys(Service, client), run, "me") is not None
+    (waiting,) = [e.payload for e in registry.events(run) if e.type == "run.waiting"]
+    assert "ReadTimeout" in waiting["reason"]
 
 
 def test_patience_with_a_service_ends(

@@ -17,14 +17,15 @@ from typing import Any
 import pytest
 import uvicorn
 
-from gateway.advance import Services
+from gateway.advance import BUDGET_S, POLL_S, Services
 from gateway.plan import last_step, step_plan
 from gateway.problems import materialise
 from gateway.recipe import Recipe
-from gateway.registry import Registry
+from gateway.registry import LEASE_S, Registry
 from gateway.settings import GatewaySettings
 from gateway.status import ENDED
 from gateway.tables import open_registry
+from services.common.client import ANSWER_TIMEOUT_S, CONNECT_TIMEOUT_S
 from services.common.sql import Database
 from tests.gateway.fakes import TOKEN, Fakes
 
@@ -40,7 +41,7 @@ def free_port() -> int:
 def test_the_settings_of_celery_are_those_of_the_design(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PMD_TOKEN", TOKEN)
     monkeypatch.setenv("PMD_REDIS_URL", "redis://:secret@broker:6379/3")
-    from gateway.controller import BUDGET_S, VISIBILITY_TIMEOUT_S, Celery, _configuration
+    from gateway.controller import VISIBILITY_TIMEOUT_S, Celery, _configuration
 
     app = Celery("test", set_as_current=False)
     app.add_defaults(_configuration)
@@ -52,7 +53,9 @@ def test_the_settings_of_celery_are_those_of_the_design(monkeypatch: pytest.Monk
     assert conf.worker_prefetch_multiplier == 1
     assert conf.accept_content == ["json"]
     assert conf.broker_transport_options["visibility_timeout"] == VISIBILITY_TIMEOUT_S
-    assert BUDGET_S < conf.task_soft_time_limit < conf.task_time_limit < VISIBILITY_TIMEOUT_S
+    call = CONNECT_TIMEOUT_S + POLL_S + ANSWER_TIMEOUT_S
+    assert call < LEASE_S, "an owner can still record that a service hangs"
+    assert BUDGET_S + call < conf.task_soft_time_limit < conf.task_time_limit < VISIBILITY_TIMEOUT_S
     assert conf.worker_soft_shutdown_timeout > BUDGET_S
     assert set(conf.beat_schedule) == {"reconcile"}
     assert conf.beat_schedule["reconcile"]["options"]["expires"] > 2 * BUDGET_S, "it waits its turn in a busy worker"
