@@ -162,20 +162,19 @@ class Registry:
             ).rowcount
             if not claimed:
                 return None
-            row = self._locked(db, run)
-            if row["status"] == RunStatus.QUEUED and row["desired"] == "run":
-                self._set_status(db, run, RunStatus.QUEUED, RunStatus.RUNNING)
-        return Lease(run, owner, row["epoch"])
+            return Lease(run, owner, self._locked(db, run)["epoch"])
 
     def renew(self, lease: Lease) -> Desired:
-        """Keep the lease, and learn what people ask for.
+        """Keep the lease, and learn what people ask for: from then on a run that shall run is running.
 
         Raises:
             LeaseLost: when another owner has claimed the run.
         """
         with self.database.write() as db:
-            self._fence(db, lease, {})
-            desired: Desired = db.execute(select(RUNS.c.desired).where(RUNS.c.id == lease.run)).scalar_one()
+            row = self._fence(db, lease, {})
+            desired: Desired = row["desired"]
+            if row["status"] == RunStatus.QUEUED and desired == "run":
+                self._set_status(db, lease.run, RunStatus.QUEUED, RunStatus.RUNNING)
         return desired
 
     def release(self, lease: Lease, *, delay: float = 0.0) -> None:

@@ -322,6 +322,25 @@ def test_patience_with_a_service_ends(
     assert re.search(r"out of reach for 6\d\d s", registry.run(run)["error"]), "601 s, more where the machine is slow"
 
 
+def test_a_read_error_of_the_controller_is_waited_for_and_costs_no_attempt(
+    recipe: Make, start: Start, registry: Registry, fakes: Fakes, drive: Drive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, errors = advance_module.read_table, [OSError(5, "Input/output error")]
+
+    def flaky(ref: Any) -> Any:
+        if errors:
+            raise errors.pop()
+        return read(ref)
+
+    monkeypatch.setattr(advance_module, "read_table", flaky)
+    run = start(recipe(teacher={"lead_gate": True}, max_attempts=1))
+    drive(run)
+    assert status(registry, run) == RunStatus.SUCCEEDED, registry.run(run)["error"]
+    assert set(fakes.jobs().values()) == {1}
+    (waiting,) = [e.payload for e in registry.events(run, limit=10_000) if e.type == "run.waiting"]
+    assert "Input/output error" in waiting["reason"]
+
+
 def test_a_service_that_lost_its_jobs_is_given_them_again(
     recipe: Make, start: Start, registry: Registry, fakes: Fakes, drive: Drive
 ) -> None:
@@ -352,6 +371,23 @@ def test_pause_lets_the_phase_in_progress_end_and_resume_goes_on(
     drive(run)
     assert status(registry, run) == RunStatus.SUCCEEDED
     assert Counter(recorded(registry, run)) == Counter(planned(plan))
+
+
+def test_a_pause_that_is_taken_back_as_the_run_begins_leaves_no_trace(
+    recipe: Make, start: Start, registry: Registry, fakes: Fakes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = start(recipe(method="base"))
+    registry.ask(run, "pause")
+    claim = registry.claim
+
+    def resumed_meanwhile(run: str, owner: str, **about: Any) -> Any:
+        lease = claim(run, owner, **about)
+        registry.ask(run, "run")
+        return lease
+
+    monkeypatch.setattr(registry, "claim", resumed_meanwhile)
+    advance(registry, fakes.clients(), run, "me")
+    assert status(registry, run) == RunStatus.SUCCEEDED, registry.run(run)["error"]
 
 
 def test_cancel_ends_the_job_and_the_run(
