@@ -146,6 +146,8 @@ PYTHON: dict[str, tuple[str, str, float, str]] = {
     "part": ("return 0.25", "failed", 0.25, ""),
     "too much": ("return 7", "passed", 1.0, ""),
     "less than nothing": ("return -1e300", "failed", 0.0, ""),
+    "more than every float": ("return 10**400", "passed", 1.0, ""),
+    "less than every float": ("return -(10**400)", "failed", 0.0, ""),
     "no answer": ("return None", "format", 0.0, ""),
     "with feedback": ("return {'reward': 0.5, 'feedback': 'half <|x|>'}", "failed", 0.5, ""),
     "raises": ("return 1 / 0", "infra_error", 0.0, "raised ZeroDivisionError: division by zero (line 2)"),
