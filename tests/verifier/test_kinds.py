@@ -189,7 +189,8 @@ def test_python(name: str, sandbox: Sandbox) -> None:
         ({"kind": "json_schema", "json_schema": {"pattern": "("}}, "json_schema", "unterminated subpattern"),
         ({"kind": "json_schema", "json_schema": {"patternProperties": {"[": {}}}}, "json_schema", "unterminated"),
         ({"kind": "json_schema", "json_schema": {"pattern": "x" * 10_001}}, "json_schema", "at most 10000 are allowed"),
-        *(({"kind": "json_schema", "json_schema": {"$schema": odd}}, "json_schema", "a text") for odd in (5, [], {})),
+        ({"kind": "json_schema", "json_schema": {"$schema": 5}}, "json_schema", "a text"),
+        ({"kind": "json_schema", "json_schema": {"$schema": []}}, "json_schema", "a text"),
         (
             {"kind": "json_schema", "json_schema": {"properties": {"\ud800": {"type": "zz"}}}},
             "json_schema",
@@ -208,9 +209,9 @@ def test_a_wrong_spec_names_the_field(spec: dict[str, Any], field: str, message:
 
 @pytest.mark.timeout(60)
 def test_a_schema_that_is_slow_to_compile_is_checked_at_once() -> None:
-    slow = {"patternProperties": {"(?i)" + r"[\0-\U0010ffff]" * 600: {}}}  # compiling one class takes 8 ms and more
+    pattern = "(?i)" + r"[\0-\U0010ffff]" * 600  # compiling one class takes 8 ms and more
     began = time.process_time()
-    parse_spec({"kind": "json_schema", "json_schema": slow})
+    parse_spec({"kind": "json_schema", "json_schema": {"patternProperties": {pattern: {}}}})
     assert time.process_time() - began < 2.0
 
 
