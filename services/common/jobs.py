@@ -244,8 +244,9 @@ class JobRunner:
         """Run the jobs that a crash left without an end. Call once the service can work."""
         self._loop = asyncio.get_running_loop()
         for key in self._store.unfinished():
-            log.info("job resumed after a restart", extra={"job": key})
-            self._enqueue(key)
+            if key not in self._cancels:  # somebody asked for it first
+                log.info("job resumed after a restart", extra={"job": key})
+                self._enqueue(key)
 
     def close(self) -> None:
         """Stop taking work; running jobs are left without an end and run again at the next start."""
