@@ -6,7 +6,7 @@ Invariants:
   in one fenced transaction.
 - A phase is noted as submitted before its job is, so that cancelling a run finds every job that may exist.
 - A failure that may pass is tried again under a new key, `max_attempts` times; then the run fails with the reason.
-  A service out of reach is waited for, which is no attempt.
+  A service or a storage out of reach is waited for, which is no attempt.
 """
 
 from __future__ import annotations
@@ -56,11 +56,13 @@ def advance(
     owner: str,
     budget_s: float = BUDGET_S,
     *,
+    epoch: int | None = None,
     interrupts: tuple[type[Exception], ...] = (),
 ) -> float | None:
     """Advance `run` for about `budget_s` seconds.
 
     Args:
+        epoch: leave the run alone when it has been claimed since it had this one.
         interrupts: exceptions by which the caller ends this call from outside; they say nothing about the run.
 
     Returns:
@@ -69,7 +71,7 @@ def advance(
     """
     # Nothing can be recorded after these: the lease lapses and somebody else goes on.
     not_the_runs_fault: tuple[type[Exception], ...] = (SQLAlchemyError, *interrupts)
-    lease = registry.claim(run, owner)
+    lease = registry.claim(run, owner, epoch=epoch)
     if lease is None:
         return None
     try:
@@ -156,6 +158,9 @@ class _Tick:
             raise self._attempt_failed(phase, message) from error
         except ArtifactError as error:
             raise self._attempt_failed(phase, str(error), retryable=True) from error
+        except OSError as error:
+            # The storage fails this process; what the job made may be whole.
+            raise self._wait_for(phase, f"the result of {phase.name} can't be read: {error}") from error
         self._record(phase, Record(result.model_dump(mode="json"), facts, job.seconds or 0.0))
 
     def _job(self, phase: Phase, wait: float) -> Job:
@@ -212,7 +217,7 @@ class _Tick:
         return _Over(None)
 
     def _wait_for(self, phase: Phase, reason: str) -> _Over:
-        """Come back later for a service that is out of reach, or fail the run when it has been for too long."""
+        """Come back later for what is out of reach, or fail the run when it has been for too long."""
         waited = self._registry.waits(self._lease, reason)
         if waited > PATIENCE_S:
             error = f"step {phase.step}, {phase.name}: out of reach for {waited:.0f} s: {reason}"

@@ -3,6 +3,8 @@
 Invariants:
 - A message is a wake-up. Losing one costs the time until `reconcile` finds the run; doubling one is harmless,
   because `gateway.advance.advance` claims a lease before it does anything.
+- A message names the epoch that it wakes, so of those that pile up while all processes are busy one is obeyed:
+  more runs than processes take turns, in the order in which they were left alone.
 - A task lasts seconds, far below the visibility timeout, so a message is never delivered while it is worked on.
 - No result backend, no chains, no chords, no Celery retries: state and attempts are in the registry.
 
@@ -37,6 +39,8 @@ log = logging.getLogger(__name__)
 
 VISIBILITY_TIMEOUT_S = 120
 RECONCILE_S = 3.0
+RECONCILE_LIFE_S = 60.0
+"""Longer than a message waits behind the runs of a busy worker, or a run whose wake-up was lost is never found."""
 QUEUE = "pmd"
 SOFT_SHUTDOWN_S = BUDGET_S + 5
 
@@ -76,7 +80,7 @@ def _configuration() -> dict[str, Any]:
                 "task": "pmd.reconcile",
                 "schedule": RECONCILE_S,
                 # Without a worker these would pile up; each is as good as the last.
-                "options": {"expires": RECONCILE_S},
+                "options": {"expires": RECONCILE_LIFE_S},
             }
         },
     }
@@ -102,21 +106,21 @@ def _tools() -> tuple[Registry, Services]:
 
 
 @celery.task(name="pmd.advance")  # type: ignore[untyped-decorator]
-def advance(run: str) -> None:
-    """Advance a run for some seconds, then ask to be woken up again."""
+def advance(run: str, epoch: int | None = None) -> None:
+    """Advance a run for some seconds, unless it was since `epoch`; then ask to be woken up again."""
     registry, services = _tools()
     owner = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
-    delay = advance_run(registry, services, run, owner, interrupts=(SoftTimeLimitExceeded,))
+    delay = advance_run(registry, services, run, owner, epoch=epoch, interrupts=(SoftTimeLimitExceeded,))
     if delay is not None:
-        advance.apply_async((run,), countdown=delay)
+        advance.apply_async((run, registry.run(run)["epoch"]), countdown=delay)
 
 
 @celery.task(name="pmd.reconcile")  # type: ignore[untyped-decorator]
 def reconcile() -> None:
     """Wake up every run that wants an owner: its message was lost, or its owner has died."""
     registry, _ = _tools()
-    for run in registry.due():
-        advance.apply_async((run,))
+    for wake_up in registry.due().items():
+        advance.apply_async(wake_up)
 
 
 def wake(run: str) -> None:

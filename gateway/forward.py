@@ -16,11 +16,12 @@ from fastapi import HTTPException, Request
 from fastapi.responses import Response, StreamingResponse
 
 from gateway.views import ServiceView
-from services.common.client import ANSWER_TIMEOUT_S, CONNECT_TIMEOUT_S
+from services.common.client import CONNECT_TIMEOUT_S
 from services.common.wire import Level
 
 READY_TIMEOUT_S = 3.0
 GENERATION_TIMEOUT_S = 600.0
+ANSWER_TIMEOUT_S = 30.0
 FILE_TIMEOUT_S = 600.0
 SAMPLES: Mapping[Level, Mapping[str, int]] = {
     "behavior": {"behavior": 5},

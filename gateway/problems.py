@@ -6,7 +6,7 @@ Invariants:
 - Problem ids are unique, and no evaluation problem is a training problem (Law 3).
 - Version 0 is the base model's own files (hard links where the disk allows), sealed by a manifest.
 - A record that is wrong is left out and reported; the rest is used.
-- Doing it twice writes the same bytes, so a creation that was cut short can be repeated.
+- Doing it twice writes the same bytes, so a creation that was cut short can be repeated, or made twice at once.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -227,17 +228,26 @@ def _has_chat_template(folder: Path) -> bool:
 
 
 def _link_base(model: str, uri: str, run: str) -> Weights:
+    """Version 0 of `run`: complete or absent, however often and at once it is made."""
     source, folder = find_model(model), local_path(uri)
-    folder.mkdir(parents=True, exist_ok=True)
-    for path in sorted(source.iterdir()):
-        target = folder / path.name
-        if path.name == MANIFEST or not path.is_file() or target.exists():
-            continue
-        origin = path.resolve()  # model caches hold links to blobs; a hard link to a link would dangle
+    part = folder.with_name(f"{folder.name}.{uuid.uuid4().hex[:8]}.tmp")
+    part.mkdir(parents=True)
+    try:
+        for path in sorted(source.iterdir()):
+            if path.name == MANIFEST or not path.is_file():
+                continue
+            origin = path.resolve()  # model caches hold links to blobs; a hard link to a link would dangle
+            try:
+                os.link(origin, part / path.name)
+            except OSError:
+                shutil.copyfile(origin, part / path.name)
+        sealed = seal_weights(part, 0, {"run": run, "step": 0, "base_model": model})
         try:
-            os.link(origin, target)
-        except OSError:
-            part = target.with_name(f"{target.name}.part")
-            shutil.copyfile(origin, part)
-            part.replace(target)
-    return seal_weights(folder, 0, {"run": run, "step": 0, "base_model": model})
+            part.rename(folder)
+        except OSError:  # it is there: the creation is repeated, or made twice at the same time
+            if (folder / MANIFEST).read_bytes() != (part / MANIFEST).read_bytes():
+                message = f"run {run!r} was begun with another base model; use a new Idempotency-Key"
+                raise _invalid("model", message) from None
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return sealed.model_copy(update={"uri": f"file://{folder}"})

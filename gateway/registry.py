@@ -141,36 +141,40 @@ class Registry:
 
     # ------------------------------------------------------------ what a controller does
 
-    def due(self) -> list[str]:
-        """Runs that want an owner now, oldest first."""
+    def due(self) -> dict[str, int]:
+        """Runs that want an owner now, each with its epoch; first the one that was left alone longest."""
+        query = select(RUNS.c.id, RUNS.c.epoch).where(self._wants_owner()).order_by(RUNS.c.updated)
         with self.database.read() as db:
-            rows = db.execute(select(RUNS.c.id).where(self._wants_owner()).order_by(RUNS.c.created))
-            return [row[0] for row in rows]
+            return {row[0]: row[1] for row in db.execute(query)}
 
-    def claim(self, run: str, owner: str) -> Lease | None:
-        """The lease of a run; None when it has an owner, has ended, or is to be left alone yet."""
+    def claim(self, run: str, owner: str, *, epoch: int | None = None) -> Lease | None:
+        """The lease of a run; None when it has an owner, has ended, or is to be left alone yet.
+
+        Args:
+            epoch: None as well when the run has been claimed since it had this one.
+        """
+        awaited = RUNS.c.id == run if epoch is None else and_(RUNS.c.id == run, RUNS.c.epoch == epoch)
         with self.database.write() as db:
             claimed = db.execute(
                 update(RUNS)
-                .where(RUNS.c.id == run, self._wants_owner())
+                .where(awaited, self._wants_owner())
                 .values(epoch=RUNS.c.epoch + 1, lease_owner=owner, lease_until=self._clock() + LEASE_S)
             ).rowcount
             if not claimed:
                 return None
-            row = self._locked(db, run)
-            if row["status"] == RunStatus.QUEUED and row["desired"] == "run":
-                self._set_status(db, run, RunStatus.QUEUED, RunStatus.RUNNING)
-        return Lease(run, owner, row["epoch"])
+            return Lease(run, owner, self._locked(db, run)["epoch"])
 
     def renew(self, lease: Lease) -> Desired:
-        """Keep the lease, and learn what people ask for.
+        """Keep the lease, and learn what people ask for: from then on a run that shall run is running.
 
         Raises:
             LeaseLost: when another owner has claimed the run.
         """
         with self.database.write() as db:
-            self._fence(db, lease, {})
-            desired: Desired = db.execute(select(RUNS.c.desired).where(RUNS.c.id == lease.run)).scalar_one()
+            row = self._fence(db, lease, {})
+            desired: Desired = row["desired"]
+            if row["status"] == RunStatus.QUEUED and desired == "run":
+                self._set_status(db, lease.run, RunStatus.QUEUED, RunStatus.RUNNING)
         return desired
 
     def release(self, lease: Lease, *, delay: float = 0.0) -> None:

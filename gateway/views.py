@@ -100,8 +100,8 @@ class EventView(Strict):
     seq: int
     ts: float
     type: str
-    """run.created, run.desired, run.status, run.waiting, run.ended, phase.submitted, phase.succeeded, phase.failed,
-    step.completed"""
+    """run.created, run.desired, run.status, run.waiting, run.ended, problems.left_out, phase.submitted,
+    phase.succeeded, phase.failed, memory.edited, step.completed"""
     payload: dict[str, Any]
 
 

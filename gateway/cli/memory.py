@@ -175,7 +175,7 @@ def add(
     text: Annotated[str, typer.Argument(help="What to remember.")],
     problem: Annotated[str | None, typer.Option(help="Problem that it is about; a behavior if missing.")] = None,
     lesson: Annotated[bool, typer.Option("--lesson", help="What to avoid, not what to do.")] = False,
-    topic: Annotated[str, typer.Option(help="Term that makes a problem the behavior's business.")] = "",
+    topic: Annotated[str, typer.Option(help="The behavior is for problems that have all of these words.")] = "",
     who: Who = None,
 ) -> None:
     """Add a memory by hand."""

@@ -1,7 +1,8 @@
 """The shell of every service: auth, problem-detail errors, health, metrics.
 
 Invariants: every route but health and metrics wants the bearer token; a body larger than its kind may be is refused
-before it is read; every 4xx names the field or the cause; no stack trace reaches a client.
+before it is read; every 4xx names the field or the cause; no stack trace reaches a client; what may succeed later
+(`Retryable`) is 503.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
+from services.common.jobs import Retryable
 from services.common.settings import ServiceSettings
 from services.common.strict import explain_errors
 from services.common.telemetry import REQUEST_SECONDS, REQUESTS
@@ -32,6 +34,9 @@ MAX_JSON_BYTES = 16 << 20
 """Largest JSON body unless a service says otherwise: it is parsed while all other requests wait."""
 MAX_UPLOAD_BYTES = 256 << 20
 """Largest body that is no JSON."""
+
+RETRY_AFTER_S = 5
+"""When to repeat a request that can't be served now."""
 
 Readiness = Callable[[], dict[str, Any]]
 """Facts that `/readyz` reports. Raise `NotReady` to answer 503."""
@@ -121,6 +126,13 @@ def create_service(
         if isinstance(detail, list):
             return problem(error.status_code, "the request is not valid", detail)
         return problem(error.status_code, str(detail))
+
+    @app.exception_handler(Retryable)
+    async def later(request: Request, error: Retryable) -> JSONResponse:
+        log.warning("request not served now: %s", error, extra={"path": request.url.path})
+        answer = problem(503, f"{error}; try again")
+        answer.headers["Retry-After"] = str(RETRY_AFTER_S)
+        return answer
 
     @app.get("/healthz", tags=["health"])
     async def healthz() -> dict[str, str]:

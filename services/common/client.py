@@ -1,5 +1,7 @@
 """HTTP between services: bounded attempts, bounded waits, retries only where they are safe.
 
+A call ends when a service has been silent for `ANSWER_TIMEOUT_S`, all attempts together: the controller has to record
+that a service hangs while it holds the run.
 Every call that changes something is an idempotent PUT or DELETE of the job protocol, so a retry after a lost
 answer is safe. 4xx is never retried: the same request would be refused again.
 """
@@ -17,7 +19,7 @@ from services.common.jobs import ENDS, Job, JobSubmission
 ATTEMPTS = 3
 BACKOFF_S = 0.3
 CONNECT_TIMEOUT_S = 5.0
-ANSWER_TIMEOUT_S = 30.0
+ANSWER_TIMEOUT_S = 20.0
 LONG_POLL_S = 20.0
 
 
@@ -40,7 +42,6 @@ class ServiceClient:
         self._http = httpx.Client(
             base_url=base_url,
             headers={"Authorization": f"Bearer {token}"},
-            timeout=httpx.Timeout(ANSWER_TIMEOUT_S, connect=CONNECT_TIMEOUT_S, read=LONG_POLL_S + ANSWER_TIMEOUT_S),
             transport=transport,
         )
         self.base_url = base_url
@@ -49,19 +50,28 @@ class ServiceClient:
         """Close the connections."""
         self._http.close()
 
-    def call(self, method: str, path: str, *, json: Any = None, params: dict[str, Any] | None = None) -> Any:
+    def call(self, method: str, path: str, *, json: Any = None, wait: float | None = None) -> Any:
         """One request, answered JSON.
 
+        Args:
+            wait: seconds that the service is asked to wait before it answers.
+
         Raises:
-            ServiceUnavailable: after `ATTEMPTS` connection failures or 5xx answers.
+            ServiceUnavailable: after `ATTEMPTS` connection failures or 5xx answers, or when time is up.
             ServiceRefused: on 4xx.
         """
+        params = None if wait is None else {"wait": wait}
+        deadline = time.monotonic() + ANSWER_TIMEOUT_S + (wait or 0.0)
         cause = ""
         for attempt in range(ATTEMPTS):
             if attempt:
                 time.sleep(BACKOFF_S * 2**attempt)
+            left = deadline - time.monotonic()
+            if left <= 0:
+                break
+            timeout = httpx.Timeout(left, connect=min(left, CONNECT_TIMEOUT_S))
             try:
-                response = self._http.request(method, path, json=json, params=params)
+                response = self._http.request(method, path, json=json, params=params, timeout=timeout)
             except httpx.TransportError as error:
                 cause = f"{type(error).__name__}: {error}"
                 continue
@@ -70,7 +80,7 @@ class ServiceClient:
             if response.status_code < 500 and response.status_code != 429:
                 raise ServiceRefused(response.status_code, f"{method} {self.base_url}{path}: {response.text[:2000]}")
             cause = f"HTTP {response.status_code}: {response.text[:500]}"
-        raise ServiceUnavailable(f"{method} {self.base_url}{path} failed {ATTEMPTS} times: {cause}")
+        raise ServiceUnavailable(f"{method} {self.base_url}{path} failed: {cause}")
 
     def submit(self, key: str, kind: str, request: BaseModel) -> Job:
         """Start (or find) the job `key`."""
@@ -79,7 +89,7 @@ class ServiceClient:
 
     def poll(self, key: str, wait: float = LONG_POLL_S) -> Job:
         """The job `key`, after at most `wait` seconds."""
-        return Job.model_validate(self.call("GET", f"/v1/jobs/{key}", params={"wait": wait}))
+        return Job.model_validate(self.call("GET", f"/v1/jobs/{key}", wait=wait))
 
     def cancel(self, key: str) -> Job:
         """Cancel the job `key`."""

@@ -7,6 +7,7 @@ Invariants:
 - A job is on disk before its PUT is answered. After a crash, jobs without an end are run again, so handlers
   must be idempotent: they publish by rename or in one transaction, and doing them twice is doing them once.
 - An end (succeeded, failed, cancelled) is final.
+- A job whose end can't be recorded (a full disk) keeps its thread until it can be: it never stays without one.
 - A failure says whether repeating the same work could help (`retryable`); the caller repeats under a new key.
 """
 
@@ -37,6 +38,10 @@ from services.common.telemetry import JOB_SECONDS, JOBS
 log = logging.getLogger(__name__)
 
 Request = TypeVar("Request", bound=BaseModel)
+Answer = TypeVar("Answer")
+
+STORE_RETRY_S = 2.0
+"""How long a job waits for a store that can't be used before it tries again."""
 
 Key = Annotated[str, PathParam(pattern=r"^[A-Za-z0-9._:@-]{1,200}$", examples=["demo.s0003.rollout.0"])]
 
@@ -167,11 +172,11 @@ class JobStore:
             seconds=row[6],
         )
 
-    def request(self, key: str) -> dict[str, Any]:
-        """The body that `key` was submitted with."""
+    def submission(self, key: str) -> tuple[str, dict[str, Any]]:
+        """Kind and request that `key` was submitted with."""
         with self._lock:
-            row = self._db.execute("SELECT request FROM jobs WHERE key=?", (key,)).fetchone()
-        return dict(json.loads(row[0]))
+            row = self._db.execute("SELECT kind, request FROM jobs WHERE key=?", (key,)).fetchone()
+        return row[0], json.loads(row[1])
 
     def start(self, key: str) -> bool:
         """Mark a job as running; False when it has ended meanwhile."""
@@ -218,6 +223,10 @@ class JobStore:
         return [row[0] for row in rows]
 
 
+class _Closing(Exception):
+    """The service stops before its store could be used."""
+
+
 class JobRunner:
     """Runs a service's jobs on threads and answers for them over HTTP."""
 
@@ -229,17 +238,20 @@ class JobRunner:
         self._cancels: dict[str, threading.Event] = {}
         self._ended: dict[str, asyncio.Event] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._closing = threading.Event()
 
     def recover(self) -> None:
         """Run the jobs that a crash left without an end. Call once the service can work."""
         self._loop = asyncio.get_running_loop()
         for key in self._store.unfinished():
-            log.info("job resumed after a restart", extra={"job": key})
-            self._enqueue(key)
+            if key not in self._cancels:  # somebody asked for it first
+                log.info("job resumed after a restart", extra={"job": key})
+                self._enqueue(key)
 
     def close(self) -> None:
         """Stop taking work; running jobs are left without an end and run again at the next start."""
-        for cancel in self._cancels.values():
+        self._closing.set()
+        for cancel in list(self._cancels.values()):
             cancel.set()
         self._pool.shutdown(wait=False, cancel_futures=True)
 
@@ -262,37 +274,61 @@ class JobRunner:
         return request
 
     def _enqueue(self, key: str) -> None:
-        self._cancels[key] = threading.Event()
+        cancel = self._cancels[key] = threading.Event()
         self._ended[key] = asyncio.Event()
-        self._pool.submit(self._run, key)
+        self._pool.submit(self._run, key, cancel)
 
-    def _run(self, key: str) -> None:
-        cancel = self._cancels[key]
-        job = self._store.get(key)
-        if job is None or not self._store.start(key):
-            return
-        kind = self._kinds[job.kind]
+    def _run(self, key: str, cancel: threading.Event) -> None:
+        try:
+            if self._insist(lambda: self._store.start(key)):
+                self._work(key, cancel)
+        except _Closing:
+            log.warning("job left for the next start", extra={"job": key})
+        finally:
+            self._release(key)
+
+    def _work(self, key: str, cancel: threading.Event) -> None:
+        """Run a job that is marked as running, and record its end."""
+        name, body = self._insist(lambda: self._store.submission(key))
         began = time.monotonic()
         result: dict[str, Any] | None = None
         error: JobError | None = None
         try:
-            request = kind.request.model_validate(self._store.request(key))
+            kind = self._kinds[name]
+            request = kind.request.model_validate(body)
             result = kind.run(request, JobContext(key, cancel)).model_dump(mode="json")
             status = JobStatus.SUCCEEDED
         except Cancelled:
+            if self._closing.is_set():
+                return
             status = JobStatus.CANCELLED
         except Exception as exception:  # a handler's failure is the job's end, never the service's
             status = JobStatus.FAILED
-            error = JobError(
-                message=f"{type(exception).__name__}: {exception}", retryable=isinstance(exception, Retryable)
-            )
-            log.exception("job failed", extra={"job": key, "kind": job.kind})
+            # A file's name in it may be no Unicode, which JSON can't carry.
+            message = f"{type(exception).__name__}: {exception}".encode(errors="backslashreplace").decode()
+            error = JobError(message=message, retryable=isinstance(exception, Retryable))
+            log.exception("job failed", extra={"job": key, "kind": name})
         seconds = time.monotonic() - began
-        closing = status is JobStatus.CANCELLED and self._pool._shutdown
-        if not closing:
-            self._store.end(key, status, result=result, error=error, seconds=seconds)
-            JOBS.labels(self.service, job.kind, status).inc()
-            JOB_SECONDS.labels(self.service, job.kind).observe(seconds)
+        self._insist(lambda: self._store.end(key, status, result=result, error=error, seconds=seconds))
+        JOBS.labels(self.service, name, status).inc()
+        JOB_SECONDS.labels(self.service, name).observe(seconds)
+
+    def _insist(self, use: Callable[[], Answer]) -> Answer:
+        """Use the store, as often as it takes until that works.
+
+        Raises:
+            _Closing: when the service stops before; what has no end on disk runs again at the next start.
+        """
+        while True:
+            try:
+                return use()
+            except sqlite3.Error as error:
+                log.warning("the job store can't be used; look after its disk", extra={"reason": str(error)})
+            if self._closing.wait(STORE_RETRY_S):
+                raise _Closing
+
+    def _release(self, key: str) -> None:
+        """Nobody works on a job any more: let those who wait for it look at it."""
         self._cancels.pop(key, None)
         ended = self._ended.pop(key, None)
         if ended is not None and self._loop is not None and not self._loop.is_closed():
@@ -309,7 +345,8 @@ class JobRunner:
             job, created = self._store.submit(key, submission)
         except JobConflict as conflict:
             raise HTTPException(409, str(conflict)) from conflict
-        if created:
+        # Not `created` alone: the call that did may have failed before it came to this line.
+        if job.status not in ENDS and key not in self._cancels:
             self._enqueue(key)
         return job, created
 
@@ -338,6 +375,7 @@ class JobRunner:
             cancel.set()
         if job.status is JobStatus.QUEUED or cancel is None:
             self._store.end(key, JobStatus.CANCELLED)
+            self._release(key)
 
     def router(self) -> APIRouter:
         """The HTTP face of the protocol."""

@@ -2,18 +2,58 @@
 
 Invariants: a transaction that writes holds the write lock from its start (SQLite: `BEGIN IMMEDIATE`), so it never
 fails half-way with "database is locked"; a reading transaction is one consistent view; preparing the schema is safe
-when many processes start at once.
+when many processes start at once; what fails only because others hold a lock or the server is away, fails with `Busy`.
 """
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as NoConnectionFree
+
+from services.common.jobs import Retryable
 
 BUSY_TIMEOUT_S = 30
+"""Longest that a SQLite writer waits for the others."""
+
+_SQLITE_BUSY = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
+_POSTGRES_BUSY = frozenset({"53300", "55P03", "57P01", "57P02", "57P03"})
+"""Too many connections, a lock not available in time, and a server that stops or starts."""
+
+
+class Busy(Retryable, SQLAlchemyError):
+    """Others hold the database, or it is out of reach: the same work may succeed later.
+
+    Nothing was done, unless the answer to a commit was lost: repeat only what is safe to repeat.
+    """
+
+
+def _is_busy(error: DBAPIError) -> bool:
+    cause = error.orig
+    if isinstance(cause, sqlite3.Error):
+        return getattr(cause, "sqlite_errorcode", 0) & 0xFF in _SQLITE_BUSY
+    state = getattr(cause, "sqlstate", None)
+    if state is None:  # no word of the server's
+        return isinstance(error, OperationalError)
+    # 08: the connection is lost. 40: of transactions that are in each other's way this one is undone.
+    return state[:2] in {"08", "40"} or state in _POSTGRES_BUSY
+
+
+@contextmanager
+def _busy_is_retryable() -> Iterator[None]:
+    try:
+        yield
+    except NoConnectionFree as error:
+        raise Busy(f"the database is busy: {error}") from error
+    except DBAPIError as error:
+        if not _is_busy(error):
+            raise
+        raise Busy(f"the database is busy or out of reach: {error.orig}") from error
 
 
 class Database:
@@ -39,16 +79,24 @@ class Database:
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
-        """One transaction: all of it or nothing."""
-        with self.engine.connect().execution_options(pmd_write=True) as db, db.begin():
+        """One transaction: all of it or nothing.
+
+        Raises:
+            Busy: when others hold the lock for long, or the database is out of reach.
+        """
+        with _busy_is_retryable(), self.engine.connect().execution_options(pmd_write=True) as db, db.begin():
             yield db
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
-        """One consistent view of what is committed."""
+        """One consistent view of what is committed.
+
+        Raises:
+            Busy: when the database is out of reach.
+        """
         # By default each statement of a Postgres transaction sees its own moment.
         options = {} if self.dialect == "sqlite" else {"isolation_level": "REPEATABLE READ"}
-        with self.engine.connect().execution_options(**options) as db, db.begin():
+        with _busy_is_retryable(), self.engine.connect().execution_options(**options) as db, db.begin():
             yield db
 
     def close(self) -> None:

@@ -39,6 +39,7 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
     409: {"description": "the bank's state forbids it, or the Idempotency-Key names another request"},
     412: {"description": "the item has moved on; the answer holds its current version"},
     428: {"description": "If-Match is missing"},
+    503: {"description": "the ledger is busy or out of reach; see Retry-After"},
 }
 
 

@@ -3,9 +3,10 @@
 A context is the problem with notes (memory), a verified sibling's solution or the rollout's own feedback
 (in-batch, method.md 2.3), and the closing request, all placed by the recipe's teacher template.
 
-Invariants (Law 3): a rollout is never its own demonstration; experience shown through memory is the head of
-an attempt of an earlier step, never a whole program, and passes the leak guard. Law 8: every context lists
-the items it shows with their versions, and the bank's `seq` it was rendered from.
+Invariants (Law 3): a rollout is never its own demonstration, and a solution that says what a person has banned is
+nobody's; experience shown through memory is the head of an attempt of an earlier step, never a whole program, and
+passes the leak guard. Law 8: every context lists the items it shows with their versions, and the bank's `seq` it was
+rendered from.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from services.common.jobs import JobContext
 from services.common.prompts import render
 from services.common.requests import RetrieveRequest, RetrieveResult
 from services.common.wire import Message, Outcome, Problem
-from services.memory.ledger import Item, Ledger, Use
+from services.memory.ledger import Banned, Item, Ledger, Use
 from services.memory.quality import held_out
 from services.memory.retrieve import Note, Retriever, Selection, Selector, counts, nothing
 from services.memory.search import Search
@@ -151,6 +152,7 @@ def retrieve(ledger: Ledger, search: Search, request: RetrieveRequest, job: JobC
     if wanted is None:
         wanted = list(dict.fromkeys(r["problem_id"] for r in rollouts)) if rollouts else list(problems)
     select: Selector = nothing
+    banned = Banned()
     seq = edits = 0
     index, degraded = None, False
     if request.bank is not None and request.settings.levels:
@@ -168,14 +170,14 @@ def retrieve(ledger: Ledger, search: Search, request: RetrieveRequest, job: JobC
             job.check,
         )
         index, degraded = retriever.index, retriever.degraded
-        select, seq = retriever.select, retriever.seq
+        select, seq, banned = retriever.select, retriever.seq, retriever.banned
     chosen = {pid: select(problems[pid]) for pid in wanted}
     selections = {pid: _with_chance(selection, pid, request) for pid, selection in chosen.items()}
     job.check()
     if request.rollouts is None:
         rows = [_row(pid, problems[pid], selections[pid], seq, request) for pid in wanted]
     else:
-        rows = _per_rollout(rollouts, problems, selections, seq, request)
+        rows = _per_rollout(rollouts, problems, selections, banned, seq, request)
     shown = {"demonstration": sum(r["demonstration"] is not None for r in rows)}
     shown |= {"feedback": sum(r["feedback"] for r in rows)}
     contexts = write_table(request.out, rows, CONTEXTS)
@@ -205,6 +207,7 @@ def _per_rollout(
     rollouts: Sequence[Row],
     problems: Mapping[str, Problem],
     selections: Mapping[str, Selection],
+    banned: Banned,
     seq: int,
     request: RetrieveRequest,
 ) -> list[Row]:
@@ -213,7 +216,7 @@ def _per_rollout(
     verdicts = {row["rollout_id"]: row for row in read_table(request.verdicts)}
     passed: dict[str, list[Row]] = defaultdict(list)
     for row in rollouts:
-        if verdicts[row["rollout_id"]]["outcome"] == Outcome.PASSED:
+        if verdicts[row["rollout_id"]]["outcome"] == Outcome.PASSED and not banned.says(row["text"]):
             passed[row["problem_id"]].append(row)
     rows = []
     for row in rollouts:

@@ -133,7 +133,7 @@ def add(tx: Transaction, new: NewItem, actor: str) -> Item:
         kind=new.kind or "behavior",
         scope=scope,
         text=new.text,
-        step=_step(tx),
+        step=newest_step(tx),
         policy_version=0,
         facts=facts,
         pinned=new.pinned,
@@ -142,7 +142,7 @@ def add(tx: Transaction, new: NewItem, actor: str) -> Item:
     return _new(tx, item, actor, "add")
 
 
-def _step(tx: Transaction) -> int:
+def newest_step(tx: Transaction) -> int:
     """The newest step that wrote to the bank."""
     return int(tx.db.scalar(sa.select(sa.func.max(ITEMS.c.step)).where(ITEMS.c.bank == tx.bank)) or 0)
 
@@ -238,8 +238,7 @@ def _restore_together(db: sa.Connection, bank: str, found: Plan, was: dict[str, 
     first: dict[tuple[str, str, str], str] = {}
     changes = []
     for item in sorted(found.changes, key=lambda i: was[i.id].status != "active"):
-        thought = (item.kind, item.scope, fingerprint(item.text))
-        twin = item.level != "experience" and first.setdefault(thought, item.id) != item.id
+        twin = item.level != "experience" and first.setdefault(item.thought, item.id) != item.id
         new = replace(item, status="retired", pinned=False, edited=False) if twin else item
         if new == was[item.id]:
             found.unchanged += 1
@@ -289,7 +288,8 @@ def merge(tx: Transaction, asked: Merge, actor: str) -> Item:
         pinned=any(i.pinned for i in items),
         step=max(i.step for i in items),
     )
-    merged = replace(merged, facts=merged.facts | {"sources": sources, "merged_from": [i.id for i in items]})
+    facts = _made_of(merged, sources=sources, merged_from=[i.id for i in items])
+    merged = replace(merged, facts=facts)
     return _replace_by(tx, items, [merged], actor, "merge")[0]
 
 
@@ -300,9 +300,14 @@ def split(tx: Transaction, item_id: str, versions: Versions, asked: Split, actor
         raise Invalid("texts", "two of them say the same")
     for text in asked.texts:
         _free(tx, replace(item, text=text), but=[item.id])
-    facts = item.facts | {"split_from": item.id}
+    facts = _made_of(item, split_from=item.id)
     parts = [replace(item, text=text, status="active", facts=facts) for text in asked.texts]
     return _replace_by(tx, [item], parts, actor, "split")
+
+
+def _made_of(item: Item, **of: object) -> dict[str, object]:
+    """The facts of an item that is made of others: not what those were made of."""
+    return {name: value for name, value in item.facts.items() if name not in {"merged_from", "split_from"}} | of
 
 
 def _replace_by(tx: Transaction, old: Sequence[Item], new: Sequence[Item], actor: str, action: str) -> list[Item]:

@@ -115,11 +115,13 @@ def context(ledger: Ledger, bank: str, rollout: str) -> ContextView:
     query = sa.select(CONTEXTS).where(CONTEXTS.c.bank == bank, CONTEXTS.c.step == int(step))
     with ledger.read() as db:
         jobs = db.execute(query.order_by(CONTEXTS.c.at.desc())).all()
+    lost: ArtifactError | None = None
     for job in jobs:
         try:
             rows = read_table(Ref.model_validate_json(job.artifact))
         except ArtifactError as error:
-            raise curation.Missing(f"the contexts of step {step} can't be read any more: {error}") from error
+            lost = lost or error
+            continue
         found = next((row for row in rows if row["prompt_id"] == name), None)
         if found is not None:
             return ContextView(
@@ -135,6 +137,8 @@ def context(ledger: Ledger, bank: str, rollout: str) -> ContextView:
                 demonstration=found["demonstration"],
                 feedback=found["feedback"],
             )
+    if lost is not None:
+        raise curation.Missing(f"contexts of step {step} can't be read any more: {lost}") from lost
     raise curation.Missing(f"bank {bank!r} knows no context of rollout {rollout!r}")
 
 

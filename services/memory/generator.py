@@ -8,6 +8,7 @@ Invariant: the installation's token goes to its own rollout service and nowhere 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -23,6 +24,10 @@ T = TypeVar("T")
 PARALLEL = 64
 """Requests in flight at once: a batch larger than this could never be complete at the server."""
 TIMEOUT_S = 600.0
+WORD = "Hello"
+"""A prompt that every server takes from whom it takes any."""
+
+log = logging.getLogger(__name__)
 
 
 class Refused(ValueError):
@@ -66,7 +71,7 @@ class ChatModel:
 
     def notes(self, prompts: Sequence[str], key: str, parse: Callable[[str], T]) -> list[T | None]:
         """Ask every prompt once, and those with an invalid answer once more; None where both were invalid, and for a
-        prompt that the server refuses while it takes others.
+        prompt that the server refuses.
 
         Args:
             key: names the burst; answers are a function of it, the prompts, the seed and the weights.
@@ -74,7 +79,7 @@ class ChatModel:
 
         Raises:
             Retryable: when the server can't be reached or answers an error.
-            Refused: when it refuses every prompt.
+            Refused: when it refuses every prompt, and a single word too: then the model or a setting is wrong.
         """
         found: list[T | None] = [None] * len(prompts)
         open_ = list(range(len(prompts)))
@@ -82,7 +87,13 @@ class ChatModel:
             answers = self._burst([prompts[i] for i in open_], f"{key}.{attempt}", open_, attempt)
             refused = [answer for answer in answers if isinstance(answer, Refused)]
             if refused and len(refused) == len(prompts):
-                raise refused[0]
+                # Often that is one prompt only, of a problem with long attempts.
+                word = self._ask(WORD, 0, f"{key}.word", 1, 0)
+                if isinstance(word, Refused):
+                    raise word
+            if refused:
+                facts = {"batch": key, "refused": len(refused), "asked": len(answers), "reason": str(refused[0])}
+                log.warning("prompts for notes refused", extra=facts)
             still_open = []
             for i, answer in zip(open_, answers, strict=True):
                 if isinstance(answer, Refused):

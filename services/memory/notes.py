@@ -45,7 +45,7 @@ class Insight:
 
 def _labelled(text: str) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {"strategy": [], "lesson": [], "behavior": []}
-    for line in text.splitlines():
+    for line in text.replace("\0", "\ufffd").splitlines():  # databases keep no NUL
         match = _LINE.match(line)
         if match and len(match[2]) <= MAX_NOTE_CHARS and not _CIRCLE.search(match[2]):
             label = match[1].lower().replace("behaviour", "behavior")

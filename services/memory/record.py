@@ -70,7 +70,7 @@ def record(ledger: Ledger, request: RecordRequest, job: JobContext) -> MemoryCou
             level="experience",
             kind="attempt",
             scope=row["problem_id"],
-            text=row["text"],
+            text=row["text"].replace("\0", "\ufffd"),  # databases keep no NUL
             step=request.step,
             policy_version=row["policy_version"],
             facts={

@@ -119,7 +119,7 @@ class Retriever:
         with ledger.at_step(bank, step) as view:
             self.seq = view.seq
             heads = [excerpt(i.text, settings.excerpt_chars) for i in view.put_away if i.level == "experience"]
-            self._banned = Banned([i.text for i in view.put_away] + heads)
+            self.banned = Banned([i.text for i in view.put_away] + heads)
 
             def load(level: Level, scopes: Sequence[str] | None) -> list[Item]:
                 found = view.active(level, scopes) if level in settings.levels else []
@@ -141,6 +141,7 @@ class Retriever:
         self._blame = sum(tried, Record()).rate
         self._vectors = search.vectors
         self._rows = self._vectors.of([b.text for b in self._behaviors])
+        self._topics = [terms(b.facts["topic"]) for b in self._behaviors]
         self._vocabulary = union(terms(i.text) for i in strategies(evidence))
         self._near: dict[Level, dict[str, list[tuple[float, Item]]]] = {}
         for level in settings.by_meaning if settings.k else ():
@@ -255,7 +256,7 @@ class Retriever:
             passed: attempts at this problem that passed.
         """
         # What a person wrote may quote what it warns of.
-        if note.text in self._banned or (not note.item.edited and self._banned.says(note.text)):
+        if note.text in self.banned or (not note.item.edited and self.banned.says(note.text)):
             return False
         return not self._leak_guard or leak(note.text, problem, passed) is None
 
@@ -298,7 +299,7 @@ class Retriever:
         found = [
             (float(similarity[n]), item)
             for n, item in enumerate(self._behaviors)
-            if (topic := item.facts["topic"]) in mentioned
+            if ((topic := self._topics[n]) and topic <= mentioned)
             or (not topic and searched is None and similarity[n] >= self._settings.min_similarity)
         ]
         found.sort(key=lambda pair: (not pair[1].held, -pair[0], pair[1].text))

@@ -7,7 +7,6 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, HTTPException, Query, Response
 from pydantic import Field
 
-from services.common.jobs import Retryable
 from services.common.strict import Strict
 from services.common.wire import Level
 from services.memory.bank_api import Bank
@@ -100,12 +99,9 @@ def search_router(ledger: Ledger, search: Search) -> APIRouter:
 
     def answer(bank: str, request: SearchRequest) -> Response:
         alpha = request.weight()
-        try:
-            found = search.find(
-                bank, request.level, request.queries, alpha=alpha, limit=request.limit, check=within(PATIENCE_S)
-            )
-        except Retryable as error:
-            raise HTTPException(503, str(error)) from error
+        found = search.find(
+            bank, request.level, request.queries, alpha=alpha, limit=request.limit, check=within(PATIENCE_S)
+        )
         # What is shown is the ledger's: an index that lags can't show what was banned or changed since.
         with ledger.read() as db:
             seq = reads.seq(db, bank)

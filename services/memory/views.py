@@ -305,7 +305,7 @@ class ImportResult(Strict):
     seq: int
     added: int
     known: int
-    """Items whose text the bank holds already, or has banned."""
+    """Items that the bank holds already, and those whose text an active note says or a person has banned."""
     problems: int
 
 

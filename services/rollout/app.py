@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, HTTPException
 from fastapi.responses import JSONResponse, Response, StreamingResponse
+from jinja2 import TemplateError
 
 from services.common.app import NotReady, create_service
 from services.common.artifacts import ArtifactError
@@ -62,7 +63,7 @@ def explained() -> Iterator[None]:
         yield
     except UnknownModel as error:
         raise HTTPException(404, str(error)) from error
-    except NoRoom as error:
+    except (NoRoom, TemplateError) as error:
         raise HTTPException(422, [{"field": "messages", "message": str(error)}]) from error
     except (ArtifactError, Retryable, OSError) as error:
         raise HTTPException(503, str(error)) from error

@@ -5,7 +5,8 @@ Invariants:
 - A rollout's random numbers follow from the request's seed and the rollout's own id, so its tokens do not depend
   on which other prompts are asked for, or in what order.
 - A prompt that leaves no room for the longest completion is answered with nothing, cut off (`length`): contexts grow
-  with memory, and one that has outgrown the window must not end a run. Where no prompt fits, the request is wrong.
+  with memory, and one that has outgrown the window must not end a run. Where no prompt fits and none holds memory,
+  the request is wrong.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ def generate(engine: TransformersEngine, request: GenerateRequest, context: JobC
     """Draw `request.n` completions of each prompt and write them as a ROLLOUTS artifact.
 
     Raises:
-        PromptError: when an id is unknown, or no prompt leaves room for the longest completion.
+        PromptError: when an id is unknown, or no prompt leaves room for the longest completion and none holds memory.
         ArtifactError: when prompts or weights are not what their reference says.
         Cancelled: when the job was cancelled.
     """
@@ -104,7 +105,7 @@ def _too_long(
     """Ids of the prompts without room for `max_tokens`.
 
     Raises:
-        PromptError: when that is all of them.
+        PromptError: when that is all of them, and none holds memory.
     """
     reasons: dict[str, NoRoom] = {}
     for prompt, prompt_ids in zip(prompts, rendered, strict=True):
@@ -112,7 +113,7 @@ def _too_long(
             require_room(prompt_ids, max_tokens, window)
         except NoRoom as reason:
             reasons[prompt["prompt_id"]] = reason
-    if reasons and len(reasons) == len(prompts):
+    if reasons and len(reasons) == len(prompts) and not any(prompt.get("has_context") for prompt in prompts):
         first, cause = next(iter(reasons.items()))
         raise PromptError(f"prompt {first!r}: {cause}") from cause
     if reasons:

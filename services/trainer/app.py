@@ -16,7 +16,7 @@ from fastapi import Path as PathParam
 from pydantic import Field
 
 from services.common.app import create_service
-from services.common.jobs import JobContext, JobKind, JobRunner, JobStore
+from services.common.jobs import JobContext, JobKind, JobRunner, JobStore, Retryable
 from services.common.requests import TrainRequest, TrainResult
 from services.common.settings import ServiceSettings
 from services.common.strict import Strict
@@ -29,7 +29,9 @@ class TrainerSettings(ServiceSettings):
 
     trainer_launcher: Literal["local", "external"] = "local"
     """local: the service starts a job process per run. external: something else (a Kubernetes TrainJob) runs
-    `python -m services.trainer.job` on the run's spool, and the service only talks to it."""
+    `python -m services.trainer.job` on the run's spool, and the service only talks to it. When a run is cancelled,
+    the local process ends at once; an external one does the step that it is at, and ends when it has waited for long
+    enough."""
     trainer_nproc: int = Field(default=1, ge=1)
     """Processes (GPUs) per run under the local launcher; more than one go under torchrun."""
     trainer_idle_s: float = Field(default=600.0, gt=0.0)
@@ -56,7 +58,10 @@ def create_app(settings: TrainerSettings) -> FastAPI:
     )
 
     def train(request: TrainRequest, context: JobContext) -> TrainResult:
-        return launcher.train(request, context.check)
+        try:
+            return launcher.train(request, context.check)
+        except OSError as error:  # the spool's disk, not the request: the same step may succeed later
+            raise Retryable(f"{type(error).__name__}: {error}") from error
 
     jobs = JobRunner(
         "trainer",

@@ -8,6 +8,8 @@ Invariants:
   result.
 - An exception after the update began ends the process, because its state may be half updated. One before it
   (a missing artifact, say) is the step's error, and the process goes on.
+- An error is that of the step which is waited for, also when a step before it could not be repeated: nobody asks
+  for that one any more.
 - That another rank is gone is no step's error: ranks die with their machine, or with torchrun, and not all at
   once. The process ends without a word, like one that was killed itself, and the next one resumes.
 - A run has one such process: it holds the spool's lock.
@@ -58,11 +60,19 @@ LOCK_PATIENCE_S = 30.0
 UNDER_TORCHRUN = "TORCHELASTIC_RUN_ID"
 """Environment variable that torchrun gives to its ranks."""
 
-INPUT_ERRORS = (ArtifactError, BatchError, ValueError, FileNotFoundError)
+INPUT_ERRORS = (ArtifactError, BatchError, ValueError, OSError)
 
 
 class OutOfOrder(ValueError):
     """A step asks for a version that this run is not at."""
+
+
+def step_error(exception: Exception) -> StepError:
+    """What is recorded of an exception. It may pass when storage was full or out of reach."""
+    message = f"{type(exception).__name__}: {exception}"
+    # Of a full disk torch says where in its file writer it came up, and safetensors the number of the error.
+    named = "inline_container.cc" in message or "(os error " in message
+    return StepError(message=message, retryable=named or isinstance(exception.__cause__ or exception, OSError))
 
 
 def learning_rate(settings: TrainSettings, version: int, scale: float) -> float:
@@ -112,21 +122,24 @@ class Run:
         """
         began = time.perf_counter()
         watch = Stopwatch(self._engine.device)
+        done = self._spool.result(self.version)
         batch: TrainBatch | None = None
-        error = "another rank failed to load the step; its log has the cause"
+        error = StepError(message="another rank failed to load the step; its log has the cause", retryable=True)
         try:
             with watch.part("load"):
                 self._check(request)
                 batch = self._load(request)
         except INPUT_ERRORS as exception:
-            error = f"{type(exception).__name__}: {exception}"
+            log.warning("step not loaded", extra={"run": request.run, "version": self.version}, exc_info=True)
+            error = step_error(exception)
+            if done is not None:  # it could be loaded once
+                error = StepError(message=f"step {request.step} can't be repeated: {error.message}", retryable=True)
         if not self._engine.agree(batch is not None) or batch is None:
             if self._engine.rank == 0:
-                self._spool.record(request.from_version, StepError(message=error, retryable=False))
+                self._spool.fail(error)
             return
         lr = learning_rate(request.settings, request.from_version, request.lr_scale)
         metrics = self._updater.step(batch, request.settings, lr, watch)
-        done = self._spool.result(self.version)
         with watch.part("publish"):
             weights = done.weights if done else publish(self._engine, self._base, request)
         seconds = {f"seconds_{name}": value for name, value in watch.seconds.items()}
@@ -172,8 +185,8 @@ class Mailbox:
         """The request to apply at `version`, or None after `idle_s` without one.
 
         Args:
-            version: where the process stands; None when it has loaded nothing yet, and any open request will tell
-                it what to load.
+            version: where the process stands; None when it has loaded nothing yet, and the request that is waited
+                for tells it what to load.
         """
         began = time.monotonic()
         deadline = began + self._idle_s
@@ -189,7 +202,7 @@ class Mailbox:
                 return box[0] if isinstance(box[0], TrainRequest) else None
 
     def _look(self, version: int | None) -> TrainRequest | None:
-        return self._spool.first_open() if version is None else self._spool.open(version)
+        return self._spool.waited_for() if version is None else self._spool.open(version)
 
 
 def train(spool: Spool, idle_s: float, device: torch.device) -> None:
@@ -206,9 +219,7 @@ def train(spool: Spool, idle_s: float, device: torch.device) -> None:
                 return
         except Exception as exception:
             if not lost_a_rank(exception):
-                message = f"{type(exception).__name__}: {exception}"
-                passing = isinstance(exception, OSError)  # a full disk, a lost mount
-                spool.record(request.from_version, StepError(message=message, retryable=passing))
+                spool.fail(step_error(exception))
             raise
 
 

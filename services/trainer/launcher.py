@@ -67,8 +67,8 @@ class Launcher:
         """Do a step in the run's process, or find its recorded result.
 
         Args:
-            check: called while waiting; raises to give up. The step itself then stays recorded, and the same
-                request finds it done or to be done.
+            check: called while waiting; raises to give up. The process then ends, in the middle of the step if it
+                must. The step stays recorded, and the same request finds it done or to be done.
 
         Raises:
             SpoolConflict: when another request was applied in this place, or the one before it was not.
@@ -90,7 +90,11 @@ class Launcher:
                     return result
                 if error := spool.error(version):
                     raise Retryable(error.message) if error.retryable else StepFailed(error.message)
-                check()  # after that look too: a process that ended because we are closing is not started again
+                try:
+                    check()  # after that look too: a process that ended because we are closing is not started again
+                except Exception:
+                    self._end(self._children.get(request.run))
+                    raise
                 if not running:
                     if starts > RESTARTS:
                         raise Retryable(

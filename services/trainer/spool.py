@@ -4,7 +4,7 @@
     <spool>/process.json              who that is
     <spool>/steps/0000007/request.json   the step that trains version 7 into version 8
     <spool>/steps/0000007/result.json    its end: what `train` answers ..
-    <spool>/steps/0000007/error.json     .. or why it failed
+    <spool>/steps/0000007/error.json     .. or why it, or the replay of a step before it, failed
     <spool>/checkpoints/v0000008/        state after that step
 
 Invariants:
@@ -126,18 +126,26 @@ class Spool:
         results = (self.result(version) for version in self._versions())
         return [result.weights for result in results if result is not None]
 
-    def first_open(self) -> TrainRequest | None:
-        """The recorded request with the lowest version that has no end yet, or None."""
-        for version in self._versions():
-            if self.result(version) is None and (request := self.open(version)) is not None:
-                return request
+    def waited_for(self) -> TrainRequest | None:
+        """The recorded request that has no end yet, or None. It is the newest: those before it were applied."""
+        for version in self._versions()[-1:]:
+            if self.result(version) is None and self.error(version) is None:
+                return self.request(version)
         return None
 
     def open(self, version: int) -> TrainRequest | None:
-        """What a job process at `version` has to do next, or None. A step that has a result is done again when a
-        process that restored an older checkpoint comes by it; one that failed waits to be submitted again.
+        """What a job process at `version` has to do next, or None.
+
+        Steps that have a result are done again by a process that restored an older checkpoint, on its way to the
+        one that is waited for. When that one has failed, nothing is done until it is submitted again.
         """
-        return None if self.error(version) else self.request(version)
+        request = self.request(version)
+        return request if request and self.waited_for() else None
+
+    def fail(self, error: StepError) -> None:
+        """End the step that is waited for, whichever it was that failed on the way to it; the first cause stays."""
+        if (request := self.waited_for()) is not None:
+            self.record(request.from_version, error)
 
     @contextmanager
     def lock(self, patience_s: float) -> Iterator[None]:

@@ -169,6 +169,7 @@ def _is_number(value: Any) -> bool:
 
 def _close_numbers(got: float, expected: float, tolerance: float) -> bool:
     try:
-        return got == expected or close(float(got), float(expected), tolerance)
+        a, b = float(got), float(expected)
     except OverflowError:  # integers beyond every float are equal or not
-        return False
+        return got == expected
+    return got == expected or (math.isfinite(a) and math.isfinite(b) and close(a, b, tolerance))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -45,6 +46,8 @@ class Counter:
             time.sleep(0.005)
         if work.fail == "retryable":
             raise Retryable("the database went away")
+        if work.fail == "bytes":
+            raise FileNotFoundError("/data/\udcff")
         if work.fail:
             raise ValueError(work.fail)
         return Done(count=self.runs)
@@ -62,6 +65,25 @@ def service(folder: Path, handler: Counter) -> FastAPI:
     app = create_service("test", ServiceSettings(token=TOKEN, state_dir=folder), ready=dict, lifespan=lifespan)
     app.include_router(runner.router())
     return app
+
+
+class FullDisk:
+    """A job store whose next uses of one method fail as on a full disk; they are counted."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, method: str, failures: int) -> None:
+        monkeypatch.setattr("services.common.jobs.STORE_RETRY_S", 0.02)
+        self.failures = failures
+        self.failed = threading.Event()
+        plain: Callable[..., object] = getattr(JobStore, method)
+
+        def use(store: JobStore, *args: object, **kwargs: object) -> object:
+            if self.failures:
+                self.failures -= 1
+                self.failed.set()
+                raise sqlite3.OperationalError("database or disk is full")
+            return plain(store, *args, **kwargs)
+
+        monkeypatch.setattr(JobStore, method, use)
 
 
 def client(app: FastAPI) -> TestClient:
@@ -150,6 +172,60 @@ def test_a_job_cut_short_by_a_shutdown_is_not_an_end(tmp_path: Path) -> None:
     job = JobStore(tmp_path / "jobs.db").get("a")
     assert job is not None
     assert job.status == "running"
+
+
+@pytest.mark.parametrize("method", ["start", "submission", "end"])
+def test_a_full_disk_delays_a_jobs_end_and_loses_nothing(
+    method: str, http: TestClient, handler: Counter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    FullDisk(monkeypatch, method, 3)
+    put(http, "a")
+    job = http.get("/v1/jobs/a", params={"wait": 5}).json()
+    assert (job["status"], job["result"]) == ("succeeded", {"count": 1})
+    assert handler.runs == 1
+
+
+def test_a_service_with_a_full_disk_stops_and_does_the_job_at_its_next_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = FullDisk(monkeypatch, "end", 10**6)
+    with client(service(tmp_path, Counter())) as http:
+        put(http, "a")
+        assert disk.failed.wait(5)
+    disk.failures = 0
+    with client(service(tmp_path, Counter())) as http:
+        assert http.get("/v1/jobs/a", params={"wait": 5}).json()["status"] == "succeeded"
+
+
+def test_a_put_that_failed_after_it_wrote_the_job_can_be_repeated(
+    http: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    FullDisk(monkeypatch, "get", 1)
+    body = {"kind": "work", "request": {}}
+    assert [http.put("/v1/jobs/a", json=body).status_code for _ in range(2)] == [500, 200]
+    assert http.get("/v1/jobs/a", params={"wait": 5}).json()["status"] == "succeeded"
+
+
+def test_a_failure_that_is_no_unicode_is_an_end(http: TestClient) -> None:
+    put(http, "a", fail="bytes")
+    error = http.get("/v1/jobs/a", params={"wait": 5}).json()["error"]
+    assert error == {"message": r"FileNotFoundError: /data/\udcff", "retryable": False}
+
+
+def test_a_job_of_a_kind_that_is_gone_is_an_end(tmp_path: Path) -> None:
+    JobStore(tmp_path / "jobs.db").submit("a", JobSubmission(kind="play", request={}))
+    with client(service(tmp_path, Counter())) as http:
+        assert http.get("/v1/jobs/a", params={"wait": 5}).json()["error"]["message"] == "KeyError: 'play'"
+
+
+def test_nobody_waits_for_a_job_that_was_cancelled_while_it_was_queued(http: TestClient) -> None:
+    put(http, "a", seconds=30)
+    put(http, "b")
+    http.delete("/v1/jobs/b")
+    began = time.monotonic()
+    assert http.get("/v1/jobs/b", params={"wait": 20}).json()["status"] == "cancelled"
+    assert time.monotonic() - began < 5
+    http.delete("/v1/jobs/a")
 
 
 @pytest.mark.parametrize(

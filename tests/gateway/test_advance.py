@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 import threading
 import time
 from collections import Counter
@@ -17,11 +18,12 @@ from gateway.advance import advance
 from gateway.plan import last_step, step_plan
 from gateway.recipe import Recipe
 from gateway.registry import LeaseLost, Registry
-from gateway.state import RunState
+from gateway.state import RunState, Service
 from gateway.views import RunStatus
 from services.common.client import ServiceClient
 from services.common.requests import TrainResult
-from tests.gateway.fakes import Fakes, retryable
+from services.common.sql import Busy
+from tests.gateway.fakes import TOKEN, Fakes, retryable
 
 Make = Callable[..., Recipe]
 Start = Callable[..., str]
@@ -293,6 +295,18 @@ def test_a_service_away_is_waited_for_and_costs_no_attempt(
     assert status(registry, run) == RunStatus.SUCCEEDED
 
 
+def test_a_service_that_hangs_is_waited_for_like_one_that_is_away(
+    recipe: Make, start: Start, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.common.client.ANSWER_TIMEOUT_S", 0.1)
+    run = start(recipe(method="base"))
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        client = ServiceClient(f"http://127.0.0.1:{silent.getsockname()[1]}", TOKEN)
+        assert advance(registry, dict.fromkeys(Service, client), run, "me") is not None
+    (waiting,) = [e.payload for e in registry.events(run) if e.type == "run.waiting"]
+    assert "ReadTimeout" in waiting["reason"]
+
+
 def test_patience_with_a_service_ends(
     recipe: Make, start: Start, registry: Registry, fakes: Fakes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -307,6 +321,43 @@ def test_patience_with_a_service_ends(
     assert advance(registry, clients, run, "me") is None
     assert status(registry, run) == RunStatus.FAILED
     assert re.search(r"out of reach for 6\d\d s", registry.run(run)["error"]), "601 s, more where the machine is slow"
+
+
+def test_a_registry_that_is_busy_is_not_the_runs_fault(
+    recipe: Make, start: Start, drive: Drive, registry: Registry, fakes: Fakes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = start(recipe())
+
+    def held(*_: object) -> str:
+        raise Busy("database is locked")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(registry, "renew", held)
+        patch.setattr("gateway.registry.LEASE_S", 0.0)
+        with pytest.raises(Busy):
+            advance(registry, fakes.clients(), run, "me")
+    assert status(registry, run) != RunStatus.FAILED
+    drive(run)
+    assert status(registry, run) == RunStatus.SUCCEEDED
+
+
+def test_a_read_error_of_the_controller_is_waited_for_and_costs_no_attempt(
+    recipe: Make, start: Start, registry: Registry, fakes: Fakes, drive: Drive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, errors = advance_module.read_table, [OSError(5, "Input/output error")]
+
+    def flaky(ref: Any) -> Any:
+        if errors:
+            raise errors.pop()
+        return read(ref)
+
+    monkeypatch.setattr(advance_module, "read_table", flaky)
+    run = start(recipe(teacher={"lead_gate": True}, max_attempts=1))
+    drive(run)
+    assert status(registry, run) == RunStatus.SUCCEEDED, registry.run(run)["error"]
+    assert set(fakes.jobs().values()) == {1}
+    (waiting,) = [e.payload for e in registry.events(run, limit=10_000) if e.type == "run.waiting"]
+    assert "Input/output error" in waiting["reason"]
 
 
 def test_a_service_that_lost_its_jobs_is_given_them_again(
@@ -339,6 +390,23 @@ def test_pause_lets_the_phase_in_progress_end_and_resume_goes_on(
     drive(run)
     assert status(registry, run) == RunStatus.SUCCEEDED
     assert Counter(recorded(registry, run)) == Counter(planned(plan))
+
+
+def test_a_pause_that_is_taken_back_as_the_run_begins_leaves_no_trace(
+    recipe: Make, start: Start, registry: Registry, fakes: Fakes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = start(recipe(method="base"))
+    registry.ask(run, "pause")
+    claim = registry.claim
+
+    def resumed_meanwhile(run: str, owner: str, **about: Any) -> Any:
+        lease = claim(run, owner, **about)
+        registry.ask(run, "run")
+        return lease
+
+    monkeypatch.setattr(registry, "claim", resumed_meanwhile)
+    advance(registry, fakes.clients(), run, "me")
+    assert status(registry, run) == RunStatus.SUCCEEDED, registry.run(run)["error"]
 
 
 def test_cancel_ends_the_job_and_the_run(

@@ -9,20 +9,24 @@ import subprocess
 import sys
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import uvicorn
 
+from gateway.advance import BUDGET_S, POLL_S, Services
 from gateway.plan import last_step, step_plan
 from gateway.problems import materialise
 from gateway.recipe import Recipe
-from gateway.registry import Registry
+from gateway.registry import LEASE_S, Registry
 from gateway.settings import GatewaySettings
 from gateway.status import ENDED
 from gateway.tables import open_registry
+from services.common.client import ANSWER_TIMEOUT_S, CONNECT_TIMEOUT_S
+from services.common.sql import Database
 from tests.gateway.fakes import TOKEN, Fakes
 
 ROOT = Path(__file__).parents[2]
@@ -37,7 +41,7 @@ def free_port() -> int:
 def test_the_settings_of_celery_are_those_of_the_design(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PMD_TOKEN", TOKEN)
     monkeypatch.setenv("PMD_REDIS_URL", "redis://:secret@broker:6379/3")
-    from gateway.controller import BUDGET_S, VISIBILITY_TIMEOUT_S, Celery, _configuration
+    from gateway.controller import VISIBILITY_TIMEOUT_S, Celery, _configuration
 
     app = Celery("test", set_as_current=False)
     app.add_defaults(_configuration)
@@ -49,9 +53,12 @@ def test_the_settings_of_celery_are_those_of_the_design(monkeypatch: pytest.Monk
     assert conf.worker_prefetch_multiplier == 1
     assert conf.accept_content == ["json"]
     assert conf.broker_transport_options["visibility_timeout"] == VISIBILITY_TIMEOUT_S
-    assert BUDGET_S < conf.task_soft_time_limit < conf.task_time_limit < VISIBILITY_TIMEOUT_S
+    call = CONNECT_TIMEOUT_S + POLL_S + ANSWER_TIMEOUT_S
+    assert call < LEASE_S, "an owner can still record that a service hangs"
+    assert BUDGET_S + call < conf.task_soft_time_limit < conf.task_time_limit < VISIBILITY_TIMEOUT_S
     assert conf.worker_soft_shutdown_timeout > BUDGET_S
     assert set(conf.beat_schedule) == {"reconcile"}
+    assert conf.beat_schedule["reconcile"]["options"]["expires"] > 2 * BUDGET_S, "it waits its turn in a busy worker"
 
 
 def test_a_wake_up_without_a_broker_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,6 +67,45 @@ def test_a_wake_up_without_a_broker_is_no_error(monkeypatch: pytest.MonkeyPatch)
     env = os.environ | {"PMD_TOKEN": TOKEN, "PMD_REDIS_URL": f"redis://127.0.0.1:{free_port()}/0"}
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "went on"
+
+
+def test_more_runs_than_processes_take_turns_and_their_messages_do_not_pile_up(
+    recipe: Callable[..., Recipe], start: Callable[..., str], database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One process, ticks that last, a beat that goes on meanwhile: the worker in small."""
+    monkeypatch.setenv("PMD_TOKEN", TOKEN)
+    from gateway import controller
+
+    runs = [start(recipe(), f"demo-{n}") for n in range(4)]
+    now = [time.time()]
+    registry = Registry(database, clock=lambda: now[0])
+    messages: deque[tuple[Any, ...]] = deque()
+    ticks: list[str] = []
+
+    def tick(_: Registry, __: Services, run: str, owner: str, **about: Any) -> float | None:
+        lease = registry.claim(run, owner, **{name: about[name] for name in about if name == "epoch"})
+        if lease is None:
+            return None
+        ticks.append(run)
+        for _ in range(7):
+            now[0] += controller.RECONCILE_S
+            controller.reconcile()
+            registry.renew(lease)
+        registry.release(lease)
+        return 0.0
+
+    monkeypatch.setattr(controller, "_tools", lambda: (registry, {}))
+    monkeypatch.setattr(controller, "advance_run", tick)
+    monkeypatch.setattr(controller.advance, "apply_async", lambda args, **_: messages.append(args))
+    controller.reconcile()
+    while len(ticks) < 40:
+        controller.advance(*messages.popleft())
+    assert set(Counter(ticks).values()) == {10}
+    assert len(messages) < 7 * len(runs) ** 2
+    messages.clear()
+    now[0] += controller.RECONCILE_S
+    controller.reconcile()
+    assert messages[0][0] == ticks[-4], "the broker lost all; first comes who waits longest"
 
 
 @pytest.fixture

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import pytest
 
 from gateway.problems import InvalidRecipe, load_problems, materialise, parse_recipe, problems_of
 from gateway.recipe import PocketProblems, Recipe
+from gateway.state import Inputs
 from services.common.artifacts import check_weights, load_messages, local_path, read_problems, read_table
 
 Make = Callable[..., Recipe]
@@ -67,6 +70,46 @@ def test_version_0_is_the_base_models_own_files(recipe: Make, model: Path, tmp_p
     assert folder.name == "v0000"
     assert (folder / "model.safetensors").stat().st_ino == (model / "model.safetensors").stat().st_ino
     assert not (model / "manifest.json").exists()
+
+
+def test_one_run_created_twice_at_once_gets_the_base_model_whole(
+    recipe: Make, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The model is on another file system, and the second request does everything while the first copies a file."""
+    begun: list[Path] = []
+    second: list[Inputs] = []
+
+    def other_file_system(*_: Any) -> None:
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    def interrupted(origin: Path, target: Path) -> None:
+        data = origin.read_bytes()
+        with target.open("wb") as file:
+            file.write(data[:1])
+            if not begun:
+                begun.append(target)
+                second.append(materialise(recipe(), "r", f"file://{tmp_path}"))
+            file.write(data[1:])
+
+    monkeypatch.setattr("os.link", other_file_system)
+    monkeypatch.setattr("shutil.copyfile", interrupted)
+    first = materialise(recipe(), "r", f"file://{tmp_path}")
+    assert [first] == second
+    folder = check_weights(first.base)
+    assert sorted(p.name for p in folder.iterdir()) == sorted([*(p.name for p in model.iterdir()), "manifest.json"])
+    assert [p.name for p in folder.parent.iterdir()] == ["v0000"]
+
+
+def test_a_creation_that_was_cut_short_is_not_continued_with_another_model(
+    recipe: Make, model: Path, tmp_path: Path
+) -> None:
+    before = materialise(recipe(), "r", f"file://{tmp_path}")
+    other = shutil.copytree(model, tmp_path / "other")
+    (other / "model.safetensors").write_bytes(b"other weights")
+    error = refusal(lambda: materialise(recipe(model=str(other)), "r", f"file://{tmp_path}"))
+    assert error["field"] == "model"
+    assert "new Idempotency-Key" in error["message"]
+    check_weights(before.base)
 
 
 def test_a_model_that_is_a_folder_of_links_is_followed(recipe_tree: Tree, model: Path, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from services.common.artifacts import load_messages, read_table
-from tests.memory.desk import RIGHT, B, Desk
+from tests.memory.desk import RIGHT, WRONG, B, Desk
 from tests.memory.world import Words
 
 
@@ -78,6 +78,17 @@ def test_a_banned_text_stays_away_in_any_dress(desk: Desk, again: str) -> None:
         desk.world.reflect(step, Words(lambda _: f"Strategy: {again}"), ["p0", "p1"])
         assert "add 3" not in desk.shown(step).lower()
         assert "add 3" not in desk.shown(step, "p1").lower()
+
+
+@pytest.mark.parametrize("level", ["experience", "insight"])
+def test_a_solution_that_says_what_is_banned_is_no_demonstration(desk: Desk, level: str) -> None:
+    desk.learn(1)
+    desk.act(desk.one(level=level, q="rotate"), "ban")
+    sibling = "Plan: Rotate, then add 3.\n```python\ndef f(): ...\n```"
+    other = "Plan: swap and reverse.\n```python\ndef f(): ...\n```"
+    desk.world.record(2, [("p0", sibling, True), ("p0", other, True), ("p0", WRONG, False)])
+    rows = read_table(desk.world.retrieve(2, demonstrations="any").contexts)
+    assert [row["demonstration"] for row in rows] == ["p0#1", None, "p0#1"]
 
 
 def test_a_ban_of_short_words_leaves_other_notes_alone(desk: Desk) -> None:

@@ -27,6 +27,32 @@ def test_law_7_an_edit_survives_any_number_of_reflections(desk: Desk) -> None:
     assert desk.detail(item)["history"][-1]["actor"] == "person:ada"
 
 
+def test_words_that_a_person_changed_and_let_go_of_are_a_note_of_their_own(desk: Desk) -> None:
+    desk.learn(1)
+    old = desk.one(level="insight")
+    desk.act(desk.edit(old, "reverse then add 9.").json(), "unpin")
+    desk.learn(2)
+    notes = desk.items(level="insight", status="any")
+    assert {(n["text"], n["status"]) for n in notes} == {
+        ("rotate then add 3.", "active"),
+        ("reverse then add 9.", "retired"),  # the attempts that follow it failed
+    }
+    for note in notes:
+        detail = desk.detail(note)
+        assert detail["history"][-1]["text"] == detail["item"]["text"] == note["text"]
+    desk.learn(3)
+    assert len(desk.items(level="insight", status="any")) == 2, "thought again it is found again"
+
+
+def test_a_note_that_was_reworded_and_let_go_of_is_not_doubled(desk: Desk) -> None:
+    desk.learn(1)
+    desk.act(desk.edit(desk.one(level="insight"), "rotate first, then add 3 please.").json(), "unpin")
+    desk.world.record(2, [("p0", RIGHT, True), ("p0", WRONG, False)])
+    desk.world.reflect(2, Words(lambda _: "None"), ["p0"])
+    note = desk.one(level="insight")
+    assert (note["text"], note["successes"], note["trials"]) == ("rotate first, then add 3 please.", 2, 2)
+
+
 def test_law_7_a_pin_survives_evidence_against_it_and_the_machine_asks(desk: Desk) -> None:
     desk.learn(1)
     pinned = desk.act(desk.one(level="insight"), "pin")
@@ -276,6 +302,14 @@ def test_a_note_that_was_put_away_is_restored_before_it_is_reworded(desk: Desk) 
     assert edited["status"] == "active"
 
 
+@pytest.mark.parametrize("topic", ["zor", "Zor-Mil", "zor mil"])
+def test_a_behavior_by_hand_is_shown_where_the_problem_speaks_of_its_topic(desk: Desk, topic: str) -> None:
+    desk.learn(1)
+    assert desk.post("items", {"level": "behavior", "topic": topic, "text": "begin with rotate."}).status_code == 201
+    desk.learn(2)
+    assert "begin with rotate." in desk.shown(2)
+
+
 def test_a_rollback_brings_back_what_was_and_keeps_what_happened(desk: Desk) -> None:
     desk.learn(1)
     item = desk.one(level="insight")
@@ -334,7 +368,12 @@ IMPORTED: dict[str, Any] = {
         ('{"item": ITEM"facts": {"sources": [1]}}}', "line 2: item.facts.sources"),
         ('{"item": ITEM"level": "behavior", "kind": "behavior"}}', "line 2: item.facts.topic"),
         ('{"item": ITEM"kind": "attempt"}}', "line 2: item.kind"),
-        ('{"item": ITEM"text": "\\u0000"}}', "line 2: item.text"),
+        ('{"item": ITEM"text": " "}}', "line 2: item.text"),
+        ('{"item": ITEM"scope": "%s"}}' % ("p" * 501), "line 2: item.scope"),
+        ('{"item": ITEM"id": "\\u0000"}}', "line 2: item.id"),
+        ('{"item": ITEM"facts": {"sources": ["\\u0000"]}}}', "line 2: item.facts.sources"),
+        ('{"item": ITEM"facts": {"sources": ["%s"]}}}' % ("s" * 501), "line 2: item.facts.sources"),
+        ('{"item": ITEM"facts": {"split_from": "\\u0000"}}}', "line 2: item.facts.split_from"),
         ('{"item": ITEM"text": "\\ud800"}}', "line 2"),
         ("\xff", "line 2"),
     ],

@@ -43,6 +43,16 @@ def test_law_8_a_context_is_told_as_the_teacher_saw_it_even_after_edits(desk: De
     assert "a person's wording" in item["reason"]
 
 
+def test_law_8_a_repeated_job_is_told_by_its_last_contexts(desk: Desk) -> None:
+    desk.learn(1)
+    desk.world.retrieve(1)
+    desk.edit(desk.one(level="insight"), "swap then add 7.")
+    desk.world.retrieve(1)  # the same key: the job was killed after its contexts were noted
+    told = desk.http.get("/v1/contexts/1:p0%230", params={"bank": "b"}).raise_for_status().json()
+    assert told["seq"] == desk.world.ledger.seq("b")
+    assert [item["text"] for item in told["items"]] == ["rotate then add 3."]
+
+
 def test_provenance_goes_both_ways(desk: Desk) -> None:
     world = desk.world
     world.record(1, [(pid, RIGHT, pid < "p4") for pid in sorted(world.problems)])

@@ -18,13 +18,14 @@ ELSEWHERE = Generator(model="large", base_url="https://models.example/v1")
 class Server:
     """Repeats each prompt; refuses those that are too long."""
 
-    def __init__(self) -> None:
+    def __init__(self, longest: int = 10) -> None:
         self.asked: list[httpx.Request] = []
+        self.longest = longest
 
     def __call__(self, request: httpx.Request) -> httpx.Response:
         self.asked.append(request)
         prompt = json.loads(request.content)["messages"][0]["content"]
-        if len(prompt) > 10:
+        if len(prompt) > self.longest:
             return httpx.Response(422, json={"title": "too long"})
         return httpx.Response(200, json={"choices": [{"message": {"content": prompt}}]})
 
@@ -48,5 +49,9 @@ def test_the_installations_token_is_never_sent_elsewhere(generator: Generator, k
 def test_a_prompt_that_is_refused_costs_its_own_notes_only() -> None:
     with model(OWN, Server()) as chat:
         assert chat.notes(["one", "long " * 9, "two"], "k", str) == ["one", None, "two"]
-        with pytest.raises(Refused, match="too long"):
-            chat.notes(["long " * 9], "k", str)
+        assert chat.notes(["long " * 9], "k", str) == [None]
+
+
+def test_a_server_that_takes_not_even_a_word_is_an_error() -> None:
+    with model(OWN, Server(longest=0)) as chat, pytest.raises(Refused, match="too long"):
+        chat.notes(["one", "two"], "k", str)

@@ -317,3 +317,12 @@ def test_a_deleted_bank_is_gone(world: World) -> None:
     world.ledger.delete("b")
     assert active(world, "insight") == []
     assert world.ledger.seq("b") == 0
+
+
+def test_a_text_with_nul_is_kept_without_it(both: World) -> None:
+    both.record(1, [("p0", "Plan: ro\0tate.", True)])
+    (attempt,) = both.ledger.active("b", "experience")
+    assert attempt.text == "Plan: ro\ufffdtate."
+    both.reflect(1, Words(lambda _: "Strategy: ro\0tate."), ["p0"])
+    (note,) = both.ledger.active("b", "insight")
+    assert note.text == "ro\ufffdtate."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
 
 import pytest
@@ -81,9 +81,11 @@ def test_seqs_become_visible_in_order_while_many_write(url: str) -> None:
 
     with ThreadPoolExecutor(4) as pool:
         polled = pool.submit(reader)
-        for task in [pool.submit(writer, n) for n in range(3)]:
-            task.result()
+        writers = [pool.submit(writer, n) for n in range(3)]
+        wait(writers)
         done.set()
+        for task in writers:
+            task.result()
         assert polled.result() == {f"note {n} {k}" for n in range(3) for k in range(12)}
     assert ledgers[0].seq("b") == 36
     with ledgers[0].read() as db:

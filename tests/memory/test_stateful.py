@@ -32,6 +32,18 @@ WHICH = st.integers(0, 11)
 VERBS = st.sampled_from(["pin", "unpin", "ban", "ban", "restore"])
 
 
+def _decided(item: dict[str, Any]) -> tuple[Any, ...]:
+    """What an item is, whichever bank it is in."""
+    names = ("level", "kind", "text", "status", "pinned", "edited")
+    return (str(item["problem_id"]), str(item["topic"]), *(item[name] for name in names))
+
+
+def _says_nothing_twice(items: list[dict[str, Any]]) -> None:
+    notes = [i for i in items if i["status"] == "active" and i["level"] != "experience"]
+    said = [(i["level"], i["kind"], i["problem_id"], i["topic"], fingerprint(i["text"])) for i in notes]
+    assert len(said) == len(set(said)), said
+
+
 class Curation(RuleBasedStateMachine):
     """People and the loop take turns at one bank."""
 
@@ -131,6 +143,20 @@ class Curation(RuleBasedStateMachine):
         file = self.desk.http.get(f"{B}/export", params={"seq": past}).content
         self.done(self.desk.http.post(f"{B}:import", content=file))
 
+    @rule(before=st.booleans())
+    def another_run_begins_with_it(self, before: bool) -> None:
+        """All of it is there, whatever says the same as what; what comes again is known."""
+        file = self.desk.http.get(f"{B}/export").content
+        bank = "before" if before else f"other{self.desk.world.ledger.seq('b')}"
+        new = bank not in self.desk.world.ledger.banks()
+        self.done(self.desk.http.post(f"/v1/banks/{bank}:import", content=file))
+        there = self.all(bank)
+        if new:
+            assert sorted(map(_decided, there)) == sorted(map(_decided, self.all()))
+        _says_nothing_twice(there)
+        again = self.desk.http.post(f"/v1/banks/{bank}:import", content=file)
+        assert again.json()["added"] == 0
+
     @rule(which=WHICH, verb=st.sampled_from(["accept", "reject"]))
     def decide(self, which: int, verb: str) -> None:
         wishes = self.desk.http.get(f"{B}/proposals").json()["proposals"]
@@ -141,17 +167,16 @@ class Curation(RuleBasedStateMachine):
 
     @invariant()
     def no_two_active_notes_say_the_same_of_the_same(self) -> None:
-        notes = [i for i in self.all() if i["status"] == "active" and i["level"] != "experience"]
-        said = [(i["level"], i["kind"], i["problem_id"], i["topic"], fingerprint(i["text"])) for i in notes]
-        assert len(said) == len(set(said)), said
+        _says_nothing_twice(self.all())
 
     @invariant()
     def every_seq_is_accounted_for(self) -> None:
         rows = self.desk.http.get(f"{B}/audit", params={"limit": 1000}).json()["rows"]
         assert {r["seq"] for r in rows} == set(range(1, self.desk.world.ledger.seq("b") + 1))
 
-    def all(self) -> list[dict[str, Any]]:
-        return self.desk.items(limit=500, status="any")
+    def all(self, bank: str = "b") -> list[dict[str, Any]]:
+        asked = {"limit": 500, "status": "any"}
+        return list(self.desk.http.get(f"/v1/banks/{bank}/items", params=asked).raise_for_status().json()["items"])
 
     def pick(self, which: int) -> dict[str, Any] | None:
         items = sorted(self.all(), key=lambda i: (i["level"] == "experience", i["id"]))[:12]

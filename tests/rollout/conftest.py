@@ -19,7 +19,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from services.common.artifacts import seal_weights, write_table
-from services.common.columns import PROMPTS
+from services.common.columns import CONTEXTS, PROMPTS
 from services.common.wire import Policy, Ref, Weights
 from services.rollout.app import create_app
 from services.rollout.settings import RolloutSettings
@@ -27,6 +27,7 @@ from services.rollout.settings import RolloutSettings
 TOKEN = "test-token-0123456789"
 END = "<|im_end|>"
 TEMPLATE = (
+    "{% if messages[0].role == 'system' %}{{ raise_exception('no system role here') }}{% endif %}"
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
@@ -90,18 +91,20 @@ def tampered(policy: Policy) -> Policy:
     return policy.model_copy(update={"weights": Weights(version=9, uri=weights.uri, sha256="0" * 64)})
 
 
-def write_prompts(folder: Path, questions: Sequence[str]) -> Ref:
-    """A PROMPTS artifact with ids p0, p1, .."""
+def write_prompts(folder: Path, questions: Sequence[str], *, has_context: bool | None = None) -> Ref:
+    """A PROMPTS artifact with ids p0, p1, ..; one of contexts when `has_context` is given."""
     rows = [
         {
             "prompt_id": f"p{i}",
             "problem_id": f"problem{i}",
             "split": "train",
             "messages": json.dumps([{"role": "user", "content": question}]),
+            "has_context": has_context,
         }
         for i, question in enumerate(questions)
     ]
-    return write_table(f"file://{folder}/prompts.parquet", rows, PROMPTS)
+    schema = PROMPTS if has_context is None else PROMPTS.append(CONTEXTS.field("has_context"))
+    return write_table(f"file://{folder}/prompts.parquet", rows, schema)
 
 
 def open_service(state: Path) -> TestClient:

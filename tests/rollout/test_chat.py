@@ -127,6 +127,12 @@ def test_a_conversation_that_leaves_no_room_is_422(service: TestClient) -> None:
     assert "context window of 256" in answer.json()["errors"][0]["message"]
 
 
+def test_a_conversation_that_the_template_refuses_is_422(service: TestClient) -> None:
+    answer = service.post(URL, json=body(messages=[{"role": "system", "content": "be brief"}]))
+    assert answer.status_code == 422
+    assert answer.json()["errors"] == [{"field": "messages", "message": "no system role here"}]
+
+
 @pytest.mark.parametrize(
     ("field", "change"),
     [

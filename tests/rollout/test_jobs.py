@@ -145,6 +145,17 @@ def test_when_no_prompt_leaves_room_the_request_is_refused(
     assert job["status"] == "failed"
     assert "prompt 'p1'" in job["error"]["message"]
     assert "context window of 256" in job["error"]["message"]
+    bare = write_prompts(tmp_path, ["short", "long " * 300], has_context=False)
+    job = run_job(service, "bare", "generate", request(make_policy(), bare, tmp_path, ids=["p1"]))
+    assert job["status"] == "failed"
+
+
+def test_a_lone_context_that_has_outgrown_the_window_is_answered_with_nothing(
+    service: TestClient, make_policy: MakePolicy, tmp_path: Path
+) -> None:
+    contexts = write_prompts(tmp_path, ["long " * 300], has_context=True)
+    job = run_job(service, "probe", "generate", request(make_policy(), contexts, tmp_path))
+    assert [(row["text"], row["finish_reason"]) for row in rollouts(job)] == [("", "length")] * 2
 
 
 def test_an_unknown_prompt_is_refused_with_the_nearest(

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import resource
 import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from tiny_run import SETTINGS, TinyRun
 
 from services.common.artifacts import check_weights
+from services.common.requests import TrainResult
 from services.common.wire import Weights
+from services.trainer.job import step_error, train
 from services.trainer.process import ProcessId
-from services.trainer.spool import SpoolConflict
+from services.trainer.spool import SpoolConflict, StepError
 
 STEPS = 4
 
@@ -182,10 +187,78 @@ def test_a_step_with_missing_data_fails_by_name_and_the_process_lives_on(tmp_pat
             time.sleep(0.02)
         assert error is not None
         assert "does not exist" in error.message
+        assert error.retryable  # a mount that is lost looks like this
         run.spool.submit(request)
         assert run.wait(0, process).weights.version == 1
     finally:
         kill(process)
+
+
+def test_a_step_that_cannot_be_repeated_for_now_fails_the_one_that_is_waited_for(
+    tmp_path: Path, base: Weights, device: torch.device
+) -> None:
+    run = TinyRun(tmp_path, base, SETTINGS.model_copy(update={"checkpoint_every": 5}))
+    requests = [run.request(version) for version in range(3)]
+    for request in requests[:2]:
+        run.spool.submit(request)
+        train(run.spool, 0.0, device)
+    assert [run.spool.applied(version) for version in range(3)] == [True, True, False]
+    rollouts = tmp_path / "data" / "1.0.parquet"
+    rollouts.rename(tmp_path / "away")
+    run.spool.submit(requests[2])
+    train(run.spool, 0.0, device)
+    error = run.spool.error(2)
+    assert error is not None
+    assert "step 1 can't be repeated" in error.message
+    assert str(rollouts) in error.message
+    assert error.retryable
+    assert run.spool.error(1) is None
+    (tmp_path / "away").rename(rollouts)
+    run.spool.submit(requests[2])
+    train(run.spool, 0.0, device)
+    assert run.spool.applied(2)
+
+
+def test_applied_steps_are_open_to_be_repeated_while_one_is_waited_for(tmp_path: Path, base: Weights) -> None:
+    run = TinyRun(tmp_path, base)
+    result = TrainResult(weights=base.model_copy(update={"version": 1}), metrics={})
+    error = StepError(message="no", retryable=True)
+    requests = [run.request(version) for version in range(2)]
+    run.spool.submit(requests[0])
+    run.spool.record(0, result)
+    run.spool.record(0, error)  # of a repetition, by an older release
+    assert run.spool.open(0) is None
+    run.spool.submit(requests[1])
+    assert [run.spool.open(version) for version in range(3)] == [*requests, None]
+    run.spool.fail(error)
+    assert [run.spool.open(version) for version in range(3)] == [None, None, None]
+
+
+@contextlib.contextmanager
+def file_size_limit(size: int) -> Iterator[None]:
+    """A full disk as this process sees it: no file grows beyond `size` bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda path: torch.save(torch.zeros(10_000), path),
+        lambda path: save_file({"a": torch.zeros(10_000)}, path),
+        lambda path: path.write_bytes(bytes(40_000)),
+    ],
+    ids=["torch", "safetensors", "python"],
+)
+def test_a_full_disk_is_an_error_that_may_pass(tmp_path: Path, write: Callable[[Path], object]) -> None:
+    with pytest.raises(Exception) as caught, file_size_limit(4096):  # noqa: PT011 -- each writer has its own
+        write(tmp_path / "file")
+    assert step_error(caught.value).retryable
+    assert not step_error(ValueError("no such objective")).retryable
 
 
 def test_the_last_step_of_a_run_ends_its_process(tmp_path: Path, base: Weights) -> None:

@@ -22,6 +22,10 @@ from services.trainer.process import ProcessId
 TOKEN = "t" * 32
 
 
+class GivenUpError(Exception):
+    """Nobody waits for the step any more."""
+
+
 def settings(folder: Path) -> TrainerSettings:
     return TrainerSettings(token=TOKEN, state_dir=folder)
 
@@ -105,9 +109,6 @@ def test_the_service_imports_no_torch() -> None:
 
 
 def test_a_step_that_was_given_up_may_be_replaced_until_it_is_applied(tmp_path: Path, base: Weights) -> None:
-    class GivenUpError(Exception):
-        pass
-
     def give_up() -> None:
         raise GivenUpError
 
@@ -117,3 +118,28 @@ def test_a_step_that_was_given_up_may_be_replaced_until_it_is_applied(tmp_path: 
         with pytest.raises(GivenUpError):
             launcher.train(request, give_up)
         assert launcher.spool("tiny").request(0) == request
+
+
+def test_a_step_that_is_given_up_ends_its_process(tmp_path: Path, base: Weights) -> None:
+    launcher = Launcher(tmp_path, nproc=1, idle_s=60.0)
+    process_file = launcher.spool("tiny").process_file
+
+    def give_up() -> None:
+        if process_file.is_file():
+            raise GivenUpError
+
+    request = TinyRun(tmp_path, base).request(0)
+    with pytest.raises(GivenUpError):
+        launcher.train(request, give_up)
+    assert not ProcessId.model_validate_json(process_file.read_text()).alive
+    assert launcher.spool("tiny").open(0) == request
+
+
+def test_a_disk_that_takes_no_step_is_a_failure_that_may_pass(tmp_path: Path, base: Weights) -> None:
+    body = {"kind": "train", "request": TinyRun(tmp_path, base).request(0).model_dump(mode="json")}
+    with client(tmp_path) as http:
+        (tmp_path / "trainer" / "runs").write_text("not a folder")
+        http.put("/v1/jobs/tiny.s0", json=body)
+        error = http.get("/v1/jobs/tiny.s0?wait=20").json()["error"]
+    assert "runs/tiny" in error["message"]
+    assert error["retryable"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -113,3 +114,23 @@ def test_all_tests_must_pass(sandbox: Sandbox) -> None:
 def test_a_result_may_be_as_long_as_the_expected_one(sandbox: Sandbox) -> None:
     given = spec({"input": "[1]", "output": str(list(range(300_000)))}, limits={"cpu_s": 3})
     assert sandbox.judge("def solve(a): return list(range(300_000))", given).outcome == "passed"
+
+
+@pytest.mark.parametrize("text", ["漢", "\U0001f600", '"'])
+def test_length_is_meant_in_bytes(text: str, sandbox: Sandbox) -> None:
+    limits = {"cpu_s": 3, "output_kb": 1}
+    returned = spec({"input": "1", "output": json.dumps(text * 9000, ensure_ascii=False)}, limits=limits)
+    assert sandbox.judge(f"def solve(a): return {text!r} * 9000", returned).outcome == "passed"
+    printed = {"kind": "code", "tests": [{"input": "", "output": text * 9000}], "limits": limits}
+    assert sandbox.judge(f"print({text!r} * 9000)", printed).outcome == "passed"
+
+
+def test_a_right_program_can_not_carry_a_private_input_out(sandbox: Sandbox) -> None:
+    program = "import sys\nprint(3)\nsys.exit(ord(input()[0]))"
+    test = {"input": "S", "output": "3"}
+    shown = sandbox.judge(program, {"kind": "code", "tests": [test]})
+    assert (shown.outcome, shown.feedback) == ("passed", "the program ended with status 83")
+    hidden = sandbox.judge(program, {"kind": "code", "tests": [test], **HIDDEN})
+    assert (hidden.outcome, hidden.feedback) == ("passed", "")
+    public = sandbox.judge(program, {"kind": "code", "tests": [{**test, "public": True}], **HIDDEN})
+    assert public.feedback == "the program ended with status 83"

@@ -146,6 +146,8 @@ PYTHON: dict[str, tuple[str, str, float, str]] = {
     "part": ("return 0.25", "failed", 0.25, ""),
     "too much": ("return 7", "passed", 1.0, ""),
     "less than nothing": ("return -1e300", "failed", 0.0, ""),
+    "more than every float": ("return 10**400", "passed", 1.0, ""),
+    "less than every float": ("return -(10**400)", "failed", 0.0, ""),
     "no answer": ("return None", "format", 0.0, ""),
     "with feedback": ("return {'reward': 0.5, 'feedback': 'half <|x|>'}", "failed", 0.5, ""),
     "raises": ("return 1 / 0", "infra_error", 0.0, "raised ZeroDivisionError: division by zero (line 2)"),
@@ -184,6 +186,16 @@ def test_python(name: str, sandbox: Sandbox) -> None:
         ({"kind": "json_schema", "json_schema": {"type": "strnig"}}, "json_schema", "strnig"),
         ({"kind": "json_schema", "json_schema": 3}, "json_schema", "."),
         ({"kind": "json_schema", "json_schema": {"const": "x" * 1_000_001}}, "json_schema", "at most 1000000"),
+        ({"kind": "json_schema", "json_schema": {"pattern": "("}}, "json_schema", "unterminated subpattern"),
+        ({"kind": "json_schema", "json_schema": {"patternProperties": {"[": {}}}}, "json_schema", "unterminated"),
+        ({"kind": "json_schema", "json_schema": {"pattern": "x" * 10_001}}, "json_schema", "at most 10000 are allowed"),
+        ({"kind": "json_schema", "json_schema": {"$schema": 5}}, "json_schema", "a text"),
+        ({"kind": "json_schema", "json_schema": {"$schema": []}}, "json_schema", "a text"),
+        (
+            {"kind": "json_schema", "json_schema": {"properties": {"\ud800": {"type": "zz"}}}},
+            "json_schema",
+            "surrogates not allowed",
+        ),
         ({"kind": "math", "answer": ""}, "answer", "at least 1"),
         ({"kind": "python", "source": ""}, "source", "at least 1"),
         ({"kind": "python", "src": "x"}, "src", "did you mean 'source'"),
@@ -193,6 +205,14 @@ def test_a_wrong_spec_names_the_field(spec: dict[str, Any], field: str, message:
     with pytest.raises(SpecError, match=message) as caught:
         parse_spec(spec)
     assert any(f["field"].startswith(field) for f in caught.value.fields)
+
+
+@pytest.mark.timeout(60)
+def test_a_schema_that_is_slow_to_compile_is_checked_at_once() -> None:
+    pattern = "(?i)" + r"[\0-\U0010ffff]" * 600  # compiling one class takes 8 ms and more
+    began = time.process_time()
+    parse_spec({"kind": "json_schema", "json_schema": {"patternProperties": {pattern: {}}}})
+    assert time.process_time() - began < 2.0
 
 
 @pytest.mark.timeout(60)

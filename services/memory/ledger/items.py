@@ -19,6 +19,9 @@ Status = Literal["active", "retired", "quarantined", "banned", "superseded"]
 """active: may be shown. retired: the machine dropped it. quarantined: kept aside by a guard. banned: a person never
 wants to see this text again. superseded: a person merged or split it into other items."""
 
+Thought = tuple[str, str, str]
+"""Kind, scope and fingerprint of a note."""
+
 _NAMESPACE = uuid.UUID("6f1d0c52-93a7-4a57-9f0e-5b6c7f6f2f11")
 
 PERSON = "person"
@@ -117,7 +120,12 @@ class Item:
         """Whether only a person may change it: it is held, or a person put it away."""
         return self.held or self.status in {"banned", "superseded"}
 
+    @property
+    def thought(self) -> Thought:
+        """What it says about what: of active notes no two have the same."""
+        return self.kind, self.scope, fingerprint(self.text)
+
     def identity(self, bank: str) -> str:
-        """The id of this thought in `bank`."""
+        """The id that these words get in `bank` when they are written first."""
         unique = self.facts.get("rollout_id", self.text)
         return str(uuid.uuid5(_NAMESPACE, json.dumps([bank, self.level, self.kind, self.scope, unique])))

@@ -97,13 +97,16 @@ class Ledger:
         return db.scalar(sa.select(STEPS.c.edits).where(STEPS.c.bank == bank, STEPS.c.step == step))
 
     def note_contexts(self, bank: str, job: str, step: int, seq: int, artifact: Ref, uses: Sequence[Use]) -> None:
-        """Remember which contexts a job rendered and what they show (Law 8). A log: the bank's `seq` stays."""
+        """Remember which contexts a job rendered and what they show (Law 8); the bank's `seq` stays."""
         row = {"bank": bank, "job": job, "step": step, "seq": seq, "artifact": artifact.model_dump_json()}
         shown = [{"bank": bank, "job": job, "step": step, "reward": None} | asdict(use) for use in uses]
         with self._database.write() as db:
-            db.execute(self._new(CONTEXTS).on_conflict_do_nothing(), [row | {"at": time.time()}])
+            # A job that is repeated after a kill writes its artifact anew, from the memory of that moment.
+            for table in (CONTEXTS, USES):
+                db.execute(sa.delete(table).where(table.c.bank == bank, table.c.job == job))
+            db.execute(sa.insert(CONTEXTS), [row | {"at": time.time()}])
             if shown:
-                db.execute(self._new(USES).on_conflict_do_nothing(), shown)
+                db.execute(sa.insert(USES), shown)
 
     def delete(self, bank: str) -> None:
         """Forget a bank entirely.

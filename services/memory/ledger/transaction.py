@@ -10,15 +10,15 @@ import json
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
-from services.memory.ledger.items import Banned, Item, Status, by_person, fingerprint
-from services.memory.ledger.rows import item_of, item_row, load, version_row
+from services.memory.ledger.items import Banned, Item, Status, Thought, by_person, fingerprint
+from services.memory.ledger.rows import item_of, item_row, load, portions, version_row
 from services.memory.ledger.tables import (
     ANNOTATIONS,
     AUDIT,
@@ -34,6 +34,7 @@ from services.memory.ledger.tables import (
 )
 
 _PROPOSAL = uuid.UUID("0b7f5d5a-52c1-4c11-8f0d-6f0f4d8a3a11")
+_AGAIN = uuid.UUID("7c0a8d0e-6b1f-4f7a-9d55-0a4f3c1e9b52")
 
 # The text is left out: a machine never changes it, and naming it would make full-text search index it anew.
 _UPDATE = (
@@ -74,17 +75,14 @@ class Transaction:
         person's item once said this and was edited, the old wording becomes a proposal.
         """
         self._actor = actor
-        fresh = {item.identity(self.bank): item for item in items}
-        known = load(self.db, self.bank, list(fresh))
-        notes = any(item.level != "experience" for item in fresh.values())
+        found = list(items)
+        notes = [item for item in found if item.level != "experience"]
         settled = self._settled() if notes else []
         banned = Banned(i.text for i in settled if i.status == "banned")
-        said = {(i.kind, i.scope, fingerprint(i.text)) for i in settled}
+        said = {item.thought for item in settled}
         added, changed = [], []
-        for item_id, item in fresh.items():
-            old = known.get(item_id)
-            print_ = fingerprint(item.text)
-            if item.level != "experience" and (banned.says(item.text) or (item.kind, item.scope, print_) in said):
+        for item_id, (item, old) in self._placed(found, notes).items():
+            if item.level != "experience" and (banned.says(item.text) or item.thought in said):
                 self._machine["left to people"] += 1
             elif old is not None and old.settled:
                 if old.held and item.level != "experience" and item.status == "active":
@@ -94,8 +92,41 @@ class Transaction:
             elif old is None:
                 added.append(replace(item, id=item_id, version=1, seq=self.seq))
             elif (old.status, old.facts, old.step) != (item.status, item.facts, item.step):
-                changed.append(replace(item, id=item_id, version=old.version + 1, seq=self.seq))
+                changed.append(replace(item, id=item_id, text=old.text, version=old.version + 1, seq=self.seq))
         self._store(added, changed, actor)
+
+    def _placed(self, items: Sequence[Item], notes: Sequence[Item]) -> dict[str, tuple[Item, Item | None]]:
+        """Items by the id that they have or will have, each with what is there.
+
+        An id is a function of the first words. A note that a person reworded and let go of has others by now: the
+        same thought is then found by what it says, and the first words, thought again, are a note of their own.
+        """
+        spoken = self._spoken(notes)
+        placed: dict[str, tuple[Item, Item | None]] = {}
+        known = load(self.db, self.bank, [*spoken.values(), *(item.identity(self.bank) for item in items)])
+        for item in items:
+            item_id = spoken.get(item.thought) or item.identity(self.bank)
+            old = known.get(item_id)
+            while old and item.level != "experience" and not old.settled and old.thought != item.thought:
+                item_id = str(uuid.uuid5(_AGAIN, item_id))
+                old = load(self.db, self.bank, [item_id]).get(item_id)
+            placed[item_id] = (item, old)
+            if item.level != "experience" and item.status == "active":
+                spoken[item.thought] = item_id
+        return placed
+
+    def _spoken(self, notes: Sequence[Item]) -> dict[Thought, str]:
+        """Ids of the active notes of the same scopes that machines may change, by what they say."""
+        scopes = sorted({note.scope for note in notes})
+        levels = {note.level for note in notes}
+        query = sa.select(ITEMS.c.id, ITEMS.c.kind, ITEMS.c.scope, ITEMS.c.fingerprint).where(
+            ITEMS.c.bank == self.bank,
+            ITEMS.c.level.in_(levels),
+            ITEMS.c.status == "active",
+            ~(ITEMS.c.pinned | ITEMS.c.edited),
+        )
+        parts = (self.db.execute(query.where(ITEMS.c.scope.in_(part))) for part in portions(scopes))
+        return {(row.kind, row.scope, row.fingerprint): row.id for rows in parts for row in rows}
 
     def set_status(self, items: Iterable[Item], status: Status, step: int, actor: str, **facts: str) -> None:
         """Retire or quarantine what a machine no longer believes; text and history stay.

@@ -1,4 +1,4 @@
-"""Multiple choice, by the rules of SciKnowEval: the last answer block holds one of the labels, and nothing else.
+"""Multiple choice, as SDPO judges SciKnowEval: the last answer block holds one of the labels, and nothing else.
 
 Brackets, full stops, colons, quotes and asterisks around the label do not matter (`(B).`), and compatibility forms of
 Unicode are their plain letters; letters of other scripts that look alike are not. Two labels, a label in a sentence, or

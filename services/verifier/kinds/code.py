@@ -122,7 +122,8 @@ def grade(spec: Spec, completion: str, context: Context) -> Verdict:
         context.check()
         try:
             prelude = spec.compare == "livecodebench"
-            allowed = limits.within(left_s).for_output(len(test.output))
+            as_json = json.dumps(test.output)  # as a result is reported: no character takes more bytes in any output
+            allowed = limits.within(left_s).for_output(len(as_json))
             job = Job(source, spec.fn_name, test.input, allowed, prelude=prelude)
             execution = context.pool.run(job)
         except SandboxError as error:
@@ -130,12 +131,13 @@ def grade(spec: Spec, completion: str, context: Context) -> Verdict:
             return infra_error(str(error), sandbox_tier=context.tier, cpu_ms=cpu_s * 1e3)
         cpu_s += execution.cpu_s
         left_s -= execution.spent_s
-        failure = _judge(spec, test, execution)
+        hidden = not (test.public or spec.feedback.private_input)
+        failure = _judge(spec, test, execution, hidden=hidden)
         if failure is not None:
             failures.append(failure)
             if len(failures) == spec.stop_after:
                 break
-        elif execution.code != 0:
+        elif execution.code != 0 and not hidden:
             status = execution.code
     return Verdict(
         outcome=failures[0].outcome if failures else Outcome.PASSED,
@@ -146,9 +148,8 @@ def grade(spec: Spec, completion: str, context: Context) -> Verdict:
     )
 
 
-def _judge(spec: Spec, test: Test, execution: Execution) -> _Failure | None:
+def _judge(spec: Spec, test: Test, execution: Execution, *, hidden: bool) -> _Failure | None:
     """None when the test passed."""
-    hidden = not (test.public or spec.feedback.private_input)
     case = Case(input=test.input[:BRIEF_INPUT])
     said = report.read(execution)
     if said.limit is not None:

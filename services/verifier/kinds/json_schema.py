@@ -13,6 +13,7 @@ Invariants:
 from __future__ import annotations
 
 import json
+import re
 from typing import Any, Literal
 
 from pydantic import Field, field_validator
@@ -28,6 +29,7 @@ from services.verifier.visibility import Visibility
 MAX_CHARS = 1_000_000
 JUDGE = "schema_judge"
 LOOKED_AT = 100
+MAX_PATTERN = 10_000
 
 
 class Spec(Strict):
@@ -35,7 +37,8 @@ class Spec(Strict):
 
     kind: Literal["json_schema"] = "json_schema"
     json_schema: dict[str, Any] | bool
-    """Draft 2020-12, unless its `$schema` names another; references only to its own parts."""
+    """Draft 2020-12, unless its `$schema` names another; references only to its own parts. Patterns are Python's, at
+    most 10,000 characters each; `format` is not checked."""
     cpu_s: float = Field(default=2.0, gt=0.0, le=60.0)
     """CPU seconds for the validation."""
     feedback: Visibility = Visibility()
@@ -43,20 +46,37 @@ class Spec(Strict):
     @field_validator("json_schema")
     @classmethod
     def _is_a_schema(cls, schema: dict[str, Any] | bool) -> dict[str, Any] | bool:
-        from jsonschema.exceptions import SchemaError  # noqa: PLC0415 -- the service starts without it
+        from jsonschema import FormatChecker  # noqa: PLC0415 -- the service starts without it
+        from jsonschema.exceptions import SchemaError  # noqa: PLC0415
         from jsonschema.validators import Draft202012Validator, validator_for  # noqa: PLC0415
 
+        patterns = FormatChecker(formats=())
+        patterns.checks("regex", raises=(ValueError, re.error, OverflowError))(_reads)
         try:
-            text = json.dumps(schema)
+            text = json.dumps(schema, ensure_ascii=False)
+            text.encode()  # a lone surrogate is no text
             if len(text) > MAX_CHARS:
                 raise ValueError(f"it has {len(text)} characters, at most {MAX_CHARS} are allowed")
             compare.parse_json(text)
-            validator_for(schema, default=Draft202012Validator).check_schema(_beginnings(schema))
+            if isinstance(schema, dict) and not isinstance(schema.get("$schema", ""), str):
+                raise ValueError("$schema must be a text")
+            validator = validator_for(schema, default=Draft202012Validator)
+            validator.check_schema(_beginnings(schema), format_checker=patterns)
         except SchemaError as error:
-            raise ValueError(f"{error.json_path}: {error.message[:200]}") from error
+            cause = f" ({error.cause})" if error.cause else ""
+            raise ValueError(f"{error.json_path}: {error.message[:200]}{cause}") from error
         except RecursionError as error:
             raise ValueError("it is nested too deeply") from error
         return schema
+
+
+def _reads(pattern: object) -> bool:
+    """Whether a pattern is one. It is read and not compiled: `(?i)` before many classes takes seconds to compile."""
+    if isinstance(pattern, str):
+        if len(pattern) > MAX_PATTERN:
+            raise ValueError(f"{len(pattern)} characters, at most {MAX_PATTERN} are allowed")
+        re._parser.parse(pattern)  # type: ignore[attr-defined]
+    return True
 
 
 def _beginnings(schema: Any) -> Any:

@@ -2,8 +2,8 @@
 
     def verify(completion: str, reference) -> float | bool | None | {"reward": float, "feedback": str}
 
-`completion` is without its thinking; `reference` is any JSON of the spec. A number is clamped to [0, 1] and is the
-reward; 1 is `passed`, less is `failed`; None is `format`.
+`completion` is without its thinking; `reference` is any JSON of the spec. A finite number is clamped to [0, 1] and is
+the reward; 1 is `passed`, less is `failed`; None is `format`.
 
 Invariants:
 - A function that raises, exceeds its limits, or returns something else is trouble of the spec, not of the completion:
@@ -17,7 +17,6 @@ Invariants:
 from __future__ import annotations
 
 import json
-import math
 from typing import Any, Literal
 
 from pydantic import Field
@@ -82,6 +81,6 @@ def _understand(said: Report) -> tuple[float | None, str]:
     value, text = said.value, ""
     if isinstance(value, dict) and value.keys() <= {"reward", "feedback"} and "reward" in value:
         value, text = value["reward"], value.get("feedback", "")
-    if (value is not None and (not isinstance(value, int | float) or math.isnan(value))) or not isinstance(text, str):
+    if not isinstance(value, int | float | None) or not isinstance(text, str):
         raise ValueError('must return a number, a bool, None, or {"reward": .., "feedback": text}')
     return None if value is None else float(min(max(value, 0), 1)), feedback.note(text)

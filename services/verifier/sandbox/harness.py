@@ -12,6 +12,7 @@ stdin test reads the input itself.
 
 from __future__ import annotations
 
+import ast
 import atexit
 import contextlib
 import gc
@@ -80,7 +81,7 @@ def run() -> NoReturn:
         if job["prelude"]:
             module.__dict__.update(PRELUDE, **{name: getattr(sys, name) for name in OF_SYS})
             sys.setrecursionlimit(PRELUDE_RECURSION)
-        exec(compile(source, SOURCE_NAME, "exec", dont_inherit=True), module.__dict__)  # noqa: S102 -- the purpose
+        exec(_compile(source, as_function=job["prelude"] and not fn_name), module.__dict__)  # noqa: S102 -- the purpose
         if fn_name:
             value = _find(module, fn_name)(*arguments)
             if isinstance(value, tuple):
@@ -127,6 +128,21 @@ def _open_standard_streams() -> None:
         text.mode = mode  # the interpreter sets it too, and templates for fast input look at it
         setattr(sys, name, text)
         setattr(sys, f"__{name}__", text)
+
+
+def _compile(source: str, *, as_function: bool) -> types.CodeType:
+    """The program; what is none may be the body of a function, which LiveCodeBench makes of all that read stdin: there
+    `return` and `nonlocal` are no errors."""
+    try:
+        return compile(source, SOURCE_NAME, "exec", dont_inherit=True)
+    except SyntaxError:
+        if not as_function:
+            raise
+        tree, wrapped = ast.parse(source), ast.parse("def wrapped_function(): pass\nwrapped_function()")
+        imports = [line for line in tree.body if isinstance(line, ast.Import | ast.ImportFrom)]
+        wrapped.body[0].body += [line for line in tree.body if line not in imports]  # type: ignore[attr-defined]
+        wrapped.body[:0] = imports
+        return compile(wrapped, SOURCE_NAME, "exec", dont_inherit=True)
 
 
 def _find(module: types.ModuleType, name: str) -> Any:

@@ -41,9 +41,9 @@ class Limits:
         """These limits for a program that has `left_s` seconds left of what all its tests may use; 0 ends it."""
         return replace(self, cpu_s=min(self.cpu_s, max(left_s, LEAST_S)), left_s=left_s)
 
-    def for_output(self, expected_chars: int) -> Limits:
+    def for_output(self, expected_bytes: int) -> Limits:
         """These limits for a test whose expected output is so long: what is right is not too much."""
-        return replace(self, output_kb=self.output_kb + (2 * expected_chars >> 10))
+        return replace(self, output_kb=self.output_kb + (2 * expected_bytes >> 10))
 
 
 @dataclass(frozen=True, slots=True)

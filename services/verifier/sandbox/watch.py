@@ -32,7 +32,8 @@ MAX_THREADS = 256
 STDOUT, STDERR, REPORT = 0, 1, 2
 """Indices of a child's streams, in the order in which they are read."""
 DISK = b"D"
-"""State of a process that waits for the kernel, which a program can't bring about for long."""
+"""State of a process that waits for the kernel. A program can't bring it about for long: the one call that would
+(`vfork`, or `clone` with its flag) is refused."""
 PATIENCE = 10
 """A starved child is given up after so many times its wall limit."""
 

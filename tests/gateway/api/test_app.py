@@ -15,6 +15,7 @@ from fastapi.testclient import TestClient
 from gateway.advance import advance
 from gateway.registry import Registry
 from gateway.views import ReportView
+from services.common.sql import Busy
 from tests.gateway.api.person import Tree, create
 from tests.gateway.fakes import Fakes
 
@@ -240,6 +241,19 @@ def test_a_registry_and_a_disk_that_fail_are_named(
     answer = http.get("/v1/runs")
     assert answer.status_code == 503
     assert "no such table: runs" in answer.json()["title"]
+
+
+def test_a_registry_that_is_busy_says_when_to_come_again(
+    http: TestClient, recipe_tree: Tree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def held(*_: object) -> None:
+        raise Busy("database is locked")
+
+    run = create(http, recipe_tree())["id"]
+    monkeypatch.setattr(Registry, "ask", held)
+    answer = http.post(f"/v1/runs/{run}:pause")
+    assert (answer.status_code, answer.json()["title"]) == (503, "database is locked; try again")
+    assert int(answer.headers["Retry-After"]) > 0
 
 
 def test_metrics_count_runs(http: TestClient, recipe_tree: Tree) -> None:
