@@ -109,7 +109,8 @@ class Transaction:
             old = known.get(item_id)
             while old and item.level != "experience" and not old.settled and old.thought != item.thought:
                 item_id = str(uuid.uuid5(_AGAIN, item_id))
-                old = load(self.db, self.bank, [item_id]).get(item_id)
+                known |= load(self.db, self.bank, [item_id])
+                old = known.get(item_id)
             placed[item_id] = (item, old)
             if item.level != "experience" and item.status == "active":
                 spoken[item.thought] = item_id
