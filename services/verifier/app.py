@@ -121,14 +121,18 @@ class Verifier:
             "kinds": list(kinds()),
         }
 
-    def grade(self, submissions: list[Submission], check: Callable[[], None] = lambda: None) -> list[Verdict]:
+    def grade(
+        self, submissions: list[Submission], check: Callable[[], None] = lambda: None, *, spare: bool = False
+    ) -> list[Verdict]:
         """Verdicts of `submissions`; see `Grader.grade`."""
         if self.sandbox is None:
             raise NotReady("the sandbox is not open")
         with _counted(len(submissions)):
-            verdicts = self.sandbox[2].grade(submissions, check)
+            verdicts = self.sandbox[2].grade(submissions, check, spare=spare)
         for submission, verdict in zip(submissions, verdicts, strict=True):
-            VERDICT_COUNT.labels(submission.verifier["kind"], verdict.outcome).inc()
+            kind = submission.verifier.get("kind")
+            known = isinstance(kind, str) and kind in kinds()
+            VERDICT_COUNT.labels(kind if known else "unknown", verdict.outcome).inc()
         return verdicts
 
     async def answer(self, work: Callable[[Grade], T], request: Request) -> T:
@@ -170,7 +174,7 @@ class Verifier:
             raise ValueError(f"rollouts of problems that the problems artifact does not hold: {', '.join(unknown[:5])}")
         submissions = [Submission(problems[row["problem_id"]].verifier, row["text"]) for row in rollouts]
         try:
-            verdicts = self.grade(submissions, job.check)
+            verdicts = self.grade(submissions, job.check, spare=True)
         except Exception:
             job.check()  # whatever goes wrong because the service stops is a cancelled job, not a failed one
             raise

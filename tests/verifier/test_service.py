@@ -136,6 +136,35 @@ def test_job_verify_judges_an_artifact(http: TestClient, tmp_path: Path) -> None
     assert [v["outcome"] for v in verdicts] == ["failed", "passed", "failed", "passed", "passed"]
 
 
+def test_a_wrong_spec_among_right_ones_spoils_only_its_own_rollouts(http: TestClient, tmp_path: Path) -> None:
+    specs = {"right": {"kind": "exact", "answer": "1"}, "wrong": {"kind": "exct", "answer": "1"}, "none": {}}
+    ask = [Message(role="user", content="q")]
+
+    def judge(key: str, *names: str) -> dict[str, Any]:
+        request = VerifyRequest(
+            rollouts=write_table(
+                f"file://{tmp_path}/r.parquet", [rollout(n, "train", 0, "1") for n in names], ROLLOUTS
+            ),
+            problems=write_problems(
+                f"file://{tmp_path}/p.parquet", [Problem(id=n, messages=ask, verifier=specs[n]) for n in specs]
+            ),
+            out=f"file://{tmp_path}/v.parquet",
+        )
+        body = {"kind": "verify", "request": request.model_dump(mode="json")}
+        http.put(f"/v1/jobs/{key}", json=body).raise_for_status()
+        return dict(http.get(f"/v1/jobs/{key}", params={"wait": 20}).json())
+
+    job = judge("mixed", "wrong", "right", "none")
+    assert job["status"] == "succeeded", job
+    assert job["result"]["outcomes"] == {"passed": 1, "infra_error": 2}
+    spoilt, judged, _ = read_table(Ref(**job["result"]["verdicts"]))
+    assert "unknown kind 'exct'; did you mean 'exact'?" in spoilt["error"]
+    assert judged["outcome"] == "passed"
+    job = judge("all-wrong", "wrong", "none")
+    assert (job["status"], job["error"]["retryable"]) == ("failed", False), "nothing is judged: somebody must look"
+    assert "did you mean 'exact'?" in job["error"]["message"]
+
+
 def test_equal_programs_run_once_whatever_was_said_around_them(
     sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
