@@ -270,7 +270,7 @@ def create_app(settings: VerifierSettings) -> FastAPI:
             return await verifier.answer(lambda grade: reverify(what, grade), request)
         except SpecError as error:
             raise _bad_specs(error) from error
-        except (ArtifactError, ValueError, OSError, ImportError) as error:
+        except (ArtifactError, ValueError, OSError) as error:
             raise HTTPException(422, str(error)) from error
         except NotReady as error:
             raise HTTPException(503, str(error)) from error
