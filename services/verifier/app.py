@@ -73,6 +73,32 @@ class VerifyBatchResult(Strict):
     """In the order of the items."""
 
 
+class SpecBatch(Strict):
+    """Verifier specs to check."""
+
+    specs: list[dict[str, Any]] = Field(min_length=1, max_length=4096)
+
+
+class SpecField(Strict):
+    """What is wrong with a spec."""
+
+    field: str
+    """Dotted key; empty when it is several keys together."""
+    message: str
+
+
+class RefusedSpec(Strict):
+    """A spec that nothing can be judged by."""
+
+    index: int
+    """Its place among `specs`."""
+    errors: list[SpecField]
+
+
+class SpecBatchResult(Strict):
+    refused: list[RefusedSpec]
+
+
 class Verifier:
     """The running service: its sandbox, what grades with it, and the job that it does."""
 
@@ -165,6 +191,17 @@ class Verifier:
             gone.cancel()
         return done.result()
 
+    def refusals(self, specs: list[dict[str, Any]]) -> list[RefusedSpec]:
+        """Those of `specs` that are not valid, or not here."""
+        if self.sandbox is None:
+            raise NotReady("the sandbox is not open")
+        grader = self.sandbox[2]
+        return [
+            RefusedSpec(index=index, errors=[SpecField(**field) for field in error.fields])
+            for index, spec in enumerate(specs)
+            if (error := grader.refusal(spec)) is not None
+        ]
+
     def verify_job(self, request: VerifyRequest, job: JobContext) -> VerifyResult:
         """Judge every rollout of an artifact and write the verdicts as another."""
         problems = read_problems(request.problems)
@@ -251,6 +288,21 @@ def create_app(settings: VerifierSettings) -> FastAPI:
             response.headers["Retry-After"] = str(refused.retry_after_s)
             return response
 
+    _add_judging_routes(app, verifier)
+    return app
+
+
+REFUSALS: dict[int | str, dict[str, Any]] = {
+    401: {"description": "no token, or a wrong one"},
+    411: {"description": "no Content-Length"},
+    413: {"description": "the body is too large"},
+    422: {"description": "a spec or an artifact is not valid; `errors` names the field"},
+    429: {"description": "too much is under way; see Retry-After"},
+    503: {"description": "the sandbox is not open, or the service stops"},
+}
+
+
+def _add_judging_routes(app: FastAPI, verifier: Verifier) -> None:
     @app.post("/v1/verify", tags=["verify"], responses=REFUSALS)
     async def verify(batch: VerifyBatch, request: Request) -> VerifyBatchResult:
         """Judge completions now. Equal programs of an equal spec are run once."""
@@ -263,6 +315,14 @@ def create_app(settings: VerifierSettings) -> FastAPI:
             raise HTTPException(503, str(error)) from error
         return VerifyBatchResult(verdicts=verdicts)
 
+    @app.post("/v1/specs:validate", tags=["verify"], responses=REFUSALS)
+    def validate_specs(batch: SpecBatch) -> SpecBatchResult:
+        """Check specs without a completion: those that `/v1/verify` would refuse, and why."""
+        try:
+            return SpecBatchResult(refused=verifier.refusals(batch.specs))
+        except NotReady as error:
+            raise HTTPException(503, str(error)) from error
+
     @app.post("/v1/reverify", tags=["verify"], responses=REFUSALS)
     async def judge_again(what: ReverifyRequest, request: Request) -> ReverifyResult:
         """Judge past completions by specs of today and say what changes. For many, submit it as a job `reverify`."""
@@ -274,18 +334,6 @@ def create_app(settings: VerifierSettings) -> FastAPI:
             raise HTTPException(422, str(error)) from error
         except NotReady as error:
             raise HTTPException(503, str(error)) from error
-
-    return app
-
-
-REFUSALS: dict[int | str, dict[str, Any]] = {
-    401: {"description": "no token, or a wrong one"},
-    411: {"description": "no Content-Length"},
-    413: {"description": "the body is too large"},
-    422: {"description": "a spec or an artifact is not valid; `errors` names the field"},
-    429: {"description": "too much is under way; see Retry-After"},
-    503: {"description": "the sandbox is not open, or the service stops"},
-}
 
 
 @contextlib.contextmanager

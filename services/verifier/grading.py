@@ -102,6 +102,14 @@ class Grader:
         self._library.close()
         self._threads.shutdown()
 
+    def refusal(self, verifier: Mapping[str, Any]) -> SpecError | None:
+        """Why a spec can't be judged by here; None when it can."""
+        try:
+            _parse(verifier, self._context.pool.memory.total_mb)
+        except SpecError as error:
+            return error
+        return None
+
     def grade(
         self, submissions: Sequence[Submission], check: Callable[[], None] = lambda: None, *, spare: bool = False
     ) -> list[Verdict]:

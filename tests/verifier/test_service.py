@@ -82,6 +82,20 @@ def test_a_spec_that_wants_more_memory_than_there_is_is_422(http: TestClient) ->
     assert answer.json()["errors"][0]["field"] == "items.0.verifier.limits.memory_mb"
 
 
+def test_specs_are_checked_without_a_completion(http: TestClient) -> None:
+    call = {"kind": "code", "fn_name": "f", "tests": [{"input": "1", "output": "NaN"}]}
+    large = {**SOLVE_SPEC, "limits": {"memory_mb": 8192}}
+    specs = [{"kind": "exct"}, {"kind": "exact", "answer": "1"}, SOLVE_SPEC, call, {}, large]
+    refused = http.post("/v1/specs:validate", json={"specs": specs}).raise_for_status().json()["refused"]
+    assert [spec["index"] for spec in refused] == [0, 3, 4, 5]
+    assert refused[0]["errors"][0]["field"] == "kind"
+    assert "did you mean 'exact'?" in refused[0]["errors"][0]["message"]
+    assert refused[3]["errors"][0]["field"] == "limits.memory_mb"
+    unwritable = b'{"specs": [{"kind": "exact", "answer": "\\ud800"}]}'
+    answer = http.post("/v1/specs:validate", content=unwritable, headers={"content-type": "application/json"})
+    assert answer.json()["refused"][0]["errors"][0]["field"] == "answer"
+
+
 def test_a_huge_body_is_refused_before_it_is_read(http: TestClient) -> None:
     assert http.post("/v1/verify", content=b"x" * (2 << 20)).status_code == 413
 
