@@ -142,7 +142,8 @@ FOREIGN: dict[str, tuple[str, list[dict[str, Any]], str]] = {
 @pytest.mark.parametrize("name", FOREIGN)
 def test_an_artifact_of_another_make_is_422(name: str, http: TestClient, tmp_path: Path) -> None:  # noqa: F811
     field, rows, message = FOREIGN[name]
-    tables = {"rollouts": [ROLLOUT], "verdicts": [OLD], "problems": [ASKED]} | {field: rows}
+    tables: dict[str, list[dict[str, Any]]] = {"rollouts": [ROLLOUT], "verdicts": [OLD], "problems": [ASKED]}
+    tables[field] = rows
     refs = {
         table: write_table(f"file://{tmp_path}/{table}", content, pa.Table.from_pylist(content).schema).model_dump()
         for table, content in tables.items()

@@ -13,10 +13,9 @@ import re
 from dataclasses import replace
 from typing import Any
 
-from latex2sympy2_extended import latex2sympy
-from latex2sympy2_extended.math_normalization import normalize_latex
 from math_verify import LatexExtractionConfig, verify
 from math_verify.grader import is_equation, is_relation, should_treat_as_complex
+from math_verify.parser import latex2sympy, normalize_latex
 from sympy import And, Basic, Eq, Expr, FiniteSet, Interval, MatrixBase, Number, Rational, Tuple, Union
 
 TINY = 1e-3
