@@ -16,7 +16,8 @@ from contextlib import asynccontextmanager
 from typing import Annotated, Any, Literal
 
 import httpx
-from fastapi import BackgroundTasks, FastAPI, Header, Query, Request, Response
+from anyio import from_thread
+from fastapi import BackgroundTasks, FastAPI, Header, HTTPException, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import HTMLResponse, JSONResponse, StreamingResponse
 from prometheus_client import REGISTRY as PROMETHEUS
@@ -24,14 +25,14 @@ from pydantic import BeforeValidator, Field
 from sqlalchemy.exc import SQLAlchemyError
 
 from gateway import api_examples as examples
-from gateway import events
+from gateway import events, specs
 from gateway.forward import Forwarder
 from gateway.history import checkpoint_views, recipe_of, run_view, step_views
 from gateway.judging import add_judging_routes
 from gateway.memory import RunId, add_memory_routes
 from gateway.metrics import RunMetrics
 from gateway.plan import step_plan
-from gateway.problems import SHOWN, InvalidRecipe, find_model, materialise, parse_recipe, problems_of
+from gateway.problems import SHOWN, InvalidRecipe, Refused, find_model, materialise, parse_recipe, problems_of
 from gateway.recipe import Recipe
 from gateway.registry import IdempotencyConflict, Registry, UnknownRun
 from gateway.settings import GatewaySettings
@@ -99,7 +100,7 @@ def create_app(
     app = create_service("gateway", settings, ready=ready, lifespan=lifespan)
     app.state.registry = registry
     _explain_refusals(app)
-    _add_run_routes(app, settings, registry, wake or _by_celery)
+    _add_run_routes(app, settings, registry, wake or _by_celery, _refusing(forward))
     _add_reading_routes(app, registry, forward)
     add_memory_routes(app, registry, forward)
     add_judging_routes(app, registry, forward)
@@ -111,6 +112,21 @@ def _by_celery(run: str) -> None:
     from gateway.controller import wake  # noqa: PLC0415 -- tests and tools that drive runs by hand need no Celery
 
     wake(run)
+
+
+def _refusing(forward: Forwarder) -> Refused:
+    """What the verifier says of specs; for routes that run in a thread."""
+
+    def ask(body: Mapping[str, Any]) -> tuple[int, Any]:
+        try:
+            answer = from_thread.run(forward.send, "verifier", "/v1/specs:validate", body)
+            return answer.status_code, json.loads(bytes(answer.body))
+        except HTTPException as away:
+            return away.status_code, None
+        except ValueError:
+            return 502, None
+
+    return lambda problems: specs.refused(problems, ask)
 
 
 def _explain_refusals(app: FastAPI) -> None:
@@ -154,7 +170,9 @@ def _run_id(recipe: Recipe, key: str | None) -> str:
     return f"{recipe.name[:80]}-{mark[:8]}"
 
 
-def _add_run_routes(app: FastAPI, settings: GatewaySettings, registry: Registry, wake: Callable[[str], None]) -> None:
+def _add_run_routes(
+    app: FastAPI, settings: GatewaySettings, registry: Registry, wake: Callable[[str], None], refused: Refused
+) -> None:
     @app.post("/v1/runs", status_code=201, tags=["runs"], responses=examples.CREATE)
     def create_run(
         body: CreateRun,
@@ -171,7 +189,7 @@ def _add_run_routes(app: FastAPI, settings: GatewaySettings, registry: Registry,
         run = known[0] if known else _run_id(recipe, idempotency_key)
         created = False
         if not known:
-            inputs = materialise(recipe, run, settings.runs_uri())
+            inputs = materialise(recipe, run, settings.runs_uri(), refused)
             created = registry.create(run, recipe, inputs, recipe_hash=digest, key=idempotency_key)
             later.add_task(wake, run)  # after the answer: a broker that is away delays nobody
         response.status_code = 201 if created else 200
@@ -223,7 +241,7 @@ def _add_run_routes(app: FastAPI, settings: GatewaySettings, registry: Registry,
         """Check a recipe, its problems and its model, and say what it would do; nothing is started."""
         recipe = parse_recipe(body.recipe)
         find_model(recipe.model)
-        problems, bad = problems_of(recipe)
+        problems, bad = problems_of(recipe, refused)
         return ValidatedRecipe(
             recipe=recipe.model_dump(mode="json"),
             steps=last_step(recipe),

@@ -145,8 +145,10 @@ class Forwarder:
     async def send(self, service: str, path: str, body: Mapping[str, Any]) -> Response:
         """The answer of a service to a body of ours."""
         timeout = httpx.Timeout(GENERATION_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
+        # In ASCII: httpx itself can't write a text that no encoding can, which is for the service to refuse.
+        content, headers = json.dumps(body).encode(), {"Content-Type": "application/json"}
         try:
-            answer = await self._clients[service].post(path, json=body, timeout=timeout)
+            answer = await self._clients[service].post(path, content=content, headers=headers, timeout=timeout)
         except httpx.TransportError as error:
             raise _away(service, error) from error
         return _same(answer, answer.content)

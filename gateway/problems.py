@@ -5,7 +5,7 @@ Invariants:
   the memory service and never to the rollout service (Law 4).
 - Problem ids are unique, and no evaluation problem is a training problem (Law 3).
 - Version 0 is the base model's own files (hard links where the disk allows), sealed by a manifest.
-- A record that is wrong is left out and reported; the rest is used.
+- A record that is wrong, or whose spec the verifier refuses, is left out and reported; the rest is used.
 - Doing it twice writes the same bytes, so a creation that was cut short can be repeated, or made twice at once.
 """
 
@@ -15,7 +15,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -117,13 +117,21 @@ def load_problems(source: ProblemSource) -> Loaded:
     return problems, bad
 
 
-def problems_of(recipe: Recipe) -> Loaded:
+Refused = Callable[[Sequence[Problem]], Mapping[str, BadRecord]]
+"""What the verifier has against the specs of problems, by problem id."""
+
+
+def problems_of(recipe: Recipe, refused: Refused = lambda _: {}) -> Loaded:
     """`load_problems` of a recipe that can be carried out with them.
 
     Raises:
         InvalidRecipe: also when there is nothing to do, or too little for a step.
     """
     problems, bad = load_problems(recipe.problems)
+    if not isinstance(recipe.problems, PocketProblems):
+        wrong = refused(problems)
+        problems, bad = [problem for problem in problems if problem.id not in wrong], [*bad, *wrong.values()]
+        _refuse_if_none(problems, bad)
     if not problems:
         raise _invalid("problems", "no problem in them; a run needs one")
     practised = sum(problem.split == "train" for problem in problems)
@@ -146,9 +154,13 @@ def _from_files(source: FileProblems | LiveCodeBenchProblems | SciKnowEvalProble
                 bad += wrong
     except Unreadable as error:
         raise _invalid("problems.files", str(error)) from error
+    _refuse_if_none(problems, bad)
+    return problems, bad
+
+
+def _refuse_if_none(problems: list[Problem], bad: list[BadRecord]) -> None:
     if bad and not problems:
         raise InvalidRecipe([{"field": "problems.files", "message": str(record)} for record in bad[:SHOWN]])
-    return problems, bad
 
 
 def _decoder(source: LiveCodeBenchProblems | SciKnowEvalProblems, split: Split) -> Decode:
@@ -169,13 +181,13 @@ def _pocket(source: PocketProblems) -> Iterator[Problem]:
         yield from (Problem.model_validate(record) for record in records)
 
 
-def materialise(recipe: Recipe, run: str, runs_uri: str) -> Inputs:
+def materialise(recipe: Recipe, run: str, runs_uri: str, refused: Refused = lambda _: {}) -> Inputs:
     """Write what `run` starts with below `runs_uri`.
 
     Raises:
         InvalidRecipe: when the problems or the model can't be used.
     """
-    problems, bad = problems_of(recipe)
+    problems, bad = problems_of(recipe, refused)
     train = tuple(p.id for p in problems if p.split == "train")
     evaluation = tuple(p.id for p in problems if p.split in recipe.evaluation.splits)
     root = join(runs_uri, run)

@@ -148,14 +148,15 @@ def connect() -> Gateway:
     """The gateway at `PMD_URL`, else the one that `pmd up` started in the state folder.
 
     Raises:
-        CliError: when there is none.
+        Unreachable: when none runs here and no other is named.
+        CliError: when there is no token for it.
     """
     state_dir = default_state_dir()
     url, token = os.environ.get("PMD_URL", ""), os.environ.get("PMD_TOKEN", "")
     if not url:
         state = read_state(state_dir)
         if state is None:
-            raise CliError(f"nothing runs in {state_dir}; start it with `pmd up`, or set PMD_URL and PMD_TOKEN")
+            raise Unreachable(f"nothing runs in {state_dir}; start it with `pmd up`, or set PMD_URL and PMD_TOKEN")
         url = str(state["url"])
     if not token:
         try:

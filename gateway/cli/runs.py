@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from gateway.cli.client import CliError, Gateway, connect
+from gateway.cli.client import CliError, Gateway, Unreachable, connect
 from gateway.cli.output import AsJson, RunId, age, console, print_json, status, table
 from gateway.cli.watch import watch as watch_run
 from gateway.launcher import default_state_dir
@@ -68,18 +68,13 @@ def create(
     data = read_recipe(recipe, overrides or [])
     if dry_run:
         check_recipe(data)
-        from gateway.problems import SHOWN, InvalidRecipe, problems_of  # noqa: PLC0415 - loads pyarrow
-        from gateway.recipe import Recipe  # noqa: PLC0415
+        from gateway.recipe import Recipe  # noqa: PLC0415 - loads pyarrow
 
-        checked = Recipe.model_validate(data)
-        try:
-            problems, bad = problems_of(checked)
-        except InvalidRecipe as error:
-            raise CliError(str(error), code=2) from error
-        for record in bad[:SHOWN]:
+        problems, left_out, bad = _checked(data)
+        for record in left_out:
             typer.echo(f"left out: {record}", err=True)
-        typer.echo(f"{len(problems)} problems, {len(bad)} bad records left out", err=True)
-        print_json(checked.model_dump(mode="json"))
+        typer.echo(f"{problems} problems, {bad} bad records left out", err=True)
+        print_json(Recipe.model_validate(data).model_dump(mode="json"))
         return
     gateway = connect()
     view = submit(gateway, data)
@@ -89,6 +84,29 @@ def create(
         console.print(f"run [bold]{view['id']}[/] started")
     if watch and watch_run(gateway, view["id"]) != "succeeded":
         raise typer.Exit(1)
+
+
+def _checked(data: dict[str, Any]) -> tuple[int, list[str], int]:
+    """How many problems a recipe has, the bad records to name, and how many there are; by the gateway's word if one
+    answers, because only the verifier behind it knows which specs are right."""
+    from gateway.datasets.records import BadRecord  # noqa: PLC0415 - loads pyarrow
+    from gateway.problems import SHOWN, InvalidRecipe, problems_of  # noqa: PLC0415
+    from gateway.recipe import PocketProblems, Recipe  # noqa: PLC0415
+
+    checked = Recipe.model_validate(data)
+    if not isinstance(checked.problems, PocketProblems):
+        try:
+            told = connect().post("/v1/recipes:validate", {"recipe": data})
+        except Unreachable:
+            typer.echo("no gateway answers, so no verifier has checked the specs of these problems", err=True)
+        else:
+            left_out = [str(BadRecord.model_validate(record)) for record in told["bad_examples"]]
+            return sum(told["problems"].values()), left_out, told["bad_records"]
+    try:
+        problems, bad = problems_of(checked)
+    except InvalidRecipe as error:
+        raise CliError(str(error), code=2) from error
+    return len(problems), [str(record) for record in bad[:SHOWN]], len(bad)
 
 
 @app.command("list")

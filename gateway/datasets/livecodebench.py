@@ -1,7 +1,7 @@
 """Records of LiveCodeBench's code_generation_lite: a statement, public tests, private tests that may be packed.
 
 Packed private tests are `base64(zlib(pickle(JSON text)))`. The pickle is never loaded: its opcodes are read, and only a
-pickle that is one text is accepted. No layer may expand beyond `MAX_BYTES`.
+pickle that is one text is accepted. No layer may expand beyond `MAX_BYTES`, nor its JSON beyond `records.MAX_VALUES`.
 """
 
 from __future__ import annotations

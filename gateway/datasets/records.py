@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from typing import Any
 
 import fsspec
@@ -12,6 +14,14 @@ from pydantic import ValidationError
 
 from services.common.strict import Strict, explain
 from services.common.wire import Problem
+
+MAX_VALUES = 1 << 20
+"""Of one JSON text: what they take in memory is a hundred times what some take in a file."""
+
+_BEGIN = re.compile(r"[^\s,]")
+"""Of an element of an array, or its closing bracket."""
+_TOKEN = re.compile(r'"[^"]*"?|[\[{,]')
+"""A text, or where another value may begin."""
 
 
 class Unreadable(ValueError):
@@ -47,7 +57,7 @@ def load(uris: Iterable[str], decode: Decode) -> tuple[list[Problem], list[BadRe
     """The problems of all files, and the records that are none.
 
     Raises:
-        Unreadable: a file is missing or is no text.
+        Unreadable: a file is missing, or its store can't be reached.
     """
     problems: list[Problem] = []
     bad: list[BadRecord] = []
@@ -68,25 +78,51 @@ def load(uris: Iterable[str], decode: Decode) -> tuple[list[Problem], list[BadRe
     return problems, bad
 
 
-def _records(uri: str) -> Iterator[tuple[str, int, Any]]:
-    """Where each record is, its number from 1, and the record: JSON text, or already a value."""
+def _records(uri: str) -> Iterator[tuple[str, int, bytes]]:
+    """Where each record is, its number from 1, and what should be its JSON."""
     try:
-        with fsspec.open(uri, "rt", encoding="utf-8-sig") as f:
-            first = f.read(1)
-            if first == "[":
-                array = json.loads(first + f.read())
-                yield from ((f"{uri} record {n}", n, value) for n, value in enumerate(array, 1))
-                return
+        with fsspec.open(uri, "rb") as f:
+            begun = False
             for number, line in enumerate(f, 1):
-                text = first + line if number == 1 else line
-                if text.strip():
+                text = line.removeprefix(codecs.BOM_UTF8).strip() if number == 1 else line.strip()
+                if text.startswith(b"[") and not begun:
+                    array = line[line.index(b"[") :] + f.read()
+                    yield from ((f"{uri} record {n}", n, value) for n, value in enumerate(_elements(array), 1))
+                    return
+                if text:
+                    begun = True
                     yield f"{uri} line {number}", number, text
-    except (OSError, ValueError, RecursionError, ImportError) as error:  # the last: a store whose driver is missing
+    except Exception as error:  # every store's driver raises its own, and may be missing
         raise Unreadable(f"{uri} can't be read: {error}") from error
 
 
-def _parse(text: Any) -> dict[str, Any]:
-    record = parse_json(text, "") if isinstance(text, str) else text
+def _elements(array: bytes) -> Iterator[bytes]:
+    """What should be the JSON of each element of an array; where one is broken off, all that is left.
+
+    One that is never closed has an empty last element: it may have lost others.
+    """
+    text = array.decode("utf-8", "surrogateescape").rstrip()
+    # It only tells where a value ends: whether it is a record is seen one by one, so any number will do.
+    decoder = json.JSONDecoder(parse_int=str)
+    closed = len(text) - 1 if text.endswith("]") else len(text)
+    found = _BEGIN.search(text, 1)
+    while found and found.start() != closed:
+        begin = found.start()
+        try:
+            end = decoder.raw_decode(text, begin)[1]
+        except (ValueError, RecursionError):
+            end = len(text)
+        yield text[begin:end].encode("utf-8", "surrogateescape")
+        found = _BEGIN.search(text, end)
+    if closed == len(text):
+        yield b""
+
+
+def _parse(text: bytes) -> dict[str, Any]:
+    try:
+        record = parse_json(text.decode(), "")
+    except UnicodeDecodeError as error:
+        raise BadField("", f"no UTF-8: {error}") from error
     if not isinstance(record, dict):
         raise BadField("", f"a record is a JSON object, not {type(record).__name__}")
     return record
@@ -96,12 +132,21 @@ def parse_json(text: str, field: str) -> Any:
     """The JSON in `text`.
 
     Raises:
-        BadField: it is none.
+        BadField: it is none, or holds more than `MAX_VALUES` values.
     """
+    if len(text) > MAX_VALUES and _holds_too_much(text):
+        raise BadField(field, f"holds over {MAX_VALUES} JSON values")
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise BadField(field, f"no JSON: {error}") from error
+
+
+def _holds_too_much(text: str) -> bool:
+    """Whether so many values begin in `text`, of which a few bytes can hold many, as `[[],[],..`."""
+    bare = text.replace("\\\\", "").replace('\\"', "")  # now every quote is the begin or the end of a text
+    begins = (found for found in _TOKEN.finditer(bare) if bare[found.start()] != '"')
+    return next(islice(begins, MAX_VALUES, None), None) is not None
 
 
 def text_of(record: dict[str, Any], field: str, *, empty: bool = False) -> str:

@@ -61,13 +61,18 @@ def read_bytes(ref: Ref) -> bytes:
     """The bytes that `ref` names.
 
     Raises:
-        ArtifactError: when they are missing or their hash differs from the reference's.
+        ArtifactError: when they are missing, their hash differs from the reference's, or there is no such store.
+        OSError: the store is out of reach.
     """
     try:
         with fsspec.open(ref.uri, "rb") as f:
             data = cast(bytes, f.read())
     except FileNotFoundError as error:
         raise ArtifactError(f"artifact {ref.uri} does not exist; was its run deleted or moved?") from error
+    except OSError:
+        raise
+    except Exception as error:  # every driver has its own for a URI that it can't use, and may be missing
+        raise ArtifactError(f"artifact {ref.uri} can't be read: {type(error).__name__}: {error}") from error
     if hashlib.sha256(data).hexdigest() != ref.sha256:
         raise ArtifactError(f"artifact {ref.uri} changed after it was written; restore it or rerun the phase")
     return data
@@ -82,8 +87,16 @@ def write_table(uri: str, rows: Iterable[Mapping[str, Any]], schema: pa.Schema) 
 
 
 def read_table(ref: Ref) -> list[dict[str, Any]]:
-    """The rows of a Parquet artifact, as dictionaries, in the order they were written."""
-    return cast(list[dict[str, Any]], pq.read_table(io.BytesIO(read_bytes(ref))).to_pylist())
+    """The rows of a Parquet artifact, as dictionaries, in the order they were written.
+
+    Raises:
+        ArtifactError: it is missing, or no table.
+    """
+    data = read_bytes(ref)
+    try:
+        return cast(list[dict[str, Any]], pq.read_table(io.BytesIO(data)).to_pylist())
+    except (pa.ArrowException, OSError, ValueError) as error:  # all that a file of another kind, or a broken one, gives
+        raise ArtifactError(f"artifact {ref.uri} is no table: {error}") from error
 
 
 def write_problems(uri: str, problems: Iterable[Problem]) -> Ref:
@@ -102,17 +115,25 @@ def write_problems(uri: str, problems: Iterable[Problem]) -> Ref:
 
 
 def read_problems(ref: Ref) -> dict[str, Problem]:
-    """The problems of a `PROBLEMS` artifact by id, in the order they were written."""
-    return {
-        row["problem_id"]: Problem(
-            id=row["problem_id"],
-            split=row["split"],
-            domain=row["domain"],
-            messages=load_messages(row["messages"]),
-            verifier=json.loads(row["verifier"]),
-        )
-        for row in read_table(ref)
-    }
+    """The problems of a `PROBLEMS` artifact by id, in the order they were written.
+
+    Raises:
+        ArtifactError: it is missing, or another artifact.
+    """
+    rows = read_table(ref)
+    try:
+        return {
+            row["problem_id"]: Problem(
+                id=row["problem_id"],
+                split=row["split"],
+                domain=row["domain"],
+                messages=load_messages(row["messages"]),
+                verifier=json.loads(row["verifier"]),
+            )
+            for row in rows
+        }
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise ArtifactError(f"artifact {ref.uri} holds no problems: {type(error).__name__}: {error}") from error
 
 
 def dump_messages(messages: Iterable[Message]) -> str:

@@ -140,7 +140,8 @@ class JobStore:
         Raises:
             JobConflict: when `key` names a job with another body.
         """
-        body = json.dumps(submission.model_dump(mode="json"), sort_keys=True)
+        # Not `model_dump`, which gives up on what is nested deeper than 255; a request came as JSON.
+        body = json.dumps({"kind": submission.kind, "request": submission.request}, sort_keys=True)
         digest = hashlib.sha256(body.encode()).hexdigest()
         with self._lock:
             created = self._db.execute(

@@ -73,6 +73,32 @@ class VerifyBatchResult(Strict):
     """In the order of the items."""
 
 
+class SpecBatch(Strict):
+    """Verifier specs to check."""
+
+    specs: list[dict[str, Any]] = Field(min_length=1, max_length=4096)
+
+
+class SpecField(Strict):
+    """What is wrong with a spec."""
+
+    field: str
+    """Dotted key; empty when it is several keys together."""
+    message: str
+
+
+class RefusedSpec(Strict):
+    """A spec that nothing can be judged by."""
+
+    index: int
+    """Its place among `specs`."""
+    errors: list[SpecField]
+
+
+class SpecBatchResult(Strict):
+    refused: list[RefusedSpec]
+
+
 class Verifier:
     """The running service: its sandbox, what grades with it, and the job that it does."""
 
@@ -121,14 +147,18 @@ class Verifier:
             "kinds": list(kinds()),
         }
 
-    def grade(self, submissions: list[Submission], check: Callable[[], None] = lambda: None) -> list[Verdict]:
+    def grade(
+        self, submissions: list[Submission], check: Callable[[], None] = lambda: None, *, spare: bool = False
+    ) -> list[Verdict]:
         """Verdicts of `submissions`; see `Grader.grade`."""
         if self.sandbox is None:
             raise NotReady("the sandbox is not open")
         with _counted(len(submissions)):
-            verdicts = self.sandbox[2].grade(submissions, check)
+            verdicts = self.sandbox[2].grade(submissions, check, spare=spare)
         for submission, verdict in zip(submissions, verdicts, strict=True):
-            VERDICT_COUNT.labels(submission.verifier["kind"], verdict.outcome).inc()
+            kind = submission.verifier.get("kind")
+            known = isinstance(kind, str) and kind in kinds()
+            VERDICT_COUNT.labels(kind if known else "unknown", verdict.outcome).inc()
         return verdicts
 
     async def answer(self, work: Callable[[Grade], T], request: Request) -> T:
@@ -161,6 +191,17 @@ class Verifier:
             gone.cancel()
         return done.result()
 
+    def refusals(self, specs: list[dict[str, Any]]) -> list[RefusedSpec]:
+        """Those of `specs` that are not valid, or not here."""
+        if self.sandbox is None:
+            raise NotReady("the sandbox is not open")
+        grader = self.sandbox[2]
+        return [
+            RefusedSpec(index=index, errors=[SpecField(**field) for field in error.fields])
+            for index, spec in enumerate(specs)
+            if (error := grader.refusal(spec)) is not None
+        ]
+
     def verify_job(self, request: VerifyRequest, job: JobContext) -> VerifyResult:
         """Judge every rollout of an artifact and write the verdicts as another."""
         problems = read_problems(request.problems)
@@ -170,7 +211,7 @@ class Verifier:
             raise ValueError(f"rollouts of problems that the problems artifact does not hold: {', '.join(unknown[:5])}")
         submissions = [Submission(problems[row["problem_id"]].verifier, row["text"]) for row in rollouts]
         try:
-            verdicts = self.grade(submissions, job.check)
+            verdicts = self.grade(submissions, job.check, spare=True)
         except Exception:
             job.check()  # whatever goes wrong because the service stops is a cancelled job, not a failed one
             raise
@@ -247,6 +288,21 @@ def create_app(settings: VerifierSettings) -> FastAPI:
             response.headers["Retry-After"] = str(refused.retry_after_s)
             return response
 
+    _add_judging_routes(app, verifier)
+    return app
+
+
+REFUSALS: dict[int | str, dict[str, Any]] = {
+    401: {"description": "no token, or a wrong one"},
+    411: {"description": "no Content-Length"},
+    413: {"description": "the body is too large"},
+    422: {"description": "a spec or an artifact is not valid; `errors` names the field"},
+    429: {"description": "too much is under way; see Retry-After"},
+    503: {"description": "the sandbox is not open, or the service stops"},
+}
+
+
+def _add_judging_routes(app: FastAPI, verifier: Verifier) -> None:
     @app.post("/v1/verify", tags=["verify"], responses=REFUSALS)
     async def verify(batch: VerifyBatch, request: Request) -> VerifyBatchResult:
         """Judge completions now. Equal programs of an equal spec are run once."""
@@ -259,6 +315,14 @@ def create_app(settings: VerifierSettings) -> FastAPI:
             raise HTTPException(503, str(error)) from error
         return VerifyBatchResult(verdicts=verdicts)
 
+    @app.post("/v1/specs:validate", tags=["verify"], responses=REFUSALS)
+    def validate_specs(batch: SpecBatch) -> SpecBatchResult:
+        """Check specs without a completion: those that `/v1/verify` would refuse, and why."""
+        try:
+            return SpecBatchResult(refused=verifier.refusals(batch.specs))
+        except NotReady as error:
+            raise HTTPException(503, str(error)) from error
+
     @app.post("/v1/reverify", tags=["verify"], responses=REFUSALS)
     async def judge_again(what: ReverifyRequest, request: Request) -> ReverifyResult:
         """Judge past completions by specs of today and say what changes. For many, submit it as a job `reverify`."""
@@ -266,22 +330,10 @@ def create_app(settings: VerifierSettings) -> FastAPI:
             return await verifier.answer(lambda grade: reverify(what, grade), request)
         except SpecError as error:
             raise _bad_specs(error) from error
-        except (ArtifactError, ValueError, OSError, ImportError) as error:
+        except (ArtifactError, ValueError, OSError) as error:
             raise HTTPException(422, str(error)) from error
         except NotReady as error:
             raise HTTPException(503, str(error)) from error
-
-    return app
-
-
-REFUSALS: dict[int | str, dict[str, Any]] = {
-    401: {"description": "no token, or a wrong one"},
-    411: {"description": "no Content-Length"},
-    413: {"description": "the body is too large"},
-    422: {"description": "a spec or an artifact is not valid; `errors` names the field"},
-    429: {"description": "too much is under way; see Retry-After"},
-    503: {"description": "the sandbox is not open, or the service stops"},
-}
 
 
 @contextlib.contextmanager

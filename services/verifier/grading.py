@@ -6,7 +6,8 @@ Invariants:
   is deterministic in the sandbox. Reasoning around the program does not matter.
 - What ran in the sandbox and passed or failed is remembered over batches: a policy that has learnt something writes
   the same programs step after step. A limit or trouble of ours may depend on the machine, so it is judged again.
-- A kind that raises spoils the verdict it was asked for, as `infra_error`, and no other.
+- A kind that raises spoils the verdict it was asked for, as `infra_error`, and no other. So does a wrong spec where a
+  batch holds right ones too and is asked to `spare` them.
 - Batches share the workers: a short one is not kept waiting until a long one is through.
 """
 
@@ -101,26 +102,47 @@ class Grader:
         self._library.close()
         self._threads.shutdown()
 
-    def grade(self, submissions: Sequence[Submission], check: Callable[[], None] = lambda: None) -> list[Verdict]:
+    def refusal(self, verifier: Mapping[str, Any]) -> SpecError | None:
+        """Why a spec can't be judged by here; None when it can."""
+        try:
+            _parse(verifier, self._context.pool.memory.total_mb)
+        except SpecError as error:
+            return error
+        return None
+
+    def grade(
+        self, submissions: Sequence[Submission], check: Callable[[], None] = lambda: None, *, spare: bool = False
+    ) -> list[Verdict]:
         """Verdicts of `submissions`, in their order.
 
         Args:
             check: called between units of work; what it raises ends the batch.
+            spare: a spec that is not valid is an `infra_error` of its submissions, unless all are not.
 
         Raises:
             SpecError: a spec is not valid; its fields start with the submission's index.
         """
         context = replace(self._context, check=check)
         specs: dict[str, tuple[Kind[Any], Strict]] = {}
+        wrong: dict[str, SpecError] = {}
         different: dict[Pair, str] = {}
         """A completion that holds each answer."""
         pairs: list[Pair] = []
         for index, submission in enumerate(submissions):
             key = json.dumps(submission.verifier, sort_keys=True)
-            if key not in specs:
-                specs[key] = _parse(index, submission.verifier, context.pool.memory.total_mb)
-            pairs.append((key, _answer(*specs[key], submission.completion)))
-            different.setdefault(pairs[-1], submission.completion)
+            if key not in specs and key not in wrong:
+                try:
+                    specs[key] = _parse(submission.verifier, context.pool.memory.total_mb)
+                except SpecError as error:
+                    wrong[key] = error.below(f"{index}.verifier")
+                    if not spare:
+                        raise wrong[key] from error
+            pairs.append((key, _answer(*specs[key], submission.completion) if key in specs else None))
+            if key in specs:
+                different.setdefault(pairs[-1], submission.completion)
+        if wrong and not specs:
+            raise next(iter(wrong.values()))
+        spoilt = {key: infra_error(f"the problem's spec is not valid: {error}") for key, error in wrong.items()}
         known = {pair: verdict for pair in different if (verdict := self._known.get(pair)) is not None}
         judged: dict[Pair, Future[Verdict]] = {}
         waiting: deque[Future[Verdict]] = deque()
@@ -135,7 +157,7 @@ class Grader:
             for pair, future in judged.items():
                 known[pair] = future.result()
                 self._known.add(pair, known[pair])
-            return [known[pair] for pair in pairs]
+            return [spoilt[pair[0]] if pair[0] in spoilt else known[pair] for pair in pairs]
         except BaseException:
             for future in judged.values():
                 future.cancel()
@@ -159,14 +181,10 @@ def _grade(kind: Kind[Any], spec: Strict, completion: str, context: Context) -> 
         return infra_error(f"{type(error).__name__}: {error}")
 
 
-def _parse(index: int, verifier: Mapping[str, Any], memory_mb: int) -> tuple[Kind[Any], Strict]:
-    try:
-        kind, spec = parse_spec(verifier)
-        limits = getattr(spec, "limits", None)
-        if isinstance(limits, RunLimits) and limits.memory_mb > memory_mb:
-            message = f"this verifier gives all programs {memory_mb} MB together (PMD_SANDBOX_MEMORY_MB)"
-            raise SpecError([{"field": "limits.memory_mb", "message": message}])
-    except SpecError as error:
-        fields = [{**field, "field": f"{index}.verifier.{field['field']}"} for field in error.fields]
-        raise SpecError(fields) from error
+def _parse(verifier: Mapping[str, Any], memory_mb: int) -> tuple[Kind[Any], Strict]:
+    kind, spec = parse_spec(verifier)
+    limits = getattr(spec, "limits", None)
+    if isinstance(limits, RunLimits) and limits.memory_mb > memory_mb:
+        message = f"this verifier gives all programs {memory_mb} MB together (PMD_SANDBOX_MEMORY_MB)"
+        raise SpecError([{"field": "limits.memory_mb", "message": message}])
     return kind, spec

@@ -12,7 +12,7 @@ from typing import Any, Self
 from pydantic import Field, model_validator
 
 from services.common.artifacts import read_problems, read_table, write_table
-from services.common.columns import VERDICTS
+from services.common.columns import PROBLEMS, VERDICTS
 from services.common.strict import Strict
 from services.common.wire import Outcome, Ref, Slug, Verdict
 from services.verifier.grading import Submission
@@ -109,7 +109,7 @@ def _read(
 ) -> tuple[list[dict[str, Any]], list[Submission], list[Verdict]]:
     rows = _table("rollouts", rollouts, ("rollout_id", "problem_id", "split", "text"))
     judged = {row["rollout_id"]: row for row in _table("verdicts", verdicts, ("rollout_id", "outcome", "reward"))}
-    _table("problems", problems, ("problem_id", "messages", "verifier"))
+    _table("problems", problems, tuple(PROBLEMS.names))
     known = read_problems(problems)
     if strange := sorted(specs.keys() - known.keys()):
         raise ValueError(f"specs of problems that the problems artifact does not hold: {', '.join(strange[:5])}")
@@ -127,8 +127,12 @@ def _read(
 
 def _table(field: str, ref: Ref, columns: tuple[str, ...]) -> list[dict[str, Any]]:
     rows = read_table(ref)
-    if rows and (missing := [name for name in columns if name not in rows[0]]):
-        raise ValueError(f"{field}: the artifact has no column {missing[0]!r}; is it another artifact?")
+    for number, row in enumerate(rows):
+        for name in columns:
+            if name not in row:
+                raise ValueError(f"{field}: the artifact has no column {name!r}; is it another artifact?")
+            if name != "reward" and not isinstance(row[name], str):
+                raise ValueError(f"{field}: {name!r} of row {number} is no text; is it another artifact?")
     return rows
 
 

@@ -46,6 +46,34 @@ def test_a_dry_run_prints_the_complete_recipe_and_needs_no_gateway(pmd: Pmd) -> 
     assert json.loads(result.stdout)["retrieval"]["k"] == 3
 
 
+def of_files(tmp_path: Path) -> tuple[str, ...]:
+    record = {"messages": [{"role": "user", "content": "q"}], "verifier": {"kind": "exct"}}
+    (tmp_path / "p.jsonl").write_text("\n".join(json.dumps(record | {"id": f"p{n}"}) for n in range(9)))
+    return (
+        "--set",
+        f"problems={{source: jsonl, files: [{tmp_path / 'p.jsonl'}]}}",
+        "--set",
+        "schedule.problems_per_step=2",
+    )
+
+
+def test_a_dry_run_says_what_the_verifier_refuses(api: Api, pmd: Pmd, tmp_path: Path) -> None:
+    left_out = {"where": "problem p8", "field": "verifier.kind", "message": "unknown kind 'exct'"}
+    answer = {"problems": {"train": 8}, "bad_records": 1, "bad_examples": [left_out]}
+    api.answers["POST /v1/recipes:validate"] = answer
+    result = pmd("runs", "create", str(RECIPE), "--dry-run", *of_files(tmp_path))
+    assert "left out: problem p8: field 'verifier.kind': unknown kind 'exct'" in result.stderr
+    assert "8 problems, 1 bad records left out" in result.stderr
+    assert json.loads(result.stdout)["problems"]["source"] == "jsonl"
+
+
+def test_a_dry_run_without_a_gateway_says_what_it_has_not_checked(pmd: Pmd, tmp_path: Path) -> None:
+    result = pmd("runs", "create", str(RECIPE), "--dry-run", *of_files(tmp_path))
+    assert result.exit_code == 0, result.output
+    assert "no verifier has checked the specs" in result.stderr
+    assert "9 problems, 0 bad records left out" in result.stderr
+
+
 @pytest.mark.parametrize(
     "words", [("no.yaml",), (str(RECIPE), "--set", "teacher.ema"), (str(RECIPE), "--set", "teacher.ema=[[")]
 )

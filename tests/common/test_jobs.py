@@ -116,6 +116,16 @@ def test_the_same_key_and_body_is_one_job(http: TestClient, handler: Counter) ->
     assert handler.runs == 1
 
 
+def test_a_deeply_nested_request_is_kept_as_it_came(tmp_path: Path) -> None:
+    store = JobStore(tmp_path / "jobs.db")
+    deep: list[object] = []
+    for _ in range(500):
+        deep = [deep]
+    for created in (True, False):
+        assert store.submit("deep", JobSubmission(kind="work", request={"fail": deep}))[1] is created
+    assert store.request("deep") == {"fail": deep}
+
+
 def test_another_body_under_the_same_key_is_409(http: TestClient) -> None:
     put(http, "a")
     answer = http.put("/v1/jobs/a", json={"kind": "work", "request": {"seconds": 1}})

@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import struct
+import time
 import tracemalloc
 import zlib
 from collections.abc import Callable
@@ -181,6 +182,28 @@ def test_a_zip_bomb_is_stopped_at_the_limit(monkeypatch: pytest.MonkeyPatch) -> 
     assert peak < 8 << 20
 
 
+LONG = json.dumps([{**CALLS[0], "output": "[" + "0," * (1 << 20) + "0]"}])
+BOMBS = {
+    "lists": lcb(private_test_cases=packed("[" + "[]," * (1 << 20) + "[]]")),
+    "an output": lcb(**CALL | {"private_test_cases": LONG}),
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_a_json_bomb_is_stopped_before_it_is_built(name: str) -> None:
+    tracemalloc.start()
+    with pytest.raises(BadField, match="holds over 1048576 JSON values"):
+        livecodebench.decode(BOMBS[name], "train", since=None, until=None, share=1.0)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 32 << 20
+
+
+def test_many_large_tests_are_no_bomb() -> None:
+    tests = [{"input": '1,[{\\"' * 50_000, "output": "1, " * 10_000, "testtype": "stdin"}] * 8
+    assert livecodebench.unpack(packed(json.dumps(tests))) == tests
+
+
 WRONG = {
     "question_content": lcb(question_content=None),
     "question_id": lcb(question_id=""),
@@ -243,6 +266,50 @@ def test_a_json_array_is_read_too(recipe_tree: Tree, tmp_path: Path) -> None:
     problems, bad = load(recipe_tree, tmp_path, "sciknoweval", json.dumps([sci(), sci(answerKey="E")]))
     assert len(problems) == 1
     assert (bad[0].where.rsplit(" ", 2)[-2:], bad[0].field) == (["record", "2"], "answerKey")
+
+
+def test_a_line_that_is_no_utf_8_is_a_bad_record_like_others(tmp_path: Path) -> None:
+    file = tmp_path / "records.jsonl"
+    file.write_bytes(b'{"a": 1}\r\n{"a": "\xff"}\n{"a": 3}')
+    seen: list[Any] = []
+    _, bad = records.load([str(file)], lambda record, id_: seen.append((record, id_)))
+    assert seen == [({"a": 1}, "records-1"), ({"a": 3}, "records-3")]
+    assert [(record.where, record.message[:9]) for record in bad] == [(f"{file} line 2", "no UTF-8:")]
+
+
+ARRAYS = {
+    "behind blank lines": (b'\n \n [{"a": 1}, {"a": 2}]\n', [1, 2], []),
+    "behind a byte order mark": (b'\xef\xbb\xbf[{"a": 1}]', [1], []),
+    "over lines": (b'[\n{"a": 1}\n,\n{"a": 2}\n]', [1, 2], []),
+    "none": (b" [ ] ", [], []),
+    "a byte that is no UTF-8": (b'[{"a": "\xff"}, {"a": "\xc3\xa9"}]', ["é"], ["record 1"]),
+    "an integer of 5000 digits": (b'[{"a": 1}, {"a": ' + b"9" * 5000 + b'}, {"a": 3}]', [1, 3], ["record 2"]),
+    "no object": (b'[{"a": 1}, [2], {"a": 3}]', [1, 3], ["record 2"]),
+    "broken": (b'[{"a": 1}, {"a": 2, {"a": 3}]', [1], ["record 2"]),
+    "never closed": (b'[{"a": 1}', [1], ["record 2"]),
+    "closed too early": (b'[{"a": 1}] {"a": 2]', [1], ["record 2"]),
+    "a bracket": (b"[", [], ["record 1"]),
+    "very deep": (b'[{"a": 1}, ' + b"[" * 10**5 + b"]", [1], ["record 2"]),
+}
+
+
+@pytest.mark.parametrize("name", ARRAYS)
+def test_one_bad_record_of_an_array_spoils_no_other(name: str, tmp_path: Path) -> None:
+    data, right, wrong = ARRAYS[name]
+    file = tmp_path / "records.json"
+    file.write_bytes(data)
+    seen: list[Any] = []
+    _, bad = records.load([str(file)], lambda record, _: seen.append(record["a"]))
+    assert (seen, [record.where.removeprefix(f"{file} ") for record in bad]) == (right, wrong)
+
+
+def test_a_large_array_takes_linear_time(tmp_path: Path) -> None:
+    file = tmp_path / "records.json"
+    file.write_text("[" + ", ".join('{"a": 1}' for _ in range(10**5)) + "]")
+    seen: list[Any] = []
+    began = time.process_time()
+    assert records.load([str(file)], lambda record, _: seen.append(record)) == ([], [])
+    assert (len(seen), time.process_time() - began < 5) == (10**5, True)
 
 
 SCI_WRONG = {

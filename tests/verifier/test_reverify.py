@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from fastapi.testclient import TestClient
 
-from services.common.artifacts import read_table, write_problems, write_table
+from services.common.artifacts import read_table, write_bytes, write_problems, write_table
 from services.common.columns import ROLLOUTS, VERDICTS
 from services.common.wire import Message, Problem, Ref
 from tests.verifier.test_service import http, rollout  # noqa: F401 -- a fixture
@@ -101,9 +102,57 @@ def test_what_can_not_be_judged_again_is_422(http: TestClient, artifacts: dict[s
         ({**artifacts, "rollouts": changed}, "changed after it was written"),
         ({**artifacts, "rollouts": {**changed, "uri": "file:///no/such"}}, "does not exist"),
         ({**artifacts, "verdicts": artifacts["problems"]}, "verdicts: the artifact has no column 'rollout_id'"),
-        ({**artifacts, "problems": artifacts["verdicts"]}, "problems: the artifact has no column 'messages'"),
+        ({**artifacts, "problems": artifacts["verdicts"]}, "problems: the artifact has no column 'domain'"),
         ({**artifacts, "rollouts": {**changed, "uri": "nosuch://a/b"}}, "nosuch"),
+        ({**artifacts, "rollouts": {**changed, "uri": "reference://x"}}, "reference://x can't be read"),
     ):
         answer = http.post("/v1/reverify", json=body)
         assert answer.status_code == 422, body
         assert message in answer.text
+
+
+ROLLOUT = {"rollout_id": "a#0", "problem_id": "a", "split": "train", "text": "x"}
+OLD = {"rollout_id": "a#0", "outcome": "passed", "reward": 1.0}
+ASKED = {
+    "problem_id": "a",
+    "split": "train",
+    "domain": "",
+    "messages": '[{"role": "user", "content": "q"}]',
+    "verifier": '{"kind": "exact", "answer": "x"}',
+}
+FOREIGN: dict[str, tuple[str, list[dict[str, Any]], str]] = {
+    "ids that are numbers": ("rollouts", [ROLLOUT | {"rollout_id": 5}], "'rollout_id' of row 0 is no text"),
+    "ids that are lists": ("rollouts", [ROLLOUT | {"rollout_id": ["a"]}], "'rollout_id' of row 0 is no text"),
+    "an id that is missing": (
+        "rollouts",
+        [ROLLOUT, ROLLOUT | {"problem_id": None}],
+        "'problem_id' of row 1 is no text",
+    ),
+    "a text that is missing": ("rollouts", [ROLLOUT, ROLLOUT | {"text": None}], "'text' of row 1 is no text"),
+    "an unknown outcome": ("verdicts", [OLD | {"outcome": "won"}], "outcome"),
+    "no domain": ("problems", [{k: v for k, v in ASKED.items() if k != "domain"}], "no column 'domain'"),
+    "a verifier that is missing": ("problems", [ASKED, ASKED | {"verifier": None}], "'verifier' of row 1 is no text"),
+    "a verifier that is a number": ("problems", [ASKED | {"verifier": "5"}], "holds no problems"),
+    "messages that are numbers": ("problems", [ASKED | {"messages": "[5]"}], "holds no problems"),
+    "deep messages": ("problems", [ASKED | {"messages": "[" * 100_000}], "holds no problems"),
+    "a deep verifier": ("problems", [ASKED | {"verifier": "[" * 100_000}], "holds no problems"),
+}
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_an_artifact_of_another_make_is_422(name: str, http: TestClient, tmp_path: Path) -> None:  # noqa: F811
+    field, rows, message = FOREIGN[name]
+    tables: dict[str, list[dict[str, Any]]] = {"rollouts": [ROLLOUT], "verdicts": [OLD], "problems": [ASKED]}
+    tables[field] = rows
+    refs = {
+        table: write_table(f"file://{tmp_path}/{table}", content, pa.Table.from_pylist(content).schema).model_dump()
+        for table, content in tables.items()
+    }
+    answer = http.post("/v1/reverify", json=refs)
+    assert (answer.status_code, message in answer.text) == (422, True), answer.text
+
+
+def test_a_file_of_another_kind_is_422(http: TestClient, artifacts: dict[str, Any], tmp_path: Path) -> None:  # noqa: F811
+    no_table = write_bytes(f"file://{tmp_path}/x", b"no table").model_dump()
+    answer = http.post("/v1/reverify", json={**artifacts, "rollouts": no_table})
+    assert (answer.status_code, "is no table" in answer.text) == (422, True), answer.text

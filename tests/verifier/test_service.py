@@ -82,6 +82,20 @@ def test_a_spec_that_wants_more_memory_than_there_is_is_422(http: TestClient) ->
     assert answer.json()["errors"][0]["field"] == "items.0.verifier.limits.memory_mb"
 
 
+def test_specs_are_checked_without_a_completion(http: TestClient) -> None:
+    call = {"kind": "code", "fn_name": "f", "tests": [{"input": "1", "output": "NaN"}]}
+    large = {**SOLVE_SPEC, "limits": {"memory_mb": 8192}}
+    specs = [{"kind": "exct"}, {"kind": "exact", "answer": "1"}, SOLVE_SPEC, call, {}, large]
+    refused = http.post("/v1/specs:validate", json={"specs": specs}).raise_for_status().json()["refused"]
+    assert [spec["index"] for spec in refused] == [0, 3, 4, 5]
+    assert refused[0]["errors"][0]["field"] == "kind"
+    assert "did you mean 'exact'?" in refused[0]["errors"][0]["message"]
+    assert refused[3]["errors"][0]["field"] == "limits.memory_mb"
+    unwritable = b'{"specs": [{"kind": "exact", "answer": "\\ud800"}]}'
+    answer = http.post("/v1/specs:validate", content=unwritable, headers={"content-type": "application/json"})
+    assert answer.json()["refused"][0]["errors"][0]["field"] == "answer"
+
+
 def test_a_huge_body_is_refused_before_it_is_read(http: TestClient) -> None:
     assert http.post("/v1/verify", content=b"x" * (2 << 20)).status_code == 413
 
@@ -134,6 +148,35 @@ def test_job_verify_judges_an_artifact(http: TestClient, tmp_path: Path) -> None
     verdicts = read_table(Ref(**result["verdicts"]))
     assert [v["rollout_id"] for v in verdicts] == [r["rollout_id"] for r in rows]
     assert [v["outcome"] for v in verdicts] == ["failed", "passed", "failed", "passed", "passed"]
+
+
+def test_a_wrong_spec_among_right_ones_spoils_only_its_own_rollouts(http: TestClient, tmp_path: Path) -> None:
+    specs = {"right": {"kind": "exact", "answer": "1"}, "wrong": {"kind": "exct", "answer": "1"}, "none": {}}
+    ask = [Message(role="user", content="q")]
+
+    def judge(key: str, *names: str) -> dict[str, Any]:
+        request = VerifyRequest(
+            rollouts=write_table(
+                f"file://{tmp_path}/r.parquet", [rollout(n, "train", 0, "1") for n in names], ROLLOUTS
+            ),
+            problems=write_problems(
+                f"file://{tmp_path}/p.parquet", [Problem(id=n, messages=ask, verifier=specs[n]) for n in specs]
+            ),
+            out=f"file://{tmp_path}/v.parquet",
+        )
+        body = {"kind": "verify", "request": request.model_dump(mode="json")}
+        http.put(f"/v1/jobs/{key}", json=body).raise_for_status()
+        return dict(http.get(f"/v1/jobs/{key}", params={"wait": 20}).json())
+
+    job = judge("mixed", "wrong", "right", "none")
+    assert job["status"] == "succeeded", job
+    assert job["result"]["outcomes"] == {"passed": 1, "infra_error": 2}
+    spoilt, judged, _ = read_table(Ref(**job["result"]["verdicts"]))
+    assert "unknown kind 'exct'; did you mean 'exact'?" in spoilt["error"]
+    assert judged["outcome"] == "passed"
+    job = judge("all-wrong", "wrong", "none")
+    assert (job["status"], job["error"]["retryable"]) == ("failed", False), "nothing is judged: somebody must look"
+    assert "did you mean 'exact'?" in job["error"]["message"]
 
 
 def test_equal_programs_run_once_whatever_was_said_around_them(

@@ -41,6 +41,10 @@ class SpecError(ValueError):
         super().__init__("; ".join(f"{f['field']}: {f['message']}" for f in fields))
         self.fields = fields
 
+    def below(self, path: str) -> SpecError:
+        """The same for a spec that is part of something else, at `path`."""
+        return SpecError([{**f, "field": f"{path}.{f['field']}"} for f in self.fields])
+
 
 @cache
 def kinds() -> Mapping[str, Kind[Any]]:

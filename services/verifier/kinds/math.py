@@ -2,11 +2,12 @@ r"""A mathematical answer that must equal the expected one, by math-verify: `0.5
 
 The answer is what the last `<answer>` holds, else the last `\boxed{..}`; an answer block may hold one box, whose
 content then counts. Two boxes in one answer block, one inside another, or braces that don't match are ambiguous: a
-format error. Dollars around it and a full stop behind it do not matter. A list
-`1, 2` is the set of both, so naming several candidates equals none of them. What stands right of the last `=`, or in
-the last of several rows, counts: `x = 5` is 5.
+format error. Dollars around it and a full stop behind it do not matter. It counts as a whole: a list `1, 2` is the set
+of both, and `4 \iff 5` is no number, so naming several candidates equals none of them. What stands right of the last
+`=` counts: `x = 5` is 5.
 
-Known limit: sympy evaluates, so an answer that repeats the question (`2^{10}` for 1024) is equal to its result.
+Known limits: sympy evaluates, so an answer that repeats the question (`2^{10}` for 1024) is equal to its result; units
+are not compared; a whole number and as many percent are equal.
 
 Invariants:
 - Parsing and comparing happen in a sealed child that can be killed: no expression hangs or crashes the service.
@@ -50,8 +51,8 @@ def answer(spec: Spec, completion: str) -> str | None:
     block = extract.answer_of(completion)
     boxes = extract.boxes_of(extract.without_thinking(completion) if block is None else block)
     given = _trimmed((boxes[-1] if block is None or len(boxes) == 1 else "") if boxes else block or "")
-    # A box that is left (a second one inside, one never closed, `\fbox`), or a brace that ends the box which the judge
-    # puts around the answer, would choose for the library what counts.
+    # A box that is left (a second one inside, one never closed, `\fbox`), or a brace that ends what it didn't begin,
+    # would choose for the library what counts.
     clear = not _BOX.search(given) and (_balanced(given) or given == _trimmed(spec.answer))
     return given if 0 < len(given) <= MAX_CHARS and clear else None
 

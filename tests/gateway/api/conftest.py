@@ -71,6 +71,15 @@ def edge() -> dict[str, httpx.AsyncBaseTransport]:
     async def reverify(request: Request) -> Any:
         return await request.json()
 
+    @verifier.post("/v1/specs:validate")
+    async def validate_specs(request: Request) -> Any:
+        specs = (await request.json())["specs"]
+        if any(spec["kind"] == "unreadable" for spec in specs):  # nested too deep, say
+            return JSONResponse({"title": "There was an error parsing the body"}, 400)
+        refused = [n for n, spec in enumerate(specs) if spec["kind"] != "exact"]
+        errors = [{"field": "kind", "message": "unknown kind"}]
+        return {"refused": [{"index": n, "errors": errors} for n in refused]}
+
     def away(request: httpx.Request) -> httpx.Response:
         raise httpx.ConnectError("connection refused", request=request)
 

@@ -6,18 +6,23 @@ import errno
 import json
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from gateway.advance import advance
+from gateway.app import create_app
 from gateway.registry import Registry
+from gateway.settings import GatewaySettings
 from gateway.views import ReportView
 from services.common.sql import Busy
-from tests.gateway.api.person import Tree, create
-from tests.gateway.fakes import Fakes
+from tests.gateway.api.conftest import edge
+from tests.gateway.api.person import AUTH, Tree, create
+from tests.gateway.fakes import TOKEN, Fakes
 
 
 def test_a_run_is_created_queued_and_woken(http: TestClient, recipe_tree: Tree, woken: list[str]) -> None:
@@ -224,6 +229,53 @@ def test_a_recipe_is_validated_without_starting_anything(http: TestClient, recip
     assert http.get("/v1/runs").json() == []
     wrong = http.post("/v1/recipes:validate", json={"recipe": recipe_tree(model="/nowhere")})
     assert wrong.json()["errors"][0]["field"] == "model"
+
+
+def mixed(recipe_tree: Tree, problem_file: Path) -> dict[str, Any]:
+    """A recipe whose file also holds a spec of no kind, and one that the verifier can't even read."""
+    record = json.loads(problem_file.read_text().splitlines()[0])
+    specs = {"odd": {"kind": "exct"}, "deep": {"kind": "unreadable"}}
+    wrong = [record | {"id": id_, "verifier": spec} for id_, spec in specs.items()]
+    problem_file.write_text("\n".join([problem_file.read_text(), *map(json.dumps, wrong)]))
+    return recipe_tree(method="sdpo")
+
+
+def test_problems_whose_spec_the_verifier_refuses_are_left_out(
+    http: TestClient, registry: Registry, recipe_tree: Tree, problem_file: Path
+) -> None:
+    tree = mixed(recipe_tree, problem_file)
+    said = http.post("/v1/recipes:validate", json={"recipe": tree}).raise_for_status().json()
+    assert (said["problems"]["train"], said["bad_records"]) == (6, 2)
+    assert said["bad_examples"] == [
+        {"where": "problem odd", "field": "verifier.kind", "message": "unknown kind"},
+        {"where": "problem deep", "field": "verifier", "message": "There was an error parsing the body"},
+    ]
+    run = create(http, tree)["id"]
+    inputs = registry.state(run)[0].inputs
+    assert (inputs.bad_records, "odd" in inputs.train, len(inputs.train)) == (2, False, 6)
+    assert "problem odd: field 'verifier.kind': unknown kind" in inputs.bad_examples
+
+
+def test_a_set_without_one_spec_that_the_verifier_takes_is_refused(
+    http: TestClient, recipe_tree: Tree, problem_file: Path
+) -> None:
+    problem_file.write_text(problem_file.read_text().replace('"exact"', '"exct"'))
+    answer = http.post("/v1/runs", json={"recipe": recipe_tree(method="sdpo")})
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["field"] == "problems.files"
+
+
+def test_a_verifier_that_is_away_refuses_nothing(
+    tmp_path: Path, woken: list[str], recipe_tree: Tree, problem_file: Path
+) -> None:
+    def away(request: httpx.Request) -> httpx.Response:
+        raise httpx.ConnectError("connection refused", request=request)
+
+    settings = GatewaySettings(token=TOKEN, state_dir=tmp_path / "state")  # type: ignore[arg-type]
+    app = create_app(settings, wake=woken.append, transports=edge() | {"verifier": httpx.MockTransport(away)})
+    with TestClient(app, headers=AUTH) as http:
+        said = http.post("/v1/recipes:validate", json={"recipe": mixed(recipe_tree, problem_file)}).json()
+    assert (said["problems"]["train"], said["bad_records"]) == (8, 0)
 
 
 def test_a_registry_and_a_disk_that_fail_are_named(
