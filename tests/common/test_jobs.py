@@ -123,7 +123,7 @@ def test_a_deeply_nested_request_is_kept_as_it_came(tmp_path: Path) -> None:
         deep = [deep]
     for created in (True, False):
         assert store.submit("deep", JobSubmission(kind="work", request={"fail": deep}))[1] is created
-    assert store.request("deep") == {"fail": deep}
+    assert store.submission("deep") == ("work", {"fail": deep})
 
 
 def test_another_body_under_the_same_key_is_409(http: TestClient) -> None:
