@@ -181,7 +181,8 @@ class Forwarder:
                     )
                     items = answer.json()["items"] if answer.is_success else []
                     items.sort(key=_evidence, reverse=True)
-                    samples.setdefault(level, []).extend(str(item["text"]) for item in items[:shown])
+                    texts = dict.fromkeys(str(item["text"]) for item in items)  # problems may share a note
+                    samples.setdefault(level, []).extend(list(texts)[:shown])
                 except (httpx.TransportError, ValueError, KeyError, TypeError):
                     continue  # the report is worth reading without them
         return {level: texts for level, texts in samples.items() if texts}
