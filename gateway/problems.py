@@ -1,16 +1,18 @@
 """What a run starts with, written once when it is created: its problems, its prompts, its base model.
 
 Invariants:
-- `prompts.parquet` holds questions only. Expected answers are in `problems.parquet`, which goes to the verifier and
+- `prompts.*.parquet` holds questions only. Expected answers are in `problems.*.parquet`, which goes to the verifier and
   the memory service and never to the rollout service (Law 4).
 - Problem ids are unique, and no evaluation problem is a training problem (Law 3).
 - Version 0 is the base model's own files (hard links where the disk allows), sealed by a manifest.
 - A record that is wrong, or whose spec the verifier refuses, is left out and reported; the rest is used.
-- Doing it twice writes the same bytes, so a creation that was cut short can be repeated, or made twice at once.
+- A creation that was cut short can be repeated, or made twice at once: what is written has the same bytes or another
+  name.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -190,6 +192,8 @@ def materialise(recipe: Recipe, run: str, runs_uri: str, refused: Refused = lamb
     problems, bad = problems_of(recipe, refused)
     train = tuple(p.id for p in problems if p.split == "train")
     evaluation = tuple(p.id for p in problems if p.split in recipe.evaluation.splits)
+    # What the verifier refuses depends on whether it answers: a creation that is repeated may find other problems.
+    mark = hashlib.sha256("\n".join(p.id for p in problems).encode()).hexdigest()[:8]
     root = join(runs_uri, run)
     base = _link_base(recipe.model, join(root, "weights", "v0000"), run)
     prompts = (
@@ -199,8 +203,8 @@ def materialise(recipe: Recipe, run: str, runs_uri: str, refused: Refused = lamb
     return Inputs(
         root=root,
         base=base,
-        problems=write_problems(join(root, "problems", "problems.parquet"), problems),
-        prompts=write_table(join(root, "problems", "prompts.parquet"), prompts, PROMPTS),
+        problems=write_problems(join(root, "problems", f"problems.{mark}.parquet"), problems),
+        prompts=write_table(join(root, "problems", f"prompts.{mark}.parquet"), prompts, PROMPTS),
         train=train,
         evaluation=evaluation,
         bad_records=len(bad),

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from services.common.artifacts import dump_messages, read_problems, read_table, write_table
@@ -23,7 +23,7 @@ from services.common.jobs import JobContext
 from services.common.prompts import render
 from services.common.requests import RetrieveRequest, RetrieveResult
 from services.common.wire import Message, Outcome, Problem
-from services.memory.ledger import Banned, Item, Ledger, Use
+from services.memory.ledger import Item, Ledger, Use
 from services.memory.quality import held_out
 from services.memory.retrieve import Note, Retriever, Selection, Selector, counts, nothing
 from services.memory.search import Search
@@ -32,11 +32,18 @@ from services.memory.terms import AGREE, excerpt, similarity, terms
 _THINK = re.compile(r"<think>.*?</think>\s*", re.DOTALL)
 
 Row = dict[str, Any]
+MayShow = Callable[[str, str], bool]
+"""Whether a solution (the second) of a problem (the first, its id) may be a demonstration."""
 
 
 def without_thinking(text: str) -> str:
     """A demonstration as it may be shown: hidden thinking removed (method.md 2.3)."""
     return _THINK.sub("", text).strip()
+
+
+def anything(problem_id: str, solution: str) -> bool:  # noqa: ARG001 -- a `MayShow`
+    """Without memory nothing is banned."""
+    return True
 
 
 def demonstration(own: Row, siblings: Sequence[Row], request: RetrieveRequest) -> Row | None:
@@ -152,7 +159,7 @@ def retrieve(ledger: Ledger, search: Search, request: RetrieveRequest, job: JobC
     if wanted is None:
         wanted = list(dict.fromkeys(r["problem_id"] for r in rollouts)) if rollouts else list(problems)
     select: Selector = nothing
-    banned = Banned()
+    may_show: MayShow = anything
     seq = edits = 0
     index, degraded = None, False
     if request.bank is not None and request.settings.levels:
@@ -170,14 +177,14 @@ def retrieve(ledger: Ledger, search: Search, request: RetrieveRequest, job: JobC
             job.check,
         )
         index, degraded = retriever.index, retriever.degraded
-        select, seq, banned = retriever.select, retriever.seq, retriever.banned
+        select, seq, may_show = retriever.select, retriever.seq, retriever.may_show
     chosen = {pid: select(problems[pid]) for pid in wanted}
     selections = {pid: _with_chance(selection, pid, request) for pid, selection in chosen.items()}
     job.check()
     if request.rollouts is None:
         rows = [_row(pid, problems[pid], selections[pid], seq, request) for pid in wanted]
     else:
-        rows = _per_rollout(rollouts, problems, selections, banned, seq, request)
+        rows = _per_rollout(rollouts, problems, selections, may_show, seq, request)
     shown = {"demonstration": sum(r["demonstration"] is not None for r in rows)}
     shown |= {"feedback": sum(r["feedback"] for r in rows)}
     contexts = write_table(request.out, rows, CONTEXTS)
@@ -207,7 +214,7 @@ def _per_rollout(
     rollouts: Sequence[Row],
     problems: Mapping[str, Problem],
     selections: Mapping[str, Selection],
-    banned: Banned,
+    may_show: MayShow,
     seq: int,
     request: RetrieveRequest,
 ) -> list[Row]:
@@ -216,7 +223,7 @@ def _per_rollout(
     verdicts = {row["rollout_id"]: row for row in read_table(request.verdicts)}
     passed: dict[str, list[Row]] = defaultdict(list)
     for row in rollouts:
-        if verdicts[row["rollout_id"]]["outcome"] == Outcome.PASSED and not banned.says(row["text"]):
+        if verdicts[row["rollout_id"]]["outcome"] == Outcome.PASSED and may_show(row["problem_id"], row["text"]):
             passed[row["problem_id"]].append(row)
     rows = []
     for row in rollouts:

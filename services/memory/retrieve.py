@@ -15,9 +15,11 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
+from itertools import chain
 
 from services.common.options import ContextSettings
 from services.common.wire import Level, Problem
@@ -118,8 +120,14 @@ class Retriever:
         self._reach = Reach(questions | {p.id: p.question() for p in problems})
         with ledger.at_step(bank, step) as view:
             self.seq = view.seq
-            heads = [excerpt(i.text, settings.excerpt_chars) for i in view.put_away if i.level == "experience"]
-            self.banned = Banned([i.text for i in view.put_away] + heads)
+            notes = [i.text for i in view.put_away if i.level != "experience"]
+            attempts: dict[str, list[str]] = defaultdict(list)
+            for item in view.put_away:
+                if item.level == "experience":
+                    attempts[item.scope] += [item.text, excerpt(item.text, settings.excerpt_chars)]
+            self._banned_notes = Banned(notes)
+            self._banned_attempts = {pid: Banned(texts) for pid, texts in attempts.items()}
+            self._banned = Banned([*notes, *chain.from_iterable(attempts.values())])
 
             def load(level: Level, scopes: Sequence[str] | None) -> list[Item]:
                 found = view.active(level, scopes) if level in settings.levels else []
@@ -207,6 +215,14 @@ class Retriever:
             near[problem.id] = [(h.cosine or 0.0, i) for h, i in alike[: settings.k]]
         return near
 
+    def may_show(self, problem_id: str, solution: str) -> bool:
+        """Whether a solution says nothing that a person has banned: no note, and no attempt at the same problem.
+
+        What was wrong about one problem (`<answer>B</answer>`) is right about another.
+        """
+        attempts = self._banned_attempts.get(problem_id)
+        return not self._banned_notes.says(solution) and not (attempts and attempts.says(solution))
+
     def select(self, problem: Problem) -> Selection:
         """The notes for one problem."""
         settings = self._settings
@@ -256,7 +272,7 @@ class Retriever:
             passed: attempts at this problem that passed.
         """
         # What a person wrote may quote what it warns of.
-        if note.text in self.banned or (not note.item.edited and self.banned.says(note.text)):
+        if note.text in self._banned or (not note.item.edited and self._banned.says(note.text)):
             return False
         return not self._leak_guard or leak(note.text, problem, passed) is None
 

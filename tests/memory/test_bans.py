@@ -91,6 +91,15 @@ def test_a_solution_that_says_what_is_banned_is_no_demonstration(desk: Desk, lev
     assert [row["demonstration"] for row in rows] == ["p0#1", None, "p0#1"]
 
 
+def test_a_banned_attempt_at_one_problem_hides_no_solution_of_another(desk: Desk) -> None:
+    desk.world.record(1, [("p0", "<answer>B</answer>", False)])
+    desk.act(desk.one(level="experience"), "ban")
+    right = "Four bonds, so it is sp3.\n<answer>B</answer>"
+    desk.world.record(2, [("p0", right, True), ("p0", WRONG, False), ("p1", right, True), ("p1", WRONG, False)])
+    rows = read_table(desk.world.retrieve(2, demonstrations="any").contexts)
+    assert [row["demonstration"] for row in rows] == [None, None, None, "p1#2"]
+
+
 def test_a_ban_of_short_words_leaves_other_notes_alone(desk: Desk) -> None:
     desk.learn(1, says="add 3.")
     desk.act(desk.one(level="insight"), "ban")

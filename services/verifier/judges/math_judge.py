@@ -33,6 +33,8 @@ _FRAMES = re.compile(r"(?<!\\)\\(?:[][()]|(?:bf|rm)(?![A-Za-z]))")
 """The frames of a formula, and fonts."""
 _LEADING = re.compile(r"^\s*(?:=|\\(?:approx|therefore|implies|Rightarrow)(?![A-Za-z]))")
 """Before an answer they add nothing to it."""
+_CONVERTED = re.compile(r"\\(?:text|mathrm|mbox)(?![A-Za-z])|\$|%|\d_")
+"""Units and bases, which are not read: `1.50 = 150` of dollars and cents is no contradiction."""
 _NAMED = re.compile(r"(?:\\(?:#|(?:det|deg|dim|max|min)(?![A-Za-z]))|[A-Za-z\s(){}^*',])+=([^=]+)")
 """A name that the grammar can't read, and what it is equal to."""
 
@@ -51,7 +53,7 @@ def judge(gold: str, answer: str) -> str:
         return "no_answer"
     try:
         equal = verify(expected, given, timeout_seconds=None) and _same_size(expected[0], given[0])
-        return "equal" if equal and not _contradicts_itself(given[0]) else "different"
+        return "equal" if equal and not _contradicts_itself(given[0], answer) else "different"
     except Exception:  # sympy gives up on some pairs; then they are not shown to be equal
         return "different"
 
@@ -77,8 +79,8 @@ def _meaning(text: str) -> Any:
         return _meaning(named[1])
 
 
-def _contradicts_itself(given: Any) -> bool:
-    if not isinstance(given, Eq):
+def _contradicts_itself(given: Any, answer: str) -> bool:
+    if not isinstance(given, Eq) or _CONVERTED.search(answer):
         return False
     left, right = given.lhs.doit(), given.rhs.doit()
     return isinstance(left, Number) and isinstance(right, Number) and abs(left - right) > CONTRADICTION * abs(right)
@@ -103,11 +105,11 @@ def _close(wanted: list[complex | None], got: list[complex | None]) -> bool:
 
 
 def _relations(value: Any) -> list[Any]:
-    """The relations of a chain, symbols on the left; of a chain of equations what its ends say."""
+    """The relations of a chain, symbols on the left if on one side; of a chain of equations what its ends say."""
     links = value._unsorted_args if isinstance(value, And) else [value]
     if is_equation(value):
         links = [Eq(links[0].lhs, links[-1].rhs, evaluate=False)]
-    return [link if link.lhs.free_symbols else link.reversed for link in links]
+    return [link.reversed if link.rhs.free_symbols and not link.lhs.free_symbols else link for link in links]
 
 
 def _numbers(value: Any) -> list[complex | None]:
