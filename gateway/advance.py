@@ -111,8 +111,9 @@ class _Tick:
 
     def work(self, deadline: float) -> float | None:
         """Phase after phase, until the time is up, the run ends, or there is something to wait for."""
+        answered = False
         while True:
-            desired = self._registry.renew(self._lease)
+            desired = self._registry.renew(self._lease, answered=answered)
             phases = next_phases(self._state)
             if desired == "cancel":
                 self._cancel(phases)
@@ -131,6 +132,7 @@ class _Tick:
             for phase in phases:
                 # Of several jobs the newest is the one that the run waits for.
                 self._attend(phase, wait if phase is phases[-1] else 0.0)
+            answered = True
 
     def _attend(self, phase: Phase, wait: float) -> None:
         """Submit or poll one phase and record its end.

@@ -119,7 +119,7 @@ def _refusing(forward: Forwarder) -> Refused:
 
     def ask(body: Mapping[str, Any]) -> tuple[int, Any]:
         try:
-            answer = from_thread.run(forward.send, "verifier", "/v1/specs:validate", body)
+            answer = from_thread.run(forward.send, "verifier", "/v1/specs:validate", body, specs.CHECK_S)
             return answer.status_code, json.loads(bytes(answer.body))
         except HTTPException as away:
             return away.status_code, None

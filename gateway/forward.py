@@ -142,9 +142,11 @@ class Forwarder:
 
         return StreamingResponse(chunks(), answer.status_code, media_type="text/event-stream")
 
-    async def send(self, service: str, path: str, body: Mapping[str, Any]) -> Response:
+    async def send(
+        self, service: str, path: str, body: Mapping[str, Any], timeout_s: float = GENERATION_TIMEOUT_S
+    ) -> Response:
         """The answer of a service to a body of ours."""
-        timeout = httpx.Timeout(GENERATION_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
+        timeout = httpx.Timeout(timeout_s, connect=CONNECT_TIMEOUT_S)
         # In ASCII: httpx itself can't write a text that no encoding can, which is for the service to refuse.
         content, headers = json.dumps(body).encode(), {"Content-Type": "application/json"}
         try:

@@ -164,14 +164,17 @@ class Registry:
                 return None
             return Lease(run, owner, self._locked(db, run)["epoch"])
 
-    def renew(self, lease: Lease) -> Desired:
+    def renew(self, lease: Lease, *, answered: bool = False) -> Desired:
         """Keep the lease, and learn what people ask for: from then on a run that shall run is running.
+
+        Args:
+            answered: all services that the run asked have answered, so it waits for none any more.
 
         Raises:
             LeaseLost: when another owner has claimed the run.
         """
         with self.database.write() as db:
-            row = self._fence(db, lease, {})
+            row = self._fence(db, lease, {"waiting_since": None} if answered else {})
             desired: Desired = row["desired"]
             if row["status"] == RunStatus.QUEUED and desired == "run":
                 self._set_status(db, lease.run, RunStatus.QUEUED, RunStatus.RUNNING)

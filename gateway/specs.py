@@ -21,7 +21,7 @@ BATCH_CHARS = 4 << 20
 """Of the specs in one request; one spec may be larger."""
 BATCH_SPECS = 1000
 CHECK_S = 30.0
-"""For all of a recipe's specs: whoever creates a run waits for it."""
+"""For all of a recipe's specs, and longest wait for an answer: whoever creates a run waits for it."""
 
 Ask = Callable[[Mapping[str, Any]], tuple[int, Any]]
 """Status and answer of the verifier's `POST /v1/specs:validate`."""

@@ -69,9 +69,7 @@ def read_bytes(ref: Ref) -> bytes:
             data = cast(bytes, f.read())
     except FileNotFoundError as error:
         raise ArtifactError(f"artifact {ref.uri} does not exist; was its run deleted or moved?") from error
-    except OSError:
-        raise
-    except Exception as error:  # every driver has its own for a URI that it can't use, and may be missing
+    except (ValueError, TypeError, LookupError, ImportError) as error:  # a URI that its driver can't use, or no driver
         raise ArtifactError(f"artifact {ref.uri} can't be read: {type(error).__name__}: {error}") from error
     if hashlib.sha256(data).hexdigest() != ref.sha256:
         raise ArtifactError(f"artifact {ref.uri} changed after it was written; restore it or rerun the phase")

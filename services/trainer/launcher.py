@@ -93,7 +93,8 @@ class Launcher:
                 try:
                     check()  # after that look too: a process that ended because we are closing is not started again
                 except Exception:
-                    self._end(self._children.get(request.run))
+                    with contextlib.suppress(subprocess.TimeoutExpired):  # it is killed; why we give up is the answer
+                        self._end(self._children.get(request.run))
                     raise
                 if not running:
                     if starts > RESTARTS:

@@ -328,7 +328,7 @@ def test_a_registry_that_is_busy_is_not_the_runs_fault(
 ) -> None:
     run = start(recipe())
 
-    def held(*_: object) -> str:
+    def held(*_: object, **__: object) -> str:
         raise Busy("database is locked")
 
     with monkeypatch.context() as patch:

@@ -208,6 +208,21 @@ def test_a_cancel_can_not_be_taken_back(recipe: Make, start: Start, registry: Re
     registry.ask(run, "cancel")
 
 
+def test_outages_with_answers_between_them_are_not_one_long_one(recipe: Make, start: Start, database: Database) -> None:
+    now = [1000.0]
+    registry = Registry(database, clock=lambda: now[0])
+    start(recipe())
+    lease = registry.claim("demo-1", "a")
+    assert lease is not None
+    assert registry.waits(lease, "away") == 0.0
+    now[0] += 20
+    registry.renew(lease)
+    assert registry.waits(lease, "away") == 20.0
+    registry.renew(lease, answered=True)
+    now[0] += 20
+    assert registry.waits(lease, "away again") == 0.0
+
+
 def test_a_run_that_waits_is_not_due(recipe: Make, start: Start, database: Database) -> None:
     now = [1000.0]
     registry = Registry(database, clock=lambda: now[0])
