@@ -10,7 +10,7 @@ from typing import Any
 from fastapi import FastAPI
 
 from services.common.app import create_service
-from services.common.jobs import JobContext, JobKind, JobRunner, JobStore
+from services.common.jobs import JobContext, JobKind, JobStore
 from services.common.requests import (
     AbstractRequest,
     Generator,
@@ -19,6 +19,7 @@ from services.common.requests import (
     ReflectRequest,
     RetrieveRequest,
 )
+from services.common.runner import JobRunner
 from services.memory import explain
 from services.memory.abstract import abstract
 from services.memory.caller import explain_refusals

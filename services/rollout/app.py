@@ -25,7 +25,8 @@ from jinja2 import TemplateError
 
 from services.common.app import NotReady, create_service
 from services.common.artifacts import ArtifactError
-from services.common.jobs import JobRunner, JobStore, Retryable
+from services.common.jobs import JobStore, Retryable
+from services.common.runner import JobRunner
 from services.common.wire import Policy, Sampling
 from services.rollout.batching import Batcher
 from services.rollout.chat import ChatCompletion, ChatRequest, answer, events

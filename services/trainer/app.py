@@ -16,8 +16,9 @@ from fastapi import Path as PathParam
 from pydantic import Field
 
 from services.common.app import create_service
-from services.common.jobs import JobContext, JobKind, JobRunner, JobStore, Retryable
+from services.common.jobs import JobContext, JobKind, JobStore, Retryable
 from services.common.requests import TrainRequest, TrainResult
+from services.common.runner import JobRunner
 from services.common.settings import ServiceSettings
 from services.common.strict import Strict
 from services.common.wire import Slug, Weights

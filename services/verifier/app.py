@@ -28,8 +28,9 @@ from starlette.concurrency import run_in_threadpool
 from services.common.app import NotReady, create_service, problem
 from services.common.artifacts import ArtifactError, read_problems, read_table, write_table
 from services.common.columns import VERDICTS
-from services.common.jobs import JobContext, JobKind, JobRunner, JobStore
+from services.common.jobs import JobContext, JobKind, JobStore
 from services.common.requests import VerifyRequest, VerifyResult
+from services.common.runner import JobRunner
 from services.common.serve import DRAIN_S
 from services.common.strict import Strict
 from services.common.wire import Outcome, Verdict

@@ -15,7 +15,8 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from services.common.app import create_service
-from services.common.jobs import JobContext, JobKind, JobRunner, JobStore, JobSubmission, Retryable
+from services.common.jobs import JobContext, JobKind, JobStore, JobSubmission, Retryable
+from services.common.runner import JobRunner
 from services.common.settings import ServiceSettings
 from services.common.strict import Strict
 
@@ -72,7 +73,7 @@ class FullDisk:
     """A job store whose next uses of one method fail as on a full disk; they are counted."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, method: str, failures: int) -> None:
-        monkeypatch.setattr("services.common.jobs.STORE_RETRY_S", 0.02)
+        monkeypatch.setattr("services.common.runner.STORE_RETRY_S", 0.02)
         self.failures = failures
         self.failed = threading.Event()
         plain: Callable[..., object] = getattr(JobStore, method)

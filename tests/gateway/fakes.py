@@ -9,6 +9,7 @@ import asyncio
 import hashlib
 import tempfile
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,11 +19,12 @@ import httpx
 from fastapi import FastAPI
 from pydantic import BaseModel
 
+from gateway.registry import Registry
 from gateway.state import Service
 from services.common.artifacts import join, local_path, read_table, seal_weights, write_table
 from services.common.client import ServiceClient
 from services.common.columns import CONTEXTS, ROLLOUTS, VERDICTS
-from services.common.jobs import JobContext, JobKind, JobRunner, JobStore, Retryable
+from services.common.jobs import JobContext, JobKind, JobStore, Retryable
 from services.common.requests import (
     AbstractRequest,
     GenerateRequest,
@@ -39,6 +41,7 @@ from services.common.requests import (
     VerifyRequest,
     VerifyResult,
 )
+from services.common.runner import JobRunner
 from services.common.wire import Outcome, Policy
 
 TOKEN = "a-token-for-tests"
@@ -239,3 +242,21 @@ class Fakes:
 
 def retryable(message: str = "a child was killed") -> Exception:
     return Retryable(message)
+
+
+class Clock:
+    """Wall-clock time that can be moved on."""
+
+    def __init__(self) -> None:
+        self.ahead = 0.0
+
+    def __call__(self) -> float:
+        return time.time() + self.ahead
+
+    def skip(self, seconds: float) -> None:
+        self.ahead += seconds
+
+
+def status(registry: Registry, run: str) -> str:
+    """The status of a run."""
+    return str(registry.run(run)["status"])

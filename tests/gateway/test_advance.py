@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import socket
 import threading
 import time
 from collections import Counter
@@ -13,17 +11,15 @@ from typing import Any
 
 import pytest
 
-from gateway import advance as advance_module
 from gateway.advance import advance
 from gateway.plan import last_step, step_plan
 from gateway.recipe import Recipe
 from gateway.registry import LeaseLost, Registry
-from gateway.state import RunState, Service
+from gateway.state import RunState
 from gateway.views import RunStatus
 from services.common.client import ServiceClient
 from services.common.requests import TrainResult
-from services.common.sql import Busy
-from tests.gateway.fakes import TOKEN, Fakes, retryable
+from tests.gateway.fakes import Clock, Fakes, retryable, status
 
 Make = Callable[..., Recipe]
 Start = Callable[..., str]
@@ -32,10 +28,6 @@ Drive = Callable[..., int]
 
 class Killed(BaseException):
     """kill -9: nothing below may catch it."""
-
-
-def status(registry: Registry, run: str) -> str:
-    return str(registry.run(run)["status"])
 
 
 def recorded(registry: Registry, run: str) -> list[tuple[int, str]]:
@@ -148,19 +140,6 @@ def test_a_kill_anywhere_changes_nothing(
     assert weights(registry.state(run)[0]) == weights(calm)
 
 
-class Clock:
-    """Wall-clock time that can be moved on."""
-
-    def __init__(self) -> None:
-        self.ahead = 0.0
-
-    def __call__(self) -> float:
-        return time.time() + self.ahead
-
-    def skip(self, seconds: float) -> None:
-        self.ahead += seconds
-
-
 def test_a_run_tells_once_from_which_step_on_edits_of_memory_count(
     recipe: Make, start: Start, registry: Registry, fakes: Fakes, drive: Drive
 ) -> None:
@@ -271,93 +250,6 @@ def test_a_refused_request_fails_the_run_with_the_services_message(
     drive(run)
     assert status(registry, run) == RunStatus.FAILED
     assert "unknown kind 'sing'" in registry.run(run)["error"]
-
-
-def test_a_service_away_is_waited_for_and_costs_no_attempt(
-    recipe: Make, start: Start, registry: Registry, fakes: Fakes, drive: Drive, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    fakes.away.add("verifier")
-    monkeypatch.setattr("gateway.advance.RETRY_S", 30.0)
-    run = start(recipe(max_attempts=1))
-    clock = Clock()
-    registry._clock = clock
-    clients = fakes.clients()
-    monkeypatch.setattr("services.common.client.BACKOFF_S", 0.0)
-    for _ in range(3):
-        delay = advance(registry, clients, run, "me")
-        assert delay is not None
-        assert advance(registry, clients, run, "me") is None, "not due yet"
-        clock.skip(delay + 1)
-    assert [e.type for e in registry.events(run)].count("run.waiting") == 1
-    fakes.away.clear()
-    monkeypatch.setattr("gateway.advance.RETRY_S", 0.001)
-    drive(run)
-    assert status(registry, run) == RunStatus.SUCCEEDED
-
-
-def test_a_service_that_hangs_is_waited_for_like_one_that_is_away(
-    recipe: Make, start: Start, registry: Registry, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("services.common.client.ANSWER_TIMEOUT_S", 0.1)
-    run = start(recipe(method="base"))
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        client = ServiceClient(f"http://127.0.0.1:{silent.getsockname()[1]}", TOKEN)
-        assert advance(registry, dict.fromkeys(Service, client), run, "me") is not None
-    (waiting,) = [e.payload for e in registry.events(run) if e.type == "run.waiting"]
-    assert "ReadTimeout" in waiting["reason"]
-
-
-def test_patience_with_a_service_ends(
-    recipe: Make, start: Start, registry: Registry, fakes: Fakes, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    fakes.away.add("rollout")
-    run = start(recipe())
-    clock = Clock()
-    registry._clock = clock
-    monkeypatch.setattr("services.common.client.BACKOFF_S", 0.0)
-    clients = fakes.clients()
-    assert advance(registry, clients, run, "me") is not None
-    clock.skip(advance_module.PATIENCE_S + 1)
-    assert advance(registry, clients, run, "me") is None
-    assert status(registry, run) == RunStatus.FAILED
-    assert re.search(r"out of reach for 6\d\d s", registry.run(run)["error"]), "601 s, more where the machine is slow"
-
-
-def test_a_registry_that_is_busy_is_not_the_runs_fault(
-    recipe: Make, start: Start, drive: Drive, registry: Registry, fakes: Fakes, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run = start(recipe())
-
-    def held(*_: object, **__: object) -> str:
-        raise Busy("database is locked")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(registry, "renew", held)
-        patch.setattr("gateway.registry.LEASE_S", 0.0)
-        with pytest.raises(Busy):
-            advance(registry, fakes.clients(), run, "me")
-    assert status(registry, run) != RunStatus.FAILED
-    drive(run)
-    assert status(registry, run) == RunStatus.SUCCEEDED
-
-
-def test_a_read_error_of_the_controller_is_waited_for_and_costs_no_attempt(
-    recipe: Make, start: Start, registry: Registry, fakes: Fakes, drive: Drive, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    read, errors = advance_module.read_table, [OSError(5, "Input/output error")]
-
-    def flaky(ref: Any) -> Any:
-        if errors:
-            raise errors.pop()
-        return read(ref)
-
-    monkeypatch.setattr(advance_module, "read_table", flaky)
-    run = start(recipe(teacher={"lead_gate": True}, max_attempts=1))
-    drive(run)
-    assert status(registry, run) == RunStatus.SUCCEEDED, registry.run(run)["error"]
-    assert set(fakes.jobs().values()) == {1}
-    (waiting,) = [e.payload for e in registry.events(run, limit=10_000) if e.type == "run.waiting"]
-    assert "Input/output error" in waiting["reason"]
 
 
 def test_a_service_that_lost_its_jobs_is_given_them_again(

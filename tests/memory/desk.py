@@ -49,6 +49,9 @@ class Desk:
         path = f"{B}/items/{item['id']}"
         return self.http.patch(path, json={"text": text}, headers=if_match(item["version"]) | headers)
 
+    def wishes(self, **params: str) -> list[dict[str, Any]]:
+        return list(self.http.get(f"{B}/proposals", params=params).json()["proposals"])
+
     def learn(self, step: int, says: str = "rotate then add 3.", passed: bool = True) -> None:
         """One step of the loop on problem p0."""
         self.world.record(step, [("p0", RIGHT, passed), ("p0", WRONG, not passed)])

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import base64
-import json
 from typing import Any
 
 import pytest
 
-from services.memory import portable
-from services.memory.ledger import UnknownBank
 from tests.memory.desk import RIGHT, WRONG, B, Desk
 from tests.memory.world import Words
 
@@ -66,81 +62,6 @@ def test_law_7_a_pin_survives_evidence_against_it_and_the_machine_asks(desk: Des
     accepted = desk.post(f"proposals/{wish['id']}:accept", version=pinned["version"]).json()
     assert (accepted["status"], accepted["pinned"]) == ("retired", False)
     assert desk.post(f"proposals/{wish['id']}:reject").status_code == 409
-
-
-def test_a_rejected_wish_is_not_made_again(desk: Desk) -> None:
-    desk.learn(1)
-    item = desk.one(level="insight")
-    desk.edit(item, "turn it round, then add 3.")
-    desk.learn(2)
-    wish = desk.http.get(f"{B}/proposals").json()["proposals"][0]
-    assert desk.post(f"proposals/{wish['id']}:reject").status_code == 200
-    desk.learn(3)
-    assert wish["id"] not in {p["id"] for p in desk.http.get(f"{B}/proposals").json()["proposals"]}
-
-
-def wishes(desk: Desk, **params: str) -> list[dict[str, Any]]:
-    return list(desk.http.get(f"{B}/proposals", params=params).json()["proposals"])
-
-
-def test_a_wish_that_was_accepted_and_undone_is_made_again(desk: Desk) -> None:
-    desk.learn(1)
-    edited = desk.edit(desk.one(level="insight"), "turn it round, then add 3.").json()
-    desk.learn(2)
-    (wish,) = wishes(desk)
-    accepted = desk.post(f"proposals/{wish['id']}:accept", version=edited["version"]).json()
-    desk.learn(3)
-    assert wishes(desk) == [], "what it says already is no wish"
-    again = desk.edit(accepted, "begin at the end, then add 3.").json()
-    desk.learn(4)
-    (wish,) = wishes(desk)
-    assert (wish["wish"], wish["item_version"], wish["step"], wish["decided_by"]) == (
-        "replace",
-        again["version"],
-        4,
-        None,
-    )
-    desk.post(f"proposals/{wish['id']}:reject")
-    desk.learn(5)
-    assert wishes(desk) == []
-
-
-def test_what_was_retired_by_a_wish_and_restored_is_wished_away_again(desk: Desk) -> None:
-    desk.learn(1)
-    pinned = desk.act(desk.one(level="insight"), "pin")
-    for step in range(2, 8):
-        desk.learn(step, says="reverse then add 1.", passed=False)
-    (wish,) = wishes(desk)
-    retired = desk.post(f"proposals/{wish['id']}:accept", version=pinned["version"]).json()
-    restored = desk.act(retired, "restore")
-    desk.learn(8, says="reverse then add 1.", passed=False)
-    (again,) = wishes(desk)
-    assert (again["wish"], again["item_version"], again["status"]) == ("retire", restored["version"], "open")
-
-
-def test_an_accepted_wish_brings_its_evidence(desk: Desk) -> None:
-    desk.learn(1)
-    edited = desk.edit(desk.one(level="insight"), "turn it round, then add 3.").json()
-    desk.learn(2)
-    (wish,) = wishes(desk)
-    accepted = desk.post(f"proposals/{wish['id']}:accept", version=edited["version"]).json()
-    assert (accepted["sources"], accepted["step"]) == (["1:p0#0", "2:p0#0"], 2)
-    assert (accepted["successes"], accepted["trials"]) == (2, 2)
-    origins = desk.http.get(f"{B}/items/{accepted['id']}/provenance").json()["made_from"]
-    assert {o["id"] for o in origins} == {"1:p0#0", "2:p0#0"}
-
-
-def test_a_wish_for_what_is_no_longer_active_can_only_be_rejected(desk: Desk) -> None:
-    desk.learn(1)
-    edited = desk.edit(desk.one(level="insight"), "turn it round, then add 3.").json()
-    desk.learn(2)
-    (wish,) = wishes(desk)
-    desk.act(edited, "split", {"texts": ["turn it round.", "then add 3."]})
-    now = desk.detail(edited)["item"]
-    refused = desk.post(f"proposals/{wish['id']}:accept", version=now["version"])
-    assert (refused.status_code, "superseded" in refused.json()["title"]) == (409, True)
-    assert desk.detail(edited)["item"] == now
-    assert desk.post(f"proposals/{wish['id']}:reject").status_code == 200
 
 
 def test_edits_take_effect_at_the_next_step_and_the_job_says_so(desk: Desk) -> None:
@@ -293,7 +214,7 @@ def test_a_note_that_was_put_away_is_restored_before_it_is_reworded(desk: Desk) 
     pinned = desk.act(desk.one(level="insight"), "pin")
     for step in range(2, 8):
         desk.learn(step, says="reverse then add 1.", passed=False)
-    (wish,) = wishes(desk)
+    (wish,) = desk.wishes()
     retired = desk.post(f"proposals/{wish['id']}:accept", version=pinned["version"]).json()
     refused = desk.edit(retired, "turn it round, then add 3.")
     assert (refused.status_code, "is retired; restore it first" in refused.json()["title"]) == (409, True)
@@ -329,67 +250,6 @@ def test_a_rollback_brings_back_what_was_and_keeps_what_happened(desk: Desk) -> 
     assert late.status_code == 412
 
 
-def test_a_bank_moves_to_another_run_by_a_file(desk: Desk) -> None:
-    desk.learn(1)
-    desk.act(desk.one(level="insight"), "pin")
-    desk.post("items", {"level": "behavior", "text": "always rotate", "topic": "zor"})
-    file = desk.http.get(f"{B}/export").content
-    done = desk.http.post("/v1/banks/other:import", content=file).json()
-    assert (done["added"], done["known"], done["problems"]) == (4, 0, 1)
-    assert desk.http.post("/v1/banks/other:import", content=file).json()["added"] == 0
-    moved = desk.http.get("/v1/banks/other/items", params={"level": "insight"}).json()["items"]
-    assert [(i["text"], i["pinned"]) for i in moved] == [("rotate then add 3.", True)]
-    assert desk.world.ledger.seq("other") == 2
-    snapshot = desk.http.get(f"{B}/export", params={"seq": 1}).text.splitlines()
-    assert {json.loads(line).get("item", {}).get("level") for line in snapshot[2:]} == {"experience"}
-
-
-IMPORTED: dict[str, Any] = {
-    **{"id": "x", "level": "insight", "kind": "strategy", "scope": "p0", "text": "t", "status": "active"},
-    **{"pinned": False, "edited": False, "step": 1, "policy_version": 0, "facts": {}},
-}
-
-
-@pytest.mark.parametrize(
-    ("line", "field"),
-    [
-        ("no json", "line 2"),
-        ('{"item": {"level": "wisdom"}}', "line 2: item"),
-        ('{"itme": 1}', "line 2: itme"),
-        (
-            '{"problem": {"id": "t", "split": "test", "messages": [{"role": "user", "content": "?"}], "verifier": {}}}',
-            "line 2: problem.split",
-        ),
-        ("{}", "line 2"),
-        ('{"item": ITEM, "problem": null}', "line 2: item.scope"),
-        ('{"item": ITEM"step": 99999999999999999999}}', "line 2: item.step"),
-        ('{"item": ITEM"facts": {"passes": "many"}}}', "line 2: item.facts.passes"),
-        ('{"item": ITEM"facts": {"leak": 5}}}', "line 2: item.facts.leak"),
-        ('{"item": ITEM"facts": {"sources": [1]}}}', "line 2: item.facts.sources"),
-        ('{"item": ITEM"level": "behavior", "kind": "behavior"}}', "line 2: item.facts.topic"),
-        ('{"item": ITEM"kind": "attempt"}}', "line 2: item.kind"),
-        ('{"item": ITEM"text": " "}}', "line 2: item.text"),
-        ('{"item": ITEM"scope": "%s"}}' % ("p" * 501), "line 2: item.scope"),
-        ('{"item": ITEM"id": "\\u0000"}}', "line 2: item.id"),
-        ('{"item": ITEM"facts": {"sources": ["\\u0000"]}}}', "line 2: item.facts.sources"),
-        ('{"item": ITEM"facts": {"sources": ["%s"]}}}' % ("s" * 501), "line 2: item.facts.sources"),
-        ('{"item": ITEM"facts": {"split_from": "\\u0000"}}}', "line 2: item.facts.split_from"),
-        ('{"item": ITEM"text": "\\ud800"}}', "line 2"),
-        ("\xff", "line 2"),
-    ],
-)
-def test_a_bad_line_is_named_and_nothing_is_imported(desk: Desk, line: str, field: str) -> None:
-    desk.learn(1)
-    head = '{"format": "pmd-bank", "version": 1, "bank": "x", "seq": 1}'
-    if "ITEM" in line:
-        changed = json.loads(line.replace("ITEM", "{", 1).replace("{, ", "{}, ", 1))
-        line = json.dumps({"item": IMPORTED | changed["item"]})
-    answer = desk.http.post("/v1/banks/fresh:import", content=f"{head}\n{line}\n".encode("latin-1"))
-    assert answer.status_code == 422
-    assert answer.json()["errors"][0]["field"].startswith(field)
-    assert desk.http.get("/v1/banks/fresh").status_code == 404
-
-
 def test_every_seq_is_in_the_audit_log(desk: Desk) -> None:
     desk.learn(1)
     item = desk.edit(desk.one(level="insight"), "first").json()
@@ -419,121 +279,9 @@ def test_bad_input_is_refused_by_name(desk: Desk) -> None:
     assert desk.http.post("/v1/banks/none/items", json=wrong).status_code == 404
 
 
-def test_an_unknown_filter_is_refused_and_the_nearest_is_named(desk: Desk) -> None:
-    desk.learn(1)
-    for path, wrong, right in (("items", "levl", "level"), ("audit", "limt", "limit"), ("search?q=x", "mod", "mode")):
-        answer = desk.http.get(f"{B}/{path}{'&' if '?' in path else '?'}{wrong}=x")
-        assert answer.status_code == 422
-        (error,) = answer.json()["errors"]
-        assert error["field"] == f"query.{wrong}"
-        assert f"did you mean {right!r}" in error["message"]
-
-
-def test_pages_from_the_oldest_miss_nothing_that_changes_meanwhile(desk: Desk) -> None:
-    desk.world.record(1, [(f"p{n}", f"Plan: {n}.", True) for n in range(8)])
-    desk.world.reflect(1, Words(lambda p: f"Strategy: {p.split('Task ')[1][0]} first."))
-    seen: dict[str, int] = {}
-    after = ""
-    while True:
-        page = desk.http.get(
-            f"{B}/items", params={"level": "insight", "sort": "oldest", "limit": 3, "after": after}
-        ).json()
-        seen |= {i["id"]: i["version"] for i in page["items"]}
-        if page["next"] is None:
-            break
-        after = page["next"]
-        if len(seen) < 8:
-            desk.act(page["items"][0], "pin")
-            assert desk.post("items", {"level": "behavior", "text": f"rule {len(seen)}"}).status_code == 201
-    assert seen == {i["id"]: i["version"] for i in desk.items(level="insight", limit=100)}
-
-
-def test_an_export_is_one_moment_however_long_it_takes(desk: Desk) -> None:
-    desk.world.record(1, [(f"p{n % 8}", f"Plan: {n}.", True) for n in range(900)], keep=200)
-    ledger = desk.world.ledger
-    seq = ledger.seq("b")
-    pages = portable.pages(ledger, "b", None)
-    first = [next(pages), next(pages), next(pages)]
-    desk.world.record(2, [("p0", "Plan: later.", True)], keep=2)
-    lines = [json.loads(line) for page in [*first, *pages] for line in page.splitlines()]
-    items = [line["item"] for line in lines if "item" in line]
-    assert lines[0]["seq"] == seq
-    assert len(items) == 900
-    assert {i["status"] for i in items} == {"active"}, "what was retired meanwhile is as it was"
-    assert ledger.counts("b").experience < 900
-    assert max(len(page) for page in first) < 400 * 1000
-
-
-def test_an_export_ends_with_an_error_when_its_bank_is_deleted_meanwhile(desk: Desk) -> None:
-    desk.learn(1)
-    pages = portable.pages(desk.world.ledger, "b", None)
-    next(pages)
-    next(pages)
-    desk.world.ledger.delete("b")
-    with pytest.raises(UnknownBank):
-        list(pages)
-
-
-def test_proposals_come_in_pages(desk: Desk) -> None:
-    desk.learn(1)
-    item = desk.one(level="insight")
-    desk.edit(item, "turn it round, then add 3.")
-    (held,) = (i for i in desk.world.ledger.active("b", "insight") if i.held)
-    for n in range(5):
-        desk.world.ledger.apply(
-            "b", f"wish {n}", lambda tx, n=n: tx.propose(held, "replace", "run@1", 2, text=f"add {n}.", facts={})
-        )
-    whole = [p["id"] for p in desk.http.get(f"{B}/proposals").json()["proposals"]]
-    assert len(whole) >= 3
-    found: list[str] = []
-    after = ""
-    while after is not None:
-        page = desk.http.get(f"{B}/proposals", params={"limit": 2, "after": after}).json()
-        found += [p["id"] for p in page["proposals"]]
-        after = page["next"]
-    assert found == whole
-
-
-def test_pages_by_text_go_on_after_a_long_text(desk: Desk) -> None:
-    desk.learn(1)
-    for n in range(4):
-        text = "\N{GRINNING FACE}" * 7000 + str(n)
-        assert desk.post("items", {"level": "behavior", "text": text}).status_code == 201
-    found: list[str] = []
-    after = ""
-    while after is not None:
-        page = (
-            desk.http.get(f"{B}/items", params={"sort": "text", "limit": 1, "after": after}).raise_for_status().json()
-        )
-        found += [i["id"] for i in page["items"]]
-        after = page["next"]
-    assert sorted(found) == sorted(i["id"] for i in desk.items(limit=100))
-    assert len(found) == len(set(found))
-
-
-FORGED = [["\x00", "a"], ["\ud800", "a"], ["a", "\x00"], ["a", "\udfff"], [[], "a"], [True, "a"], {}, 3]
-
-
-@pytest.mark.parametrize("cursor", [*map(json.dumps, FORGED), "[" * 14_000], ids=lambda cursor: cursor[:12])
-def test_a_forged_cursor_is_refused(desk: Desk, cursor: str) -> None:
-    desk.learn(1)
-    after = base64.urlsafe_b64encode(cursor.encode()).decode()
-    for sort in ("text", "newest", "oldest"):
-        answer = desk.http.get(f"{B}/items", params={"sort": sort, "after": after})
-        assert answer.status_code == 422, answer.text
-
-
 def test_an_edit_that_says_nothing_is_refused(desk: Desk) -> None:
     desk.learn(1)
     item = desk.one(level="insight")
     answer = desk.http.patch(f"{B}/items/{item['id']}", json={}, headers={"If-Match": '"1"'})
     assert answer.status_code == 422
     assert desk.detail(item)["item"] == item
-
-
-def test_a_bank_that_takes_in_its_own_export_knows_what_was_edited(desk: Desk) -> None:
-    desk.learn(1)
-    desk.edit(desk.one(level="insight"), "turn it round, then add 3.")
-    file = desk.http.get(f"{B}/export").content
-    assert desk.http.post(f"{B}:import", content=file).json()["added"] == 0
-    assert [i["text"] for i in desk.items(level="insight")] == ["turn it round, then add 3."]

@@ -1,4 +1,4 @@
-"""A bank that comes from another run: what that run did stays what it was, and is not taken for what this one does."""
+"""Export and import: what another run did stays what it was, and is not taken for what this one does."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import pytest
 from services.common.artifacts import load_messages, read_table
 from services.common.options import ContextSettings
 from services.common.requests import RecordRequest, RetrieveRequest
+from services.memory import portable
 from services.memory.context import retrieve
-from services.memory.ledger import Item
+from services.memory.ledger import Item, UnknownBank
 from services.memory.record import record
 from tests.memory.desk import RIGHT, WRONG, B, Desk
 from tests.memory.world import PROMPTS, Words
@@ -193,3 +194,98 @@ def test_two_notes_of_one_id_are_refused(desk: Desk, known: bool) -> None:
     double["item"]["text"] += "" if known else " else"
     answer = desk.http.post(f"{C}:import", content="\n".join([*lines, json.dumps(double)]))
     assert answer.json()["errors"][0]["field"] == f"line {len(lines) + 1}: item.id"
+
+
+def test_a_bank_moves_to_another_run_by_a_file(desk: Desk) -> None:
+    desk.learn(1)
+    desk.act(desk.one(level="insight"), "pin")
+    desk.post("items", {"level": "behavior", "text": "always rotate", "topic": "zor"})
+    file = desk.http.get(f"{B}/export").content
+    done = desk.http.post("/v1/banks/other:import", content=file).json()
+    assert (done["added"], done["known"], done["problems"]) == (4, 0, 1)
+    assert desk.http.post("/v1/banks/other:import", content=file).json()["added"] == 0
+    moved = desk.http.get("/v1/banks/other/items", params={"level": "insight"}).json()["items"]
+    assert [(i["text"], i["pinned"]) for i in moved] == [("rotate then add 3.", True)]
+    assert desk.world.ledger.seq("other") == 2
+    snapshot = desk.http.get(f"{B}/export", params={"seq": 1}).text.splitlines()
+    assert {json.loads(line).get("item", {}).get("level") for line in snapshot[2:]} == {"experience"}
+
+
+IMPORTED: dict[str, Any] = {
+    **{"id": "x", "level": "insight", "kind": "strategy", "scope": "p0", "text": "t", "status": "active"},
+    **{"pinned": False, "edited": False, "step": 1, "policy_version": 0, "facts": {}},
+}
+
+
+@pytest.mark.parametrize(
+    ("line", "field"),
+    [
+        ("no json", "line 2"),
+        ('{"item": {"level": "wisdom"}}', "line 2: item"),
+        ('{"itme": 1}', "line 2: itme"),
+        (
+            '{"problem": {"id": "t", "split": "test", "messages": [{"role": "user", "content": "?"}], "verifier": {}}}',
+            "line 2: problem.split",
+        ),
+        ("{}", "line 2"),
+        ('{"item": ITEM, "problem": null}', "line 2: item.scope"),
+        ('{"item": ITEM"step": 99999999999999999999}}', "line 2: item.step"),
+        ('{"item": ITEM"facts": {"passes": "many"}}}', "line 2: item.facts.passes"),
+        ('{"item": ITEM"facts": {"leak": 5}}}', "line 2: item.facts.leak"),
+        ('{"item": ITEM"facts": {"sources": [1]}}}', "line 2: item.facts.sources"),
+        ('{"item": ITEM"level": "behavior", "kind": "behavior"}}', "line 2: item.facts.topic"),
+        ('{"item": ITEM"kind": "attempt"}}', "line 2: item.kind"),
+        ('{"item": ITEM"text": " "}}', "line 2: item.text"),
+        ('{"item": ITEM"scope": "%s"}}' % ("p" * 501), "line 2: item.scope"),
+        ('{"item": ITEM"id": "\\u0000"}}', "line 2: item.id"),
+        ('{"item": ITEM"facts": {"sources": ["\\u0000"]}}}', "line 2: item.facts.sources"),
+        ('{"item": ITEM"facts": {"sources": ["%s"]}}}' % ("s" * 501), "line 2: item.facts.sources"),
+        ('{"item": ITEM"facts": {"split_from": "\\u0000"}}}', "line 2: item.facts.split_from"),
+        ('{"item": ITEM"text": "\\ud800"}}', "line 2"),
+        ("\xff", "line 2"),
+    ],
+)
+def test_a_bad_line_is_named_and_nothing_is_imported(desk: Desk, line: str, field: str) -> None:
+    desk.learn(1)
+    head = '{"format": "pmd-bank", "version": 1, "bank": "x", "seq": 1}'
+    if "ITEM" in line:
+        changed = json.loads(line.replace("ITEM", "{", 1).replace("{, ", "{}, ", 1))
+        line = json.dumps({"item": IMPORTED | changed["item"]})
+    answer = desk.http.post("/v1/banks/fresh:import", content=f"{head}\n{line}\n".encode("latin-1"))
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["field"].startswith(field)
+    assert desk.http.get("/v1/banks/fresh").status_code == 404
+
+
+def test_an_export_is_one_moment_however_long_it_takes(desk: Desk) -> None:
+    desk.world.record(1, [(f"p{n % 8}", f"Plan: {n}.", True) for n in range(900)], keep=200)
+    ledger = desk.world.ledger
+    seq = ledger.seq("b")
+    pages = portable.pages(ledger, "b", None)
+    first = [next(pages), next(pages), next(pages)]
+    desk.world.record(2, [("p0", "Plan: later.", True)], keep=2)
+    lines = [json.loads(line) for page in [*first, *pages] for line in page.splitlines()]
+    items = [line["item"] for line in lines if "item" in line]
+    assert lines[0]["seq"] == seq
+    assert len(items) == 900
+    assert {i["status"] for i in items} == {"active"}, "what was retired meanwhile is as it was"
+    assert ledger.counts("b").experience < 900
+    assert max(len(page) for page in first) < 400 * 1000
+
+
+def test_an_export_ends_with_an_error_when_its_bank_is_deleted_meanwhile(desk: Desk) -> None:
+    desk.learn(1)
+    pages = portable.pages(desk.world.ledger, "b", None)
+    next(pages)
+    next(pages)
+    desk.world.ledger.delete("b")
+    with pytest.raises(UnknownBank):
+        list(pages)
+
+
+def test_a_bank_that_takes_in_its_own_export_knows_what_was_edited(desk: Desk) -> None:
+    desk.learn(1)
+    desk.edit(desk.one(level="insight"), "turn it round, then add 3.")
+    file = desk.http.get(f"{B}/export").content
+    assert desk.http.post(f"{B}:import", content=file).json()["added"] == 0
+    assert [i["text"] for i in desk.items(level="insight")] == ["turn it round, then add 3."]
