@@ -6,19 +6,17 @@ jobs a wrong spec then spoils the rollouts of its own problem.
 
 from __future__ import annotations
 
-import json
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from gateway.batches import batches
 from gateway.datasets.records import BadRecord
 from services.common.wire import Problem
 
 log = logging.getLogger(__name__)
 
-BATCH_CHARS = 4 << 20
-"""Of the specs in one request; one spec may be larger."""
 BATCH_SPECS = 1000
 CHECK_S = 30.0
 """For all of a recipe's specs, and longest wait for an answer: whoever creates a run waits for it."""
@@ -31,25 +29,11 @@ def refused(problems: Sequence[Problem], ask: Ask) -> dict[str, BadRecord]:
     """Problems whose spec the verifier refuses, by id, and why."""
     found: dict[str, BadRecord] = {}
     until = time.monotonic() + CHECK_S
-    for batch in _batches(problems):
+    for batch in batches(((problem, problem.verifier) for problem in problems), BATCH_SPECS):
         if time.monotonic() > until or not _check(batch, ask, found):
             log.warning("the verifier has not checked all specs of a recipe; what is wrong will show in its verdicts")
             break
     return found
-
-
-def _batches(problems: Sequence[Problem]) -> Iterator[list[Problem]]:
-    batch: list[Problem] = []
-    size = 0
-    for problem in problems:
-        chars = len(json.dumps(problem.verifier))
-        if batch and (size + chars > BATCH_CHARS or len(batch) == BATCH_SPECS):
-            yield batch
-            batch, size = [], 0
-        batch.append(problem)
-        size += chars
-    if batch:
-        yield batch
 
 
 def _check(batch: list[Problem], ask: Ask, found: dict[str, BadRecord]) -> bool:

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
 
+from gateway.batches import batches
 from gateway.cli.client import CliError, connect
 from gateway.cli.output import AsJson, console, errors, print_json, table
 
 BATCH_ITEMS = 256
-BATCH_CHARS = 4 << 20
 """Of specs and completions in one request; one item may be larger."""
 SHOWN = 20
 LINE = 100
@@ -45,7 +45,8 @@ def verify(
             raise CliError(f"{problems} holds no problem {id_!r}", code=2)
     gateway = connect()
     verdicts: list[Item] = []
-    for batch in batches([{"verifier": specs[id_], "completion": text} for id_, text in answers]):
+    items = [{"verifier": specs[id_], "completion": text} for id_, text in answers]
+    for batch in batches(zip(items, items, strict=True), BATCH_ITEMS):
         judged = gateway.post("/v1/verify", {"items": batch})["verdicts"]
         if len(judged) != len(batch):
             raise CliError(f"the verifier answered {len(batch)} completions with {len(judged)} verdicts")
@@ -129,21 +130,6 @@ def read_completions(path: Path) -> list[Answer]:
     if not answers:
         raise CliError(f"{path} holds no completion", code=2)
     return answers
-
-
-def batches(items: Sequence[Item]) -> Iterator[list[Item]]:
-    """Items in requests of bounded size, in order."""
-    batch: list[Item] = []
-    size = 0
-    for item in items:
-        chars = len(json.dumps(item))
-        if batch and (len(batch) == BATCH_ITEMS or size + chars > BATCH_CHARS):
-            yield batch
-            batch, size = [], 0
-        batch.append(item)
-        size += chars
-    if batch:
-        yield batch
 
 
 def _text(path: Path) -> str:
