@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 import sqlalchemy as sa
 
 from services.memory.ledger import Banned, Item, Transaction, fingerprint, reads
+from services.memory.ledger.items import Thought
 from services.memory.ledger.rows import load
 from services.memory.ledger.tables import ITEMS, PROBLEMS, PROPOSALS, SETTLED
 from services.memory.views import Action, Edit, ItemRef, Merge, NewItem, Split
@@ -235,7 +236,7 @@ def _restore_together(db: sa.Connection, bank: str, found: Plan, was: dict[str, 
             break
         found.refused |= refused  # they stay banned, which others may fall over
         found.changes = [item for item in found.changes if item.id not in refused]
-    first: dict[tuple[str, str, str], str] = {}
+    first: dict[Thought, str] = {}
     changes = []
     for item in sorted(found.changes, key=lambda i: was[i.id].status != "active"):
         twin = item.level != "experience" and first.setdefault(item.thought, item.id) != item.id

@@ -138,12 +138,11 @@ class Grader:
                     if not spare:
                         raise wrong[key] from error
             pairs.append((key, _answer(*specs[key], submission.completion) if key in specs else None))
-            if key in specs:
-                different.setdefault(pairs[-1], submission.completion)
+            different.setdefault(pairs[-1], submission.completion)
         if wrong and not specs:
             raise next(iter(wrong.values()))
-        spoilt = {key: infra_error(f"the problem's spec is not valid: {error}") for key, error in wrong.items()}
         known = {pair: verdict for pair in different if (verdict := self._known.get(pair)) is not None}
+        known |= {(key, None): infra_error(f"the problem's spec is not valid: {error}") for key, error in wrong.items()}
         judged: dict[Pair, Future[Verdict]] = {}
         waiting: deque[Future[Verdict]] = deque()
         try:
@@ -157,7 +156,7 @@ class Grader:
             for pair, future in judged.items():
                 known[pair] = future.result()
                 self._known.add(pair, known[pair])
-            return [spoilt[pair[0]] if pair[0] in spoilt else known[pair] for pair in pairs]
+            return [known[pair] for pair in pairs]
         except BaseException:
             for future in judged.values():
                 future.cancel()
