@@ -1,0 +1,55 @@
+"""A training step of `services/trainer`: a contender of `bench.trainer`, which starts it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from bench.trainer import CLIP, EMA, LR, MINI_BATCHES, TOP_K, draw, now, read_arguments, report
+from services.common.options import TrainSettings
+from services.trainer.batch import Sample, TrainBatch
+from services.trainer.engine import Engine, start_ranks
+from services.trainer.model import completion_logits, load_model
+from services.trainer.objectives.distill import token_logps
+from services.trainer.packing import pack
+from services.trainer.teacher import Teacher
+from services.trainer.update import Stopwatch, Updater
+
+
+def main() -> None:
+    """Train and report."""
+    arguments = read_arguments()
+    device = start_ranks()
+    drawn = draw(arguments).samples
+    model = load_model(arguments.model, torch.float32)
+    known: list[Sample] = []
+    with torch.no_grad():  # the sampler's log-probs, by the model that is trained
+        for at in range(0, len(drawn), arguments.micro):
+            some = [replace(s, sampler_logps=(0.0,) * len(s.completion_ids)) for s in drawn[at : at + arguments.micro]]
+            micro = pack(some, [1.0] * len(some), device, share=False)
+            logps = token_logps(completion_logits(model, micro.student, 1.0), micro.targets_N)
+            parts = logps.split([len(s.completion_ids) for s in some])
+            known += [replace(s, sampler_logps=tuple(p.tolist())) for s, p in zip(some, parts, strict=True)]
+    longest = max(len(s.teacher_ids) + len(s.completion_ids) for s in known)
+    settings = TrainSettings(
+        objective="distill",
+        lr=LR,
+        weight_decay=0.0,
+        mini_batches=MINI_BATCHES,
+        micro_tokens=longest * arguments.micro,
+        top_k=TOP_K if arguments.vocabulary else None,
+        teacher_ema=EMA,
+        is_clip=CLIP,
+    )
+    teacher = Teacher(model, device)
+    updater = Updater(Engine(model, settings, device), teacher)
+    marks, losses = [now()], []
+    for _ in range(arguments.steps):
+        losses.append(updater.step(TrainBatch(tuple(known)), settings, LR, Stopwatch(device))["loss"])
+        marks.append(now())
+    report(marks, losses[0])
+
+
+if __name__ == "__main__":
+    main()
