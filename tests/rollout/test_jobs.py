@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from fastapi.testclient import TestClient
 
-from services.common.artifacts import read_table
+from services.common.artifacts import read_table, seal_weights
 from services.common.columns import ROLLOUTS
 from services.common.requests import GenerateRequest
 from services.common.wire import Policy, Ref, Sampling
+from services.rollout.published import Published
 from tests.rollout.conftest import (
     TOKEN,
     MakePolicy,
@@ -189,6 +190,22 @@ def test_a_restarted_replica_loads_what_was_desired(make_policy: MakePolicy, tmp
     assert runs == {
         "other": {"desired": 1, "loaded": 1, "ready": True},
         "demo": {"desired": 2, "loaded": 2, "ready": True},
+    }
+
+
+def test_weights_that_cannot_be_loaded_leave_the_other_runs_served(make_policy: MakePolicy, tmp_path: Path) -> None:
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"model_type": "of_a_later_release"}')
+    later = Policy(run="later", weights=seal_weights(folder, 1, {}))
+    with open_service(tmp_path) as first:
+        publish(first, make_policy())
+    Published(tmp_path / "rollout" / "published.sqlite").publish(later)
+    with open_service(tmp_path) as second:
+        runs = wait_ready(second)["runs"]
+    assert runs == {
+        "later": {"desired": 1, "loaded": None, "ready": False},
+        "demo": {"desired": 1, "loaded": 1, "ready": True},
     }
 
 
