@@ -22,7 +22,7 @@ from services.common.requests import TrainResult
 from services.common.wire import Weights
 from services.trainer.job import step_error, train
 from services.trainer.process import ProcessId
-from services.trainer.spool import SpoolConflict, StepError
+from services.trainer.spool import SpoolConflict, StepError, write_atomically
 
 STEPS = 4
 
@@ -259,6 +259,12 @@ def test_a_full_disk_is_an_error_that_may_pass(tmp_path: Path, write: Callable[[
         write(tmp_path / "file")
     assert step_error(caught.value).retryable
     assert not step_error(ValueError("no such objective")).retryable
+
+
+def test_what_a_full_disk_cut_short_does_not_fill_it_further(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="too large"), file_size_limit(4096):
+        write_atomically(tmp_path / "result.json", "." * 40_000)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_last_step_of_a_run_ends_its_process(tmp_path: Path, base: Weights) -> None:
