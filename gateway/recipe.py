@@ -207,6 +207,8 @@ class Recipe(Strict):
             raise ValueError(f"teacher.lead_gate: {self.method} has no teacher; remove the key")
         if self.trains and not self.sampling.temperature:
             raise ValueError("sampling.temperature: greedy rollouts are all the same; give a temperature to train")
+        if self.method is Method.GRPO and self.schedule.rollouts_per_problem == 1:
+            raise ValueError("schedule.rollouts_per_problem: a group of one has no advantage; give 2 or more")
         if self.method is Method.MEMORY_AGENT and not self.memory.levels:
             raise ValueError("memory.levels: memory_agent without memory is base; name a level or use method: base")
         quality = self.memory.quality

@@ -3,8 +3,8 @@
 Invariants:
 - `/healthz` answers at once; torch and the weights load in the background, and `/readyz` is 503 until then.
 - A restarted replica loads what its runs had published; `/readyz` lists each run's desired and loaded version,
-  and the run is ready when they are equal. A run whose weights are gone or can't be loaded is listed as not ready and does
-  not take the replica away from the others.
+  and the run is ready when they are equal. A run whose weights are gone or can't be loaded is listed as not ready and
+  does not take the replica away from the others.
 """
 
 from __future__ import annotations

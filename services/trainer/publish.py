@@ -25,7 +25,10 @@ from services.trainer.engine import Engine
 OWN_FILES = frozenset({MANIFEST, "config.json"})
 """Written anew for each version, and not copied from the base."""
 
-WEIGHT_FILES = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.bin.index.json", "*.pt", "*.pth")
+WEIGHTS = ("safetensors", "bin", "pt", "pth", "h5", "msgpack", "gguf", "onnx")
+"""Endings of files of weights, of any framework. Those of the base would be another model than what is published."""
+
+WEIGHT_FILES = tuple(f"*.{ending}{index}" for ending in WEIGHTS for index in ("", ".index.json"))
 
 
 def publish(engine: Engine, base: Path, request: TrainRequest) -> Weights:

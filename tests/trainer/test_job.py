@@ -102,6 +102,8 @@ def test_published_folder_loads_in_transformers_and_equals_what_was_trained(unki
     assert (folder / "tokenizer.json").read_bytes() == (base / "tokenizer.json").read_bytes()
     assert (folder / "generation_config.json").read_bytes() == (base / "generation_config.json").read_bytes()
     assert AutoTokenizer.from_pretrained(folder).chat_template == AutoTokenizer.from_pretrained(base).chat_template
+    assert (base / "tf_model.h5").exists()
+    assert not (folder / "tf_model.h5").exists()
 
 
 def test_newest_two_checkpoints_are_kept(unkilled: TinyRun) -> None:
@@ -267,16 +269,18 @@ def test_what_a_full_disk_cut_short_does_not_fill_it_further(tmp_path: Path) -> 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_last_step_of_a_run_ends_its_process(tmp_path: Path, base: Weights) -> None:
+def test_the_last_step_of_a_run_ends_its_process_and_its_checkpoints(tmp_path: Path, base: Weights) -> None:
     run = TinyRun(tmp_path, base)
     process = run.start()
     try:
         run.spool.submit(run.request(0))
         run.wait(0, process)
         assert process.poll() is None
+        assert run.spool.saved_versions() == [1]
         run.spool.submit(run.request(1, last=True))
         assert process.wait(60) == 0
         assert run.wait(1, process).weights.version == 2
+        assert run.spool.saved_versions() == []
     finally:
         if process.poll() is None:
             kill(process)
