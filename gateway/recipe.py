@@ -113,6 +113,9 @@ class Schedule(Strict):
     steps: int = Field(default=60, ge=0, le=100_000)
     problems_per_step: int = Field(default=32, ge=1, le=MAX_COUNT)
     rollouts_per_problem: int = Field(default=8, ge=1, le=MAX_SAMPLES)
+    keep_weights: int | None = Field(default=None, ge=0, le=MAX_COUNT)
+    """Trained versions whose weights stay on disk besides the newest two: those that scored best when they were
+    evaluated. null: every version stays."""
 
 
 class Abstraction(AbstractSettings):

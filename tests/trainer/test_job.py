@@ -106,6 +106,15 @@ def test_published_folder_loads_in_transformers_and_equals_what_was_trained(unki
     assert not (folder / "tf_model.h5").exists()
 
 
+def test_superseded_versions_are_removed_and_their_steps_can_be_repeated(tmp_path: Path, base: Weights) -> None:
+    run = TinyRun(tmp_path, base, SETTINGS.model_copy(update={"checkpoint_every": 9}))
+    run.train(run.request(0), run.request(1, superseded=(1,)))
+    assert [path.name for path in (tmp_path / "weights").iterdir()] == ["v0002"]
+    (third,) = run.train(run.request(2, superseded=(1,)))  # a fresh process: all steps again
+    assert sorted(path.name for path in (tmp_path / "weights").iterdir()) == ["v0002", "v0003"]
+    assert check_weights(third.weights)
+
+
 def test_newest_two_checkpoints_are_kept(unkilled: TinyRun) -> None:
     assert unkilled.spool.saved_versions() == [3, 4]
 
