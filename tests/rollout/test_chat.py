@@ -244,6 +244,6 @@ def test_a_burst_runs_in_the_order_of_its_index() -> None:
     assert drawn_batches(asked, 5.0) == [[3, 2, 1]]
 
 
-def test_a_burst_that_stays_incomplete_delays_nobody_for_long(tmp_path: Path) -> None:
+def test_a_burst_that_stays_incomplete_delays_nobody_for_long() -> None:
     asked = [("1", Burst("b", 9, 0), Sampling()), ("2", None, Sampling())]
     assert drawn_batches(asked, 0.1) == [[2], [1]]
