@@ -300,7 +300,7 @@ def _add_reading_routes(app: FastAPI, registry: Registry, forward: Forwarder) ->
 
     @app.get("/v1/runs/{run}/checkpoints", tags=["runs"], responses=examples.CHECKPOINTS)
     def get_checkpoints(run: RunId) -> list[CheckpointView]:
-        """Published policy versions, oldest first, each with its memory-free scores where it was evaluated."""
+        """Policy versions that were kept, oldest first, each with its memory-free scores where it was evaluated."""
         registry.run(run)
         return checkpoint_views(registry.state(run)[0])
 

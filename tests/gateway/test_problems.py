@@ -244,6 +244,11 @@ def test_more_pocket_problems_than_there_are_is_a_recipes_mistake() -> None:
         ),
         ({"sampling": {"temperature": 0}}, "sampling.temperature", "greedy rollouts are all the same"),
         ({"sampling": {"temperature": 1e-9}}, "sampling.temperature", "give 0 for greedy choices"),
+        (
+            {"method": "grpo", "teacher": {}, "schedule": {"rollouts_per_problem": 1}},
+            "schedule.rollouts_per_problem",
+            "a group of one has no advantage",
+        ),
         ({"generator": {"model": "big"}}, "generator.base_url", "needed for a model"),
         ({"generator": {"model": "big", "base_url": "host:80"}}, "generator.base_url", "should match pattern"),
         ({"method": "memory_agent", "memory": {"levels": []}}, "memory.levels", "memory_agent without memory is base"),
