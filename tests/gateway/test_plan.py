@@ -268,9 +268,7 @@ def test_an_evaluation_samples_as_the_recipe_says_of_evaluations(recipe: Make) -
     played = play(recipe(teacher={"lead_gate": True}, **over))
     assert {r.sampling.temperature for r in bodies(played, "evaluate")} == {0.0}
     assert {r.sampling.temperature for r in bodies(played, "rollout") + bodies(played, "probe")} == {0.9}
-    assert {r.settings.temperature for r in bodies(played, "train")} == {0.9}, (
-        "what it was drawn at"
-    )
+    assert {r.settings.temperature for r in bodies(played, "train")} == {0.9}, "what it was drawn at"
 
 
 def test_the_recipes_switches_reach_the_service_that_obeys_them(recipe: Make) -> None:
