@@ -52,6 +52,11 @@ def test_law_4_prompts_hold_no_answers(recipe: Make, tmp_path: Path) -> None:
     assert inputs.train == tuple(f"train-{n}" for n in range(6)), "what is evaluated is never practised (Law 3)"
 
 
+def test_what_is_evaluated_is_what_the_recipe_names(recipe: Make, tmp_path: Path) -> None:
+    inputs = materialise(recipe(evaluation={"splits": ["unseen"]}), "demo-1", f"file://{tmp_path}/runs")
+    assert inputs.evaluation == ("unseen-0", "unseen-1")
+
+
 def test_law_1_a_prompt_is_what_the_problem_says_and_nothing_else(recipe: Make, tmp_path: Path) -> None:
     inputs = materialise(recipe(), "demo-1", f"file://{tmp_path}/runs")
     problems = read_problems(inputs.problems)
