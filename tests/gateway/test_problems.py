@@ -251,6 +251,8 @@ def test_more_pocket_problems_than_there_are_is_a_recipes_mistake() -> None:
         ({"sampling": {"temperature": 1e-9}}, "sampling.temperature", "give 0 for greedy choices"),
         ({"generator": {"model": "big"}}, "generator.base_url", "needed for a model"),
         ({"generator": {"model": "big", "base_url": "host:80"}}, "generator.base_url", "should match pattern"),
+        ({"memory": {"quality": {"quarantine": True}}}, "memory.quality.quarantine", "needs memory.quality.hold_out"),
+        ({"memory": {"quality": {"hold_out": 0.1}}}, "memory.quality.hold_out", "needs teacher.lead_gate"),
         ({"method": "memory_agent", "memory": {"levels": []}}, "memory.levels", "memory_agent without memory is base"),
     ],
 )
