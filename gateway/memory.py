@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from fastapi import FastAPI, HTTPException, Path, Query, Request
+from fastapi import Depends, FastAPI, HTTPException, Path, Query, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse, Response
 
@@ -17,6 +17,7 @@ from gateway.forward import Forwarder
 from gateway.history import recipe_of
 from gateway.recipe import Recipe
 from gateway.registry import Registry
+from services.common.app import known_query
 from services.common.wire import Level, Slug
 
 RunId = Annotated[Slug, Path(description="Id of the run.", examples=["pocket-1f0c2a9b"])]
@@ -123,7 +124,9 @@ def add_memory_routes(app: FastAPI, registry: Registry, forward: Forwarder) -> N
     async def decide(run: RunId, proposal: ItemId, verdict: Literal["accept", "reject"], request: Request) -> Response:
         return await forward.same("memory", f"{await bank_of(run)}/proposals/{proposal}:{verdict}", request)
 
-    @app.get("/v1/contexts/{rollout}", tags=["memory"], response_class=JSONResponse)
+    @app.get(
+        "/v1/contexts/{rollout}", tags=["memory"], response_class=JSONResponse, dependencies=[Depends(known_query)]
+    )
     async def explain_context(
         rollout: Annotated[str, Path(max_length=300, description=ROLLOUT, examples=["12:train-7#3"])],
         run: Annotated[Slug, Query(description="The run that it is a rollout of.")],

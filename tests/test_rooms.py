@@ -67,6 +67,19 @@ def test_light_rooms_import_nothing_heavy(room: str) -> None:
     assert offences(room, HEAVY) == []
 
 
+def test_law_11_no_model_has_a_rule_of_its_own_for_unknown_keys() -> None:
+    """Whatever is received is a `Strict`; only the environment, which holds others' variables too, is not."""
+    loose = set()
+    for path in (*modules("services"), *modules("gateway")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef):
+                bases = {ast.unparse(base) for base in node.bases}
+                names = {ast.unparse(part.targets[0]) for part in node.body if isinstance(part, ast.Assign)}
+                if "model_config" in names or bases & {"BaseModel", "BaseSettings", "TypedDict"}:
+                    loose.add(f"{path.relative_to(ROOT)}:{node.name}")
+    assert loose == {"services/common/strict.py:Strict", "services/common/settings.py:ServiceSettings"}
+
+
 def test_celery_is_the_controllers_alone() -> None:
     users = {o.split(":")[0] for o in offences("gateway", ("celery", "kombu"))}
     assert users == {"gateway/controller.py"}

@@ -15,6 +15,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 from fastapi import FastAPI, HTTPException, Request, Response
+from fastapi.dependencies.utils import get_flat_dependant
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
@@ -23,7 +24,7 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from services.common.jobs import Retryable
 from services.common.settings import ServiceSettings
-from services.common.strict import explain_errors
+from services.common.strict import explain_errors, nearest
 from services.common.telemetry import REQUEST_SECONDS, REQUESTS
 
 log = logging.getLogger(__name__)
@@ -54,6 +55,22 @@ def problem(status: int, title: str, fields: list[dict[str, str]] | None = None)
     if fields:
         body["errors"] = fields
     return JSONResponse(body, status, media_type="application/problem+json")
+
+
+def known_query(request: Request) -> None:
+    """Refuse query parameters that the route does not know: a filter that is ignored answers another question.
+
+    A dependency of routers; routes that pass a query on leave it to those who answer it.
+    """
+    route = request.scope["route"]
+    known = {parameter.alias for parameter in get_flat_dependant(route.dependant).query_params}
+    errors = []
+    for name in sorted(set(request.query_params) - known):
+        guess = nearest(name, known)
+        hint = f"; did you mean {guess!r}?" if guess else ""
+        errors.append({"field": f"query.{name}", "message": f"unknown key {name!r}{hint}"})
+    if errors:
+        raise HTTPException(422, errors)
 
 
 def _oversized(request: Request, max_json_bytes: int) -> JSONResponse | None:

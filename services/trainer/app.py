@@ -11,11 +11,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Annotated, Any, Literal
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from fastapi import Path as PathParam
 from pydantic import Field
 
-from services.common.app import NotReady, create_service
+from services.common.app import NotReady, create_service, known_query
 from services.common.jobs import JobContext, JobKind, JobStore, Retryable
 from services.common.requests import TrainRequest, TrainResult
 from services.common.runner import JobRunner
@@ -93,7 +93,7 @@ def create_app(settings: TrainerSettings) -> FastAPI:
     app = create_service("trainer", settings, ready=ready, lifespan=lifespan)
     app.include_router(jobs.router())
 
-    @app.get("/v1/runs/{run}/weights", tags=["weights"])
+    @app.get("/v1/runs/{run}/weights", tags=["weights"], dependencies=[Depends(known_query)])
     def list_weights(run: Annotated[Slug, PathParam()]) -> Published:
         """Versions that a run has published; empty for a run that has trained no step here."""
         return Published(run=run, weights=launcher.spool(run).published())

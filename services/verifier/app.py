@@ -21,11 +21,11 @@ from dataclasses import asdict
 from types import FrameType
 from typing import Any, TypeVar
 
-from fastapi import FastAPI, HTTPException, Request, Response
+from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request, Response
 from pydantic import Field
 from starlette.concurrency import run_in_threadpool
 
-from services.common.app import NotReady, create_service, problem
+from services.common.app import NotReady, create_service, known_query, problem
 from services.common.artifacts import ArtifactError, read_problems, read_table, write_table
 from services.common.columns import VERDICTS
 from services.common.jobs import JobContext, JobKind, JobStore
@@ -289,7 +289,7 @@ def create_app(settings: VerifierSettings) -> FastAPI:
             response.headers["Retry-After"] = str(refused.retry_after_s)
             return response
 
-    _add_judging_routes(app, verifier)
+    app.include_router(_judging_routes(verifier))
     return app
 
 
@@ -303,8 +303,10 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
 }
 
 
-def _add_judging_routes(app: FastAPI, verifier: Verifier) -> None:
-    @app.post("/v1/verify", tags=["verify"], responses=REFUSALS)
+def _judging_routes(verifier: Verifier) -> APIRouter:
+    routes = APIRouter(dependencies=[Depends(known_query)])
+
+    @routes.post("/v1/verify", tags=["verify"], responses=REFUSALS)
     async def verify(batch: VerifyBatch, request: Request) -> VerifyBatchResult:
         """Judge completions now. Equal programs of an equal spec are run once."""
         submissions = [Submission(item.verifier, item.completion) for item in batch.items]
@@ -316,7 +318,7 @@ def _add_judging_routes(app: FastAPI, verifier: Verifier) -> None:
             raise HTTPException(503, str(error)) from error
         return VerifyBatchResult(verdicts=verdicts)
 
-    @app.post("/v1/specs:validate", tags=["verify"], responses=REFUSALS)
+    @routes.post("/v1/specs:validate", tags=["verify"], responses=REFUSALS)
     def validate_specs(batch: SpecBatch) -> SpecBatchResult:
         """Check specs without a completion: those that `/v1/verify` would refuse, and why."""
         try:
@@ -324,7 +326,7 @@ def _add_judging_routes(app: FastAPI, verifier: Verifier) -> None:
         except NotReady as error:
             raise HTTPException(503, str(error)) from error
 
-    @app.post("/v1/reverify", tags=["verify"], responses=REFUSALS)
+    @routes.post("/v1/reverify", tags=["verify"], responses=REFUSALS)
     async def judge_again(what: ReverifyRequest, request: Request) -> ReverifyResult:
         """Judge past completions by specs of today and say what changes. For many, submit it as a job `reverify`."""
         try:
@@ -335,6 +337,8 @@ def _add_judging_routes(app: FastAPI, verifier: Verifier) -> None:
             raise HTTPException(422, str(error)) from error
         except NotReady as error:
             raise HTTPException(503, str(error)) from error
+
+    return routes
 
 
 @contextlib.contextmanager

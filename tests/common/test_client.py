@@ -32,9 +32,10 @@ def test_a_service_that_hangs_is_unavailable_after_one_answer_time(
     assert 0.3 + (wait or 0.0) <= time.monotonic() - began < 5
 
 
-def test_a_service_that_starts_again_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("status", [503, 429])
+def test_a_service_that_starts_again_or_is_full_is_asked_again(status: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("services.common.client.BACKOFF_S", 0.0)
-    answers = [httpx.ConnectError("connection refused"), httpx.Response(503), httpx.Response(200, json={"a": 1})]
+    answers = [httpx.ConnectError("connection refused"), httpx.Response(status), httpx.Response(200, json={"a": 1})]
 
     def answer(_: httpx.Request) -> httpx.Response:
         following = answers.pop(0)

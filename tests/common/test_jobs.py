@@ -260,6 +260,14 @@ def test_law_11_bad_input_names_the_field_and_the_nearest_valid_one(
     assert hint in error["message"]
 
 
+def test_law_11_an_unknown_query_key_is_refused_with_the_nearest(http: TestClient) -> None:
+    answer = http.get("/v1/jobs/a", params={"wiat": 5})
+    assert (answer.status_code, answer.json()["errors"]) == (
+        422,
+        [{"field": "query.wiat", "message": "unknown key 'wiat'; did you mean 'wait'?"}],
+    )
+
+
 def test_unknown_jobs_and_wrong_tokens(http: TestClient) -> None:
     assert http.get("/v1/jobs/none").status_code == 404
     assert http.delete("/v1/jobs/none").status_code == 404

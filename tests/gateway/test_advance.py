@@ -17,7 +17,7 @@ from gateway.recipe import Recipe
 from gateway.registry import LeaseLost, Registry
 from gateway.state import RunState
 from gateway.views import RunStatus
-from services.common.client import ServiceClient
+from services.common.client import ServiceClient, ServiceRefused
 from services.common.requests import TrainResult
 from tests.gateway.fakes import Clock, Fakes, retryable, status
 
@@ -250,6 +250,24 @@ def test_a_refused_request_fails_the_run_with_the_services_message(
     drive(run)
     assert status(registry, run) == RunStatus.FAILED
     assert "unknown kind 'sing'" in registry.run(run)["error"]
+
+
+def test_a_key_that_names_another_body_is_left_for_a_new_one(
+    recipe: Make, start: Start, drive: Drive, registry: Registry, fakes: Fakes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after an upgrade that writes requests differently, in the middle of a run."""
+    submit = ServiceClient.submit
+
+    def known(self: ServiceClient, key: str, kind: str, request: Any) -> Any:
+        if key.endswith(".rollout.1"):
+            raise ServiceRefused(409, "the key names other work")
+        return submit(self, key, kind, request)
+
+    monkeypatch.setattr(ServiceClient, "submit", known)
+    run = start(recipe(schedule={"steps": 1}))
+    drive(run)
+    assert status(registry, run) == RunStatus.SUCCEEDED, registry.run(run)["error"]
+    assert f"{run}.s0001.rollout.2" in fakes.jobs()
 
 
 def test_a_service_that_lost_its_jobs_is_given_them_again(

@@ -15,6 +15,7 @@ from gateway.recipe import Recipe
 from gateway.registry import Registry
 from gateway.state import Service
 from gateway.views import RunStatus
+from services.common.artifacts import ArtifactError
 from services.common.client import ServiceClient
 from services.common.sql import Busy
 from tests.gateway.fakes import TOKEN, Clock, Fakes, status
@@ -90,6 +91,24 @@ def test_a_registry_that_is_busy_is_not_the_runs_fault(
     assert status(registry, run) != RunStatus.FAILED
     drive(run)
     assert status(registry, run) == RunStatus.SUCCEEDED
+
+
+def test_an_artifact_that_is_lost_is_made_again(
+    recipe: Make, start: Start, registry: Registry, fakes: Fakes, drive: Drive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, errors = advance_module.read_table, [ArtifactError("verify.1.parquet does not exist")]
+
+    def lossy(ref: Any) -> Any:
+        if errors:
+            raise errors.pop()
+        return read(ref)
+
+    monkeypatch.setattr(advance_module, "read_table", lossy)
+    run = start(recipe(teacher={"lead_gate": True}))
+    drive(run)
+    assert status(registry, run) == RunStatus.SUCCEEDED, registry.run(run)["error"]
+    (failure,) = [e.payload for e in registry.events(run, limit=10_000) if e.type == "phase.failed"]
+    assert (failure["name"], failure["attempt"], failure["retry"]) == ("verify", 1, True)
 
 
 def test_a_read_error_of_the_controller_is_waited_for_and_costs_no_attempt(

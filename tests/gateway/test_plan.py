@@ -118,6 +118,11 @@ def test_a_method_does_these_phases_and_no_others(
     assert [list(step_plan(plan, step)) for step in range(last_step(plan) + 1)] == expected
 
 
+def test_the_slow_clock_starts_after_its_warmup(recipe: Make) -> None:
+    plan = recipe(schedule={"steps": 8}, memory={"abstract": {"every": 2, "warmup": 4}})
+    assert [step for step in range(1, 9) if "abstract" in step_plan(plan, step)] == [6, 8]
+
+
 # ---------------------------------------------------------------- playing a plan through
 
 
@@ -151,7 +156,9 @@ def answer(request: BaseModel, at: str) -> BaseModel:
         case _ if hasattr(request, "bank"):
             return MemoryCounts(seq=1, experience=1, insight=0, behavior=0)
         case _:
-            return VerifyResult(verdicts=ref(f"{at}.verdicts"), outcomes={}, splits={})
+            rate = 0.25 if at == "1.verify" else 0.5
+            score = SplitScore(problems=1, rollouts=8, pass_rate=rate, pass_at={})
+            return VerifyResult(verdicts=ref(f"{at}.verdicts"), outcomes={}, splits={"train": score})
 
 
 FACTS = {
@@ -207,6 +214,24 @@ def test_law_2_pmd_without_memory_sends_what_sdpo_sends(gate: bool, recipe: Make
     assert all(r.bank is None and r.settings.levels == () for r in bodies(pmd, "retrieve"))
 
 
+def test_law_1_what_is_trained_on_was_drawn_from_the_students_prompt(recipe: Make) -> None:
+    """Each phase reads what its own step wrote: a probe, which saw memory, is never practised, nor an evaluation."""
+    reads = {
+        "verify": {"rollouts": "rollout.rollouts"},
+        "probe_verify": {"rollouts": "probe.rollouts"},
+        "evaluate_verify": {"rollouts": "evaluate.rollouts"},
+        "record": {"rollouts": "rollout.rollouts", "verdicts": "verify.verdicts"},
+        "retrieve": {"rollouts": "rollout.rollouts", "verdicts": "verify.verdicts"},
+        "train": {"rollouts": "rollout.rollouts", "verdicts": "verify.verdicts", "contexts": "retrieve.contexts"},
+    }
+    played = play(recipe(teacher={"lead_gate": True}))
+    assert set(reads) <= {name for _, name, _ in played}
+    for step, name, request in played:
+        for field, source in reads.get(name, {}).items():
+            assert getattr(request, field) == ref(f"{step}.{source}"), (step, name)
+    assert {r.contexts for r in bodies(play(recipe(method="grpo")), "train")} == {None}
+
+
 def test_only_the_run_id_differs_between_two_runs_of_a_recipe(recipe: Make) -> None:
     one = [r.model_dump_json() for _, _, r in play(recipe(), "demo-1")]
     two = [r.model_dump_json() for _, _, r in play(recipe(), "demo-2")]
@@ -236,6 +261,56 @@ def test_evaluation_asks_for_the_evaluation_splits_only(recipe: Make) -> None:
     played = play(recipe())
     assert all(r.ids == ["test-0", "unseen-0"] and r.n == 2 for r in bodies(played, "evaluate"))
     assert all(set(r.ids) <= set(INPUTS.train) for r in bodies(played, "rollout"))
+
+
+def test_an_evaluation_samples_as_the_recipe_says_of_evaluations(recipe: Make) -> None:
+    over = {"sampling": {"temperature": 0.9}, "evaluation": {"sampling": {"temperature": 0.0}}}
+    played = play(recipe(teacher={"lead_gate": True}, **over))
+    assert {r.sampling.temperature for r in bodies(played, "evaluate")} == {0.0}
+    assert {r.sampling.temperature for r in bodies(played, "rollout") + bodies(played, "probe")} == {0.9}
+    assert {r.settings.temperature for r in bodies(played, "train")} == {0.9}, "what it was drawn at"
+
+
+def test_the_recipes_switches_reach_the_service_that_obeys_them(recipe: Make) -> None:
+    over = {
+        "memory": {"transient": True, "keep_attempts": 3, "reflect": {"excerpt_chars": 99}},
+        "context": {"demonstrations": "same_plan", "feedback": "never", "conflicts": "show"},
+        "retrieval": {"k": 5},
+        "teacher": {"ema": 0.25},
+    }
+    played = play(recipe(**over))
+    assert {r.keep_attempts for r in bodies(played, "record")} == {3}
+    shown = bodies(played, "retrieve")[0].settings
+    assert shown.model_dump(include={"transient", "demonstrations", "feedback", "conflicts", "k", "excerpt_chars"}) == {
+        "transient": True,
+        "k": 5,
+        "excerpt_chars": 99,
+        **over["context"],
+    }
+    assert {r.settings.teacher_ema for r in bodies(played, "train")} == {0.25}
+
+
+@pytest.mark.parametrize("method", ["grpo", "sdpo", "pmd"])
+def test_a_method_trains_by_its_own_objective(method: str, recipe: Make) -> None:
+    trained = bodies(play(recipe(method=method)), "train")
+    assert {r.settings.objective for r in trained} == {"grpo" if method == "grpo" else "distill"}
+
+
+def test_notes_are_credited_with_what_goes_beyond_the_first_steps_pass_rate(recipe: Make) -> None:
+    played = play(recipe())
+    assert {r.chance for r in bodies(played, "reflect") + bodies(played, "retrieve")} == {0.25}
+
+
+def test_notes_are_measured_by_what_was_drawn_from_contexts_that_hold_them(recipe: Make) -> None:
+    def measured(**over: Any) -> list[tuple[int | None, Ref | None]]:
+        return [(r.outcomes_step, r.outcomes) for r in bodies(play(recipe(**over)), "record")]
+
+    memory, gate = {"quality": {"hold_out": 0.1}}, {"lead_gate": True}
+    probed = [(step, ref(f"{step}.probe_verify.verdicts")) for step in (1, 2)]
+    assert measured(memory=memory, teacher=gate) == [(None, None), *probed], "a step's probe is judged after its record"
+    agents = [(step, ref(f"{step}.verify.verdicts")) for step in (1, 2, 3)]
+    assert measured(memory=memory, method="memory_agent") == agents
+    assert measured(teacher=gate) == [(None, None)] * 3, "nothing is held out, so there is nothing to compare"
 
 
 def test_a_run_without_evaluation_problems_evaluates_nothing(recipe: Make) -> None:
@@ -383,9 +458,10 @@ def test_the_probe_draws_once_from_the_context_of_each_problems_first_rollout(re
 
 
 def test_a_training_step_is_scaled_by_the_lead_and_spares_misled_problems(recipe: Make) -> None:
-    trained = bodies(play(recipe(teacher={"lead_gate": True})), "train")
+    trained = bodies(play(recipe(teacher={"lead_gate": True}, schedule={"steps": 14})), "train")
     train = trained[0]
     scales = [lead([(0.5, 0.25)] * step).lr_scale for step in range(1, len(trained) + 1)]
+    assert scales[-1] < scales[-2] < 1.0, "the gate begins to close"
     assert [t.lr_scale for t in trained] == pytest.approx(scales)
     assert train.masked_problems == ("train-1",)
 

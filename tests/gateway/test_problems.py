@@ -52,6 +52,11 @@ def test_law_4_prompts_hold_no_answers(recipe: Make, tmp_path: Path) -> None:
     assert inputs.train == tuple(f"train-{n}" for n in range(6)), "what is evaluated is never practised (Law 3)"
 
 
+def test_what_is_evaluated_is_what_the_recipe_names(recipe: Make, tmp_path: Path) -> None:
+    inputs = materialise(recipe(evaluation={"splits": ["unseen"]}), "demo-1", f"file://{tmp_path}/runs")
+    assert inputs.evaluation == ("unseen-0", "unseen-1")
+
+
 def test_law_1_a_prompt_is_what_the_problem_says_and_nothing_else(recipe: Make, tmp_path: Path) -> None:
     inputs = materialise(recipe(), "demo-1", f"file://{tmp_path}/runs")
     problems = read_problems(inputs.problems)
@@ -251,6 +256,8 @@ def test_more_pocket_problems_than_there_are_is_a_recipes_mistake() -> None:
         ),
         ({"generator": {"model": "big"}}, "generator.base_url", "needed for a model"),
         ({"generator": {"model": "big", "base_url": "host:80"}}, "generator.base_url", "should match pattern"),
+        ({"memory": {"quality": {"quarantine": True}}}, "memory.quality.quarantine", "needs memory.quality.hold_out"),
+        ({"memory": {"quality": {"hold_out": 0.1}}}, "memory.quality.hold_out", "needs teacher.lead_gate"),
         ({"method": "memory_agent", "memory": {"levels": []}}, "memory.levels", "memory_agent without memory is base"),
     ],
 )

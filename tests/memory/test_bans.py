@@ -17,6 +17,7 @@ def test_a_banned_text_is_never_shown_again_from_the_next_step_on(desk: Desk, ag
     for step in (2, 3):
         desk.world.record(step, [("p0", RIGHT, True), ("p1", RIGHT, True)])
         desk.world.reflect(step, Words(lambda _: f"Strategy: {again}"), ["p0", "p1"])
+        assert desk.items(level="insight") == [], "it is not even written"
         assert "Strategy" not in desk.shown(step)
         assert "Strategy" not in desk.shown(step, "p1"), "a ban is of the text, whichever problem it is about"
     added = {"level": "insight", "kind": "strategy", "problem_id": "p1", "text": again}
@@ -76,6 +77,7 @@ def test_a_banned_text_stays_away_in_any_dress(desk: Desk, again: str) -> None:
     for step in (2, 3):
         desk.world.record(step, [("p0", RIGHT, True), ("p1", RIGHT, True)])
         desk.world.reflect(step, Words(lambda _: f"Strategy: {again}"), ["p0", "p1"])
+        assert desk.items(level="insight") == []
         assert "add 3" not in desk.shown(step).lower()
         assert "add 3" not in desk.shown(step, "p1").lower()
 

@@ -109,6 +109,8 @@ def test_a_harmful_note_is_quarantined_and_does_not_come_back_by_itself(world: W
         world.ledger.note_contexts("b", f"j{step}", step, 1, nowhere, uses)
         reward = 0.0 if shown else 1.0
         world.ledger.apply("b", f"r{step}", lambda tx, s=step, r=reward: tx.reward(s, {"p0": r}))
+    record_with(world, 29, hold_out=0.1, max_notes=9)
+    assert len(world.ledger.active("b", "insight")) == 2, "measured, and not yet condemned: the recipe does not ask"
     record_with(world, 30, hold_out=0.1, quarantine=True)
     assert [i.text for i in world.ledger.active("b", "insight")] == ["good"]
     held = world.ledger.item("b", bad.id)

@@ -37,7 +37,8 @@ PROMPTS = PromptFiles(
     teacher=(
         "{{ problem }}\n{% for s in strategies %}Strategy: {{ s }}\n{% endfor %}"
         "{% for s in lessons %}Lesson: {{ s }}\n{% endfor %}{% for s in behaviors %}Behavior: {{ s }}\n{% endfor %}"
-        "{% for e in experiences %}{{ 'Passed' if e.passed else 'Failed' }}: {{ e.text }}\n{% endfor %}"
+        "{% for e in experiences %}{{ 'Passed' if e.passed else 'Failed' }}: {{ e.text }} {{ e.feedback }}\n"
+        "{% endfor %}"
         "{% if solution %}Solution: {{ solution }}\n{% endif %}{% if feedback %}Feedback: {{ feedback }}\n{% endif %}"
     ),
     reflect="{{ mode }}|{{ problem }}|{{ successes }}|{{ failures }}|{{ strategies }}|{{ lessons }}",
@@ -87,6 +88,8 @@ class World:
         self.problems = {p.id: p for p in problems}
         self.problems_ref = write_problems(f"file://{folder}/problems.parquet", problems)
         self.batches: dict[int, tuple[Ref, Ref]] = {}
+        self.chance = 0.0
+        """How often attempts pass that nothing has taught yet."""
 
     def job(self, key: str) -> JobContext:
         return JobContext(key, threading.Event())
@@ -132,6 +135,7 @@ class World:
             step=step,
             policy_version=step - 1,
             problem_ids=ids or list(self.problems),
+            chance=self.chance,
             generator=Generator(model="run@0"),
             settings=ReflectSettings(excerpt_chars=64),
             prompts=PROMPTS,
@@ -157,6 +161,7 @@ class World:
             rollouts=rollouts,
             verdicts=verdicts,
             step=step,
+            chance=self.chance,
             settings=ContextSettings(**{"excerpt_chars": 64, **settings}),
             prompts=PROMPTS,
             out=f"file://{self.folder}/s{step}/contexts.parquet",

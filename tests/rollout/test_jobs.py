@@ -233,6 +233,7 @@ def test_only_the_most_recently_used_runs_stay_in_memory(service: TestClient, ma
         publish(service, make_policy(run))
     runs = service.get("/readyz").json()["runs"]
     assert {run: facts["loaded"] for run, facts in runs.items()} == {"first": None, "second": 1, "third": 1}
+    assert [run for run, facts in runs.items() if not facts["ready"]] == ["first"], "not loaded"
     answer = service.post(
         "/v1/chat/completions",
         json={"model": "first", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 2},

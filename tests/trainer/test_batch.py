@@ -65,9 +65,15 @@ def test_batch_does_not_depend_on_the_order_of_verdicts_and_contexts(base: Weigh
 def test_digest_sees_every_field(base: Weights, tokenizer: Any) -> None:
     rollouts, verdicts, contexts = rows(problems=1, samples=2)
 
-    def sha(rollout: dict[str, Any] | None = None, verdict: dict[str, Any] | None = None, **changes: Any) -> str:
+    def sha(
+        rollout: dict[str, Any] | None = None,
+        verdict: dict[str, Any] | None = None,
+        context: dict[str, Any] | None = None,
+        **changes: Any,
+    ) -> str:
         r, v = [rollouts[0] | (rollout or {}), rollouts[1]], [verdicts[0] | (verdict or {}), verdicts[1]]
-        return digest(assemble(r, v, contexts, request_for(base, **changes), tokenizer, WINDOW))
+        c = [contexts[0] | (context or {}), contexts[1]]
+        return digest(assemble(r, v, c, request_for(base, **changes), tokenizer, WINDOW))
 
     first = rollouts[0]
     same = sha()
@@ -78,9 +84,10 @@ def test_digest_sees_every_field(base: Weights, tokenizer: Any) -> None:
         sha({"logprobs": [-0.5, *first["logprobs"][1:]]}),
         sha(verdict={"reward": 0.25}),
         sha(verdict={"outcome": "infra_error"}),
+        sha(context={"messages": dump_messages([Message(role="user", content="w1 w2")])}),
         sha(masked_problems=("p0",)),
     ]
-    assert len({same, *changed}) == 7
+    assert len({same, *changed}) == 8
 
 
 def trained(batch: TrainBatch) -> set[str]:
@@ -98,6 +105,20 @@ def test_infra_errors_gated_problems_and_missing_contexts_are_masked(base: Weigh
     assert batch.masked == 6
     assert len(batch.samples) == 9
     assert all(not s.teacher_ids and s.advantage == 0.0 for s in batch.samples if not s.trained)
+
+
+def test_a_prompt_that_is_too_long_is_masked(base: Weights, tokenizer: Any) -> None:
+    rollouts, verdicts, contexts = rows(problems=2, samples=1)
+    rollouts[0]["prompt_ids"] = [2] * 30
+    request = request_for(base, settings={"max_prompt_tokens": 29})
+    assert trained(assemble(rollouts, verdicts, contexts, request, tokenizer)) == {"p1#0"}
+
+
+def test_samples_stand_by_problem_and_number_however_they_were_written(base: Weights, tokenizer: Any) -> None:
+    rollouts, verdicts, contexts = rows(problems=2, samples=3)
+    mixed = [rollouts[i] for i in (2, 5, 0, 3, 4, 1)]
+    batch = assemble(mixed, verdicts, contexts, request_for(base), tokenizer)
+    assert [s.rollout_id for s in batch.samples] == [f"p{p}#{n}" for p in range(2) for n in range(3)]
 
 
 def test_grpo_reads_no_context_and_keeps_infra_errors_out_of_the_group(base: Weights, tokenizer: Any) -> None:

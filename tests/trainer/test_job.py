@@ -17,12 +17,12 @@ import torch
 from safetensors.torch import save_file
 from tiny_run import SETTINGS, TinyRun
 
-from services.common.artifacts import check_weights
+from services.common.artifacts import ArtifactError, check_weights
 from services.common.requests import TrainResult
 from services.common.wire import Weights
-from services.trainer.job import step_error, train
+from services.trainer.job import Run, learning_rate, step_error, train
 from services.trainer.process import ProcessId
-from services.trainer.spool import SpoolConflict, StepError, write_atomically
+from services.trainer.spool import Spool, SpoolConflict, StepError, write_atomically
 
 STEPS = 4
 
@@ -228,6 +228,67 @@ def test_a_step_that_cannot_be_repeated_for_now_fails_the_one_that_is_waited_for
     run.spool.submit(requests[2])
     train(run.spool, 0.0, device)
     assert run.spool.applied(2)
+
+
+def test_law_6_a_run_that_goes_on_from_its_checkpoint_trains_what_an_unbroken_one_does(
+    tmp_path: Path, base: Weights, device: torch.device
+) -> None:
+    """Weights, the optimizer's moments and the teacher come back: without one of them the third step is another."""
+    settings = SETTINGS.model_copy(update={"teacher_ema": 0.5})
+    whole, broken = (TinyRun(tmp_path / name, base, settings) for name in ("whole", "broken"))
+    unbroken = None
+    for version in range(3):
+        for run in (whole, broken):
+            run.spool.submit(run.request(version))
+        unbroken = unbroken or Run(whole.spool, whole.request(0), device)
+        unbroken.apply(whole.request(version))
+        train(broken.spool, 0.0, device)  # loads anew, does one step, ends
+    assert_equal_weights(whole, broken, 3)
+
+
+def test_law_6_a_step_is_applied_to_the_run_and_the_version_that_it_names(
+    tmp_path: Path, base: Weights, device: torch.device
+) -> None:
+    run = TinyRun(tmp_path, base)
+    request = run.request(0)
+    run.spool.submit(request)
+    one = Run(run.spool, request, device)
+    refused = {
+        "the run is at version 0, not 1": {"from_version": 1},
+        "can't change its base model": {"base": base.model_copy(update={"sha256": "another"})},
+        "settings.weight_decay: was 0.01": {"settings": SETTINGS.model_copy(update={"weight_decay": 0.5})},
+        "settings.objective can't change": {"settings": SETTINGS.model_copy(update={"objective": "grpo"})},
+    }
+    for cause, changes in refused.items():
+        one.apply(request.model_copy(update=changes))
+        error = run.spool.error(0)
+        assert error is not None
+        assert cause in error.message
+        assert (one.version, error.retryable) == (0, False)
+        run.spool.submit(request)  # what is submitted again is open again
+    one.apply(request)
+    assert one.version == 1
+
+
+def test_law_6_weights_of_another_training_are_no_answer(tmp_path: Path, base: Weights, device: torch.device) -> None:
+    run = TinyRun(tmp_path, base)
+    run.spool.submit(run.request(0))
+    train(run.spool, 0.0, device)
+    run.spool = Spool(tmp_path / "lost")
+    run.spool.submit(run.request(0, lr_scale=0.5))
+    with pytest.raises(ArtifactError, match="weights of another training"):
+        train(run.spool, 0.0, device)
+
+
+def test_steps_that_were_lost_are_not_passed_over(tmp_path: Path, base: Weights, device: torch.device) -> None:
+    run = TinyRun(tmp_path, base)
+    with pytest.raises(ValueError, match="the step after version 0 is not recorded"):
+        Run(run.spool, run.request(1), device)
+
+
+def test_the_learning_rate_warms_up_and_is_scaled() -> None:
+    settings = SETTINGS.model_copy(update={"lr": 8.0, "warmup_steps": 4})
+    assert [learning_rate(settings, version, 0.5) for version in range(6)] == [1.0, 2.0, 3.0, 4.0, 4.0, 4.0]
 
 
 def test_applied_steps_are_open_to_be_repeated_while_one_is_waited_for(tmp_path: Path, base: Weights) -> None:

@@ -18,6 +18,7 @@ from services.common.wire import Ref, Weights
 from services.trainer.batch import TrainBatch, assemble
 from services.trainer.engine import Engine
 from services.trainer.model import completion_logits, load_model
+from services.trainer.objectives.distill import token_divergence
 from services.trainer.packing import pack, plan
 from services.trainer.teacher import Teacher, ema_
 from services.trainer.update import Stopwatch, Updater
@@ -122,6 +123,57 @@ def test_micro_batch_size_does_not_change_the_step(
         assert metrics == pytest.approx(ends[0][0], rel=1e-3, abs=1e-6)
         for name, weight in weights.items():
             torch.testing.assert_close(weight, ends[0][1][name], atol=2e-4, rtol=1e-3)
+
+
+def logits_of(model: torch.nn.Module, prompt: tuple[int, ...], completion: tuple[int, ...]) -> torch.Tensor:
+    """What a model says before each token of a completion, alone and unpadded."""
+    with torch.no_grad():
+        out = model(input_ids=torch.tensor([[*prompt, *completion]])).logits
+    return torch.as_tensor(out[0, len(prompt) - 1 : -1])
+
+
+def test_the_loss_compares_the_student_with_the_average_each_on_its_own_prompt(
+    student: Callable[..., Student], batch: Callable[..., TrainBatch], base_folder: Path
+) -> None:
+    """By definition: the divergence at the sampling temperature, weighed by trainer against sampler."""
+    rule: dict[str, Any] = {"alpha": 0.3, "top_k": 5, "tail": False}
+    changes = {**rule, "temperature": 0.7, "tis_clip": 1.2, "teacher_ema": 0.0}
+    one = student(**changes)
+    one.step(batch(**changes))  # the student leaves the base, where its teacher stays
+    samples = batch(**changes).samples
+    teacher = load_model(base_folder, torch.float32).eval()
+    means = []
+    for s in samples:
+        student_NV = logits_of(one.engine.model, s.prompt_ids, s.completion_ids) / 0.7
+        teacher_NV = logits_of(teacher, s.teacher_ids, s.completion_ids) / 0.7
+        now_N = student_NV.log_softmax(-1)[range(len(s.completion_ids)), list(s.completion_ids)]
+        ratio_N = (now_N - torch.tensor(s.sampler_logps)).exp().clamp(max=1.2)
+        means.append(float((token_divergence(student_NV, teacher_NV, **rule) * ratio_N).mean()))
+    loss = one.step(batch(**changes), lr=0.0)["loss"]
+    assert loss == pytest.approx(sum(means) / len(means), rel=1e-3)
+
+
+def test_importance_is_now_against_the_start_of_the_step(
+    student: Callable[..., Student], batch: Callable[..., TrainBatch]
+) -> None:
+    at_start = student().step(batch(), lr=0.0)
+    many = student(mini_batches=4).step(batch(), lr=5e-2)
+    assert many["mismatch_kl"] == pytest.approx(at_start["mismatch_kl"], rel=1e-3), "old is before the first of them"
+    clipped = student(is_clip=1e-3).step(batch(), lr=0.0)
+    assert clipped["loss"] == pytest.approx(1e-3 * at_start["loss"], rel=1e-3)
+
+
+def test_a_step_goes_as_far_as_its_learning_rate_and_its_clipped_gradient_say(
+    student: Callable[..., Student], batch: Callable[..., TrainBatch]
+) -> None:
+    def moved(lr: float, **changes: Any) -> float:
+        one = student(weight_decay=0.0, **changes)
+        before = one.weights()
+        one.step(batch(), lr=lr)
+        return max(float((weight - before[name]).abs().max()) for name, weight in one.weights().items())
+
+    assert moved(1e-4) == pytest.approx(1e-4, rel=0.05), "AdamW's first step is its learning rate"
+    assert moved(1e-4, grad_clip=1e-12) < 1e-6
 
 
 def test_distillation_moves_the_student_towards_the_teacher(

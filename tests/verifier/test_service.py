@@ -100,6 +100,11 @@ def test_a_huge_body_is_refused_before_it_is_read(http: TestClient) -> None:
     assert http.post("/v1/verify", content=b"x" * (2 << 20)).status_code == 413
 
 
+def test_law_11_an_unknown_query_key_is_refused(http: TestClient) -> None:
+    answer = http.post("/v1/verify", json={"items": []}, params={"spare": "true"})
+    assert (answer.status_code, answer.json()["errors"][0]["field"]) == (422, "query.spare")
+
+
 def test_without_the_token_nothing_is_judged(http: TestClient) -> None:
     assert http.post("/v1/verify", json={"items": []}, headers={"Authorization": "Bearer no"}).status_code == 401
 

@@ -42,6 +42,21 @@ def test_law_11_a_wrong_recipe_is_refused_with_the_nearest_key(http: TestClient,
     assert http.get("/v1/runs").json() == []
 
 
+@pytest.mark.parametrize(
+    ("path", "unknown", "nearest"),
+    [("/v1/runs", "statsu", "status"), ("/v1/runs/r/events", "formt", "format"), ("/v1/contexts/1:p", "rn", "run")],
+)
+def test_law_11_an_unknown_query_key_is_refused_with_the_nearest(
+    path: str, unknown: str, nearest: str, http: TestClient
+) -> None:
+    """A filter that is ignored answers another question."""
+    answer = http.get(path, params={unknown: "failed", "run": "r"} if "contexts" in path else {unknown: "failed"})
+    assert answer.status_code == 422
+    assert answer.json()["errors"] == [
+        {"field": f"query.{unknown}", "message": f"unknown key {unknown!r}; did you mean {nearest!r}?"}
+    ]
+
+
 def test_a_model_that_is_not_there_names_the_field(http: TestClient, recipe_tree: Tree) -> None:
     answer = http.post("/v1/runs", json={"recipe": recipe_tree(model="/nowhere")})
     assert answer.status_code == 422
