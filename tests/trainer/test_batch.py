@@ -111,13 +111,13 @@ def test_a_prompt_that_is_too_long_is_masked(base: Weights, tokenizer: Any) -> N
     rollouts, verdicts, contexts = rows(problems=2, samples=1)
     rollouts[0]["prompt_ids"] = [2] * 30
     request = request_for(base, settings={"max_prompt_tokens": 29})
-    assert trained(assemble(rollouts, verdicts, contexts, request, tokenizer)) == {"p1#0"}
+    assert trained(assemble(rollouts, verdicts, contexts, request, tokenizer, WINDOW)) == {"p1#0"}
 
 
 def test_samples_stand_by_problem_and_number_however_they_were_written(base: Weights, tokenizer: Any) -> None:
     rollouts, verdicts, contexts = rows(problems=2, samples=3)
     mixed = [rollouts[i] for i in (2, 5, 0, 3, 4, 1)]
-    batch = assemble(mixed, verdicts, contexts, request_for(base), tokenizer)
+    batch = assemble(mixed, verdicts, contexts, request_for(base), tokenizer, WINDOW)
     assert [s.rollout_id for s in batch.samples] == [f"p{p}#{n}" for p in range(2) for n in range(3)]
 
 
