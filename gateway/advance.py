@@ -184,7 +184,7 @@ class _Tick:
 
     def _observe(self, phase: Phase, result: BaseModel) -> dict[str, Any]:
         """What the lead gate needs out of an artifact, recorded so that the plan stays a function of the record."""
-        if not self._state.recipe.teacher.lead_gate:
+        if not self._state.recipe.lead_gate:
             return {}
         if isinstance(result, VerifyResult) and phase.name in {PhaseName.VERIFY, PhaseName.PROBE_VERIFY}:
             return {"tally": tally(read_table(result.verdicts))}

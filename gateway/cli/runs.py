@@ -41,8 +41,12 @@ def check_recipe(recipe: dict[str, Any]) -> None:
     try:
         parse_recipe(recipe)
     except InvalidRecipe as error:
-        lines = [f"{each['field'] or 'recipe'}: {each['message']}" for each in error.fields]
-        raise CliError("\n  ".join(["the recipe is not valid", *lines]), code=2) from error
+        raise _refusal(error.fields) from error
+
+
+def _refusal(fields: list[dict[str, str]]) -> CliError:
+    lines = [f"{each['field'] or 'recipe'}: {each['message']}" for each in fields]
+    return CliError("\n  ".join(["the recipe is not valid", *lines]), code=2)
 
 
 def submit(gateway: Gateway, recipe: dict[str, Any]) -> dict[str, Any]:
@@ -88,25 +92,25 @@ def create(
 
 def _checked(data: dict[str, Any]) -> tuple[int, list[str], int]:
     """How many problems a recipe has, the bad records to name, and how many there are; by the gateway's word if one
-    answers, because only the verifier behind it knows which specs are right."""
+    answers: there are the files that the recipe names, and the verifier, which alone knows which specs are right."""
     from gateway.datasets.records import BadRecord  # noqa: PLC0415 - loads pyarrow
-    from gateway.problems import SHOWN, InvalidRecipe, problems_of  # noqa: PLC0415
+    from gateway.problems import SHOWN, InvalidRecipe, find_model, problems_of  # noqa: PLC0415
     from gateway.recipe import PocketProblems, Recipe  # noqa: PLC0415
 
-    checked = Recipe.model_validate(data)
-    if not isinstance(checked.problems, PocketProblems):
-        try:
-            told = connect().post("/v1/recipes:validate", {"recipe": data})
-        except Unreachable:
-            typer.echo("no gateway answers, so no verifier has checked the specs of these problems", err=True)
-        else:
-            left_out = [str(BadRecord.model_validate(record)) for record in told["bad_examples"]]
-            return sum(told["problems"].values()), left_out, told["bad_records"]
     try:
-        problems, bad = problems_of(checked)
-    except InvalidRecipe as error:
-        raise CliError(str(error), code=2) from error
-    return len(problems), [str(record) for record in bad[:SHOWN]], len(bad)
+        told = connect().post("/v1/recipes:validate", {"recipe": data})
+    except Unreachable:
+        checked = Recipe.model_validate(data)
+        if not isinstance(checked.problems, PocketProblems):
+            typer.echo("no gateway answers, so no verifier has checked the specs of these problems", err=True)
+        try:
+            find_model(checked.model)
+            problems, bad = problems_of(checked)
+        except InvalidRecipe as error:
+            raise _refusal(error.fields) from error
+        return len(problems), [str(record) for record in bad[:SHOWN]], len(bad)
+    left_out = [str(BadRecord.model_validate(record)) for record in told["bad_examples"]]
+    return sum(told["problems"].values()), left_out, told["bad_records"]
 
 
 @app.command("list")

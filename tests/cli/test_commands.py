@@ -74,6 +74,12 @@ def test_a_dry_run_without_a_gateway_says_what_it_has_not_checked(pmd: Pmd, tmp_
     assert "9 problems, 0 bad records left out" in result.stderr
 
 
+def test_a_dry_run_misses_a_model_as_the_run_would(pmd: Pmd) -> None:
+    result = pmd("runs", "create", str(RECIPE), "--dry-run", "--set", "model=nowhere")
+    assert result.exit_code == 2
+    assert "model: no folder" in result.stderr
+
+
 @pytest.mark.parametrize(
     "words", [("no.yaml",), (str(RECIPE), "--set", "teacher.ema"), (str(RECIPE), "--set", "teacher.ema=[[")]
 )
