@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 
 import httpx
 from anyio import from_thread
-from fastapi import BackgroundTasks, FastAPI, Header, HTTPException, Query, Request, Response
+from fastapi import APIRouter, BackgroundTasks, Depends, FastAPI, Header, HTTPException, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import HTMLResponse, JSONResponse, StreamingResponse
 from prometheus_client import REGISTRY as PROMETHEUS
@@ -49,7 +49,7 @@ from gateway.views import (
     ServiceView,
     ValidatedRecipe,
 )
-from services.common.app import NotReady, create_service, problem
+from services.common.app import NotReady, create_service, known_query, problem
 from services.common.strict import Strict
 from services.common.wire import Slug
 
@@ -100,11 +100,13 @@ def create_app(
     app = create_service("gateway", settings, ready=ready, lifespan=lifespan)
     app.state.registry = registry
     _explain_refusals(app)
-    _add_run_routes(app, settings, registry, wake or _by_celery, _refusing(forward))
-    _add_reading_routes(app, registry, forward)
-    add_memory_routes(app, registry, forward)
-    add_judging_routes(app, registry, forward)
-    _add_forwarded_routes(app, forward)
+    routes = APIRouter(dependencies=[Depends(known_query)])
+    _add_run_routes(routes, settings, registry, wake or _by_celery, _refusing(forward))
+    _add_reading_routes(routes, registry, forward)
+    add_memory_routes(routes, registry, forward)
+    add_judging_routes(routes, registry, forward)
+    _add_forwarded_routes(routes, forward)
+    app.include_router(routes)
     return app
 
 
@@ -171,9 +173,9 @@ def _run_id(recipe: Recipe, key: str | None) -> str:
 
 
 def _add_run_routes(
-    app: FastAPI, settings: GatewaySettings, registry: Registry, wake: Callable[[str], None], refused: Refused
+    routes: APIRouter, settings: GatewaySettings, registry: Registry, wake: Callable[[str], None], refused: Refused
 ) -> None:
-    @app.post("/v1/runs", status_code=201, tags=["runs"], responses=examples.CREATE)
+    @routes.post("/v1/runs", status_code=201, tags=["runs"], responses=examples.CREATE)
     def create_run(
         body: CreateRun,
         response: Response,
@@ -196,7 +198,7 @@ def _add_run_routes(
         response.headers["Location"] = f"/v1/runs/{run}"
         return _view(registry, run)
 
-    @app.get("/v1/runs", tags=["runs"], responses=examples.RUN_LIST)
+    @routes.get("/v1/runs", tags=["runs"], responses=examples.RUN_LIST)
     def list_runs(
         response: Response,
         status: Annotated[RunStatus | None, Query(description="Only runs with this status.")] = None,
@@ -211,7 +213,7 @@ def _add_run_routes(
             response.headers["Link"] = f'</v1/runs?limit={limit}&after={last}{chosen}>; rel="next"'
         return [run_view(row) for row in rows[:limit]]
 
-    @app.get("/v1/runs/{run}", tags=["runs"], responses=examples.RUN)
+    @routes.get("/v1/runs/{run}", tags=["runs"], responses=examples.RUN)
     def get_run(run: RunId) -> RunView:
         """A run as it stands, with the phases of its step in progress."""
         return _view(registry, run)
@@ -221,22 +223,22 @@ def _add_run_routes(
         later.add_task(wake, run)
         return _view(registry, run)
 
-    @app.post("/v1/runs/{run}:pause", tags=["runs"], responses=examples.STEER)
+    @routes.post("/v1/runs/{run}:pause", tags=["runs"], responses=examples.STEER)
     def pause_run(run: RunId, later: BackgroundTasks) -> RunView:
         """Pause a run once its service calls in progress have ended."""
         return steer(run, "pause", later)
 
-    @app.post("/v1/runs/{run}:resume", tags=["runs"], responses=examples.STEER)
+    @routes.post("/v1/runs/{run}:resume", tags=["runs"], responses=examples.STEER)
     def resume_run(run: RunId, later: BackgroundTasks) -> RunView:
         """Go on with a paused or failed run; failed attempts are forgiven."""
         return steer(run, "run", later)
 
-    @app.post("/v1/runs/{run}:cancel", tags=["runs"], responses=examples.STEER)
+    @routes.post("/v1/runs/{run}:cancel", tags=["runs"], responses=examples.STEER)
     def cancel_run(run: RunId, later: BackgroundTasks) -> RunView:
         """End a run for good and cancel its jobs; what it recorded stays."""
         return steer(run, "cancel", later)
 
-    @app.post("/v1/recipes:validate", tags=["recipes"], responses=examples.VALIDATE)
+    @routes.post("/v1/recipes:validate", tags=["recipes"], responses=examples.VALIDATE)
     def validate_recipe(body: CreateRun) -> ValidatedRecipe:
         """Check a recipe, its problems and its model, and say what it would do; nothing is started."""
         recipe = parse_recipe(body.recipe)
@@ -258,8 +260,8 @@ def _add_run_routes(
         )
 
 
-def _add_reading_routes(app: FastAPI, registry: Registry, forward: Forwarder) -> None:
-    @app.get("/v1/runs/{run}/events", tags=["runs"], response_model=list[EventView], responses=examples.EVENTS)
+def _add_reading_routes(routes: APIRouter, registry: Registry, forward: Forwarder) -> None:
+    @routes.get("/v1/runs/{run}/events", tags=["runs"], response_model=list[EventView], responses=examples.EVENTS)
     def get_events(
         run: RunId,
         after: Annotated[int, Query(ge=0, le=MAX_SEQ, description="Only events with a higher seq.")] = 0,
@@ -278,7 +280,7 @@ def _add_reading_routes(app: FastAPI, registry: Registry, forward: Forwarder) ->
             headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
         )
 
-    @app.get("/v1/runs/{run}/report", tags=["runs"], response_model=ReportView, responses=examples.REPORT)
+    @routes.get("/v1/runs/{run}/report", tags=["runs"], response_model=ReportView, responses=examples.REPORT)
     async def get_report(
         run: RunId,
         format: Annotated[Literal["json", "html"], Query(description="Data, or a page.")] = "json",
@@ -298,25 +300,31 @@ def _add_reading_routes(app: FastAPI, registry: Registry, forward: Forwarder) ->
 
         return HTMLResponse(await run_in_threadpool(render_html, report))
 
-    @app.get("/v1/runs/{run}/checkpoints", tags=["runs"], responses=examples.CHECKPOINTS)
+    @routes.get("/v1/runs/{run}/checkpoints", tags=["runs"], responses=examples.CHECKPOINTS)
     def get_checkpoints(run: RunId) -> list[CheckpointView]:
         """Published policy versions, oldest first, each with its memory-free scores where it was evaluated."""
         registry.run(run)
         return checkpoint_views(registry.state(run)[0])
 
 
-def _add_forwarded_routes(app: FastAPI, forward: Forwarder) -> None:
-    @app.post("/v1/chat/completions", tags=["chat"], response_class=JSONResponse, openapi_extra=examples.CHAT)
+def _add_forwarded_routes(routes: APIRouter, forward: Forwarder) -> None:
+    @routes.post(
+        "/v1/chat/completions",
+        tags=["chat"],
+        response_class=JSONResponse,
+        responses=examples.refusals(404),
+        openapi_extra=examples.CHAT,
+    )
     async def chat_completions(request: Request) -> Response:
         """Talk to a policy version, model `<run>@<version>`: OpenAI's protocol, no memory attached."""
         return await forward.post("rollout", "/v1/chat/completions", request)
 
-    @app.get("/v1/models", tags=["chat"], response_class=JSONResponse, responses=examples.MODELS)
+    @routes.get("/v1/models", tags=["chat"], response_class=JSONResponse, responses=examples.MODELS)
     async def list_models() -> Response:
         """Models that can be talked to."""
         return await forward.get("rollout", "/v1/models")
 
-    @app.get("/v1/services", tags=["health"], responses=examples.SERVICES)
+    @routes.get("/v1/services", tags=["health"], responses=examples.SERVICES)
     async def list_services() -> list[ServiceView]:
         """Which services answer, and which profile and versions are in force there."""
         return await forward.services()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import FastAPI, HTTPException, Path, Request
+from fastapi import APIRouter, HTTPException, Path, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse, Response
 from pydantic import Field
@@ -32,15 +32,21 @@ class JudgeAgain(Strict):
     """Verifier specs by problem id that take the place of the run's."""
 
 
-def add_judging_routes(app: FastAPI, registry: Registry, forward: Forwarder) -> None:
+def add_judging_routes(routes: APIRouter, registry: Registry, forward: Forwarder) -> None:
     """Routes that the verifier answers."""
 
-    @app.post("/v1/verify", tags=["verify"], response_class=JSONResponse, openapi_extra=examples.VERIFY)
+    @routes.post(
+        "/v1/verify",
+        tags=["verify"],
+        response_class=JSONResponse,
+        responses=examples.refusals(429),
+        openapi_extra=examples.VERIFY,
+    )
     async def verify(request: Request) -> Response:
         """Judge completions: the body is that of the verifier's own `POST /v1/verify`; see docs/verifier.md."""
         return await forward.post("verifier", "/v1/verify", request)
 
-    @app.post("/v1/runs/{run}:reverify", tags=["verify"], response_class=JSONResponse, responses=examples.REVERIFY)
+    @routes.post("/v1/runs/{run}:reverify", tags=["verify"], response_class=JSONResponse, responses=examples.REVERIFY)
     async def reverify(run: RunId, body: JudgeAgain) -> Response:
         """Judge a step's rollouts by the verifier of today and say what changes; nothing recorded is touched."""
         await run_in_threadpool(registry.run, run)

@@ -15,15 +15,17 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 from fastapi import FastAPI, HTTPException, Request, Response
+from fastapi.dependencies.utils import get_flat_dependant
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
+from services.common.document import describe_refusals
 from services.common.jobs import Retryable
 from services.common.settings import ServiceSettings
-from services.common.strict import explain_errors
+from services.common.strict import explain_errors, nearest
 from services.common.telemetry import REQUEST_SECONDS, REQUESTS
 
 log = logging.getLogger(__name__)
@@ -152,21 +154,17 @@ def create_service(
         """Prometheus metrics."""
         return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
 
-    _describe_token(app, open_paths)
+    describe_refusals(app, open_paths)
     return app
 
 
-def _describe_token(app: FastAPI, open_paths: frozenset[str]) -> None:
-    """Say in the OpenAPI document which routes want the token, so that clients and `/docs` can send it."""
-    plain = app.openapi
-
-    def openapi() -> dict[str, Any]:
-        document = plain()
-        document.setdefault("components", {})["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
-        document["security"] = [{"token": []}]
-        for path in open_paths & document["paths"].keys():
-            for operation in document["paths"][path].values():
-                operation["security"] = []
-        return document
-
-    app.openapi = openapi  # type: ignore[method-assign]
+def known_query(request: Request) -> None:
+    """Refuse query parameters that the route does not know: a filter that is ignored answers another question."""
+    known = {field.alias for field in get_flat_dependant(request.scope["route"].dependant).query_params}
+    errors = []
+    for name in sorted(set(request.query_params) - known):
+        guess = nearest(name, known)
+        message = f"unknown key {name!r}" + (f"; did you mean {guess!r}?" if guess else "")
+        errors.append({"field": f"query.{name}", "message": message})
+    if errors:
+        raise HTTPException(422, errors)

@@ -15,10 +15,11 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, Any, TypeVar
 
-from fastapi import APIRouter, HTTPException, Query, Response
+from fastapi import APIRouter, Depends, HTTPException, Query, Response
 from fastapi import Path as PathParam
 from pydantic import BaseModel, ValidationError
 
+from services.common.app import known_query
 from services.common.jobs import (
     ENDS,
     Cancelled,
@@ -201,7 +202,7 @@ class JobRunner:
 
     def router(self) -> APIRouter:
         """The HTTP face of the protocol."""
-        router = APIRouter(tags=["jobs"])
+        router = APIRouter(tags=["jobs"], dependencies=[Depends(known_query)])
 
         @router.put("/v1/jobs/{key}", responses={201: {"model": Job}, 409: {"description": "key names other work"}})
         async def put_job(key: Key, submission: JobSubmission, response: Response) -> Job:

@@ -16,12 +16,10 @@ from typing import Annotated, Any
 
 import sqlalchemy as sa
 from fastapi import Depends, FastAPI, Header, HTTPException, Request
-from fastapi.dependencies.utils import get_flat_dependant
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 
 from services.common.app import problem
-from services.common.strict import nearest
 from services.memory import curation
 from services.memory.ledger import PERSON, Ledger, Transaction, UnknownBank, reads
 from services.memory.ledger.tables import WRITES
@@ -84,23 +82,6 @@ async def _asks(request: Request, caller: Streams) -> Caller:
 
 
 Asks = Annotated[Caller, Depends(_asks)]
-
-
-def known_query(request: Request) -> None:
-    """Refuse query parameters that the route does not know: a filter that is ignored answers another question."""
-    route = request.scope["route"]
-    known = {parameter.alias for parameter in get_flat_dependant(route.dependant).query_params}
-    errors = []
-    for name in sorted(set(request.query_params) - known):
-        guess = nearest(name, known)
-        errors.append(
-            {
-                "field": f"query.{name}",
-                "message": f"unknown key {name!r}" + (f"; did you mean {guess!r}?" if guess else ""),
-            }
-        )
-    if errors:
-        raise HTTPException(422, errors)
 
 
 def etag(number: int) -> str:

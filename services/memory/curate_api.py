@@ -15,9 +15,10 @@ from fastapi import APIRouter, Depends, HTTPException, Query, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse, StreamingResponse
 
+from services.common.app import known_query
 from services.memory import curation, portable
 from services.memory.bank_api import REFUSALS, Bank, ItemId, add_reading
-from services.memory.caller import Answer, Asks, Caller, Streams, change, etag, known_query
+from services.memory.caller import Answer, Asks, Caller, Streams, change, etag
 from services.memory.index import IndexDown
 from services.memory.ledger import Filter, Item, Ledger, Transaction, UnknownBank, reads
 from services.memory.ledger.tables import PROPOSALS

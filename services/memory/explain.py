@@ -12,12 +12,12 @@ from typing import Annotated, Any
 import sqlalchemy as sa
 from fastapi import APIRouter, Depends, Path, Query
 
+from services.common.app import known_query
 from services.common.artifacts import ArtifactError, load_messages, read_table
 from services.common.strict import Strict
 from services.common.wire import Message, Ref, Slug
 from services.memory import curation
 from services.memory.bank_api import REFUSALS, Bank, ItemId
-from services.memory.caller import known_query
 from services.memory.ledger import Ledger, reads
 from services.memory.ledger.rows import load
 from services.memory.ledger.tables import CONTEXTS, LINKS, USES

@@ -7,10 +7,10 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, HTTPException, Query, Response
 from pydantic import Field
 
+from services.common.app import known_query
 from services.common.strict import Strict
 from services.common.wire import Level
 from services.memory.bank_api import Bank
-from services.memory.caller import known_query
 from services.memory.index import CANDIDATES, Hit, Mode
 from services.memory.ledger import Ledger, UnknownBank, reads
 from services.memory.search import Search, within
