@@ -13,6 +13,10 @@ from gateway.cli.output import AsJson, RunId, age, console, print_json, status, 
 from gateway.cli.watch import watch as watch_run
 from gateway.launcher import default_state_dir
 
+PAGE = 500
+"""Runs that the gateway is asked for at once."""
+OBEYED_LATER = {"pause": "pauses once its service calls in progress have ended", "cancel": "is about to be cancelled"}
+
 app = typer.Typer(no_args_is_help=True, help="Start runs, look at them, steer them.")
 
 
@@ -116,7 +120,11 @@ def _checked(data: dict[str, Any]) -> tuple[int, list[str], int]:
 @app.command("list")
 def list_runs(as_json: AsJson = False) -> None:
     """List the runs of this installation."""
-    views = connect().get("/v1/runs")
+    gateway = connect()
+    views = page = gateway.get("/v1/runs", limit=PAGE)
+    while len(page) == PAGE:
+        page = gateway.get("/v1/runs", limit=PAGE, after=page[-1]["id"])
+        views = views + page
     if as_json:
         print_json(views)
         return
@@ -176,7 +184,8 @@ def cancel(run: RunId) -> None:
 
 def _steer(run: str, verb: str) -> None:
     view = connect().post(f"/v1/runs/{run}:{verb}")
-    console.print(f"{view['id']} {status(view['status'])}")
+    later = OBEYED_LATER.get(verb, "") if view["status"] in {"queued", "running"} else ""
+    console.print(f"{view['id']} {status(view['status'])}" + (f"; it {later}" if later else ""))
 
 
 @app.command("report")
