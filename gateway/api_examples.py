@@ -161,7 +161,9 @@ CHANGE_MANY = _change({"action": "ban", "dry_run": True, "where": {"level": "ins
 ACT = _change({"reason": "it holds for all of them"})
 EDIT = _change({"text": "every k-? begins with a reversal"})
 SEARCH = {"requestBody": _body({"queries": ["reverse before adding"], "level": "insight", "limit": 10})}
-CHANGE_BANK = _change({"seq": 41, "dry_run": True})
+_ROLLBACK = _change({"seq": 41, "dry_run": True})
+_IMPORT = {"application/x-ndjson": {"schema": {"type": "string", "description": "An export, for `import`."}}}
+CHANGE_BANK = _ROLLBACK | {"requestBody": {"required": True, "content": _ROLLBACK["requestBody"]["content"] | _IMPORT}}
 DECIDE = _change()
 
 MODELS = _answers(200, {"object": "list", "data": [{"id": "pocket-1f0c2a9b@12", "object": "model"}]})

@@ -288,7 +288,7 @@ class _Plain(yaml.SafeLoader):
         if tag is None or not tag.endswith((":timestamp", ":binary", ":set", ":omap", ":pairs"))
     }
 
-    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
         seen: set[str] = set()
         for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):

@@ -202,5 +202,5 @@ def sample(
         )
     ]
     if not all(np.isfinite(row.logprobs).all() for row in drawn):
-        raise DivergedError("the policy's logits are not finite; its weights have diverged: roll the run back")
+        raise DivergedError("the policy's logits are not finite: its weights have diverged; lower optimizer.lr")
     return drawn

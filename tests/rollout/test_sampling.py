@@ -127,7 +127,7 @@ def test_logits_that_are_not_finite_are_an_error() -> None:
     broken = make_model(seed=0)
     with torch.no_grad():
         broken.model.norm.weight.fill_(float("nan"))
-    with pytest.raises(DivergedError, match="roll the run back"):
+    with pytest.raises(DivergedError, match="its weights have diverged"):
         run(broken, make_rows(1, 2), Sampling(max_tokens=2))
 
 
