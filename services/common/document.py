@@ -6,7 +6,6 @@ callers have to expect, those that the shell answers included.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from fastapi import FastAPI
@@ -63,7 +62,7 @@ def describe_refusals(app: FastAPI, public: frozenset[str]) -> None:
     app.openapi = openapi  # type: ignore[method-assign]
 
 
-def _describe(operation: dict[str, Any], common: Mapping[int, str]) -> None:
+def _describe(operation: dict[str, Any], common: dict[int, str]) -> None:
     answers = operation["responses"]
     of_body = OF_BODIES | {422: INVALID} if "requestBody" in operation else {}
     for code, description in (common | of_body).items():
