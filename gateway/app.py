@@ -302,7 +302,7 @@ def _add_reading_routes(routes: APIRouter, registry: Registry, forward: Forwarde
 
     @routes.get("/v1/runs/{run}/checkpoints", tags=["runs"], responses=examples.CHECKPOINTS)
     def get_checkpoints(run: RunId) -> list[CheckpointView]:
-        """Published policy versions, oldest first, each with its memory-free scores where it was evaluated."""
+        """Policy versions that were kept, oldest first, each with its memory-free scores where it was evaluated."""
         registry.run(run)
         return checkpoint_views(registry.state(run)[0])
 

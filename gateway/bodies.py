@@ -205,8 +205,29 @@ def _train(state: RunState, step: int) -> TrainRequest:
         settings=recipe.train_settings(),
         seed=phase_seed(recipe.seed, step, PhaseName.TRAIN),
         last=step == recipe.schedule.steps,
+        superseded=superseded(state, step),
         out=join(state.inputs.root, "weights"),
     )
+
+
+def superseded(state: RunState, step: int) -> tuple[int, ...]:
+    """The trained versions whose weights the training of `step` removes: all before the one that it begins with, but
+    the best of those that were evaluated.
+
+    Invariant: it follows from what is recorded when the step begins. Scores of the step before may come later, and
+    its version is not judged yet.
+    """
+    recipe = state.recipe
+    if recipe.schedule.keep_weights is None:
+        return ()
+    scores = {
+        version_after(recipe, s): sum(split.pass_rate for split in state.result(s, name, VerifyResult).splits.values())
+        for s, name in state.records
+        if name is PhaseName.EVALUATE_VERIFY and 0 < s < step - 1
+    }
+    best = sorted(scores, key=lambda version: (scores[version], version), reverse=True)
+    kept = best[: recipe.schedule.keep_weights]
+    return tuple(version for version in range(1, version_at(recipe, step)) if version not in kept)
 
 
 def _generator(state: RunState, step: int, name: PhaseName) -> Generator:

@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from gateway.bodies import leads
+from gateway.bodies import leads, superseded
 from gateway.gate import Lead
 from gateway.plan import open_phases
 from gateway.state import PhaseName, Record, RunState, version_at
@@ -98,8 +98,10 @@ def _scores(evaluated: Record | None) -> dict[str, SplitScore]:
 
 
 def checkpoint_views(state: RunState) -> list[CheckpointView]:
-    """The policy versions that were published, oldest first, each with the scores of its evaluation."""
-    published = sorted(step for step, name in state.records if name is PhaseName.PUBLISH)
+    """The policy versions that were published and kept, oldest first, each with the scores of its evaluation."""
+    trained = max((step for step, name in state.records if name is PhaseName.TRAIN), default=0)
+    gone = superseded(state, trained)
+    published = sorted(step for step, name in state.records if name is PhaseName.PUBLISH and step not in gone)
     return [
         CheckpointView(
             step=step,

@@ -113,6 +113,9 @@ class Schedule(Strict):
     steps: int = Field(default=60, ge=0, le=100_000)
     problems_per_step: int = Field(default=32, ge=1, le=MAX_COUNT)
     rollouts_per_problem: int = Field(default=8, ge=1, le=MAX_SAMPLES)
+    keep_weights: int | None = Field(default=None, ge=0, le=MAX_COUNT)
+    """Trained versions whose weights stay on disk besides the newest two: those that scored best when they were
+    evaluated. null: every version stays."""
 
 
 class Abstraction(AbstractSettings):
@@ -208,8 +211,8 @@ class Recipe(Strict):
     def _consistent(self) -> Self:
         if self.trains and not self.sampling.temperature:
             raise ValueError("sampling.temperature: greedy rollouts are all the same; give a temperature to train")
-        if self.method is Method.GRPO and self.trains and self.schedule.rollouts_per_problem == 1:
-            raise ValueError("schedule.rollouts_per_problem: grpo compares the rollouts of a problem; give 2 or more")
+        if self.method is Method.GRPO and self.schedule.rollouts_per_problem == 1:
+            raise ValueError("schedule.rollouts_per_problem: a group of one has no advantage; give 2 or more")
         for key, named in (
             ("memory.levels", self.memory.levels),
             ("retrieval.by_meaning", self.retrieval.by_meaning),

@@ -8,6 +8,7 @@ Invariants:
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
@@ -51,9 +52,14 @@ def write_bytes(uri: str, data: bytes) -> Ref:
     fs, path = fsspec.core.url_to_fs(uri)
     fs.makedirs(fs._parent(path), exist_ok=True)
     part = f"{path}.{uuid.uuid4().hex[:8]}.tmp"
-    with fs.open(part, "wb") as f:
-        f.write(data)
-    fs.mv(part, path)
+    try:
+        with fs.open(part, "wb") as f:
+            f.write(data)
+        fs.mv(part, path)
+    except BaseException:  # on a full disk, above all: what is repeated must not fill it further
+        with contextlib.suppress(OSError):
+            fs.rm(part)
+        raise
     return Ref(uri=uri, sha256=hashlib.sha256(data).hexdigest(), bytes=len(data))
 
 
@@ -147,6 +153,12 @@ def load_messages(text: str) -> list[Message]:
 MANIFEST = "manifest.json"
 
 
+def _file_sha256(path: Path) -> str:
+    """Hash of a file that may be larger than memory."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def seal_weights(folder: Path, version: int, facts: Mapping[str, Any]) -> Weights:
     """Write the manifest of a weights folder (last, atomically) and return its reference.
 
@@ -154,7 +166,7 @@ def seal_weights(folder: Path, version: int, facts: Mapping[str, Any]) -> Weight
     manifest is unfinished and is never loaded.
     """
     files = {
-        path.name: {"bytes": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+        path.name: {"bytes": path.stat().st_size, "sha256": _file_sha256(path)}
         for path in sorted(folder.iterdir())
         if path.is_file() and path.name != MANIFEST
     }
@@ -176,7 +188,7 @@ def check_weights(weights: Weights) -> Path:
     )
     for name, facts in manifest["files"].items():
         path = folder / name
-        if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != facts["sha256"]:
+        if not path.is_file() or _file_sha256(path) != facts["sha256"]:
             raise ArtifactError(
                 f"{path} is not the file that its manifest lists; publish version {weights.version} again"
             )

@@ -137,7 +137,8 @@ class OptimizerSettings(Strict):
     """GRPO: with a negative advantage a token's loss is at most this multiple of it."""
     max_prompt_tokens: int = Field(default=2048, ge=1, le=MAX_COUNT)
     max_teacher_tokens: int = Field(default=10240, ge=1, le=MAX_COUNT)
-    """Longest teacher prompt; a longer one is cut inside its memory block, never at its closing request."""
+    """Longest teacher prompt; a longer one, or one that leaves the completion no room in the model's window, is cut
+    inside its memory block, never at its closing request."""
     precision: Literal["fp32", "bf16"] = "fp32"
     zero_stage: Literal[0, 1, 2, 3] = 0
     checkpoint_every: int = Field(default=1, ge=1, le=MAX_COUNT)

@@ -203,7 +203,9 @@ class TrainRequest(Strict):
     settings: TrainSettings
     seed: int
     last: bool = False
-    """No step follows: the job process ends with it, and what it held of the machine is free for the next run."""
+    """No step follows: the job process and its checkpoints end with it, and what they held of the machine is free."""
+    superseded: tuple[int, ...] = ()
+    """Versions of the run that nobody needs any more: their folders are removed once the new one is there."""
     out: str
     """URI of the folder under which version folders are written."""
 

@@ -3,8 +3,8 @@
 Invariants:
 - `/healthz` answers at once; torch and the weights load in the background, and `/readyz` is 503 until then.
 - A restarted replica loads what its runs had published; `/readyz` lists each run's desired and loaded version,
-  and the run is ready when they are equal. A run whose weights are gone is listed as not ready and does not take
-  the replica away from the others.
+  and the run is ready when they are equal. A run whose weights are gone or can't be loaded is listed as not ready and
+  does not take the replica away from the others.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from services.common.runner import JobRunner
 from services.common.wire import Policy, Sampling
 from services.rollout.batching import Batcher
 from services.rollout.chat import ChatCompletion, ChatRequest, answer, events
-from services.rollout.completion import Completion, NoRoom, Row, require_room
+from services.rollout.completion import Completion, DivergedError, NoRoom, Row, require_room
 from services.rollout.handlers import job_kinds
 from services.rollout.published import Published, UnknownModel
 from services.rollout.settings import RolloutSettings
@@ -52,7 +52,7 @@ def start_engine(settings: RolloutSettings, published: Published) -> Transformer
     for policy in reversed(list(islice(published.desired().values(), settings.rollout_resident_runs))):
         try:
             engine.load(policy)
-        except (ArtifactError, OSError):
+        except Exception:  # whatever is wrong with one run's weights, the others are served
             log.exception("published weights cannot be loaded", extra={"model": policy.model})
     return engine
 
@@ -66,6 +66,8 @@ def explained() -> Iterator[None]:
         raise HTTPException(404, str(error)) from error
     except (NoRoom, TemplateError) as error:
         raise HTTPException(422, [{"field": "messages", "message": str(error)}]) from error
+    except DivergedError as error:
+        raise HTTPException(500, str(error)) from error
     except (ArtifactError, Retryable, OSError) as error:
         raise HTTPException(503, str(error)) from error
 
@@ -160,7 +162,7 @@ def create_app(settings: RolloutSettings) -> FastAPI:
                 lambda token_ids: ready_engine.tokens_as_text(policy, token_ids),
             )
         if request.stream:
-            return StreamingResponse(events(completion), media_type="text/event-stream")
+            return StreamingResponse(events(completion, request.stream_options), media_type="text/event-stream")
         return JSONResponse(completion.model_dump(mode="json"))
 
     return app

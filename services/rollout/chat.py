@@ -2,7 +2,7 @@
 
 Invariants:
 - A field that OpenAI does not have is refused by name (Law 11). Fields that it has and that this service does not
-  use (`IGNORED`) are accepted and have no effect.
+  use (`IGNORED`) are accepted and have no effect. A field that is null says what leaving it out says.
 - The answer's `model` is `<run>@<version>`: which weights answered, whatever name the client asked for.
 - The same request with a `seed` gives the same answer from the same weights, up to floating-point rounding; in an
   announced burst (`metadata.batch`), bit for bit.
@@ -17,7 +17,7 @@ import secrets
 import time
 import uuid
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
@@ -47,7 +47,6 @@ IGNORED = frozenset(
         "safety_identifier",
         "service_tier",
         "store",
-        "stream_options",
         "tool_choice",
         "tools",
         "user",
@@ -56,6 +55,10 @@ IGNORED = frozenset(
     ]
 )
 """Fields of OpenAI's schema that have no effect here."""
+
+
+ANSWERED = frozenset(["annotations", "audio", "function_call", "refusal", "tool_calls"])
+"""Fields of an answer of OpenAI's, which clients send back with the conversation; this service only has their null."""
 
 
 class TextPart(Strict):
@@ -73,10 +76,29 @@ class Turn(Strict):
     name: str | None = None
     """Accepted, without effect."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _ignore(cls, data: Any) -> Any:
+        return without_nulls(data, ANSWERED) if isinstance(data, dict) else data
+
     def message(self) -> Message:
         """This turn in the words of the other services; developer is OpenAI's newer word for system."""
         text = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
         return Message(role="system" if self.role == "developer" else self.role, content=text)
+
+
+def without_nulls(data: dict[str, Any], names: Collection[str]) -> dict[str, Any]:
+    """`data` without those of `names` that are null."""
+    return {key: value for key, value in data.items() if value is not None or key not in names}
+
+
+class StreamOptions(Strict):
+    """What a stream holds besides the choices."""
+
+    include_usage: bool = False
+    """One more event, without choices, that counts the tokens."""
+    include_obfuscation: bool = False
+    """Accepted, without effect."""
 
 
 class ChatRequest(Strict):
@@ -104,13 +126,16 @@ class ChatRequest(Strict):
     """Only 0: the alternatives to a token are not kept."""
     stream: bool = False
     """Answer as server-sent events."""
+    stream_options: StreamOptions = StreamOptions()
     metadata: dict[str, str] | None = None
     """`batch`, `batch_size` and `index` announce a burst: that many requests are drawn together, in that order."""
 
     @model_validator(mode="before")
     @classmethod
     def _ignore(cls, data: Any) -> Any:
-        return {key: value for key, value in data.items() if key not in IGNORED} if isinstance(data, dict) else data
+        if not isinstance(data, dict):
+            return data
+        return {key: value for key, value in without_nulls(data, cls.model_fields).items() if key not in IGNORED}
 
     @model_validator(mode="after")
     def _check_burst(self) -> ChatRequest:
@@ -250,8 +275,11 @@ def answer(
     )
 
 
-def events(completion: ChatCompletion) -> Iterator[str]:
-    """`completion` as the server-sent events of a stream."""
+def events(completion: ChatCompletion, options: StreamOptions) -> Iterator[str]:
+    """`completion` as the server-sent events of a stream.
+
+    Clients look into the choices of every event; one without any is only for those who asked for it.
+    """
     head = {
         "id": completion.id,
         "object": "chat.completion.chunk",
@@ -264,5 +292,6 @@ def events(completion: ChatCompletion) -> Iterator[str]:
         ended = {"index": choice.index, "delta": {}, "logprobs": None, "finish_reason": choice.finish_reason}
         for part in ({**said, "finish_reason": None}, ended):
             yield f"data: {json.dumps({**head, 'choices': [part]})}\n\n"
-    yield f"data: {json.dumps({**head, 'choices': [], 'usage': completion.usage.model_dump()})}\n\n"
+    if options.include_usage:
+        yield f"data: {json.dumps({**head, 'choices': [], 'usage': completion.usage.model_dump()})}\n\n"
     yield "data: [DONE]\n\n"

@@ -29,6 +29,15 @@ class Completion:
     policy_version: int
 
 
+class DivergedError(RuntimeError):
+    """The model's logits are not finite."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the policy's logits are not finite: its weights have diverged; start a new run with a lower optimizer.lr"
+        )
+
+
 class NoRoom(ValueError):
     """A prompt and the longest completion together exceed the model's context window."""
 

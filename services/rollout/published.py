@@ -42,16 +42,13 @@ class Published:
 
     def all(self) -> list[Policy]:
         """Every published policy, the last published one first."""
-        with self._lock:
-            rows = self._db.execute("SELECT run, version, uri, sha256 FROM published ORDER BY at DESC").fetchall()
-        return [Policy(run=r, weights=Weights(version=v, uri=u, sha256=s)) for r, v, u, s in rows]
+        return self._policies("SELECT run, version, uri, sha256 FROM published ORDER BY at DESC")
 
     def desired(self) -> dict[str, Policy]:
         """The desired policy of each run, the last published one first."""
-        newest: dict[str, Policy] = {}
-        for policy in self.all():
-            newest.setdefault(policy.run, policy)
-        return newest
+        # SQLite takes the other columns from the row that has the maximum.
+        query = "SELECT run, version, uri, sha256, MAX(at) AS newest FROM published GROUP BY run ORDER BY newest DESC"
+        return {policy.run: policy for policy in self._policies(query)}
 
     def find(self, model: str) -> Policy:
         """The policy that `<run>` (the desired version) or `<run>@<version>` names.
@@ -59,9 +56,18 @@ class Published:
         Raises:
             UnknownModel: naming the nearest model that exists.
         """
-        names = {policy.model: policy for policy in self.all()} | self.desired()
-        if model in names:
-            return names[model]
-        guess = nearest(model, names)
+        query = (
+            "SELECT run, version, uri, sha256 FROM published"
+            " WHERE run = ? AND ? IN (run, run || '@' || version) ORDER BY at DESC LIMIT 1"
+        )
+        run = model.partition("@")[0]  # a run's name holds no @
+        if found := self._policies(query, run, model):
+            return found[0]
+        guess = nearest(model, [*self.desired(), *(policy.model for policy in self.all())])
         hint = f"did you mean {guess!r}?" if guess else "publish a policy first; GET /v1/models lists what there is"
         raise UnknownModel(f"no model {model!r} here; {hint}")
+
+    def _policies(self, query: str, *values: str) -> list[Policy]:
+        with self._lock:
+            rows = self._db.execute(query, values).fetchall()
+        return [Policy(run=r, weights=Weights(version=v, uri=u, sha256=s)) for r, v, u, s, *_ in rows]

@@ -25,7 +25,7 @@ import torch
 from transformers import DynamicCache, PreTrainedModel
 
 from services.common.wire import Sampling
-from services.rollout.completion import Row
+from services.rollout.completion import DivergedError, Row
 from services.rollout.decode import decoding_cache, decoding_mask
 
 DRAWS = 64
@@ -42,10 +42,6 @@ class Drawn:
     token_ids: list[int]
     logprobs: list[float]
     stopped: bool
-
-
-class DivergedError(RuntimeError):
-    """The model's logits are not finite."""
 
 
 class Streams:
@@ -202,5 +198,5 @@ def sample(
         )
     ]
     if not all(np.isfinite(row.logprobs).all() for row in drawn):
-        raise DivergedError("the policy's logits are not finite: its weights have diverged; lower optimizer.lr")
+        raise DivergedError
     return drawn

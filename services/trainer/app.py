@@ -15,7 +15,7 @@ from fastapi import FastAPI
 from fastapi import Path as PathParam
 from pydantic import Field
 
-from services.common.app import create_service
+from services.common.app import NotReady, create_service
 from services.common.jobs import JobContext, JobKind, JobStore, Retryable
 from services.common.requests import TrainRequest, TrainResult
 from services.common.runner import JobRunner
@@ -72,12 +72,15 @@ def create_app(settings: TrainerSettings) -> FastAPI:
     )
 
     def ready() -> dict[str, Any]:
+        try:
+            versions = {name: importlib.metadata.version(name) for name in ("torch", "deepspeed")}
+        except importlib.metadata.PackageNotFoundError as error:
+            raise NotReady(f"{error.name} is not installed; install the extra 'trainer'") from error
         return {
             "launcher": settings.trainer_launcher,
             "nproc": settings.trainer_nproc,
             "precisions": ["fp32", "bf16"],
-            "torch": importlib.metadata.version("torch"),
-            "deepspeed": importlib.metadata.version("deepspeed"),
+            **versions,
         }
 
     @asynccontextmanager

@@ -20,7 +20,6 @@ from itertools import takewhile
 from typing import Any, Protocol
 
 from services.common.artifacts import load_messages
-from services.common.options import TrainSettings
 from services.common.requests import TrainRequest
 from services.common.wire import Outcome
 from services.trainer.objectives.grpo import group_advantages
@@ -113,6 +112,7 @@ def assemble(
     contexts: Iterable[Row] | None,
     request: TrainRequest,
     tokenizer: Tokenizer,
+    window: int,
 ) -> TrainBatch:
     """The batch of a step.
 
@@ -125,6 +125,8 @@ def assemble(
         verdicts: rows of schema VERDICTS, one per rollout, in any order.
         contexts: rows of schema CONTEXTS, one per rollout, in any order; read only by `distill`.
         tokenizer: of the run's base model.
+        window: longest sequence that the model was made for, in tokens; teacher prompts leave room in it for
+            the completion.
 
     Raises:
         BatchError: when a rollout has no verdict or no context row, or its log-probs don't match its tokens.
@@ -152,7 +154,7 @@ def assemble(
     if settings.objective == "distill":
         if contexts is None:
             raise BatchError("objective 'distill' needs teacher contexts, and the request has none")
-        teacher_ids = _teacher_prompts(rows, trained, contexts, settings, tokenizer)
+        teacher_ids = _teacher_prompts(rows, trained, contexts, settings.max_teacher_tokens, tokenizer, window)
         trained = [bool(ids) for ids in teacher_ids]
     advantages = group_advantages(rewards, [row["problem_id"] for row in rows], trained)
     return TrainBatch(
@@ -183,7 +185,12 @@ def _ordered(rollouts: Iterable[Row]) -> list[Row]:
 
 
 def _teacher_prompts(
-    rows: list[Row], trained: list[bool], contexts: Iterable[Row], settings: TrainSettings, tokenizer: Tokenizer
+    rows: list[Row],
+    trained: list[bool],
+    contexts: Iterable[Row],
+    longest: int,
+    tokenizer: Tokenizer,
+    window: int,
 ) -> list[tuple[int, ...]]:
     """Token ids of each row's teacher prompt; empty for a row that has nothing to learn from."""
     by_rollout = {row["prompt_id"]: row for row in contexts}
@@ -201,9 +208,9 @@ def _teacher_prompts(
     encoded = tokenizer(texts, add_special_tokens=False)["input_ids"]
     prompts: list[tuple[int, ...]] = [()] * len(rows)
     for i, conversation, text, ids in zip(taught, conversations, texts, encoded, strict=True):
-        fits = len(ids) <= settings.max_teacher_tokens
+        limit = min(longest, window - len(rows[i]["token_ids"]))
         last_turn, student_ids = conversation[-1]["content"], rows[i]["prompt_ids"]
-        prompts[i] = tuple(ids if fits else _cut(text, last_turn, student_ids, settings.max_teacher_tokens, tokenizer))
+        prompts[i] = tuple(ids if len(ids) <= limit else _cut(text, last_turn, student_ids, limit, tokenizer))
     return prompts
 
 

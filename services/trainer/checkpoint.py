@@ -4,7 +4,7 @@ Invariants:
 - A checkpoint's folder is complete or absent: all ranks write below a temporary name, rank 0 renames.
 - It holds model, optimizer moments, teacher, random state, and the result of the step that led to it, so a
   process that is killed between checkpoint and result can still give that result.
-- The newest two are kept.
+- The newest two are kept, and none once the last step is recorded: nothing follows that could need one.
 """
 
 from __future__ import annotations
@@ -40,6 +40,11 @@ def save(spool: Spool, version: int, result: TrainResult, engine: Engine, teache
         part.rename(spool.checkpoint(version))
         for old in spool.saved_versions()[:-KEPT]:
             shutil.rmtree(spool.checkpoint(old))
+
+
+def drop(spool: Spool) -> None:
+    """Remove all checkpoints."""
+    shutil.rmtree(spool.checkpoints, ignore_errors=True)
 
 
 def load(spool: Spool, version: int, engine: Engine, teacher: Teacher | None) -> TrainResult:

@@ -29,7 +29,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 import transformers
-from transformers import AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer
 
 from services.common.artifacts import ArtifactError, check_weights, read_table
 from services.common.options import TrainSettings
@@ -96,6 +96,7 @@ class Run:
         self._base = check_weights(first.base)
         self._base_sha256 = first.base.sha256
         self._tokenizer = AutoTokenizer.from_pretrained(self._base)
+        self._window = AutoConfig.from_pretrained(self._base).get_text_config().max_position_embeddings
         torch.manual_seed(first.seed)
         model = load_model(self._base, torch.bfloat16 if first.settings.precision == "bf16" else torch.float32)
         teacher = Teacher(model, device) if first.settings.objective == "distill" else None
@@ -146,10 +147,12 @@ class Run:
         metrics |= {"lr": lr, "seconds": time.perf_counter() - began, **seconds}
         result = done or TrainResult(weights=weights, metrics=metrics)
         self.version += 1
-        if self.version % request.settings.checkpoint_every == 0:
+        if self.version % request.settings.checkpoint_every == 0 and not request.last:
             checkpoint.save(self._spool, self.version, result, self._engine, self._teacher)
         if self._engine.rank == 0 and done is None:
             self._spool.record(request.from_version, result)
+        if self._engine.rank == 0 and request.last:
+            checkpoint.drop(self._spool)
         log.info("step done", extra={"run": request.run, "version": self.version, **metrics})
 
     def _check(self, request: TrainRequest) -> None:
@@ -171,6 +174,7 @@ class Run:
             read_table(contexts) if contexts else None,
             request,
             self._tokenizer,
+            self._window,
         )
 
 

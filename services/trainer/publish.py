@@ -25,7 +25,10 @@ from services.trainer.engine import Engine
 OWN_FILES = frozenset({MANIFEST, "config.json"})
 """Written anew for each version, and not copied from the base."""
 
-WEIGHT_FILES = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.bin.index.json", "*.pt", "*.pth")
+WEIGHTS = ("safetensors", "bin", "pt", "pth", "h5", "msgpack", "gguf", "onnx")
+"""Endings of files of weights, of any framework. Those of the base would be another model than what is published."""
+
+WEIGHT_FILES = tuple(f"*.{ending}{index}" for ending in WEIGHTS for index in ("", ".index.json"))
 
 
 def publish(engine: Engine, base: Path, request: TrainRequest) -> Weights:
@@ -38,7 +41,7 @@ def publish(engine: Engine, base: Path, request: TrainRequest) -> Weights:
         ArtifactError: when `request.out` is not on a file system, or holds this version from another request.
     """
     version = request.from_version + 1
-    folder = local_path(request.out) / f"v{version:04d}"
+    folder = _folder(request, version)
     # One answer for all ranks, whatever each has seen: the gathering below is collective.
     if not engine.agree((folder / MANIFEST).is_file()):
         tensors = _gather(engine)
@@ -48,7 +51,19 @@ def publish(engine: Engine, base: Path, request: TrainRequest) -> Weights:
     manifest = (folder / MANIFEST).read_bytes()
     if json.loads(manifest).get("request") != _identity(request):
         raise ArtifactError(f"{folder} holds weights of another training; move them away, or use another `out`")
+    if engine.rank == 0:
+        for old in request.superseded:
+            _remove(_folder(request, old))
     return Weights(version=version, uri=f"file://{folder}", sha256=hashlib.sha256(manifest).hexdigest())
+
+
+def _folder(request: TrainRequest, version: int) -> Path:
+    return local_path(request.out) / f"v{version:04d}"
+
+
+def _remove(folder: Path) -> None:
+    (folder / MANIFEST).unlink(missing_ok=True)  # first: what is half removed is no version
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _identity(request: TrainRequest) -> str:

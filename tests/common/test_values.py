@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,17 @@ def test_a_table_survives_the_round_trip_and_repeats_byte_for_byte(tmp_path: Pat
     assert artifacts.read_table(first) == [ROW]
     assert artifacts.write_table(uri, [ROW], VERDICTS) == first
     assert [p.name for p in (tmp_path / "a").iterdir()] == ["v.parquet"], "no part file stays behind"
+
+
+def test_a_write_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))  # as on a full disk
+    try:
+        with pytest.raises(OSError, match="too large"):
+            artifacts.write_bytes(f"file://{tmp_path}/x", bytes(40_000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_changed_artifact_is_refused(tmp_path: Path) -> None:

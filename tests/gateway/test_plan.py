@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from gateway.bodies import phase_seed
+from gateway.bodies import phase_seed, superseded
 from gateway.order import step_problems
 from gateway.plan import next_phases, step_plan, steps_complete
 from gateway.recipe import Recipe
@@ -23,6 +23,7 @@ from services.common.requests import (
     ReflectRequest,
     RetrieveRequest,
     RetrieveResult,
+    SplitScore,
     TrainRequest,
     TrainResult,
     VerifyResult,
@@ -348,6 +349,27 @@ def test_more_problems_a_step_than_there_are_is_refused() -> None:
 def test_the_trainer_is_told_which_step_is_the_last(recipe: Make) -> None:
     *before, last = (train.last for train in bodies(play(recipe()), "train"))
     assert (set(before), last) == ({False}, True)
+
+
+def scored(pass_rate: float) -> Record:
+    """An evaluation's record."""
+    splits = {"test": SplitScore(problems=1, rollouts=1, pass_rate=pass_rate, pass_at={})}
+    return Record(VerifyResult(verdicts=ref("v"), outcomes={}, splits=splits).model_dump(mode="json"))
+
+
+@pytest.mark.parametrize(
+    ("keep", "gone"), [(None, ()), (0, (1, 2, 3, 4, 5)), (1, (1, 3, 4, 5)), (2, (1, 3, 5)), (9, (1, 3, 5))]
+)
+def test_the_newest_and_the_best_evaluated_versions_are_kept(
+    keep: int | None, gone: tuple[int, ...], recipe: Make
+) -> None:
+    plan = recipe(schedule={"steps": 9, "keep_weights": keep})
+    state = RunState("demo-1", plan, INPUTS)
+    for step, pass_rate in ((0, 1.0), (2, 0.9), (4, 0.5)):
+        state = state.with_record(step, PhaseName.EVALUATE_VERIFY, scored(pass_rate))
+    assert superseded(state, 7) == gone
+    late = state.with_record(6, PhaseName.EVALUATE_VERIFY, scored(1.0))
+    assert superseded(late, 7) == gone, "a score that may come while the step is trained changes nothing"
 
 
 # ---------------------------------------------------------------- the lead gate within the plan

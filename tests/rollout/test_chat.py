@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
+from services.common.artifacts import seal_weights
 from services.common.wire import Policy, Sampling, Weights
 from services.rollout.batching import Batcher, Burst
-from services.rollout.chat import IGNORED, ChatRequest, cut
+from services.rollout.chat import ANSWERED, IGNORED, ChatRequest, cut
 from services.rollout.completion import Completion, Row
-from tests.rollout.conftest import MakePolicy, open_service, publish
+from tests.rollout.conftest import MakePolicy, make_model, make_tokenizer, open_service, publish
 
 URL = "/v1/chat/completions"
 
@@ -40,6 +41,15 @@ def ask(client: TestClient, **changes: Any) -> dict[str, Any]:
     assert answer.status_code == 200, answer.text
     said: dict[str, Any] = answer.json()
     return said
+
+
+def streamed(client: TestClient, **changes: Any) -> list[dict[str, Any]]:
+    """The events of a stream, without its end mark."""
+    with client.stream("POST", URL, json=body(stream=True, **changes)) as answer:
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        lines = [line.removeprefix("data: ") for line in answer.iter_lines() if line]
+    assert lines[-1] == "[DONE]"
+    return [json.loads(line) for line in lines[:-1]]
 
 
 def batches_so_far(client: TestClient) -> float:
@@ -78,14 +88,12 @@ def test_logprobs_have_one_entry_per_token(service: TestClient) -> None:
 
 
 def test_a_stream_says_the_same_as_the_plain_answer(service: TestClient) -> None:
-    with service.stream("POST", URL, json=body(stream=True)) as answer:
-        assert answer.headers["content-type"].startswith("text/event-stream")
-        lines = [line.removeprefix("data: ") for line in answer.iter_lines() if line]
-    assert lines[-1] == "[DONE]"
-    parts = [choice for line in lines[:-1] for choice in json.loads(line)["choices"]]
-    plain = ask(service)["choices"][0]
-    assert "".join(part["delta"].get("content", "") for part in parts) == plain["message"]["content"]
-    assert parts[-1]["finish_reason"] == plain["finish_reason"]
+    plain = ask(service)
+    parts = [event["choices"][0] for event in streamed(service)]  # what clients do: each event has a choice
+    assert "".join(part["delta"].get("content", "") for part in parts) == plain["choices"][0]["message"]["content"]
+    assert parts[-1]["finish_reason"] == plain["choices"][0]["finish_reason"]
+    *_, last = streamed(service, stream_options={"include_usage": True})
+    assert (last["choices"], last["usage"]) == ([], plain["usage"])
 
 
 def test_an_announced_burst_is_one_batch_and_reproducible(service: TestClient) -> None:
@@ -121,6 +129,25 @@ def test_fields_that_only_openai_knows_are_accepted(service: TestClient) -> None
     assert ask(service, **dict.fromkeys(sorted(IGNORED)))["choices"] == ask(service)["choices"]
 
 
+def test_a_field_that_is_null_says_what_leaving_it_out_says(service: TestClient) -> None:
+    given = {"model", "messages", "seed", "max_tokens"}
+    assert ask(service, **dict.fromkeys(sorted(ChatRequest.model_fields.keys() - given)))["choices"]
+    answer = service.post(URL, json=body(temprature=None))
+    assert answer.json()["errors"][0]["message"] == "unknown key 'temprature'; did you mean 'temperature'?"
+
+
+def test_an_answer_as_openais_client_writes_it_out_may_be_sent_back(service: TestClient) -> None:
+    said = {"role": "assistant", "content": "hi", **dict.fromkeys(sorted(ANSWERED))}
+    plain = {"role": "assistant", "content": "hi"}
+    turns = [{"role": "user", "content": "hello"}, {"role": "user", "content": "and?"}]
+    with_nulls = ask(service, messages=[turns[0], said, turns[1]])["choices"]
+    assert with_nulls == ask(service, messages=[turns[0], plain, turns[1]])["choices"]
+    called = said | {"tool_calls": [{"id": "1"}]}
+    answer = service.post(URL, json=body(messages=[turns[0], called]))
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["field"] == "body.messages.1.tool_calls"
+
+
 def test_a_conversation_that_leaves_no_room_is_422(service: TestClient) -> None:
     answer = service.post(URL, json=body(max_tokens=250))
     assert answer.status_code == 422
@@ -131,6 +158,17 @@ def test_a_conversation_that_the_template_refuses_is_422(service: TestClient) ->
     answer = service.post(URL, json=body(messages=[{"role": "system", "content": "be brief"}]))
     assert answer.status_code == 422
     assert answer.json()["errors"] == [{"field": "messages", "message": "no system role here"}]
+
+
+def test_weights_that_have_diverged_are_named_as_the_cause(service: TestClient, tmp_path: Path) -> None:
+    model = make_model(1)
+    model.model.norm.weight.data.fill_(float("nan"))
+    model.save_pretrained(tmp_path)
+    make_tokenizer().save_pretrained(tmp_path)
+    publish(service, Policy(run="diverged", weights=seal_weights(tmp_path, 1, {})))
+    answer = service.post(URL, json=body(model="diverged"))
+    assert answer.status_code == 500
+    assert "lower optimizer.lr" in answer.json()["title"]
 
 
 @pytest.mark.parametrize(
@@ -206,6 +244,6 @@ def test_a_burst_runs_in_the_order_of_its_index() -> None:
     assert drawn_batches(asked, 5.0) == [[3, 2, 1]]
 
 
-def test_a_burst_that_stays_incomplete_delays_nobody_for_long(tmp_path: Path) -> None:
+def test_a_burst_that_stays_incomplete_delays_nobody_for_long() -> None:
     asked = [("1", Burst("b", 9, 0), Sampling()), ("2", None, Sampling())]
     assert drawn_batches(asked, 0.1) == [[2], [1]]

@@ -22,7 +22,7 @@ from services.common.requests import TrainResult
 from services.common.wire import Weights
 from services.trainer.job import step_error, train
 from services.trainer.process import ProcessId
-from services.trainer.spool import SpoolConflict, StepError
+from services.trainer.spool import SpoolConflict, StepError, write_atomically
 
 STEPS = 4
 
@@ -102,6 +102,17 @@ def test_published_folder_loads_in_transformers_and_equals_what_was_trained(unki
     assert (folder / "tokenizer.json").read_bytes() == (base / "tokenizer.json").read_bytes()
     assert (folder / "generation_config.json").read_bytes() == (base / "generation_config.json").read_bytes()
     assert AutoTokenizer.from_pretrained(folder).chat_template == AutoTokenizer.from_pretrained(base).chat_template
+    assert (base / "tf_model.h5").exists()
+    assert not (folder / "tf_model.h5").exists()
+
+
+def test_superseded_versions_are_removed_and_their_steps_can_be_repeated(tmp_path: Path, base: Weights) -> None:
+    run = TinyRun(tmp_path, base, SETTINGS.model_copy(update={"checkpoint_every": 9}))
+    run.train(run.request(0), run.request(1, superseded=(1,)))
+    assert [path.name for path in (tmp_path / "weights").iterdir()] == ["v0002"]
+    (third,) = run.train(run.request(2, superseded=(1,)))  # a fresh process: all steps again
+    assert sorted(path.name for path in (tmp_path / "weights").iterdir()) == ["v0002", "v0003"]
+    assert check_weights(third.weights)
 
 
 def test_newest_two_checkpoints_are_kept(unkilled: TinyRun) -> None:
@@ -261,16 +272,24 @@ def test_a_full_disk_is_an_error_that_may_pass(tmp_path: Path, write: Callable[[
     assert not step_error(ValueError("no such objective")).retryable
 
 
-def test_the_last_step_of_a_run_ends_its_process(tmp_path: Path, base: Weights) -> None:
+def test_what_a_full_disk_cut_short_does_not_fill_it_further(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="too large"), file_size_limit(4096):
+        write_atomically(tmp_path / "result.json", "." * 40_000)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_last_step_of_a_run_ends_its_process_and_its_checkpoints(tmp_path: Path, base: Weights) -> None:
     run = TinyRun(tmp_path, base)
     process = run.start()
     try:
         run.spool.submit(run.request(0))
         run.wait(0, process)
         assert process.poll() is None
+        assert run.spool.saved_versions() == [1]
         run.spool.submit(run.request(1, last=True))
         assert process.wait(60) == 0
         assert run.wait(1, process).weights.version == 2
+        assert run.spool.saved_versions() == []
     finally:
         if process.poll() is None:
             kill(process)

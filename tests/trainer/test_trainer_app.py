@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 import signal
@@ -101,6 +102,17 @@ def test_after_kill_9_of_the_service_the_next_one_finishes_the_step(tmp_path: Pa
         assert job["status"] == "succeeded", job
         assert gone(process)
         assert job_process(tmp_path) != process
+
+
+def test_without_its_packages_the_service_is_not_ready(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def version(name: str) -> str:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    with client(tmp_path) as http:
+        monkeypatch.setattr(importlib.metadata, "version", version)
+        answer = http.get("/readyz")
+    assert answer.status_code == 503
+    assert answer.json()["title"] == "torch is not installed; install the extra 'trainer'"
 
 
 def test_the_service_imports_no_torch() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_run import SETTINGS, rows
+from tiny_run import SETTINGS, WINDOW, rows
 from transformers import AutoTokenizer
 
 from services.common.options import TrainSettings
@@ -66,7 +66,7 @@ def batch(base: Weights, base_folder: Path) -> Callable[..., TrainBatch]:
             seed=0,
             out="",
         )
-        return assemble(*tables, request, tokenizer)
+        return assemble(*tables, request, tokenizer, WINDOW)
 
     return make
 

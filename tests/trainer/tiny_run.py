@@ -24,6 +24,8 @@ from services.trainer.spool import Spool
 
 ROOT = Path(__file__).parents[2]
 WORDS = [f"w{i}" for i in range(56)]
+WINDOW = 512
+"""Longest sequence of the tiny model, in tokens."""
 CHAT = (
     "{% for m in messages %}<{{ m.role }}> {{ m.content }} <end> {% endfor %}"
     "{% if add_generation_prompt %}<assistant>{% endif %}"
@@ -54,7 +56,7 @@ def make_base(folder: Path, *, hidden: int = 16, layers: int = 2, vocab: int = 6
             num_attention_heads=max(2, hidden // 32),
             num_key_value_heads=max(1, hidden // 64),
             head_dim=min(32, hidden // 2),
-            max_position_embeddings=512,
+            max_position_embeddings=WINDOW,
             tie_word_embeddings=True,
             initializer_range=0.2 if hidden < 64 else 0.05,
             eos_token_id=1,
@@ -63,6 +65,7 @@ def make_base(folder: Path, *, hidden: int = 16, layers: int = 2, vocab: int = 6
     )
     folder.mkdir(parents=True)
     model.save_pretrained(folder)
+    (folder / "tf_model.h5").write_bytes(b"the same weights for another framework")
     wrapped.save_pretrained(folder)
     return seal_weights(folder, 0, {"run": "test"})
 

@@ -218,6 +218,12 @@ def test_checkpoints_are_the_published_versions_with_their_scores(http: TestClie
     assert [bool(c["evaluation"]) for c in checkpoints] == [True, False, True, True]
 
 
+def test_checkpoints_are_those_that_were_kept(http: TestClient, recipe_tree: Tree, drive: Callable[..., int]) -> None:
+    run = create(http, recipe_tree(schedule={"keep_weights": 0}))["id"]
+    drive(run)
+    assert [c["step"] for c in http.get(f"/v1/runs/{run}/checkpoints").json()] == [0, 2, 3]
+
+
 def test_a_recipe_is_validated_without_starting_anything(http: TestClient, recipe_tree: Tree) -> None:
     answer = http.post("/v1/recipes:validate", json={"recipe": recipe_tree(method="sdpo")}).json()
     assert answer["recipe"]["teacher"]["ema"] == 0.05
