@@ -114,15 +114,13 @@ class _Tick:
         answered = False
         while True:
             desired = self._registry.renew(self._lease, answered=answered)
-            phases = next_phases(self._state)
+            due = next_phases(self._state)
             if desired == "cancel":
-                self._cancel(phases)
+                self._cancel(due)
                 return None
-            if desired == "pause":
-                phases = [phase for phase in phases if (phase.step, phase.name) in self._open]
+            phases = [phase for phase in due if desired == "run" or (phase.step, phase.name) in self._open]
             if not phases:
-                end = RunStatus.PAUSED if desired == "pause" else RunStatus.SUCCEEDED
-                self._registry.finish(self._lease, end)
+                self._registry.finish(self._lease, RunStatus.PAUSED if due else RunStatus.SUCCEEDED)
                 return None
             left = deadline - time.monotonic()
             if left <= 0:
@@ -184,7 +182,7 @@ class _Tick:
 
     def _observe(self, phase: Phase, result: BaseModel) -> dict[str, Any]:
         """What the lead gate needs out of an artifact, recorded so that the plan stays a function of the record."""
-        if not self._state.recipe.teacher.lead_gate:
+        if not self._state.recipe.lead_gate:
             return {}
         if isinstance(result, VerifyResult) and phase.name in {PhaseName.VERIFY, PhaseName.PROBE_VERIFY}:
             return {"tally": tally(read_table(result.verdicts))}

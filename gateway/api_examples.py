@@ -7,18 +7,47 @@ from typing import Any
 Responses = dict[int | str, dict[str, Any]]
 
 
-def _answers(status: int, example: Any, *refusals: int) -> Responses:
-    causes = {
-        404: ("no such run", "no run 'pocket-00000000'; GET /v1/runs lists them"),
-        409: ("the run's status, or the key, does not allow it", "run 'pocket-1f0c2a9b' is succeeded; that is final"),
-        503: ("a service is out of reach", "the rollout service is out of reach (ConnectError); see GET /v1/services"),
+_CAUSES = {
+    404: ("no such run, or nothing of the kind in it", "no run 'pocket-00000000'; GET /v1/runs lists them"),
+    409: ("the state, or the Idempotency-Key, forbids it", "run 'pocket-1f0c2a9b' is succeeded; that is final"),
+    412: ("the item has moved on", "item 'i-4be1' is at version 3 by now; look at it and try again"),
+    428: ("If-Match is missing", "send If-Match with the ETag that you saw"),
+    429: ("too much is under way", "too much is under way; try again"),
+    503: ("out of reach", "the rollout service is out of reach (ConnectError); see GET /v1/services"),
+}
+
+
+def refusals(*codes: int) -> Responses:
+    """Statuses other than those that every route may answer with."""
+    return {
+        code: {
+            "description": _CAUSES[code][0],
+            "content": {"application/problem+json": {"example": {"status": code, "title": _CAUSES[code][1]}}},
+        }
+        for code in codes
     }
-    answers: Responses = {status: {"content": {"application/json": {"example": example}}}}
-    for code in refusals:
-        description, title = causes[code]
-        body = {"status": code, "title": title}
-        answers[code] = {"description": description, "content": {"application/problem+json": {"example": body}}}
-    return answers
+
+
+def _answers(status: int, example: Any, *codes: int) -> Responses:
+    return {status: {"content": {"application/json": {"example": example}}}, **refusals(*codes)}
+
+
+def _body(example: Any) -> dict[str, Any]:
+    return {"required": True, "content": {"application/json": {"schema": {"type": "object"}, "example": example}}}
+
+
+def _change(example: Any = None) -> dict[str, Any]:
+    """What a change of memory takes; the memory service reads it."""
+    about = {
+        "If-Match": "ETag of the version that was seen.",
+        "Idempotency-Key": "The same request again gets the same answer and changes nothing.",
+        "X-PMD-Actor": "Who asks, for the history.",
+    }
+    headers = [
+        {"name": name, "in": "header", "schema": {"type": "string"}, "description": told}
+        for name, told in about.items()
+    ]
+    return {"parameters": headers} | ({"requestBody": _body(example)} if example is not None else {})
 
 
 RECIPE: dict[str, Any] = {
@@ -70,23 +99,21 @@ _MEMORY = {
     "step": 8,
 }
 
+_WRONG = {
+    "status": 422,
+    "title": "the recipe is not valid",
+    "errors": [{"field": "teacher.emma", "message": "unknown key 'emma'; did you mean 'ema'?"}],
+}
+_INVALID: Responses = {
+    422: {"description": "the recipe is not valid", "content": {"application/problem+json": {"example": _WRONG}}}
+}
+
 CREATE: Responses = {
     **_answers(201, _RUN | {"status": "queued", "step": 0, "version": 0, "phases": []}, 409),
     200: {"description": "this Idempotency-Key made the run before"},
-    422: {
-        "description": "the recipe is not valid",
-        "content": {
-            "application/problem+json": {
-                "example": {
-                    "status": 422,
-                    "title": "the recipe is not valid",
-                    "errors": [{"field": "teacher.emma", "message": "unknown key 'emma'; did you mean 'ema'?"}],
-                }
-            }
-        },
-    },
+    **_INVALID,
 }
-RUN_LIST = _answers(200, [_RUN | {"phases": []}])
+RUN_LIST = _answers(200, [_RUN | {"phases": []}], 404)
 RUN = _answers(200, _RUN, 404)
 STEER = _answers(200, _RUN, 404, 409)
 VALIDATE: Responses = {
@@ -101,7 +128,7 @@ VALIDATE: Responses = {
             },
         },
     ),
-    422: CREATE[422],
+    **_INVALID,
 }
 EVENTS: Responses = {
     200: {
@@ -110,7 +137,7 @@ EVENTS: Responses = {
             "application/json": {"example": [_EVENT]},
         }
     },
-    **{404: RUN[404]},
+    **refusals(404),
 }
 REPORT = _answers(
     200,
@@ -118,15 +145,28 @@ REPORT = _answers(
     404,
 )
 CHECKPOINTS = _answers(200, [{"step": 10, "weights": _WEIGHTS, "evaluation": {"test": _SCORE}}], 404)
-MEMORY = _answers(200, {"items": [_MEMORY], "next": None}, 404, 503)
+MEMORY = _answers(200, {"items": [_MEMORY], "next": None}, 404)
 FOUND = _answers(
     200,
     {"results": [[_MEMORY | {"score": 0.93, "similarity": 0.61}]], "seq": 41, "index": "exact", "degraded": False},
     404,
-    503,
 )
-ITEM = _answers(200, {"item": _MEMORY, "history": []}, 404, 503)
-MODELS = _answers(200, {"object": "list", "data": [{"id": "pocket-1f0c2a9b@12", "object": "model"}]}, 503)
+ITEM = _answers(200, {"item": _MEMORY, "history": []}, 404)
+OF_BANK = refusals(404)
+CHANGED = refusals(404, 409, 412, 428)
+"""How memory refuses a change."""
+
+ADD = _change({"level": "behavior", "text": _MEMORY["text"], "topic": "k"})
+CHANGE_MANY = _change({"action": "ban", "dry_run": True, "where": {"level": "insight", "q": "guess"}})
+ACT = _change({"reason": "it holds for all of them"})
+EDIT = _change({"text": "every k-? begins with a reversal"})
+SEARCH = {"requestBody": _body({"queries": ["reverse before adding"], "level": "insight", "limit": 10})}
+_ROLLBACK = _change({"seq": 41, "dry_run": True})
+_IMPORT = {"application/x-ndjson": {"schema": {"type": "string", "description": "An export, for `import`."}}}
+CHANGE_BANK = _ROLLBACK | {"requestBody": {"required": True, "content": _ROLLBACK["requestBody"]["content"] | _IMPORT}}
+DECIDE = _change()
+
+MODELS = _answers(200, {"object": "list", "data": [{"id": "pocket-1f0c2a9b@12", "object": "model"}]})
 SERVICES = _answers(
     200,
     [{"name": "rollout", "url": "http://127.0.0.1:8701", "ready": True, "facts": {"engine": "vllm"}, "error": None}],
@@ -158,31 +198,15 @@ REVERIFY = _answers(
         "verdicts": None,
     },
     404,
-    503,
+    429,
 )
-VERIFY: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "application/json": {
-                "schema": {"type": "object"},
-                "example": {"items": [{"verifier": {"kind": "exact", "answer": "42"}, "completion": "42"}]},
-            }
-        },
-    }
-}
-CHAT: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "application/json": {
-                "schema": {"type": "object"},
-                "example": {
-                    "model": "pocket-1f0c2a9b@12",
-                    "messages": [{"role": "user", "content": "k-t: apply the procedure"}],
-                    "stream": False,
-                },
-            }
-        },
-    }
+VERIFY = {"requestBody": _body({"items": [{"verifier": {"kind": "exact", "answer": "42"}, "completion": "42"}]})}
+CHAT = {
+    "requestBody": _body(
+        {
+            "model": "pocket-1f0c2a9b@12",
+            "messages": [{"role": "user", "content": "k-t: apply the procedure"}],
+            "stream": False,
+        }
+    )
 }

@@ -103,9 +103,9 @@ def create_app(
     routes = APIRouter(dependencies=[Depends(known_query)])
     _add_run_routes(routes, settings, registry, wake or _by_celery, _refusing(forward))
     _add_reading_routes(routes, registry, forward)
+    add_memory_routes(routes, registry, forward)
     add_judging_routes(routes, registry, forward)
     app.include_router(routes)
-    add_memory_routes(app, registry, forward)
     _add_forwarded_routes(app, forward)
     return app
 
@@ -307,18 +307,24 @@ def _add_reading_routes(routes: APIRouter, registry: Registry, forward: Forwarde
         return checkpoint_views(registry.state(run)[0])
 
 
-def _add_forwarded_routes(app: FastAPI, forward: Forwarder) -> None:
-    @app.post("/v1/chat/completions", tags=["chat"], response_class=JSONResponse, openapi_extra=examples.CHAT)
+def _add_forwarded_routes(routes: APIRouter, forward: Forwarder) -> None:
+    @routes.post(
+        "/v1/chat/completions",
+        tags=["chat"],
+        response_class=JSONResponse,
+        responses=examples.refusals(404),
+        openapi_extra=examples.CHAT,
+    )
     async def chat_completions(request: Request) -> Response:
         """Talk to a policy version, model `<run>@<version>`: OpenAI's protocol, no memory attached."""
         return await forward.post("rollout", "/v1/chat/completions", request)
 
-    @app.get("/v1/models", tags=["chat"], response_class=JSONResponse, responses=examples.MODELS)
+    @routes.get("/v1/models", tags=["chat"], response_class=JSONResponse, responses=examples.MODELS)
     async def list_models() -> Response:
         """Models that can be talked to."""
         return await forward.get("rollout", "/v1/models")
 
-    @app.get("/v1/services", tags=["health"], responses=examples.SERVICES)
+    @routes.get("/v1/services", tags=["health"], responses=examples.SERVICES)
     async def list_services() -> list[ServiceView]:
         """Which services answer, and which profile and versions are in force there."""
         return await forward.services()

@@ -190,8 +190,8 @@ def _retrieve(state: RunState, step: int, name: PhaseName, out: str) -> Retrieve
 
 def _train(state: RunState, step: int) -> TrainRequest:
     recipe = state.recipe
-    gate = leads(state.records, step)[step] if recipe.teacher.lead_gate else None
-    tallies = _tallies(state.records, step) if recipe.teacher.lead_gate else None
+    gate = leads(state.records, step)[step] if recipe.lead_gate else None
+    tallies = _tallies(state.records, step) if recipe.lead_gate else None
     return TrainRequest(
         run=state.run,
         step=step,

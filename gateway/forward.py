@@ -31,7 +31,7 @@ SAMPLES: Mapping[Level, Mapping[str, int]] = {
 """How many memories a report shows, by level and kind."""
 SAMPLED_FROM = 100
 """Newest memories of a kind that the shown ones are chosen from."""
-PASSED_ON = ("content-type", "if-match", "idempotency-key", "x-pmd-actor")
+PASSED_ON = (b"content-type", b"if-match", b"idempotency-key", b"x-pmd-actor")
 GIVEN_BACK = ("content-type", "etag", "retry-after")
 
 
@@ -81,11 +81,11 @@ class Forwarder:
         """
         client = self._clients[service]
         given = params if params is not None else httpx.QueryParams(request.url.query)
-        headers = {name: value for name in PASSED_ON if (value := request.headers.get(name)) is not None}
+        headers = _passed_on(request)
         body: AsyncIterator[bytes] | bytes | None = await request.body() or None if not streams else None
         if streams and request.method != "GET":
             # The service wants to know how much comes before it takes any of it.
-            body, headers["content-length"] = request.stream(), request.headers.get("content-length", "0")
+            body, headers[b"content-length"] = request.stream(), request.headers.get("content-length", "0").encode()
         url = httpx.URL(client.base_url).join(quote(path, safe="/:@"))
         timeout = httpx.Timeout(FILE_TIMEOUT_S if streams else ANSWER_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
         outgoing = client.build_request(
@@ -115,7 +115,7 @@ class Forwarder:
             "POST",
             path,
             content=body,
-            headers={"Content-Type": request.headers.get("content-type", "application/json")},
+            headers={b"content-type": b"application/json", **_passed_on(request)},
             timeout=httpx.Timeout(GENERATION_TIMEOUT_S, connect=CONNECT_TIMEOUT_S),
         )
         try:
@@ -193,6 +193,11 @@ class Forwarder:
 def _evidence(item: Mapping[str, Any]) -> tuple[int, int, int]:
     """Problems that agree, then attempts that followed it and passed, then all that followed it."""
     return item["support"] or 0, item["successes"], item["trials"]
+
+
+def _passed_on(request: Request) -> dict[bytes, bytes]:
+    """As bytes: a header may hold what httpx would not write; it is for the service to refuse."""
+    return {name: value for name, value in request.headers.raw if name in PASSED_ON}
 
 
 def _away(service: str, error: Exception) -> HTTPException:

@@ -54,7 +54,7 @@ def step_views(state: RunState) -> list[StepView]:
         by_step.setdefault(step, {})[name] = record
     newest = max(by_step, default=0)
     told = (s for s in sorted(by_step) if s < newest or set(open_phases(state, s)) <= {PhaseName.EVALUATE_VERIFY})
-    gate = leads(state.records, newest) if state.recipe.teacher.lead_gate else None
+    gate = leads(state.records, newest) if state.recipe.lead_gate else None
     return [_step_view(state, step, by_step[step], gate[step] if gate else None) for step in told]
 
 

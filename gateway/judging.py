@@ -35,7 +35,13 @@ class JudgeAgain(Strict):
 def add_judging_routes(routes: APIRouter, registry: Registry, forward: Forwarder) -> None:
     """Routes that the verifier answers."""
 
-    @routes.post("/v1/verify", tags=["verify"], response_class=JSONResponse, openapi_extra=examples.VERIFY)
+    @routes.post(
+        "/v1/verify",
+        tags=["verify"],
+        response_class=JSONResponse,
+        responses=examples.refusals(429),
+        openapi_extra=examples.VERIFY,
+    )
     async def verify(request: Request) -> Response:
         """Judge completions: the body is that of the verifier's own `POST /v1/verify`; see docs/verifier.md."""
         return await forward.post("verifier", "/v1/verify", request)

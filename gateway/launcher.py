@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import hashlib
 import json
 import os
 import secrets
@@ -86,11 +87,20 @@ def default_state_dir() -> Path:
 
 
 def ensure_token(state_dir: Path) -> str:
-    """The token of this installation: `PMD_TOKEN`, else the one kept in `<state_dir>/token`, else a new one."""
+    """The token of this installation: `PMD_TOKEN`, else the one kept in `<state_dir>/token`, else a new one.
+
+    Raises:
+        LaunchError: it is one that no service would take; it is not kept.
+    """
+    from services.common.settings import TOKEN_CHARS  # noqa: PLC0415 - loads pydantic, which the command line does not
+
     path = state_dir / "token"
     given = os.environ.get("PMD_TOKEN", "")
     kept = path.read_text().strip() if path.exists() else ""
     token = given or kept or secrets.token_urlsafe(32)
+    if len(token) < TOKEN_CHARS or not (token.isascii() and token.isprintable()):
+        where = "PMD_TOKEN" if given else path
+        raise LaunchError(f"{where} holds no token: {TOKEN_CHARS} or more characters that a header can hold")
     if token != kept:
         state_dir.mkdir(parents=True, exist_ok=True)
         part = path.with_suffix(".tmp")
@@ -122,6 +132,11 @@ def choose_ports(base: int = BASE_PORT, names: Sequence[str] = LISTENERS) -> dic
         if all(map(_is_free, ports.values())):
             return ports
     raise LaunchError(f"no {len(names)} free ports in a row above {base}; stop other installations first")
+
+
+def _password(token: str, of: str) -> str:
+    """What opens a program of ours that is no service: a token may hold what a URL or a configuration file can't."""
+    return hashlib.sha256(f"{of}/{token}".encode()).hexdigest()
 
 
 def _redis(port: int, password: str) -> Program:
@@ -197,8 +212,9 @@ def _weaviate(state_dir: Path, token: str, memory: dict[str, str]) -> Program:
     ports = choose_ports(WEAVIATE_PORT, weaviate.LISTENERS)
     url = f"http://127.0.0.1:{ports['http']}"
     memory |= {"PMD_WEAVIATE_URL": url, "PMD_WEAVIATE_GRPC": f"127.0.0.1:{ports['grpc']}"}
-    memory["PMD_WEAVIATE_API_KEY"] = token
-    environment = _bare(os.environ) | weaviate.environment(state_dir / "weaviate", ports, token)
+    key = _password(token, "weaviate")
+    memory["PMD_WEAVIATE_API_KEY"] = key
+    environment = _bare(os.environ) | weaviate.environment(state_dir / "weaviate", ports, key)
     return Program("weaviate", weaviate.argv(ports), environment, url, ready=weaviate.READY, stops_last=True)
 
 
@@ -210,14 +226,15 @@ def build_programs(state_dir: Path, ports: Mapping[str, int], token: str, index:
         shared["PMD_DATA_URI"] = data_uri
     environments = build_environments(os.environ, shared, urls)
     redis_url = callers_redis()
-    own_redis = f"redis://:{token}@127.0.0.1:{ports['redis']}/0"
+    password = _password(token, "redis")
+    own_redis = f"redis://:{password}@127.0.0.1:{ports['redis']}/0"
     control = environments["control"] | {"PMD_REDIS_URL": redis_url or own_redis}
 
     python = (sys.executable, "-P", "-m")  # -P: a folder named `services` where the user stands is not ours
     celery = (*python, "celery", "-A", "gateway.controller")
     beat_dir = state_dir / "beat"
     beat_dir.mkdir(parents=True, exist_ok=True)
-    programs = [] if redis_url else [_redis(ports["redis"], token)]
+    programs = [] if redis_url else [_redis(ports["redis"], password)]
     environments["memory"]["PMD_MEMORY_INDEX"] = index
     if runs_weaviate(index):
         programs.append(_weaviate(state_dir, token, environments["memory"]))

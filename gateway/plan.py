@@ -35,7 +35,7 @@ def step_plan(recipe: Recipe, step: int) -> tuple[PhaseName, ...]:
         phases += _writes(recipe, step)
         if recipe.has_teacher:
             phases.append(P.RETRIEVE)
-            phases += [P.PROBE, P.PROBE_VERIFY] if recipe.teacher.lead_gate else []
+            phases += [P.PROBE, P.PROBE_VERIFY] if recipe.lead_gate else []
         phases += [P.TRAIN, P.PUBLISH] if recipe.trains else []
     if step in {0, last_step(recipe)} or step % recipe.evaluation.every == 0:
         phases += [P.EVALUATE_RETRIEVE] if agent else []

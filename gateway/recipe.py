@@ -181,7 +181,10 @@ class GeneratorSettings(Strict):
 
 
 class Recipe(Strict):
-    """Everything a run needs. Load one with `load_recipe`."""
+    """Everything a run needs. Load one with `load_recipe`.
+
+    What the method has no use for is left alone, so that `method` is the one key that compares methods.
+    """
 
     name: Slug
     model: str
@@ -206,18 +209,23 @@ class Recipe(Strict):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.teacher.lead_gate and not self.has_teacher:
-            raise ValueError(f"teacher.lead_gate: {self.method} has no teacher; remove the key")
         if self.trains and not self.sampling.temperature:
             raise ValueError("sampling.temperature: greedy rollouts are all the same; give a temperature to train")
         if self.method is Method.GRPO and self.schedule.rollouts_per_problem == 1:
             raise ValueError("schedule.rollouts_per_problem: a group of one has no advantage; give 2 or more")
+        for key, named in (
+            ("memory.levels", self.memory.levels),
+            ("retrieval.by_meaning", self.retrieval.by_meaning),
+            ("evaluation.splits", self.evaluation.splits),
+        ):
+            if len(set(named)) < len(named):
+                raise ValueError(f"{key}: names one twice")
         if self.method is Method.MEMORY_AGENT and not self.memory.levels:
             raise ValueError("memory.levels: memory_agent without memory is base; name a level or use method: base")
         quality = self.memory.quality
         if quality.quarantine and not quality.hold_out:
             raise ValueError("memory.quality.quarantine: needs memory.quality.hold_out, or nothing is measured")
-        if quality.hold_out and not (self.method is Method.MEMORY_AGENT or self.teacher.lead_gate):
+        if quality.hold_out and self.levels and not (self.method is Method.MEMORY_AGENT or self.lead_gate):
             raise ValueError("memory.quality.hold_out: needs teacher.lead_gate, whose probe measures what notes do")
         own = self.generator.model in {"policy", "base"}
         if own == (self.generator.base_url is not None):
@@ -240,6 +248,11 @@ class Recipe(Strict):
     def has_teacher(self) -> bool:
         """Whether training is distillation from a context."""
         return self.method in {Method.SDPO, Method.PMD}
+
+    @property
+    def lead_gate(self) -> bool:
+        """Whether the teacher is probed: only where the method has one."""
+        return self.teacher.lead_gate and self.has_teacher
 
     def context_settings(self) -> ContextSettings:
         """What the memory service needs to render contexts."""
@@ -266,7 +279,7 @@ class RecipeError(ValueError):
 
 
 class _Plain(yaml.SafeLoader):
-    """YAML that says what JSON can say: a date is the text that it was written as."""
+    """YAML that says what JSON can say: a date is the text that it was written as, a key stands once."""
 
     yaml_implicit_resolvers = {
         first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":timestamp")]
@@ -277,6 +290,15 @@ class _Plain(yaml.SafeLoader):
         for tag, constructor in yaml.SafeLoader.yaml_constructors.items()
         if tag is None or not tag.endswith((":timestamp", ":binary", ":set", ":omap", ":pairs"))
     }
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        seen: set[str] = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key.value in seen:  # it would be the last that counts, and the block above it lost without a word
+                raise yaml.MarkedYAMLError(problem=f"key {key.value!r} stands twice", problem_mark=key.start_mark)
+            seen.add(key.value)
+        return node
 
 
 def _yaml(text: str | bytes) -> Any:
@@ -315,7 +337,7 @@ def parse_overrides(pairs: list[str]) -> dict[str, Any]:
             raise RecipeError(f"{pair!r} is no override; write key.subkey=value")
         try:
             leaf: Any = _yaml(value)
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, RecursionError) as error:
             raise RecipeError(f"{pair!r}: the value is no YAML: {' '.join(str(error).split())}") from error
         for part in reversed(path.strip().split(".")):
             leaf = {part: leaf}
@@ -344,13 +366,16 @@ def _load(path: Path, below: tuple[Path, ...]) -> dict[str, Any]:
         tree = _yaml(file.read_bytes())
     except OSError as error:
         raise RecipeError(f"{path}: {error.strerror}") from error
-    except (UnicodeError, yaml.YAMLError) as error:
+    except (UnicodeError, yaml.YAMLError, RecursionError) as error:
         raise RecipeError(f"{path} is no YAML: {error}") from error
     if not isinstance(tree, dict):
         raise RecipeError(f"{path}: a recipe is a mapping of keys")
     tree = _resolve(tree, file.parent, str(path))
-    if isinstance(tree.get("extends"), str):
-        tree = merge(_load(file.parent / tree.pop("extends"), (*below, file)), tree)
+    if "extends" in tree:
+        other = tree.pop("extends")
+        if not isinstance(other, str):
+            raise RecipeError(f"{path}: extends: the path of one other file")
+        tree = merge(_load(file.parent / other, (*below, file)), tree)
     return tree
 
 

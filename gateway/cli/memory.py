@@ -29,7 +29,7 @@ def list_items(
     run: RunId,
     level: Annotated[str | None, typer.Option(help="experience, insight or behavior.")] = None,
     query: Annotated[str | None, typer.Option("--query", "-q", help="Only items that match these words.")] = None,
-    limit: Annotated[int, typer.Option(min=1, max=1000, help="Items per page.")] = 20,
+    limit: Annotated[int, typer.Option(min=1, max=500, help="Items per page.")] = 20,
     after: Annotated[str | None, typer.Option(help="Cursor of the page before.")] = None,
     status: Annotated[str | None, typer.Option(help="active (if missing), retired, quarantined, banned, any.")] = None,
     held: Annotated[bool | None, typer.Option("--held/--free", help="Only what people hold, or do not.")] = None,
@@ -201,6 +201,9 @@ def proposals(
         console.print(f"rejected {reject}")
         return
     found = gateway.get(base)
+    while found["next"]:
+        page = gateway.get(base, after=found["next"])
+        found = {"proposals": found["proposals"] + page["proposals"], "next": page["next"]}
     if accept is not None:
         wish = next((p for p in found["proposals"] if p["id"] == accept), None)
         if wish is None:

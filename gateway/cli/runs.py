@@ -13,6 +13,10 @@ from gateway.cli.output import AsJson, RunId, age, console, print_json, status, 
 from gateway.cli.watch import watch as watch_run
 from gateway.launcher import default_state_dir
 
+PAGE = 500
+"""Runs that the gateway is asked for at once."""
+OBEYED_LATER = {"pause": "pauses once its service calls in progress have ended", "cancel": "is about to be cancelled"}
+
 app = typer.Typer(no_args_is_help=True, help="Start runs, look at them, steer them.")
 
 
@@ -41,8 +45,12 @@ def check_recipe(recipe: dict[str, Any]) -> None:
     try:
         parse_recipe(recipe)
     except InvalidRecipe as error:
-        lines = [f"{each['field'] or 'recipe'}: {each['message']}" for each in error.fields]
-        raise CliError("\n  ".join(["the recipe is not valid", *lines]), code=2) from error
+        raise _refusal(error.fields) from error
+
+
+def _refusal(fields: list[dict[str, str]]) -> CliError:
+    lines = [f"{each['field'] or 'recipe'}: {each['message']}" for each in fields]
+    return CliError("\n  ".join(["the recipe is not valid", *lines]), code=2)
 
 
 def submit(gateway: Gateway, recipe: dict[str, Any]) -> dict[str, Any]:
@@ -88,31 +96,35 @@ def create(
 
 def _checked(data: dict[str, Any]) -> tuple[int, list[str], int]:
     """How many problems a recipe has, the bad records to name, and how many there are; by the gateway's word if one
-    answers, because only the verifier behind it knows which specs are right."""
+    answers: there are the files that the recipe names, and the verifier, which alone knows which specs are right."""
     from gateway.datasets.records import BadRecord  # noqa: PLC0415 - loads pyarrow
-    from gateway.problems import SHOWN, InvalidRecipe, problems_of  # noqa: PLC0415
+    from gateway.problems import SHOWN, InvalidRecipe, find_model, problems_of  # noqa: PLC0415
     from gateway.recipe import PocketProblems, Recipe  # noqa: PLC0415
 
-    checked = Recipe.model_validate(data)
-    if not isinstance(checked.problems, PocketProblems):
-        try:
-            told = connect().post("/v1/recipes:validate", {"recipe": data})
-        except Unreachable:
-            typer.echo("no gateway answers, so no verifier has checked the specs of these problems", err=True)
-        else:
-            left_out = [str(BadRecord.model_validate(record)) for record in told["bad_examples"]]
-            return sum(told["problems"].values()), left_out, told["bad_records"]
     try:
-        problems, bad = problems_of(checked)
-    except InvalidRecipe as error:
-        raise CliError(str(error), code=2) from error
-    return len(problems), [str(record) for record in bad[:SHOWN]], len(bad)
+        told = connect().post("/v1/recipes:validate", {"recipe": data})
+    except Unreachable:
+        checked = Recipe.model_validate(data)
+        if not isinstance(checked.problems, PocketProblems):
+            typer.echo("no gateway answers, so no verifier has checked the specs of these problems", err=True)
+        try:
+            find_model(checked.model)
+            problems, bad = problems_of(checked)
+        except InvalidRecipe as error:
+            raise _refusal(error.fields) from error
+        return len(problems), [str(record) for record in bad[:SHOWN]], len(bad)
+    left_out = [str(BadRecord.model_validate(record)) for record in told["bad_examples"]]
+    return sum(told["problems"].values()), left_out, told["bad_records"]
 
 
 @app.command("list")
 def list_runs(as_json: AsJson = False) -> None:
     """List the runs of this installation."""
-    views = connect().get("/v1/runs")
+    gateway = connect()
+    views = page = gateway.get("/v1/runs", limit=PAGE)
+    while len(page) == PAGE:
+        page = gateway.get("/v1/runs", limit=PAGE, after=page[-1]["id"])
+        views = views + page
     if as_json:
         print_json(views)
         return
@@ -172,7 +184,8 @@ def cancel(run: RunId) -> None:
 
 def _steer(run: str, verb: str) -> None:
     view = connect().post(f"/v1/runs/{run}:{verb}")
-    console.print(f"{view['id']} {status(view['status'])}")
+    later = OBEYED_LATER.get(verb, "") if view["status"] in {"queued", "running"} else ""
+    console.print(f"{view['id']} {status(view['status'])}" + (f"; it {later}" if later else ""))
 
 
 @app.command("report")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -98,7 +99,7 @@ def render_compare(reports: Sequence[ReportView]) -> str:
     for split in splits:
         lines = [
             Series(label, curve(report.steps, split), css, dash, markers=True)
-            for report, label, (css, dash) in zip(reports, _labels(reports), RUN_STYLE, strict=False)
+            for report, label, (css, dash) in zip(reports, _labels(reports), itertools.cycle(RUN_STYLE), strict=False)
         ]
         title = f"Accuracy on {split}"
         drawing = line_chart(title, _describe(lines), lines, height=320)

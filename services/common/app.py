@@ -22,6 +22,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
+from services.common.document import describe_refusals
 from services.common.jobs import Retryable
 from services.common.settings import ServiceSettings
 from services.common.strict import explain_errors, nearest
@@ -58,10 +59,7 @@ def problem(status: int, title: str, fields: list[dict[str, str]] | None = None)
 
 
 def known_query(request: Request) -> None:
-    """Refuse query parameters that the route does not know: a filter that is ignored answers another question.
-
-    A dependency of routers; routes that pass a query on leave it to those who answer it.
-    """
+    """Refuse query parameters that the route does not know: a filter that is ignored answers another question."""
     route = request.scope["route"]
     known = {parameter.alias for parameter in get_flat_dependant(route.dependant).query_params}
     errors = []
@@ -169,21 +167,5 @@ def create_service(
         """Prometheus metrics."""
         return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
 
-    _describe_token(app, open_paths)
+    describe_refusals(app, open_paths)
     return app
-
-
-def _describe_token(app: FastAPI, open_paths: frozenset[str]) -> None:
-    """Say in the OpenAPI document which routes want the token, so that clients and `/docs` can send it."""
-    plain = app.openapi
-
-    def openapi() -> dict[str, Any]:
-        document = plain()
-        document.setdefault("components", {})["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
-        document["security"] = [{"token": []}]
-        for path in open_paths & document["paths"].keys():
-            for operation in document["paths"][path].values():
-                operation["security"] = []
-        return document
-
-    app.openapi = openapi  # type: ignore[method-assign]

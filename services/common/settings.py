@@ -15,6 +15,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from services.common.strict import nearest
 
 PREFIX = "PMD_"
+TOKEN_CHARS = 16
+"""Shortest token."""
 
 
 class SettingsError(ValueError):
@@ -26,7 +28,7 @@ class ServiceSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", use_attribute_docstrings=True)
 
-    token: SecretStr = Field(min_length=16)
+    token: SecretStr = Field(min_length=TOKEN_CHARS)
     """Bearer token that every request must carry; the launcher generates one."""
     host: str = "127.0.0.1"
     """Address to listen on; loopback unless a proxy or a NetworkPolicy stands in front."""

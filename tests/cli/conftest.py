@@ -17,7 +17,7 @@ Answers = dict[str, Any]
 
 
 class Api:
-    """Answers by `METHOD /path`; remembers what it was asked."""
+    """Answers by `METHOD /path`, given or made from the request; remembers what it was asked."""
 
     def __init__(self) -> None:
         self.answers: Answers = {}
@@ -28,6 +28,8 @@ class Api:
         answer = self.answers.get(f"{request.method} {request.url.path}")
         if answer is None:
             return httpx.Response(404, json={"status": 404, "title": f"no {request.url.path}"})
+        if callable(answer):
+            answer = answer(request)
         return answer if isinstance(answer, httpx.Response) else httpx.Response(200, json=answer)
 
 

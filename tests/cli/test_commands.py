@@ -74,6 +74,12 @@ def test_a_dry_run_without_a_gateway_says_what_it_has_not_checked(pmd: Pmd, tmp_
     assert "9 problems, 0 bad records left out" in result.stderr
 
 
+def test_a_dry_run_misses_a_model_as_the_run_would(pmd: Pmd) -> None:
+    result = pmd("runs", "create", str(RECIPE), "--dry-run", "--set", "model=nowhere")
+    assert result.exit_code == 2
+    assert "model: no folder" in result.stderr
+
+
 @pytest.mark.parametrize(
     "words", [("no.yaml",), (str(RECIPE), "--set", "teacher.ema"), (str(RECIPE), "--set", "teacher.ema=[[")]
 )
@@ -133,10 +139,25 @@ def test_runs_are_listed_for_people_and_for_scripts(api: Api, pmd: Pmd) -> None:
     assert [run["id"] for run in json.loads(pmd("runs", "list", "--json").stdout)] == ["pocket-1", "pocket-2"]
 
 
-@pytest.mark.parametrize("verb", ["pause", "resume", "cancel"])
-def test_runs_are_steered(api: Api, pmd: Pmd, verb: str) -> None:
-    api.answers[f"POST /v1/runs/r:{verb}"] = run_view(id="r")
-    assert pmd("runs", verb, "r").exit_code == 0
+def test_all_runs_are_listed_however_many(api: Api, pmd: Pmd, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.cli.runs.PAGE", 2)
+    pages = {None: ["r4", "r3"], "r3": ["r2", "r1"], "r1": []}
+    api.answers["GET /v1/runs"] = lambda request: [run_view(id=run) for run in pages[request.url.params.get("after")]]
+    assert [run["id"] for run in json.loads(pmd("runs", "list", "--json").stdout)] == ["r4", "r3", "r2", "r1"]
+
+
+@pytest.mark.parametrize(
+    ("verb", "status", "said"),
+    [
+        ("pause", "running", "r running; it pauses once its service calls in progress have ended"),
+        ("pause", "paused", "r paused"),
+        ("cancel", "running", "r running; it is about to be cancelled"),
+        ("resume", "queued", "r queued"),
+    ],
+)
+def test_runs_are_steered(api: Api, pmd: Pmd, verb: str, status: str, said: str) -> None:
+    api.answers[f"POST /v1/runs/r:{verb}"] = run_view(id="r", status=status)
+    assert pmd("runs", verb, "r").stdout == f"{said}\n"
 
 
 @pytest.mark.parametrize(("status", "code"), [("succeeded", 0), ("failed", 1)])
@@ -214,7 +235,8 @@ def test_a_memory_is_changed_at_the_version_that_was_seen(api: Api, pmd: Pmd) ->
 
 def test_proposals_are_listed_and_decided(api: Api, pmd: Pmd) -> None:
     wish = {"id": "w1", "item_id": "i1", "wish": "replace", "step": 9, "actor": "r@8", "text": "[better]", "reason": ""}
-    api.answers["GET /v1/runs/r/bank/proposals"] = {"proposals": [wish]}
+    pages = {None: {"proposals": [wish | {"id": "w0"}], "next": "9.w0"}, "9.w0": {"proposals": [wish], "next": None}}
+    api.answers["GET /v1/runs/r/bank/proposals"] = lambda request: pages[request.url.params.get("after")]
     api.answers["GET /v1/runs/r/memory/i1"] = {"item": ITEM, "history": []}
     api.answers["POST /v1/runs/r/bank/proposals/w1:accept"] = HELD
     assert "[better]" in pmd("memory", "proposals", "r").stdout

@@ -68,13 +68,24 @@ def numbers(tree: BaseModel, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple
 @pytest.mark.parametrize(("path", "kind"), list(numbers(read(RECIPES / "pocket.yaml"))), ids=str)
 def test_every_number_of_a_recipe_has_bounds(path: tuple[str, ...], kind: type) -> None:
     """JSON can't write what is not finite, and no database holds every integer: both would fail at some later step."""
-    for wrong in (10**30,) if kind is int else (float("inf"), float("-inf"), float("nan")):
+    for wrong in (True, False, *((10**30,) if kind is int else (float("inf"), float("-inf"), float("nan")))):
         over: Any = wrong
         for part in reversed(path):
             over = {part: over}
         with pytest.raises(InvalidRecipe) as refused:
             parse_recipe(load_recipe(RECIPES / "pocket.yaml", over))
         assert [field["field"] for field in refused.value.fields] == [".".join(path)]
+
+
+def test_false_does_not_freeze_the_memory_at_step_0() -> None:
+    with pytest.raises(InvalidRecipe, match=r"memory.freeze_at_step: a number, not true or false"):
+        parse_recipe(load_recipe(RECIPES / "pocket.yaml", parse_overrides(["memory.freeze_at_step=false"])))
+
+
+@pytest.mark.parametrize("method", Method)
+def test_one_key_makes_every_method_of_the_same_recipe(method: Method) -> None:
+    recipe = parse_recipe(load_recipe(RECIPES / "pocket.yaml", {"method": method.value}))
+    assert recipe.lead_gate == (method in {Method.SDPO, Method.PMD})
 
 
 def test_more_rollouts_than_can_be_drawn_at_once_are_refused() -> None:
@@ -115,7 +126,11 @@ def test_paths_of_overrides_are_where_the_caller_stands(tmp_path: Path, monkeypa
         ('prompts: "a\\0b"', "own.yaml: prompts: .*null byte"),
         ("name: !!binary aGVsbG8=", "no YAML: could not determine a constructor"),
         ("- a", "a mapping of keys"),
+        ("extends: [a.yaml]", "own.yaml: extends: the path of one other file"),
+        ("teacher: {ema: 0.1}\nteacher: {lead_gate: true}", "key 'teacher' stands twice"),
+        ("a: " + "[" * 5000, "no YAML: maximum recursion depth"),
     ],
+    ids=lambda text: text[:20],
 )
 def test_a_recipe_that_cannot_be_read_says_why(text: str, cause: str, tmp_path: Path) -> None:
     (tmp_path / "own.yaml").write_text(text)

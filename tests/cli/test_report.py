@@ -123,6 +123,11 @@ def test_a_comparison_shows_curves_and_differences() -> None:
     assert "…" not in words, "a small terminal cuts nothing off"
 
 
+def test_a_comparison_draws_all_runs_however_many() -> None:
+    page = render_compare([report(steps=10, seed=seed) for seed in range(20)])
+    assert page.count('class="line') == 2 * 20
+
+
 @pytest.mark.parametrize(("low", "high"), [(0, 1), (0, 60), (1, 60), (0, 0.034), (0, 4096), (5, 5)])
 def test_ticks_are_few_and_within(low: float, high: float) -> None:
     found = ticks(low, high)

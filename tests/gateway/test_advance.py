@@ -302,6 +302,18 @@ def test_pause_lets_the_phase_in_progress_end_and_resume_goes_on(
     assert Counter(recorded(registry, run)) == Counter(planned(plan))
 
 
+def test_a_pause_that_comes_while_the_last_phase_runs_leaves_nothing_to_resume(
+    recipe: Make, start: Start, registry: Registry, fakes: Fakes, drive: Drive
+) -> None:
+    gate = fakes.holding["evaluate_verify"] = threading.Event()
+    run = start(recipe(method="base"))
+    advance_to(registry, fakes, run, "evaluate_verify")
+    registry.ask(run, "pause")
+    gate.set()
+    drive(run)
+    assert status(registry, run) == RunStatus.SUCCEEDED
+
+
 def test_a_pause_that_is_taken_back_as_the_run_begins_leaves_no_trace(
     recipe: Make, start: Start, registry: Registry, fakes: Fakes, monkeypatch: pytest.MonkeyPatch
 ) -> None:

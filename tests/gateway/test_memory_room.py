@@ -72,6 +72,25 @@ def test_a_bank_leaves_and_comes_back_through_the_gateway(http: TestClient, run:
     assert (bad.status_code, bad.json()["errors"][0]["field"]) == (422, "line 8")
 
 
+def test_the_gateway_knows_every_query_parameter_of_the_memory_service(
+    http: TestClient, run: str, tmp_path: Path
+) -> None:
+    memory = create_memory(MemoryServiceSettings(token=TOKEN, state_dir=tmp_path / "other"))  # type: ignore[arg-type]
+    parameters = [
+        (path.removeprefix("/v1/banks/{bank}/"), parameter["name"])
+        for path, operations in memory.openapi()["paths"].items()
+        for parameter in operations.get("get", {}).get("parameters", [])
+        if path.startswith("/v1/banks/{bank}/") and parameter["in"] == "query"
+    ]
+    assert len(parameters) > 20
+    for path, name in parameters:
+        items, _, rest = path.partition("/")
+        where = f"memory/{rest}".rstrip("/") if items == "items" else f"bank/{path}"
+        asked = http.get(f"/v1/runs/{run}/{where.format(item_id='i0')}", params={name: "x"})
+        assert asked.status_code != 404, where
+        assert "unknown key" not in asked.text, (where, name)
+
+
 def test_requests_drawn_from_the_document_are_never_5xx(http: TestClient, run: str) -> None:
     items = [i["id"] for i in http.get(f"/v1/runs/{run}/memory").json()["items"]]
     known = {"run": [run], "item": items, "rollout": ["1:p0#0"]}

@@ -242,15 +242,11 @@ def test_more_pocket_problems_than_there_are_is_a_recipes_mistake() -> None:
         ({"scedule": {}}, "scedule", "unknown key 'scedule'; did you mean 'schedule'?"),
         ({"problems": {"fils": []}}, "problems.fils", "unknown key 'fils'; did you mean 'files'?"),
         ({"optimizer": {"lr": -1}}, "optimizer.lr", "Input should be greater than 0"),
-        (
-            {"method": "grpo", "teacher": {"lead_gate": True}},
-            "teacher.lead_gate",
-            "grpo has no teacher; remove the key",
-        ),
+        ({"memory": {"levels": ["insight", "insight"]}}, "memory.levels", "names one twice"),
         ({"sampling": {"temperature": 0}}, "sampling.temperature", "greedy rollouts are all the same"),
         ({"sampling": {"temperature": 1e-9}}, "sampling.temperature", "give 0 for greedy choices"),
         (
-            {"method": "grpo", "teacher": {}, "schedule": {"rollouts_per_problem": 1}},
+            {"method": "grpo", "schedule": {"rollouts_per_problem": 1}},
             "schedule.rollouts_per_problem",
             "a group of one has no advantage",
         ),

@@ -233,9 +233,7 @@ def test_checkpoints_are_the_published_versions_with_their_scores(http: TestClie
     assert [bool(c["evaluation"]) for c in checkpoints] == [True, False, True, True]
 
 
-def test_checkpoints_are_those_that_were_kept(
-    http: TestClient, recipe_tree: Tree, drive: Callable[..., int]
-) -> None:
+def test_checkpoints_are_those_that_were_kept(http: TestClient, recipe_tree: Tree, drive: Callable[..., int]) -> None:
     run = create(http, recipe_tree(schedule={"keep_weights": 0}))["id"]
     drive(run)
     assert [c["step"] for c in http.get(f"/v1/runs/{run}/checkpoints").json()] == [0, 2, 3]
