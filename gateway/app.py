@@ -106,7 +106,7 @@ def create_app(
     add_memory_routes(routes, registry, forward)
     add_judging_routes(routes, registry, forward)
     app.include_router(routes)
-    _add_forwarded_routes(app, forward)
+    _add_forwarded_routes(app.router, forward)
     return app
 
 

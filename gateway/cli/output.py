@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 import time
@@ -15,7 +16,11 @@ from rich.table import Table
 from gateway.cli.client import CliError
 from gateway.units import duration
 
-console = Console(highlight=False)
+PIPE_WIDTH = 240
+"""Characters of a line where no terminal says how many it shows: a table's row is then one line, for grep and awk."""
+
+# rich takes 80 where it can't ask a terminal; COLUMNS is the user's own word, which it reads itself.
+console = Console(highlight=False, width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else PIPE_WIDTH)
 errors = Console(stderr=True, highlight=False)
 
 
