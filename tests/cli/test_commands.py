@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -137,6 +138,14 @@ def test_runs_are_listed_for_people_and_for_scripts(api: Api, pmd: Pmd) -> None:
     api.answers["GET /v1/runs"] = [run_view(id="pocket-1"), run_view(id="pocket-2", status="failed")]
     assert "pocket-2" in pmd("runs", "list").stdout
     assert [run["id"] for run in json.loads(pmd("runs", "list", "--json").stdout)] == ["pocket-1", "pocket-2"]
+
+
+@pytest.mark.skipif("COLUMNS" in os.environ, reason="COLUMNS is set; without it this runs")
+def test_a_row_is_one_line_where_no_terminal_reads_it(api: Api, pmd: Pmd) -> None:
+    api.answers["GET /v1/runs"] = [run_view(id="code-hard.levels-experience-insight." + "0" * 60)]
+    lines = pmd("runs", "list").stdout.splitlines()
+    assert len(lines) == 2
+    assert lines[1].split()[0].endswith("0" * 60)
 
 
 def test_all_runs_are_listed_however_many(api: Api, pmd: Pmd, monkeypatch: pytest.MonkeyPatch) -> None:
