@@ -129,9 +129,11 @@ def _write(out: Path, reports: dict[Any, Any]) -> None:
             continue
         measured += measurements(setting, done)
         parts.append(markdown(setting, rows(done)))
+        worlds = max(map(len, done.values()))  # means over fewer are of other worlds, and no curve beside these
+        drawn = {name: by_seed for name, by_seed in done.items() if len(by_seed) == worlds}
         for split in SPLITS:
             name = f"pocket-{setting}-{split}.svg"
-            (out / name).write_text(curve_chart(f"{setting}, {split}", mean_curves(done, split)), encoding="utf-8")
+            (out / name).write_text(curve_chart(f"{setting}, {split}", mean_curves(drawn, split)), encoding="utf-8")
             parts.append(f"![Mean learning curves, {setting}, {split}]({name})\n")
     with (out / "pocket.csv").open("w", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows([COLUMNS, *measured])

@@ -35,8 +35,8 @@ class Estimate:
 
     def __str__(self) -> str:
         if self.n < 2:
-            return f"{self.mean:.2f}"
-        return f"{self.mean:.2f} ± {self.half_width:.2f}"
+            return f"{self.mean:z.2f}"
+        return f"{self.mean:z.2f} ± {self.half_width:.2f}"
 
 
 def estimate(values: Sequence[float]) -> Estimate:
