@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from importlib.resources import files
 
+from gateway.recipe import Method
 from gateway.report.svg import Series, line_chart
 
 COLOURS = ("c1", "c2", "c3", "c4", "c5", "c6", "c7")
@@ -14,17 +15,20 @@ DASHES = ("solid", "dashed", "dotted")
 def curve_chart(title: str, curves: Mapping[str, list[tuple[int, float]]]) -> str:
     """An SVG file: accuracy over steps, one line per variant, labelled at its end, in light and dark.
 
-    A variant that was evaluated once does not change: its line is level.
+    A variant that was evaluated once does not change: its line is level. A method looks the same in every picture.
     """
+    names = [*Method, *(name for name in curves if name not in set(Method))]
+    styles = {
+        name: (COLOURS[i % len(COLOURS)], DASHES[i // len(COLOURS) % len(DASHES)]) for i, name in enumerate(names)
+    }
     end = max((points[-1][0] for points in curves.values() if points), default=0)
     lines = [
         Series(
             name,
             points if len(points) != 1 else [*points, (end, points[0][1])],
-            COLOURS[i % len(COLOURS)],
-            DASHES[i // len(COLOURS) % len(DASHES)],
+            *styles[name],
         )
-        for i, (name, points) in enumerate(curves.items())
+        for name, points in curves.items()
     ]
     described = "; ".join(f"{name} ends at {points[-1][1]:.0%}" for name, points in curves.items() if points)
     style = files("gateway.report").joinpath("page.css").read_text(encoding="utf-8")

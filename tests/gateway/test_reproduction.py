@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from typing import Literal
 from xml.etree import ElementTree
@@ -102,6 +103,14 @@ def test_curves_stand_alone_as_a_picture() -> None:
     picture = ElementTree.fromstring(curve_chart("code, hard", curves))  # noqa: S314 -- our own text
     assert picture.tag.endswith("svg")
     assert "pmd ends at 80%" in ElementTree.tostring(picture, encoding="unicode")
+
+
+def test_a_method_looks_the_same_in_every_picture() -> None:
+    def style(names: list[str]) -> str:
+        picture = curve_chart("x", {name: [(0, 0.1), (10, 0.5)] for name in names})
+        return re.findall(r'class="line (\w+)"', picture)[names.index("pmd")]
+
+    assert style(["base", "grpo", "pmd"]) == style(["pmd", "memory-frozen"])
 
 
 def test_every_variant_has_a_line_that_is_seen() -> None:
