@@ -165,7 +165,7 @@ def line_chart(
     top = y_max or max((y for each in drawn for _, y in each.points), default=1.0) * 1.05 or 1.0
     y_ticks = ticks(0.0, top, 4)
     left = 12 + GLYPH * max(len(y_form(value)) for value in y_ticks)
-    right = WIDTH - 10 - BOLD * max((len(each.label) for each in drawn), default=0)
+    right = WIDTH - 18 - BOLD * max((len(each.label) for each in drawn), default=0)
     frame = Frame(left, 12, right, height - 44, (xs[0], xs[-1]), (0.0, top), log2)
     parts = _y_axis(frame, y_ticks, y_form)
     parts += _x_axis(frame, xs if log2 else whole_ticks(xs[0], xs[-1]), x_label, lambda v: f"{v:g}")
