@@ -19,8 +19,13 @@ from gateway.units import duration
 PIPE_WIDTH = 240
 """Characters of a line where no terminal says how many it shows: a table's row is then one line, for grep and awk."""
 
-# rich takes 80 where it can't ask a terminal; COLUMNS is the user's own word, which it reads itself.
-console = Console(highlight=False, width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else PIPE_WIDTH)
+
+def line_width() -> int | None:
+    """`PIPE_WIDTH`, or None where rich finds out itself: from a terminal, or from COLUMNS, the user's own word."""
+    return None if sys.stdout.isatty() or "COLUMNS" in os.environ else PIPE_WIDTH
+
+
+console = Console(highlight=False, width=line_width())
 errors = Console(stderr=True, highlight=False)
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import io
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from gateway.cli import client, verify
+from gateway.cli import client, output, verify
 from tests.cli.conftest import Api, Pmd
 from tests.cli.synthetic import report
 
@@ -140,8 +140,12 @@ def test_runs_are_listed_for_people_and_for_scripts(api: Api, pmd: Pmd) -> None:
     assert [run["id"] for run in json.loads(pmd("runs", "list", "--json").stdout)] == ["pocket-1", "pocket-2"]
 
 
-@pytest.mark.skipif("COLUMNS" in os.environ, reason="COLUMNS is set; without it this runs")
-def test_a_row_is_one_line_where_no_terminal_reads_it(api: Api, pmd: Pmd) -> None:
+def test_a_row_is_one_line_where_no_terminal_reads_it(api: Api, pmd: Pmd, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdout", io.StringIO())
+    monkeypatch.setenv("COLUMNS", "80")
+    assert output.line_width() is None
+    monkeypatch.delenv("COLUMNS")
+    monkeypatch.setattr(output.console, "width", output.line_width())
     api.answers["GET /v1/runs"] = [run_view(id="code-hard.levels-experience-insight." + "0" * 60)]
     lines = pmd("runs", "list").stdout.splitlines()
     assert len(lines) == 2
