@@ -63,7 +63,7 @@ class CreateRun(Strict):
     """What a run is created from."""
 
     recipe: dict[str, Any] = Field(examples=[examples.RECIPE])
-    """A recipe as `gateway.recipe.load_recipe` reads it from a file: paths absolute, prompts by content."""
+    """A recipe as `gateway.recipe_file.load_recipe` reads it from a file: paths absolute, prompts by content."""
 
 
 def create_app(

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from gateway.datasets import livecodebench, sciknoweval
 from gateway.datasets.records import BadRecord, Decode, Unreadable, load
@@ -76,22 +76,9 @@ def parse_recipe(tree: dict[str, Any]) -> Recipe:
         InvalidRecipe: naming each wrong key, and the nearest valid one for an unknown key.
     """
     try:
-        recipe = Recipe.model_validate(tree)
+        return Recipe.model_validate(tree)
     except ValidationError as error:
         raise InvalidRecipe([_readable(field, tree) for field in explain(error, Recipe)]) from error
-    if counted := list(_truths_as_numbers(tree, recipe)):
-        raise InvalidRecipe([{"field": key, "message": "a number, not true or false"} for key in counted])
-    return recipe
-
-
-def _truths_as_numbers(tree: Mapping[str, Any], parsed: BaseModel, path: str = "") -> Iterator[str]:
-    """Keys whose true or false pydantic has taken for 1 or 0: `memory.freeze_at_step: false` would freeze at once."""
-    for key, given in tree.items():
-        value = getattr(parsed, key)
-        if isinstance(given, bool) and not isinstance(value, bool):
-            yield f"{path}{key}"
-        elif isinstance(given, Mapping) and isinstance(value, BaseModel):
-            yield from _truths_as_numbers(given, value, f"{path}{key}.")
 
 
 def _readable(field: dict[str, str], tree: dict[str, Any]) -> dict[str, str]:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from gateway.recipe import load_recipe, merge
+from gateway.recipe_file import load_recipe, merge
 from gateway.report.statistics import Estimate, area, curve, estimate, paired
 from gateway.views import ReportView, StepView
 

@@ -12,7 +12,7 @@ from rich.markup import escape
 from gateway.cli import chat, compare, export, memory, quickstart, reproduce, runs, up, verify
 from gateway.cli.client import CliError
 from gateway.cli.output import errors
-from gateway.launcher import LaunchError
+from gateway.programs import LaunchError
 from gateway.supervisor import AlreadyRunning
 
 

@@ -42,7 +42,7 @@ def reproduce(
     at_once: Annotated[int, typer.Option("--jobs", min=1, max=8, help="Runs at a time; one a core is best.")] = 2,
 ) -> None:
     """Run the comparison of docs/results/pocket.md. Interrupt it at will: it goes on where it stopped."""
-    from gateway.recipe import parse_overrides  # noqa: PLC0415 - loads pyarrow
+    from gateway.recipe_file import parse_overrides  # noqa: PLC0415 - loads pyarrow
     from gateway.reproduction import SETTINGS, Cell, cell_recipe, recipe_key, variants  # noqa: PLC0415
     from gateway.views import ReportView  # noqa: PLC0415
 

@@ -26,7 +26,7 @@ def read_recipe(path: Path, overrides: list[str]) -> dict[str, Any]:
     Raises:
         CliError: when a file can't be read or an override is malformed.
     """
-    from gateway.recipe import RecipeError, load_recipe, parse_overrides  # noqa: PLC0415 - loads pyarrow
+    from gateway.recipe_file import RecipeError, load_recipe, parse_overrides  # noqa: PLC0415 - loads pyarrow
 
     try:
         return load_recipe(path, parse_overrides(overrides))

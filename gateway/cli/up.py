@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from gateway import launcher, weaviate
+from gateway import launcher, programs, weaviate
 from gateway.cli.client import CliError
 from gateway.cli.output import AsJson, console, errors, print_json, table
 from gateway.supervisor import read_state
@@ -37,9 +37,9 @@ def start_services(state_dir: Path, index: str | None = None) -> bool:
         raise CliError(f"the services run with --index {running['index']}; `pmd down` first to change that")
     if running is not None:
         return False
-    if broker := launcher.callers_redis():
-        launcher.check_redis(broker)
-    _ensure_server(launcher.index_in_force(index))
+    if broker := programs.callers_redis():
+        programs.check_redis(broker)
+    _ensure_server(programs.index_in_force(index))
     console.print(f"starting the services in {state_dir}", soft_wrap=True)
     return launcher.start_detached(state_dir, index)
 
@@ -59,7 +59,7 @@ def await_services(state_dir: Path, timeout_s: float) -> None:
 
 def _ensure_server(index: str) -> None:
     """Build the Weaviate server that this installation is to run, unless it is built."""
-    if not launcher.runs_weaviate(index) or weaviate.BINARY.exists():
+    if not programs.runs_weaviate(index) or weaviate.BINARY.exists():
         return
     console.print(f"building Weaviate {weaviate.VERSION} with Go: about five minutes, once")
     try:
@@ -89,17 +89,17 @@ def up(
             if started and launcher.stop(state_dir):
                 console.print("\ninterrupted; the services that this command started are stopped")
             raise typer.Exit(130) from None
-        except launcher.LaunchError as error:
+        except programs.LaunchError as error:
             rest = "\nwhat did start keeps running; `pmd down` stops it" if read_state(state_dir) else ""
             raise CliError(f"{error}{rest}") from error
         return
-    _ensure_server(launcher.index_in_force(index))
+    _ensure_server(programs.index_in_force(index))
 
     def announce() -> None:
         try:
             for name, seconds in launcher.wait_ready(state_dir, timeout):
                 console.print(f"{name} ready after {seconds:.1f} s")
-        except launcher.LaunchError as error:
+        except programs.LaunchError as error:
             errors.print(f"[red]error:[/] {escape(str(error))}", soft_wrap=True)
 
     # The supervisor has this thread, where signals arrive.

@@ -19,7 +19,8 @@ WIDTH = 400
 """Units of the view box: about the width of a phone, so that text can be read there."""
 GLYPH = 7.2
 """Room for an average glyph. The page's style sheet sets the size of text: 12 units, 13.5 on a phone."""
-BOLD = 7.9
+BOLD = 8.5
+"""The same for labels, where a wide font is the only one."""
 LINE = 16.0
 DASHES = {"solid": "", "dashed": "6 4", "dotted": "1.5 4"}
 
@@ -165,7 +166,7 @@ def line_chart(
     top = y_max or max((y for each in drawn for _, y in each.points), default=1.0) * 1.05 or 1.0
     y_ticks = ticks(0.0, top, 4)
     left = 12 + GLYPH * max(len(y_form(value)) for value in y_ticks)
-    right = WIDTH - 18 - BOLD * max((len(each.label) for each in drawn), default=0)
+    right = WIDTH - 10 - BOLD * max((len(each.label) for each in drawn), default=0)
     frame = Frame(left, 12, right, height - 44, (xs[0], xs[-1]), (0.0, top), log2)
     parts = _y_axis(frame, y_ticks, y_form)
     parts += _x_axis(frame, xs if log2 else whole_ticks(xs[0], xs[-1]), x_label, lambda v: f"{v:g}")

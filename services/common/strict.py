@@ -1,4 +1,4 @@
-"""Unknown keys are errors that name the key and the nearest valid one (Law 11).
+"""Unknown keys are errors that name the key and the nearest valid one (Law 11); true and false are no numbers.
 
 One base class for everything that a person or another process can send: recipes, requests, settings.
 """
@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal, get_args, get_origin
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 
 class Strict(BaseModel):
@@ -24,6 +26,37 @@ class Strict(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, use_attribute_docstrings=True, str_min_length=0, allow_inf_nan=False
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _numbers_are_no_truths(cls, data: Any) -> Any:
+        """Pydantic takes true for 1: `freeze_at_step: false` would freeze at once."""
+        if isinstance(data, Mapping):
+            truths = [name for name, value in data.items() if isinstance(value, bool)]
+            wrong = [
+                name for name in truths if name in cls.model_fields and _is_number(cls.model_fields[name].annotation)
+            ]
+            if wrong:
+                refusal = PydanticCustomError("number", "a number, not true or false")
+                details = [InitErrorDetails(type=refusal, loc=(name,), input=data[name]) for name in wrong]
+                raise ValidationError.from_exception_data(cls.__name__, details)
+        return data
+
+
+def _is_number(annotation: Any) -> bool:
+    """Whether a field of this type takes numbers, and no truth values."""
+    alternatives = _alternatives(annotation)
+    return bool(alternatives & {int, float}) and bool not in alternatives
+
+
+def _alternatives(annotation: Any) -> set[Any]:
+    """The types that a union allows, what annotates them left aside."""
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        return _alternatives(get_args(annotation)[0])
+    if origin in {Union, UnionType}:
+        return {kind for part in get_args(annotation) for kind in _alternatives(part)}
+    return {annotation}
 
 
 def nearest(key: str, valid: Iterable[str]) -> str | None:

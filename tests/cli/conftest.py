@@ -51,3 +51,18 @@ def pmd(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Result
 
 
 Pmd = Callable[..., Result]
+
+
+@pytest.fixture
+def own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No setting of who runs the tests reaches an installation of theirs."""
+    for name in (
+        "PMD_TOKEN",
+        "PMD_REDIS_URL",
+        "REDIS_URL",
+        "PMD_DATABASE_URL",
+        "PMD_DATA_URI",
+        "PMD_WEAVIATE_URL",
+        "PMD_MEMORY_INDEX",
+    ):
+        monkeypatch.delenv(name, raising=False)

@@ -10,7 +10,8 @@ import pytest
 from pydantic import BaseModel
 
 from gateway.problems import InvalidRecipe, parse_recipe
-from gateway.recipe import Method, Recipe, RecipeError, load_recipe, parse_overrides
+from gateway.recipe import Method, Recipe
+from gateway.recipe_file import RecipeError, load_recipe, parse_overrides
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 POCKET = [RECIPES / "pocket.yaml", *sorted((RECIPES / "pocket").rglob("*.yaml"))]

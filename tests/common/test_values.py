@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import resource
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from pydantic import SecretStr, ValidationError
 from services.common import artifacts
 from services.common.columns import VERDICTS
 from services.common.options import ContextSettings
-from services.common.requests import RetrieveRequest, SplitScore
+from services.common.requests import GenerateRequest, RetrieveRequest, SplitScore
 from services.common.serve import serve
 from services.common.settings import ServiceSettings, SettingsError, check_environment
 from services.common.strict import explain
@@ -38,6 +39,14 @@ def test_law_11_a_nested_unknown_key_is_named_with_its_nearest() -> None:
     assert unknown == [
         {"field": "settings.min_similarty", "message": "unknown key 'min_similarty'; did you mean 'min_similarity'?"}
     ]
+
+
+@pytest.mark.parametrize("truth", [True, False])
+def test_true_and_false_are_no_numbers(truth: bool) -> None:
+    with pytest.raises(ValidationError) as caught:
+        GenerateRequest.model_validate_json(json.dumps({"sampling": {"max_tokens": truth, "temperature": truth}}))
+    told = {e["field"]: e["message"] for e in explain(caught.value, GenerateRequest)}
+    assert told["sampling.max_tokens"] == told["sampling.temperature"] == "a number, not true or false"
 
 
 def test_law_11_an_unknown_setting_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,8 @@ import pytest
 
 from gateway.advance import advance
 from gateway.problems import materialise, parse_recipe
-from gateway.recipe import Recipe, merge
+from gateway.recipe import Recipe
+from gateway.recipe_file import merge
 from gateway.registry import Registry
 from gateway.status import ACTIVE
 from gateway.tables import METADATA, open_registry

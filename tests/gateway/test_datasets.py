@@ -330,7 +330,7 @@ def test_a_wrong_field_of_sciknoweval_is_named(field: str, recipe_tree: Tree, tm
 
 
 def test_recipe_paths_are_relative_to_the_recipe(tmp_path: Path) -> None:
-    from gateway.recipe import load_recipe
+    from gateway.recipe_file import load_recipe
 
     (tmp_path / "r.yaml").write_text("problems: {source: sciknoweval, files: {train: [a.jsonl], test: [s3://b/c]}}")
     files = load_recipe(tmp_path / "r.yaml")["problems"]["files"]

@@ -2,40 +2,28 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from typing import Any
 
 import pytest
-from pydantic import BaseModel
 
-from gateway.bodies import phase_seed, superseded
-from gateway.order import step_problems
 from gateway.plan import next_phases, step_plan, steps_complete
 from gateway.recipe import Recipe
-from gateway.state import CALLS, Inputs, PhaseName, Record, RunState, last_step
+from gateway.state import CALLS, PhaseName, Record, RunState, last_step
 from services.common.requests import (
     AbstractRequest,
-    GenerateRequest,
-    GenerateResult,
-    MemoryCounts,
-    PublishRequest,
     ReflectRequest,
-    RetrieveRequest,
-    RetrieveResult,
-    SplitScore,
     TrainRequest,
-    TrainResult,
-    VerifyResult,
 )
-from services.common.wire import Policy, Ref, Weights
-from tests.gateway.test_gate import lead
+from services.common.wire import Policy
+from tests.gateway.playing import INPUTS, answer, bodies, play
 
 Make = Callable[..., Recipe]
 
 EVALUATION = ["evaluate", "evaluate_verify"]
 SDPO = ["rollout", "verify", "retrieve", "train", "publish"]
 WRITTEN = ["record", "reflect"]
+
 GOLDEN: list[tuple[str, dict[str, Any], list[list[str]]]] = [
     # three steps, evaluation every 2, behaviors every 2 after 1
     ("base", {"method": "base"}, [["publish", *EVALUATION]]),
@@ -123,121 +111,6 @@ def test_the_slow_clock_starts_after_its_warmup(recipe: Make) -> None:
     assert [step for step in range(1, 9) if "abstract" in step_plan(plan, step)] == [6, 8]
 
 
-# ---------------------------------------------------------------- playing a plan through
-
-
-def ref(name: str) -> Ref:
-    return Ref(uri=f"file:///runs/demo-1/{name}", sha256=name, bytes=1)
-
-
-INPUTS = Inputs(
-    root="file:///runs/demo-1",
-    base=Weights(version=0, uri="file:///runs/demo-1/weights/v0000", sha256="base"),
-    problems=ref("problems"),
-    prompts=ref("prompts"),
-    train=tuple(f"train-{n}" for n in range(6)),
-    evaluation=("test-0", "unseen-0"),
-)
-
-
-def answer(request: BaseModel, at: str) -> BaseModel:
-    """What a service would say; its artifacts are only named."""
-    match request:
-        case GenerateRequest():
-            return GenerateResult(rollouts=ref(f"{at}.rollouts"), tokens=1, truncated=0)
-        case PublishRequest():
-            return request.policy
-        case RetrieveRequest():
-            return RetrieveResult(contexts=ref(f"{at}.contexts"), seq=1, with_context=1, items_used={})
-        case TrainRequest():
-            version = request.from_version + 1
-            weights = Weights(version=version, uri=f"{request.out}/v{version:04d}", sha256=str(version))
-            return TrainResult(weights=weights, metrics={})
-        case _ if hasattr(request, "bank"):
-            return MemoryCounts(seq=1, experience=1, insight=0, behavior=0)
-        case _:
-            rate = 0.25 if at == "1.verify" else 0.5
-            score = SplitScore(problems=1, rollouts=8, pass_rate=rate, pass_at={})
-            return VerifyResult(verdicts=ref(f"{at}.verdicts"), outcomes={}, splits={"train": score})
-
-
-FACTS = {
-    PhaseName.VERIFY: {"tally": {"train-0": [0, 8], "train-1": [4, 8]}},
-    PhaseName.RETRIEVE: {"probe": ["train-0#0", "train-1#0"]},
-    PhaseName.PROBE_VERIFY: {"tally": {"train-0": [1, 1], "train-1": [0, 1]}},
-}
-
-
-def play(plan: Recipe, run: str = "demo-1", facts: bool = True) -> list[tuple[int, str, BaseModel]]:
-    """Every phase of a run with its request body, in the order in which they become ready."""
-    state = RunState(run, plan, INPUTS)
-    played: list[tuple[int, str, BaseModel]] = []
-    for _ in range(1000):
-        ready = next_phases(state)
-        if not ready:
-            return played
-        phase = ready[0]
-        played.append((phase.step, str(phase.name), phase.request))
-        result = answer(phase.request, f"{phase.step}.{phase.name}").model_dump(mode="json")
-        state = state.with_record(phase.step, phase.name, Record(result, FACTS.get(phase.name, {}) if facts else {}))
-    raise AssertionError("a plan that does not end")
-
-
-def bodies(played: list[tuple[int, str, BaseModel]], name: str) -> list[Any]:
-    return [request for _, phase, request in played if phase == name]
-
-
-def test_law_1_the_students_prompt_never_holds_memory(recipe: Make) -> None:
-    for method in ("base", "grpo", "sdpo", "pmd"):
-        played = play(recipe(method=method))
-        for request in bodies(played, "rollout") + bodies(played, "evaluate"):
-            assert request.prompts == INPUTS.prompts
-
-
-def test_the_memory_agent_alone_draws_from_contexts(recipe: Make) -> None:
-    played = play(recipe(method="memory_agent"))
-    assert [r.prompts.sha256 for r in bodies(played, "rollout")] == [f"{s}.retrieve.contexts" for s in (1, 2, 3)]
-    assert all("evaluate_retrieve" in r.prompts.sha256 for r in bodies(played, "evaluate"))
-    assert all(r.rollouts is None and r.bank == "demo-1" for r in bodies(played, "retrieve"))
-    assert bodies(played, "evaluate_retrieve")[0].problem_ids == ["test-0", "unseen-0"]
-    assert {r.policy.weights.version for r in bodies(played, "rollout")} == {0}
-
-
-@pytest.mark.parametrize("gate", [False, True])
-def test_law_2_pmd_without_memory_sends_what_sdpo_sends(gate: bool, recipe: Make) -> None:
-    over = {"teacher": {"lead_gate": gate}, "retrieval": {"k": 5}}
-    sdpo = play(recipe(method="sdpo", **over))
-    pmd = play(recipe(method="pmd", memory={"levels": []}, **over))
-    assert [(s, n, json.loads(r.model_dump_json())) for s, n, r in pmd] == [
-        (s, n, json.loads(r.model_dump_json())) for s, n, r in sdpo
-    ]
-    assert all(r.bank is None and r.settings.levels == () for r in bodies(pmd, "retrieve"))
-
-
-def test_law_1_what_is_trained_on_was_drawn_from_the_students_prompt(recipe: Make) -> None:
-    """Each phase reads what its own step wrote: a probe, which saw memory, is never practised, nor an evaluation."""
-    reads = {
-        "verify": {"rollouts": "rollout.rollouts"},
-        "probe_verify": {"rollouts": "probe.rollouts"},
-        "evaluate_verify": {"rollouts": "evaluate.rollouts"},
-        "record": {"rollouts": "rollout.rollouts", "verdicts": "verify.verdicts"},
-        "retrieve": {"rollouts": "rollout.rollouts", "verdicts": "verify.verdicts"},
-        "train": {"rollouts": "rollout.rollouts", "verdicts": "verify.verdicts", "contexts": "retrieve.contexts"},
-    }
-    played = play(recipe(teacher={"lead_gate": True}))
-    assert set(reads) <= {name for _, name, _ in played}
-    for step, name, request in played:
-        for field, source in reads.get(name, {}).items():
-            assert getattr(request, field) == ref(f"{step}.{source}"), (step, name)
-    assert {r.contexts for r in bodies(play(recipe(method="grpo")), "train")} == {None}
-
-
-def test_only_the_run_id_differs_between_two_runs_of_a_recipe(recipe: Make) -> None:
-    one = [r.model_dump_json() for _, _, r in play(recipe(), "demo-1")]
-    two = [r.model_dump_json() for _, _, r in play(recipe(), "demo-2")]
-    assert [body.replace("demo-2", "demo-1") for body in two] == one
-
-
 def test_step_s_draws_with_version_s_minus_1_publishes_s_and_evaluates_s(recipe: Make) -> None:
     played = play(recipe())
     assert [r.policy.weights.version for r in bodies(played, "rollout")] == [0, 1, 2]
@@ -257,78 +130,12 @@ def test_a_frozen_memory_is_still_read(recipe: Make) -> None:
     assert [r.bank for r in bodies(played, "retrieve")] == ["demo-1"] * 3
 
 
-def test_evaluation_asks_for_the_evaluation_splits_only(recipe: Make) -> None:
-    played = play(recipe())
-    assert all(r.ids == ["test-0", "unseen-0"] and r.n == 2 for r in bodies(played, "evaluate"))
-    assert all(set(r.ids) <= set(INPUTS.train) for r in bodies(played, "rollout"))
-
-
-def test_an_evaluation_samples_as_the_recipe_says_of_evaluations(recipe: Make) -> None:
-    over = {"sampling": {"temperature": 0.9}, "evaluation": {"sampling": {"temperature": 0.0}}}
-    played = play(recipe(teacher={"lead_gate": True}, **over))
-    assert {r.sampling.temperature for r in bodies(played, "evaluate")} == {0.0}
-    assert {r.sampling.temperature for r in bodies(played, "rollout") + bodies(played, "probe")} == {0.9}
-    assert {r.settings.temperature for r in bodies(played, "train")} == {0.9}, "what it was drawn at"
-
-
-def test_the_recipes_switches_reach_the_service_that_obeys_them(recipe: Make) -> None:
-    over = {
-        "memory": {"transient": True, "keep_attempts": 3, "reflect": {"excerpt_chars": 99}},
-        "context": {"demonstrations": "same_plan", "feedback": "never", "conflicts": "show"},
-        "retrieval": {"k": 5},
-        "teacher": {"ema": 0.25},
-    }
-    played = play(recipe(**over))
-    assert {r.keep_attempts for r in bodies(played, "record")} == {3}
-    shown = bodies(played, "retrieve")[0].settings
-    assert shown.model_dump(include={"transient", "demonstrations", "feedback", "conflicts", "k", "excerpt_chars"}) == {
-        "transient": True,
-        "k": 5,
-        "excerpt_chars": 99,
-        **over["context"],
-    }
-    assert {r.settings.teacher_ema for r in bodies(played, "train")} == {0.25}
-
-
-@pytest.mark.parametrize("method", ["grpo", "sdpo", "pmd"])
-def test_a_method_trains_by_its_own_objective(method: str, recipe: Make) -> None:
-    trained = bodies(play(recipe(method=method)), "train")
-    assert {r.settings.objective for r in trained} == {"grpo" if method == "grpo" else "distill"}
-
-
-def test_notes_are_credited_with_what_goes_beyond_the_first_steps_pass_rate(recipe: Make) -> None:
-    played = play(recipe())
-    assert {r.chance for r in bodies(played, "reflect") + bodies(played, "retrieve")} == {0.25}
-
-
-def test_notes_are_measured_by_what_was_drawn_from_contexts_that_hold_them(recipe: Make) -> None:
-    def measured(**over: Any) -> list[tuple[int | None, Ref | None]]:
-        return [(r.outcomes_step, r.outcomes) for r in bodies(play(recipe(**over)), "record")]
-
-    memory, gate = {"quality": {"hold_out": 0.1}}, {"lead_gate": True}
-    probed = [(step, ref(f"{step}.probe_verify.verdicts")) for step in (1, 2)]
-    assert measured(memory=memory, teacher=gate) == [(None, None), *probed], "a step's probe is judged after its record"
-    agents = [(step, ref(f"{step}.verify.verdicts")) for step in (1, 2, 3)]
-    assert measured(memory=memory, method="memory_agent") == agents
-    assert measured(teacher=gate) == [(None, None)] * 3, "nothing is held out, so there is nothing to compare"
-
-
 def test_a_run_without_evaluation_problems_evaluates_nothing(recipe: Make) -> None:
     state = RunState("demo-1", recipe(method="base"), INPUTS.model_copy(update={"evaluation": ()}))
     (phase,) = next_phases(state)
     assert phase.name == "publish"
     served = Policy(run="demo-1", weights=INPUTS.base).model_dump()
     assert next_phases(state.with_record(0, PhaseName.PUBLISH, Record(served))) == []
-
-
-def test_reflection_is_written_by_whom_the_recipe_names(recipe: Make) -> None:
-    def models(**generator: Any) -> list[tuple[str, str | None]]:
-        plan = recipe(generator=generator)
-        return [(r.generator.model, r.generator.base_url) for r in bodies(play(plan), "reflect")]
-
-    assert models(model="policy") == [("demo-1@0", None), ("demo-1@1", None), ("demo-1@2", None)]
-    assert set(models(model="base")) == {("demo-1@0", None)}
-    assert set(models(model="big", base_url="http://x/v1")) == {("big", "http://x/v1")}
 
 
 def test_a_key_names_run_step_phase_and_attempt(recipe: Make) -> None:
@@ -385,90 +192,6 @@ def test_steps_count_as_complete_when_nothing_of_them_is_open(recipe: Make) -> N
         counts.append(steps_complete(state))
     assert set(counts[:-1]) == {0}
     assert counts[-1] == 2
-
-
-# ---------------------------------------------------------------- seeds and the order of problems
-
-
-def test_seeds_differ_by_phase_and_step_and_not_by_method(recipe: Make) -> None:
-    seeds = [phase_seed(7, step, name) for step in range(50) for name in PhaseName]
-    assert len(set(seeds)) == len(seeds)
-    assert all(0 <= seed < 2**31 for seed in seeds)
-    assert phase_seed(7, 3, PhaseName.ROLLOUT) == 2097285740, "a change of this number changes every recorded result"
-    assert bodies(play(recipe(method="grpo")), "rollout") == bodies(play(recipe(method="pmd")), "rollout")
-
-
-@pytest.mark.parametrize(("size", "per_step"), [(6, 4), (64, 24), (7, 7), (5, 1), (10, 9)])
-def test_problems_come_once_an_epoch_and_never_twice_in_a_step(size: int, per_step: int) -> None:
-    problems = tuple(f"p{n}" for n in range(size))
-    steps = 4 * size
-    drawn = [step_problems(problems, 3, per_step, step) for step in range(1, steps + 1)]
-    assert all(len(set(step)) == per_step for step in drawn)
-    counts = {p: sum(p in step for step in drawn) for p in problems}
-    assert set(counts.values()) == {4 * per_step}
-    flat = [p for step in drawn for p in step]
-    assert set(flat[:size]) == set(problems), "the first epoch holds every problem"
-
-
-def test_the_order_of_problems_is_a_function_of_seed_and_step() -> None:
-    problems = tuple(f"p{n}" for n in range(20))
-    assert step_problems(problems, 3, 4, 9) == step_problems(tuple(problems), 3, 4, 9)
-    assert step_problems(problems, 3, 4, 9) != step_problems(problems, 4, 4, 9)
-
-
-def test_more_problems_a_step_than_there_are_is_refused() -> None:
-    with pytest.raises(ValueError, match="3 problems a step, but there are 2"):
-        step_problems(("a", "b"), 0, 3, 1)
-
-
-def test_the_trainer_is_told_which_step_is_the_last(recipe: Make) -> None:
-    *before, last = (train.last for train in bodies(play(recipe()), "train"))
-    assert (set(before), last) == ({False}, True)
-
-
-def scored(pass_rate: float) -> Record:
-    """An evaluation's record."""
-    splits = {"test": SplitScore(problems=1, rollouts=1, pass_rate=pass_rate, pass_at={})}
-    return Record(VerifyResult(verdicts=ref("v"), outcomes={}, splits=splits).model_dump(mode="json"))
-
-
-@pytest.mark.parametrize(
-    ("keep", "gone"), [(None, ()), (0, (1, 2, 3, 4, 5)), (1, (1, 3, 4, 5)), (2, (1, 3, 5)), (9, (1, 3, 5))]
-)
-def test_the_newest_and_the_best_evaluated_versions_are_kept(
-    keep: int | None, gone: tuple[int, ...], recipe: Make
-) -> None:
-    plan = recipe(schedule={"steps": 9, "keep_weights": keep})
-    state = RunState("demo-1", plan, INPUTS)
-    for step, pass_rate in ((0, 1.0), (2, 0.9), (4, 0.5)):
-        state = state.with_record(step, PhaseName.EVALUATE_VERIFY, scored(pass_rate))
-    assert superseded(state, 7) == gone
-    late = state.with_record(6, PhaseName.EVALUATE_VERIFY, scored(1.0))
-    assert superseded(late, 7) == gone, "a score that may come while the step is trained changes nothing"
-
-
-# ---------------------------------------------------------------- the lead gate within the plan
-
-
-def test_the_probe_draws_once_from_the_context_of_each_problems_first_rollout(recipe: Make) -> None:
-    (probe, *_) = bodies(play(recipe(teacher={"lead_gate": True})), "probe")
-    assert (probe.n, probe.ids) == (1, ["train-0#0", "train-1#0"])
-    assert probe.prompts.sha256 == "1.retrieve.contexts"
-    assert probe.policy.weights.version == 0
-
-
-def test_a_training_step_is_scaled_by_the_lead_and_spares_misled_problems(recipe: Make) -> None:
-    trained = bodies(play(recipe(teacher={"lead_gate": True}, schedule={"steps": 14})), "train")
-    train = trained[0]
-    scales = [lead([(0.5, 0.25)] * step).lr_scale for step in range(1, len(trained) + 1)]
-    assert scales[-1] < scales[-2] < 1.0, "the gate begins to close"
-    assert [t.lr_scale for t in trained] == pytest.approx(scales)
-    assert train.masked_problems == ("train-1",)
-
-
-def test_without_the_gate_every_step_counts_in_full(recipe: Make) -> None:
-    for train in bodies(play(recipe()), "train"):
-        assert (train.lr_scale, train.masked_problems) == (1.0, ())
 
 
 def test_without_any_context_there_is_nothing_to_probe(recipe: Make) -> None:

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from gateway import weaviate
-from gateway.launcher import choose_ports
+from gateway.programs import choose_ports
 from services.memory.weaviate_index import WeaviateIndex
 
 KEY = "a-key-of-these-tests"

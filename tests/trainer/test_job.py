@@ -21,7 +21,6 @@ from services.common.artifacts import ArtifactError, check_weights
 from services.common.requests import TrainResult
 from services.common.wire import Weights
 from services.trainer.job import Run, learning_rate, step_error, train
-from services.trainer.process import ProcessId
 from services.trainer.spool import Spool, SpoolConflict, StepError, write_atomically
 
 STEPS = 4
@@ -30,18 +29,6 @@ STEPS = 4
 def kill(process: subprocess.Popen[bytes]) -> None:
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-
-
-def ranks_of(torchrun: subprocess.Popen[bytes]) -> list[ProcessId]:
-    """The processes that torchrun started, by rank."""
-    children = Path(f"/proc/{torchrun.pid}/task/{torchrun.pid}/children").read_text().split()
-    ranks = {}
-    for child in children:
-        variables = Path(f"/proc/{child}/environ").read_bytes().split(b"\0")
-        rank = [variable.removeprefix(b"RANK=") for variable in variables if variable.startswith(b"RANK=")]
-        if rank and (process := ProcessId.of(int(child))):
-            ranks[int(rank[0])] = process
-    return [ranks[i] for i in range(len(ranks))]
 
 
 def assert_equal_weights(one: TinyRun, other: TinyRun, version: int) -> None:
@@ -363,56 +350,6 @@ def test_an_idle_process_ends_and_a_second_one_waits_for_the_first(tmp_path: Pat
         time.sleep(6.0)
         assert process.poll() is None  # it waits for the lock
     assert process.wait(60) == 0
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("stage", "precision"),
-    [(0, "fp32"), (2, "fp32"), (3, "fp32"), (2, "bf16"), (3, "bf16")],
-)
-def test_two_ranks_train_what_one_does_and_resume(tmp_path: Path, base: Weights, stage: int, precision: str) -> None:
-    settings = SETTINGS.model_copy(update={"zero_stage": stage, "precision": precision, "lr": 1e-3, "micro_tokens": 90})
-    runs = []
-    for nproc in (1, 2):
-        folder = tmp_path / str(nproc)
-        folder.mkdir()
-        run = TinyRun(folder, base, settings)
-        run.train(run.request(0), nproc=nproc)
-        run.train(run.request(1), nproc=nproc)  # a fresh process: resumes from the checkpoint
-        runs.append(run)
-    one, two = runs
-    for version in (0, 1):
-        left, right = one.spool.result(version), two.spool.result(version)
-        assert left is not None
-        assert right is not None
-        exact = precision == "fp32"
-        for name in ("loss", "grad_norm", "tokens", "entropy", "mismatch_kl"):
-            assert right.metrics[name] == pytest.approx(left.metrics[name], rel=1e-3 if exact else 0.05), name
-    for name, tensor in two.tensors(2).items():
-        torch.testing.assert_close(tensor, one.tensors(2)[name], atol=3e-4 if precision == "fp32" else 2e-2, rtol=0)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("killed", ["torchrun", "rank 0", "rank 1"])
-def test_ranks_that_lose_one_another_end_without_a_word_and_the_next_ones_resume(
-    tmp_path: Path, base: Weights, killed: str
-) -> None:
-    run = TinyRun(tmp_path, base, SETTINGS.model_copy(update={"micro_tokens": 90, "zero_stage": 3}))
-    run.spool.submit(run.request(0))
-    process = run.start(nproc=2)
-    run.wait(0, process)
-    ranks = ranks_of(process)
-    long = run.request(1, size={"problems": 96})  # seconds, in which the ranks speak to each other all the time
-    run.spool.submit(long)
-    time.sleep(0.5)
-    os.kill(process.pid if killed == "torchrun" else ranks[int(killed[-1])].pid, signal.SIGKILL)
-    assert process.wait(30) != 0
-    deadline = time.monotonic() + 30
-    while any(rank.alive for rank in ranks):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    assert run.spool.error(1) is None
-    assert run.train(long, nproc=2)[0].weights.version == 2
 
 
 @pytest.mark.slow
