@@ -3,8 +3,8 @@
     python -m bench.trainer                          # the pocket model, all of its 749 tokens
     python -m bench.trainer --vocabulary 151936      # a model with the vocabulary of Qwen3, top-100 and a tail
 
-Needs the `bench` extra. Each contender computes in a process of its own, in turn with the other, several steps that
-start from the same weights; a step is 256 rollouts of 32 problems in 4 optimizer steps with a moving-average teacher,
+Needs the `bench` extra. Each contender computes in a process of its own, in turn with the other, several steps from the
+same weights on; a step is 256 rollouts of 32 problems in 4 optimizer steps with a moving-average teacher,
 and ends with weights in memory: neither publishes nor saves. Both get the micro-batch that is asked for, and no
 gradient checkpointing. Ours runs with the step's own clip of the trainer-to-sampler ratio, which TRL does not have and
 which changes nothing here: the sampler's probabilities are the trainer's. Prints the loss of the first step, which
@@ -57,7 +57,10 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--micro", type=int, default=64, help="rollouts in a forward pass")
     parser.add_argument("--vocabulary", type=int, help="make a small random model with so many tokens")
     parser.add_argument("--model", type=Path, default=BASE, help=argparse.SUPPRESS)
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if arguments.problems * arguments.samples % (MINI_BATCHES * arguments.micro):
+        parser.error(f"--problems x --samples: a multiple of {MINI_BATCHES} x --micro")
+    return arguments
 
 
 def main() -> None:

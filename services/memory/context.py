@@ -137,7 +137,7 @@ def _sources(item: Item) -> list[str]:
     return [item.facts["rollout_id"]] if item.level == "experience" else item.facts.get("sources", [])
 
 
-def _with_chance(chosen: Selection, problem_id: str, request: RetrieveRequest) -> Selection:
+def with_chance(chosen: Selection, problem_id: str, request: RetrieveRequest) -> Selection:
     """A selection without what chance holds out of it."""
     share = request.quality.hold_out
     if not share:
@@ -179,7 +179,7 @@ def retrieve(ledger: Ledger, search: Search, request: RetrieveRequest, job: JobC
         index, degraded = retriever.index, retriever.degraded
         select, seq, may_show = retriever.select, retriever.seq, retriever.may_show
     chosen = {pid: select(problems[pid]) for pid in wanted}
-    selections = {pid: _with_chance(selection, pid, request) for pid, selection in chosen.items()}
+    selections = {pid: with_chance(selection, pid, request) for pid, selection in chosen.items()}
     job.check()
     if request.rollouts is None:
         rows = [_row(pid, problems[pid], selections[pid], seq, request) for pid in wanted]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import resource
 from pathlib import Path
 
 import pytest
@@ -18,6 +17,7 @@ from services.common.serve import serve
 from services.common.settings import ServiceSettings, SettingsError, check_environment
 from services.common.strict import explain
 from services.common.wire import Message, Problem
+from tests.limits import file_size_limit
 
 ROW = {
     "rollout_id": "p#0",
@@ -72,13 +72,8 @@ def test_a_table_survives_the_round_trip_and_repeats_byte_for_byte(tmp_path: Pat
 
 
 def test_a_write_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))  # as on a full disk
-    try:
-        with pytest.raises(OSError, match="too large"):
-            artifacts.write_bytes(f"file://{tmp_path}/x", bytes(40_000))
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    with pytest.raises(OSError, match="too large"), file_size_limit(4096):
+        artifacts.write_bytes(f"file://{tmp_path}/x", bytes(40_000))
     assert list(tmp_path.iterdir()) == []
 
 

@@ -10,8 +10,7 @@ import pytest
 from services.common.artifacts import load_messages, read_table
 from services.common.options import ContextSettings, QualitySettings
 from services.common.requests import RetrieveRequest
-from services.memory.context import _with_chance as with_chance
-from services.memory.context import shows_feedback
+from services.memory.context import shows_feedback, with_chance
 from services.memory.ledger import Filter, Item, reads
 from services.memory.record import over_budget
 from services.memory.retrieve import Note, Selection

@@ -6,15 +6,14 @@ import time
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 from fastapi.testclient import TestClient
 
 from services.common.artifacts import read_table, seal_weights
 from services.common.columns import ROLLOUTS
 from services.common.requests import GenerateRequest
-from services.common.wire import Policy, Ref, Sampling, Weights
-from services.rollout.published import Published, UnknownModel
+from services.common.wire import Policy, Ref, Sampling
+from services.rollout.published import Published
 from tests.rollout.conftest import (
     TOKEN,
     MakePolicy,
@@ -208,24 +207,6 @@ def test_weights_that_cannot_be_loaded_leave_the_other_runs_served(make_policy: 
         "later": {"desired": 1, "loaded": None, "ready": False},
         "demo": {"desired": 1, "loaded": 1, "ready": True},
     }
-
-
-def test_a_policy_is_found_by_run_or_version_however_many_there_are(tmp_path: Path) -> None:
-    published = Published(tmp_path / "published.sqlite")
-    for version in (1, 2, 10, 1):
-        for run in ("a", "b"):
-            weights = Weights(version=version, uri=f"file:///{run}/{version}", sha256="0")
-            published.publish(Policy(run=run, weights=weights))
-    assert [policy.model for policy in published.all()] == ["b@1", "a@1", "b@10", "a@10", "b@2", "a@2"]
-    assert [policy.model for policy in published.desired().values()] == ["b@1", "a@1"]
-    assert [published.find(name).weights.uri for name in ("a", "a@2", "b@10")] == [
-        "file:///a/1",
-        "file:///a/2",
-        "file:///b/10",
-    ]
-    for name in ("a@02", "a@", "@", "c"):
-        with pytest.raises(UnknownModel):
-            published.find(name)
 
 
 def test_only_the_most_recently_used_runs_stay_in_memory(service: TestClient, make_policy: MakePolicy) -> None:

@@ -22,14 +22,24 @@ def policy(version: int, run: str = "demo") -> Policy:
 
 def test_law_9_the_desired_version_is_the_one_that_was_published_last_not_the_highest(tmp_path: Path) -> None:
     published = Published(tmp_path / "published.db")
+    for version in (1, 2, 10, 1):
+        for run in ("a", "b"):
+            published.publish(policy(version, run))
+    for known in (published, Published(tmp_path / "published.db")):
+        assert [each.model for each in known.all()] == ["b@1", "a@1", "b@10", "a@10", "b@2", "a@2"]
+        assert list(known.desired().items()) == [("b", policy(1, "b")), ("a", policy(1, "a"))]
+
+
+def test_a_policy_is_found_by_run_or_version(tmp_path: Path) -> None:
+    published = Published(tmp_path / "published.db")
     for version in (1, 2, 1):
         published.publish(policy(version))
-    published.publish(policy(7, "other"))
-    for known in (published, Published(tmp_path / "published.db")):
-        assert known.desired() == {"demo": policy(1), "other": policy(7, "other")}
-        assert (known.find("demo"), known.find("demo@2")) == (policy(1), policy(2))
-        with pytest.raises(UnknownModel, match=r"did you mean 'demo@\d'"):
-            known.find("demo@9")
+    assert (published.find("demo"), published.find("demo@2")) == (policy(1), policy(2))
+    for name in ("demo@02", "demo@", "@", "c"):
+        with pytest.raises(UnknownModel):
+            published.find(name)
+    with pytest.raises(UnknownModel, match=r"did you mean 'demo@\d'"):
+        published.find("demo@9")
 
 
 def test_law_9_a_version_that_can_not_be_loaded_is_not_desired_and_a_disk_that_fails_may_pass(tmp_path: Path) -> None:

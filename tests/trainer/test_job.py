@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import resource
 import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -22,6 +20,7 @@ from services.common.requests import TrainResult
 from services.common.wire import Weights
 from services.trainer.job import Run, learning_rate, step_error, train
 from services.trainer.spool import Spool, SpoolConflict, StepError, write_atomically
+from tests.limits import file_size_limit
 
 STEPS = 4
 
@@ -291,17 +290,6 @@ def test_applied_steps_are_open_to_be_repeated_while_one_is_waited_for(tmp_path:
     assert [run.spool.open(version) for version in range(3)] == [*requests, None]
     run.spool.fail(error)
     assert [run.spool.open(version) for version in range(3)] == [None, None, None]
-
-
-@contextlib.contextmanager
-def file_size_limit(size: int) -> Iterator[None]:
-    """A full disk as this process sees it: no file grows beyond `size` bytes."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.mark.parametrize(
