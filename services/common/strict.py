@@ -50,8 +50,10 @@ def _is_number(annotation: Any) -> bool:
 
 
 def _alternatives(annotation: Any) -> set[Any]:
-    """The types that a union allows, what annotates them left aside."""
+    """The types that a union or a literal allows, what annotates them left aside."""
     origin = get_origin(annotation)
+    if origin is Literal:
+        return {type(value) for value in get_args(annotation)}
     if origin is Annotated:
         return _alternatives(get_args(annotation)[0])
     if origin in {Union, UnionType}:
