@@ -169,7 +169,7 @@ DECIDE = _change()
 MODELS = _answers(200, {"object": "list", "data": [{"id": "pocket-1f0c2a9b@12", "object": "model"}]})
 SERVICES = _answers(
     200,
-    [{"name": "rollout", "url": "http://127.0.0.1:8701", "ready": True, "facts": {"engine": "vllm"}, "error": None}],
+    [{"name": "rollout", "url": "http://127.0.0.1:8701", "ready": True, "facts": {"engine": "transformers"}, "error": None}],
 )
 _VERDICT = {
     "outcome": "failed",

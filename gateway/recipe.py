@@ -2,7 +2,7 @@
 
 The recipe says what to do; `gateway.plan` turns it into phases. Everything that changes a result is here:
 model, problems, method, schedule, memory, objective, prompts and seeds. Prompt templates are read into the
-recipe when it is loaded, so a stored recipe needs no other file but the model.
+recipe when it is loaded; when a run is created its problems are copied beside it, and its base too.
 """
 
 from __future__ import annotations

@@ -43,7 +43,7 @@ Answer = TypeVar("Answer")
 STORE_RETRY_S = 2.0
 """How long a job waits for a store that can't be used before it tries again."""
 
-Key = Annotated[str, PathParam(pattern=r"^[A-Za-z0-9._:@-]{1,200}$", examples=["demo.s0003.rollout.0"])]
+Key = Annotated[str, PathParam(pattern=r"^[A-Za-z0-9._:@-]{1,200}$", examples=["demo.s0003.rollout.1"])]
 
 
 class _Closing(Exception):

@@ -15,7 +15,7 @@ from services.common.telemetry import configure_logging
 S = TypeVar("S", bound=ServiceSettings)
 
 PORTS = {"gateway": 8700, "rollout": 8701, "verifier": 8702, "memory": 8703, "trainer": 8704}
-"""Default port of each service; the launcher moves them together when one is taken."""
+"""Default port of each service; `gateway.programs` moves them together when one is taken."""
 
 DRAIN_S = 10
 

@@ -39,7 +39,7 @@ class Problem(Strict):
     id: Slug
     messages: list[Message] = Field(min_length=1)
     verifier: dict[str, Any]
-    """`kind` (exact, choice, code) and what that kind needs; the verifier service validates it."""
+    """`kind` and what that kind needs (docs/verifier.md); the verifier service validates it."""
     domain: str = ""
     split: Split = "train"
 

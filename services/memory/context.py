@@ -1,7 +1,7 @@
 """`retrieve`: one teacher context per rollout, rendered from memory and from the rollout's own batch.
 
 A context is the problem with notes (memory), a verified sibling's solution or the rollout's own feedback
-(in-batch, method.md 2.3), and the closing request, all placed by the recipe's teacher template.
+(in-batch, as in SDPO, arXiv 2601.20802), and the closing request, all placed by the recipe's teacher template.
 
 Invariants (Law 3): a rollout is never its own demonstration, and a solution that says what a person has banned is
 nobody's; experience shown through memory is the head of an attempt of an earlier step, never a whole program, and
@@ -37,7 +37,7 @@ MayShow = Callable[[str, str], bool]
 
 
 def without_thinking(text: str) -> str:
-    """A demonstration as it may be shown: hidden thinking removed (method.md 2.3)."""
+    """A demonstration as it may be shown: hidden thinking removed."""
     return _THINK.sub("", text).strip()
 
 
@@ -50,7 +50,7 @@ def demonstration(own: Row, siblings: Sequence[Row], request: RetrieveRequest) -
     """The first passed sibling that may be shown to `own` in full; never `own` itself.
 
     With `same_plan` only a sibling that took the same approach is: a teacher that sees another approach
-    worked out teaches the student to state one thing and do another (pocket.md, second experiment, 3).
+    worked out teaches the student to state one thing and do another (docs/method.md, how memory is kept true).
     """
     settings = request.settings
     if settings.demonstrations == "none":

@@ -36,7 +36,7 @@ Mode = Literal["contrast", "successes", "failures"]
 
 
 def mode_of(successes: Sequence[Attempt], failures: Sequence[Attempt]) -> Mode:
-    """Which reflection the evidence allows: contrast when both kinds of attempts exist (method.md 1.1)."""
+    """Which reflection the evidence allows: contrast when both kinds of attempts exist."""
     if successes and failures:
         return "contrast"
     return "successes" if successes else "failures"

@@ -1,4 +1,4 @@
-"""The teacher: an exponential moving average of the policy (SDPO, arXiv 2601.20802; method reference 2.2).
+"""The teacher: an exponential moving average of the policy (SDPO, arXiv 2601.20802).
 
 Invariants:
 - θ' starts at the base and becomes (1-u) θ' + u θ once per training step, after its last optimizer step, and

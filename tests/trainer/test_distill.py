@@ -1,4 +1,4 @@
-"""The distillation objective says what the method reference says (section 2.1)."""
+"""The distillation objective says what docs/method.md says: golden values."""
 
 from __future__ import annotations
 

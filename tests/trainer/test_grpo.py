@@ -1,4 +1,4 @@
-"""The GRPO baseline says what the method reference says (section 3)."""
+"""The GRPO baseline says what docs/method.md says: golden values."""
 
 from __future__ import annotations
 
