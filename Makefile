@@ -29,7 +29,7 @@ reproduce-pocket: $(VENV)/.laptop ## Compare all methods over 5 worlds (hours; r
 	@$(BIN)/pmd down
 
 weaviate: $(VENV)/.laptop ## Build a Weaviate server with Go (5 minutes, once), for tests and `pmd up --index weaviate`
-	@$(BIN)/python -m gateway.weaviate
+	@$(BIN)/python -m pmd.gateway.local.weaviate
 
 test: $(VENV)/.dev ## Run the fast tests
 	$(PYTEST) -n 2 -m "not slow and not chaos"

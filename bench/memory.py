@@ -30,8 +30,8 @@ import httpx
 import numpy as np
 
 from bench.peers import PEERS, TOPICS, Ours, Record, Store, embed, nearest
-from services.memory.embed import Rows
-from services.memory.ledger import Item, Ledger
+from pmd.services.memory.index.embed import Rows
+from pmd.services.memory.ledger import Item, Ledger
 
 K = 10
 BATCH = 32
@@ -144,7 +144,7 @@ def over_http(size: int, rounds: int, folder: Path) -> None:
     ledger.apply("bench", "load", lambda tx: tx.write(items, "bench"))
     port = 18000 + os.getpid() % 2000
     environment = {**os.environ, "PMD_TOKEN": TOKEN, "PMD_STATE_DIR": str(state)}
-    argv = (sys.executable, "-m", "services.memory", "--port", str(port))
+    argv = (sys.executable, "-m", "pmd.services.memory", "--port", str(port))
     with subprocess.Popen(argv, env=environment, stderr=subprocess.DEVNULL) as service:
         try:
             client = httpx.Client(

@@ -17,11 +17,11 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from services.memory.embed import Rows, unit
-from services.memory.exact import ExactIndex
-from services.memory.index import Index, Query, catch_up
-from services.memory.ledger import Item, Ledger, Transaction, reads
-from services.memory.vectors import VectorFile, Vectors
+from pmd.services.memory.index.embed import Rows, unit
+from pmd.services.memory.index.exact import ExactIndex
+from pmd.services.memory.index.index import Index, Query, catch_up
+from pmd.services.memory.index.vectors import VectorFile, Vectors
+from pmd.services.memory.ledger import Item, Ledger, Transaction, reads
 
 DIM = 384
 TOPICS = 200

@@ -17,10 +17,10 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from examples.pocket.world import problem_sets
-from services.common.wire import Sampling
-from services.rollout.completion import Row
-from services.rollout.sampling import sample
+from pmd.examples.pocket.world import problem_sets
+from pmd.services.common.wire import Sampling
+from pmd.services.rollout.completion import Row
+from pmd.services.rollout.engines.transformers.sampling import sample
 
 BASE = Path(__file__).parents[1] / "examples" / "pocket" / "base"
 MAX_TOKENS = 96

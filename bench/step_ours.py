@@ -7,14 +7,14 @@ from dataclasses import replace
 import torch
 
 from bench.trainer import CLIP, EMA, LR, MINI_BATCHES, TOP_K, draw, now, read_arguments, report
-from services.common.options import TrainSettings
-from services.trainer.batch import Sample, TrainBatch
-from services.trainer.engine import Engine, start_ranks
-from services.trainer.model import completion_logits, load_model
-from services.trainer.objectives.distill import token_logps
-from services.trainer.packing import pack
-from services.trainer.teacher import Teacher
-from services.trainer.update import Stopwatch, Updater
+from pmd.services.common.options import TrainSettings
+from pmd.services.trainer.training.batch import Sample, TrainBatch
+from pmd.services.trainer.training.engine import Engine, start_ranks
+from pmd.services.trainer.training.model import completion_logits, load_model
+from pmd.services.trainer.training.objectives.distill import token_logps
+from pmd.services.trainer.training.packing import pack
+from pmd.services.trainer.training.teacher import Teacher
+from pmd.services.trainer.training.update import Stopwatch, Updater
 
 
 def main() -> None:

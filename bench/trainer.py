@@ -31,12 +31,12 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as hf_logging
 
-from examples.pocket import wording
-from examples.pocket.world import Family, draw_world, problem_sets
-from services.common.wire import Sampling
-from services.rollout.completion import Row
-from services.rollout.sampling import sample
-from services.trainer.batch import Sample, TrainBatch
+from pmd.examples.pocket import wording
+from pmd.examples.pocket.world import Family, draw_world, problem_sets
+from pmd.services.common.wire import Sampling
+from pmd.services.rollout.completion import Row
+from pmd.services.rollout.engines.transformers.sampling import sample
+from pmd.services.trainer.training.batch import Sample, TrainBatch
 
 BASE = Path(__file__).parents[1] / "examples" / "pocket" / "base"
 MINI_BATCHES = 4

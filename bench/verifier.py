@@ -25,9 +25,9 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from services.verifier.sandbox.harness import STAR_IMPORTS
-from services.verifier.sandbox.job import Job, Limits
-from services.verifier.sandbox.tier import open_sandbox
+from pmd.services.verifier.sandbox.harness import STAR_IMPORTS
+from pmd.services.verifier.sandbox.job import Job, Limits
+from pmd.services.verifier.sandbox.tier import open_sandbox
 
 PROGRAM = "a, b, c = map(int, input().split())\nprint(a + b + c)\n"
 INPUT, OUTPUT = "1 2 3\n", "6"

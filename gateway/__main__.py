@@ -1,9 +1,9 @@
-"""Serve the gateway: `python -m gateway --port 8700`."""
+"""Serve the gateway: `python -m pmd.gateway --port 8700`."""
 
 from __future__ import annotations
 
-from gateway.app import create_app
-from gateway.settings import GatewaySettings
-from services.common.serve import serve
+from pmd.gateway.api.app import create_app
+from pmd.gateway.settings import GatewaySettings
+from pmd.services.common.serve import serve
 
 serve("gateway", create_app, GatewaySettings())

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pydantic import SecretStr
 
-from services.common.serve import PORTS
-from services.common.settings import ServiceSettings
+from pmd.services.common.serve import PORTS
+from pmd.services.common.settings import ServiceSettings
 
 
 def _local(service: str) -> str:

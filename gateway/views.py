@@ -5,10 +5,10 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Any
 
-from gateway.datasets.records import BadRecord
-from services.common.requests import MemoryCounts, SplitScore
-from services.common.strict import Strict
-from services.common.wire import Split, Weights
+from pmd.gateway.recipes.datasets.records import BadRecord
+from pmd.services.common.requests import MemoryCounts, SplitScore
+from pmd.services.common.strict import Strict
+from pmd.services.common.wire import Split, Weights
 
 
 class RunStatus(StrEnum):

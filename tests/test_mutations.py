@@ -14,7 +14,7 @@ import yaml
 
 ROOT = Path(__file__).parents[1]
 MUTATIONS: list[dict[str, Any]] = yaml.safe_load((ROOT / "tests" / "mutations.yaml").read_text())
-COPIED = ("services", "gateway", "examples", "recipes", "tests")
+COPIED = ("pmd", "services", "gateway", "examples", "recipes", "tests")
 TESTS_FAILED = 1
 """What pytest exits with when tests ran and some failed; a code that can't be imported is another status."""
 
@@ -36,7 +36,7 @@ def test_every_law_is_defended() -> None:
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=title)
 def test_a_broken_law_is_noticed(mutation: dict[str, Any], tmp_path: Path) -> None:
     for room in COPIED:
-        shutil.copytree(ROOT / room, tmp_path / room, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / room, tmp_path / room, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     broken = tmp_path / mutation["file"]
     broken.write_text(broken.read_text().replace(mutation["old"], mutation["new"]))

@@ -12,11 +12,11 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, replace
 
-from examples.pocket.drills import recall_labels, recall_notes
-from examples.pocket.reflecting import MODES, abstract_text, reflect_text
-from examples.pocket.solving import MIXED, NOTHING, Mix, solve_text
-from examples.pocket.wording import Text
-from examples.pocket.world import Kind, WorldName
+from pmd.examples.pocket.drills import recall_labels, recall_notes
+from pmd.examples.pocket.reflecting import MODES, abstract_text, reflect_text
+from pmd.examples.pocket.solving import MIXED, NOTHING, Mix, solve_text
+from pmd.examples.pocket.wording import Text
+from pmd.examples.pocket.world import Kind, WorldName
 
 # One source of advice at a time, often among notes on other families: the short texts in which following is
 # learnt. Without the others a model learns to copy whatever note it sees.

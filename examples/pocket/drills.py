@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import random
 
-from examples.pocket.wording import Text, draw_family, draw_procedure, strategy
-from examples.pocket.world import LABELS, VOCABULARIES, WorldName, draw_choice, plan_line
+from pmd.examples.pocket.wording import Text, draw_family, draw_procedure, strategy
+from pmd.examples.pocket.world import LABELS, VOCABULARIES, WorldName, draw_choice, plan_line
 
 ASKED = 3
 

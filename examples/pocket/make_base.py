@@ -1,6 +1,6 @@
 """Make the base model: tokenizer, pre-training, Hugging Face folder, skill table.
 
-    python -m examples.pocket.make_base --out FOLDER
+    python -m pmd.examples.pocket.make_base --out FOLDER
 
 The same arguments on the same machine and package versions give the same folder. How the committed one was made is
 in README.md. On noisy or few cores set OMP_WAIT_POLICY=PASSIVE: spinning worker threads can slow a step twentyfold.
@@ -23,11 +23,11 @@ import torch
 import torch.distributed as dist
 from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
 
-from examples.pocket.corpus import EVERYTHING, SMALL, Scope, draw_text
-from examples.pocket.model import build_model
-from examples.pocket.skills import SKILLS, effective_procedures, encode_prompts, measure, table
-from examples.pocket.tokenizer import train_tokenizer
-from examples.pocket.wording import Text
+from pmd.examples.pocket.corpus import EVERYTHING, SMALL, Scope, draw_text
+from pmd.examples.pocket.model import build_model
+from pmd.examples.pocket.skills import SKILLS, effective_procedures, encode_prompts, measure, table
+from pmd.examples.pocket.tokenizer import train_tokenizer
+from pmd.examples.pocket.wording import Text
 
 VOCAB_SIZE = 768
 IGNORED = -100

@@ -7,7 +7,7 @@ from collections import Counter
 from functools import partial
 from typing import Any, Literal
 
-from examples.pocket.wording import (
+from pmd.examples.pocket.wording import (
     Text,
     draw_family,
     draw_feedback,
@@ -19,7 +19,7 @@ from examples.pocket.wording import (
     second_rule,
     strategy,
 )
-from examples.pocket.world import SHIFTS, VOCABULARIES, Family, Kind, Procedure, Vocabulary, WorldName, plan_line
+from pmd.examples.pocket.world import SHIFTS, VOCABULARIES, Family, Kind, Procedure, Vocabulary, WorldName, plan_line
 
 Mode = Literal["contrast", "successes", "failures"]
 MODES: tuple[Mode, ...] = ("contrast", "successes", "failures")

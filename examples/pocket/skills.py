@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from examples.pocket.reflecting import MODES, Mode, Shape, abstract_text, reflect_text
-from examples.pocket.solving import MIXED, NOTHING, Mix, solve_text
-from examples.pocket.wording import Text, draw_task, plan_of
-from examples.pocket.world import KINDS, VOCABULARIES, Kind, WorldName, draw_world, plan_line, problem_sets
+from pmd.examples.pocket.reflecting import MODES, Mode, Shape, abstract_text, reflect_text
+from pmd.examples.pocket.solving import MIXED, NOTHING, Mix, solve_text
+from pmd.examples.pocket.wording import Text, draw_task, plan_of
+from pmd.examples.pocket.world import KINDS, VOCABULARIES, Kind, WorldName, draw_world, plan_line, problem_sets
 
 Draw = Callable[[random.Random, WorldName], Text]
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from examples.pocket.wording import (
+from pmd.examples.pocket.wording import (
     Text,
     answer,
     draw_feedback,
@@ -26,7 +26,7 @@ from examples.pocket.wording import (
     second_rule,
     strategy,
 )
-from examples.pocket.world import VOCABULARIES, CodeTask, Family, Kind, Procedure, Task, Vocabulary, WorldName
+from pmd.examples.pocket.world import VOCABULARIES, CodeTask, Family, Kind, Procedure, Task, Vocabulary, WorldName
 
 
 @dataclass

@@ -16,7 +16,7 @@ from typing import Any
 
 import jinja2
 
-from examples.pocket.world import (
+from pmd.examples.pocket.world import (
     LABELS,
     REQUIREMENTS,
     SHIFTS,

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from gateway.cli.client import GENERATION_TIMEOUT_S, CliError, Gateway, connect
-from gateway.cli.output import console, run_id
+from pmd.gateway.cli.client import GENERATION_TIMEOUT_S, CliError, Gateway, connect
+from pmd.gateway.cli.output import console, run_id
 
 
 def chat(

@@ -9,8 +9,8 @@ from typing import IO, Any
 
 import httpx
 
-from gateway.launcher import default_state_dir
-from gateway.supervisor import read_state
+from pmd.gateway.local.launcher import default_state_dir
+from pmd.gateway.local.supervisor import read_state
 
 CONNECT_TIMEOUT_S = 5.0
 ANSWER_TIMEOUT_S = 60.0

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from gateway.cli.client import CliError, connect
-from gateway.cli.output import AsJson, console, print_json, run_id
+from pmd.gateway.cli.client import CliError, connect
+from pmd.gateway.cli.output import AsJson, console, print_json, run_id
 
 
 def compare(
@@ -24,8 +24,9 @@ def compare(
     if as_json:
         print_json(raw)
         return
-    from gateway.report import render_compare, render_compare_terminal  # noqa: PLC0415 - loads pyarrow
-    from gateway.views import ReportView  # noqa: PLC0415
+    from pmd.gateway.cli.report import render_compare_terminal  # noqa: PLC0415 - loads pyarrow
+    from pmd.gateway.report import render_compare  # noqa: PLC0415 - loads pyarrow
+    from pmd.gateway.views import ReportView  # noqa: PLC0415
 
     views = [ReportView.model_validate(each) for each in raw]
     console.print(render_compare_terminal(views))

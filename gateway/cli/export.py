@@ -9,9 +9,9 @@ from typing import Annotated, Any
 
 import typer
 
-from gateway.cli.client import CliError, connect
-from gateway.cli.output import RunId, console
-from gateway.units import percent
+from pmd.gateway.cli.client import CliError, connect
+from pmd.gateway.cli.output import RunId, console
+from pmd.gateway.report.units import percent
 
 BOOKKEEPING = frozenset({"manifest.json"})
 """Files of a published version that are not part of the model."""
@@ -61,8 +61,8 @@ def copy_weights(weights: dict[str, Any], to: Path) -> None:
     Raises:
         CliError: when a file differs from the manifest, or the folder is not on this machine.
     """
-    from services.common.artifacts import ArtifactError, check_weights  # noqa: PLC0415 - loads pyarrow
-    from services.common.wire import Weights  # noqa: PLC0415
+    from pmd.services.common.artifacts import ArtifactError, check_weights  # noqa: PLC0415 - loads pyarrow
+    from pmd.services.common.wire import Weights  # noqa: PLC0415
 
     reference = Weights.model_validate(weights)
     try:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from gateway.cli.client import Gateway, Unreachable
+from pmd.gateway.cli.client import Gateway, Unreachable
 
 ENDS = frozenset({"succeeded", "failed", "cancelled"})
 RETRY_S = 1.0

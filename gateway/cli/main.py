@@ -9,11 +9,11 @@ from typing import Any
 import typer
 from rich.markup import escape
 
-from gateway.cli import chat, compare, export, memory, quickstart, reproduce, runs, up, verify
-from gateway.cli.client import CliError
-from gateway.cli.output import errors
-from gateway.programs import LaunchError
-from gateway.supervisor import AlreadyRunning
+from pmd.gateway.cli import chat, compare, export, memory, quickstart, reproduce, runs, up, verify
+from pmd.gateway.cli.client import CliError
+from pmd.gateway.cli.output import errors
+from pmd.gateway.local.programs import LaunchError
+from pmd.gateway.local.supervisor import AlreadyRunning
 
 
 class Root(typer.core.TyperGroup):

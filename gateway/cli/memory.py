@@ -11,9 +11,9 @@ import click
 import typer
 from rich.markup import escape
 
-from gateway.cli.client import CliError, connect
-from gateway.cli.output import AsJson, RunId, age, console, print_json, table
-from gateway.cli.progress import LEVELS
+from pmd.gateway.cli.client import CliError, connect
+from pmd.gateway.cli.output import AsJson, RunId, age, console, print_json, table
+from pmd.gateway.cli.progress import LEVELS
 
 DIFF_STYLE = {"+": "green", "-": "red"}
 

@@ -13,8 +13,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from gateway.cli.client import CliError
-from gateway.units import duration
+from pmd.gateway.cli.client import CliError
+from pmd.gateway.report.units import duration
 
 PIPE_WIDTH = 240
 """Characters of a line where no terminal says how many it shows: a table's row is then one line, for grep and awk."""

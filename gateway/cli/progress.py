@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from gateway.units import duration, percent
+from pmd.gateway.report.units import duration, percent
 
 LEVELS = ("experience", "insight", "behavior")
 PAUSED = "paused; `pmd runs resume` goes on"

@@ -13,13 +13,14 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from gateway import launcher
-from gateway.cli.client import CliError, connect
-from gateway.cli.output import console
-from gateway.cli.runs import check_recipe, read_recipe, submit, write_report
-from gateway.cli.up import StateDir, await_services, start_services
-from gateway.cli.watch import watch
-from gateway.units import duration
+import pmd
+from pmd.gateway.cli.client import CliError, connect
+from pmd.gateway.cli.output import console
+from pmd.gateway.cli.runs import check_recipe, read_recipe, submit, write_report
+from pmd.gateway.cli.up import StateDir, await_services, start_services
+from pmd.gateway.cli.watch import watch
+from pmd.gateway.local import launcher
+from pmd.gateway.report.units import duration
 
 EXAMPLE = "Write solve(a): apply zor-mil, then negate each."
 """A question in the pocket world's words."""
@@ -68,28 +69,19 @@ def quickstart(
 
 
 def default_recipe() -> Path:
-    """`recipes/pocket.yaml` of this checkout.
-
-    Raises:
-        CliError: when the package is installed without its repository.
-    """
-    path = Path(__file__).parents[2] / "recipes" / "pocket.yaml"
-    if not path.exists():
-        raise CliError(
-            "the bundled recipe is part of the repository; run this in a checkout, or name one with --recipe"
-        )
-    return path
+    """The bundled recipe, `pocket.yaml`."""
+    return Path(pmd.__file__).parent / "recipes" / "pocket.yaml"
 
 
 def suggest(run: str, *, up: bool) -> None:
     """Say what to try next."""
     console.print("\nTry next:")
     # In a virtual environment that is not activated `pmd` is not on the path: say where this one is.
-    pmd = "pmd" if which("pmd") else os.path.relpath(sys.argv[0])
-    first = f"{pmd} up && " if up else ""
+    program = "pmd" if which("pmd") else os.path.relpath(sys.argv[0])
+    first = f"{program} up && " if up else ""
     for command, why in (
-        (f'{first}{pmd} chat {run} --prompt "{EXAMPLE}"', "ask the trained model; no memory is attached"),
-        (f"{first}{pmd} memory list {run}", "what it remembers"),
-        (f"{first}{pmd} export {run} --to ./{run}", "take the weights away"),
+        (f'{first}{program} chat {run} --prompt "{EXAMPLE}"', "ask the trained model; no memory is attached"),
+        (f"{first}{program} memory list {run}", "what it remembers"),
+        (f"{first}{program} export {run} --to ./{run}", "take the weights away"),
     ):
         console.print(f"  [bold]{escape(command)}[/]  [dim]# {why}[/]", soft_wrap=True)

@@ -16,14 +16,15 @@ from typing import Annotated, Any
 
 import typer
 
-from gateway.cli.client import CliError, Gateway, connect
-from gateway.cli.follow import ENDS
-from gateway.cli.output import console
-from gateway.cli.runs import check_recipe
-from gateway.launcher import default_state_dir
+import pmd
+from pmd.gateway.cli.client import CliError, Gateway, connect
+from pmd.gateway.cli.follow import ENDS
+from pmd.gateway.cli.output import console
+from pmd.gateway.cli.runs import check_recipe
+from pmd.gateway.local.launcher import default_state_dir
 
 POLL_S = 2.0
-RECIPES = Path(__file__).parents[2] / "recipes"
+RECIPES = Path(pmd.__file__).parent / "recipes"
 
 
 def reproduce(
@@ -42,9 +43,9 @@ def reproduce(
     at_once: Annotated[int, typer.Option("--jobs", min=1, max=8, help="Runs at a time; one a core is best.")] = 2,
 ) -> None:
     """Run the comparison of docs/results/pocket.md. Interrupt it at will: it goes on where it stopped."""
-    from gateway.recipe_file import parse_overrides  # noqa: PLC0415 - loads pyarrow
-    from gateway.reproduction import SETTINGS, Cell, cell_recipe, recipe_key, variants  # noqa: PLC0415
-    from gateway.views import ReportView  # noqa: PLC0415
+    from pmd.gateway.recipes.files import parse_overrides  # noqa: PLC0415 - loads pyarrow
+    from pmd.gateway.report.study import SETTINGS, Cell, cell_recipe, recipe_key, variants  # noqa: PLC0415
+    from pmd.gateway.views import ReportView  # noqa: PLC0415
 
     known = variants(RECIPES)
     chosen = names or list(known)
@@ -89,7 +90,7 @@ def _run_all(
 
     A run that an interrupted call has started is found by its key and waited for.
     """
-    from gateway.reproduction import recipe_key  # noqa: PLC0415
+    from pmd.gateway.report.study import recipe_key  # noqa: PLC0415
 
     waiting = deque(cells)
     running: dict[str, Any] = {}
@@ -110,8 +111,8 @@ def _run_all(
 
 def _write(out: Path, reports: dict[Any, Any]) -> None:
     """The page of results, from what is there so far."""
-    from gateway.report.curves import curve_chart  # noqa: PLC0415
-    from gateway.reproduction import COLUMNS, SPLITS, markdown, mean_curves, measurements, rows  # noqa: PLC0415
+    from pmd.gateway.report.curves import curve_chart  # noqa: PLC0415
+    from pmd.gateway.report.study import COLUMNS, SPLITS, markdown, mean_curves, measurements, rows  # noqa: PLC0415
 
     out.mkdir(parents=True, exist_ok=True)
     parts = [

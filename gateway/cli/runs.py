@@ -8,10 +8,10 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from gateway.cli.client import CliError, Gateway, Unreachable, connect
-from gateway.cli.output import AsJson, RunId, age, console, print_json, status, table
-from gateway.cli.watch import watch as watch_run
-from gateway.launcher import default_state_dir
+from pmd.gateway.cli.client import CliError, Gateway, Unreachable, connect
+from pmd.gateway.cli.output import AsJson, RunId, age, console, print_json, status, table
+from pmd.gateway.cli.watch import watch as watch_run
+from pmd.gateway.local.launcher import default_state_dir
 
 PAGE = 500
 """Runs that the gateway is asked for at once."""
@@ -26,7 +26,7 @@ def read_recipe(path: Path, overrides: list[str]) -> dict[str, Any]:
     Raises:
         CliError: when a file can't be read or an override is malformed.
     """
-    from gateway.recipe_file import RecipeError, load_recipe, parse_overrides  # noqa: PLC0415 - loads pyarrow
+    from pmd.gateway.recipes.files import RecipeError, load_recipe, parse_overrides  # noqa: PLC0415 - loads pyarrow
 
     try:
         return load_recipe(path, parse_overrides(overrides))
@@ -40,7 +40,7 @@ def check_recipe(recipe: dict[str, Any]) -> None:
     Raises:
         CliError: naming each wrong key and the nearest valid one.
     """
-    from gateway.problems import InvalidRecipe, parse_recipe  # noqa: PLC0415 - loads pyarrow
+    from pmd.gateway.recipes.problems import InvalidRecipe, parse_recipe  # noqa: PLC0415 - loads pyarrow
 
     try:
         parse_recipe(recipe)
@@ -76,7 +76,7 @@ def create(
     data = read_recipe(recipe, overrides or [])
     if dry_run:
         check_recipe(data)
-        from gateway.recipe import Recipe  # noqa: PLC0415 - loads pyarrow
+        from pmd.gateway.recipes.recipe import Recipe  # noqa: PLC0415 - loads pyarrow
 
         problems, left_out, bad = _checked(data)
         for record in left_out:
@@ -97,9 +97,9 @@ def create(
 def _checked(data: dict[str, Any]) -> tuple[int, list[str], int]:
     """How many problems a recipe has, the bad records to name, and how many there are; by the gateway's word if one
     answers: there are the files that the recipe names, and the verifier, which alone knows which specs are right."""
-    from gateway.datasets.records import BadRecord  # noqa: PLC0415 - loads pyarrow
-    from gateway.problems import SHOWN, InvalidRecipe, find_model, problems_of  # noqa: PLC0415
-    from gateway.recipe import PocketProblems, Recipe  # noqa: PLC0415
+    from pmd.gateway.recipes.datasets.records import BadRecord  # noqa: PLC0415 - loads pyarrow
+    from pmd.gateway.recipes.problems import SHOWN, InvalidRecipe, find_model, problems_of  # noqa: PLC0415
+    from pmd.gateway.recipes.recipe import PocketProblems, Recipe  # noqa: PLC0415
 
     try:
         told = connect().post("/v1/recipes:validate", {"recipe": data})
@@ -207,8 +207,9 @@ def report(
 
 def write_report(raw: dict[str, Any], path: Path) -> Path:
     """Print the report and write its page."""
-    from gateway.report import render_html, render_terminal  # noqa: PLC0415 - loads pyarrow
-    from gateway.views import ReportView  # noqa: PLC0415
+    from pmd.gateway.cli.report import render_terminal  # noqa: PLC0415 - loads pyarrow
+    from pmd.gateway.report import render_html  # noqa: PLC0415 - loads pyarrow
+    from pmd.gateway.views import ReportView  # noqa: PLC0415
 
     view = ReportView.model_validate(raw)
     console.print(render_terminal(view))

@@ -10,10 +10,10 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from gateway import launcher, programs, weaviate
-from gateway.cli.client import CliError
-from gateway.cli.output import AsJson, console, errors, print_json, table
-from gateway.supervisor import read_state
+from pmd.gateway.cli.client import CliError
+from pmd.gateway.cli.output import AsJson, console, errors, print_json, table
+from pmd.gateway.local import launcher, programs, weaviate
+from pmd.gateway.local.supervisor import read_state
 
 StateDir = Annotated[
     Path,

@@ -11,9 +11,9 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from gateway.batches import batches
-from gateway.cli.client import CliError, connect
-from gateway.cli.output import AsJson, console, errors, print_json, table
+from pmd.gateway.cli.client import CliError, connect
+from pmd.gateway.cli.output import AsJson, console, errors, print_json, table
+from pmd.gateway.recipes.batches import batches
 
 BATCH_ITEMS = 256
 """Of specs and completions in one request; one item may be larger."""
@@ -95,8 +95,8 @@ def read_specs(path: Path) -> dict[str, Item]:
     Raises:
         CliError: the file can't be read, or no record in it is right.
     """
-    from gateway.datasets.records import Unreadable, load  # noqa: PLC0415 - loads fsspec
-    from services.common.wire import Problem  # noqa: PLC0415
+    from pmd.gateway.recipes.datasets.records import Unreadable, load  # noqa: PLC0415 - loads fsspec
+    from pmd.services.common.wire import Problem  # noqa: PLC0415
 
     try:
         found, bad = load([str(path)], lambda record, _: Problem.model_validate(record))

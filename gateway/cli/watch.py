@@ -11,12 +11,12 @@ from rich.markup import escape
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
-from gateway.cli.client import Gateway, Unreachable
-from gateway.cli.follow import follow
-from gateway.cli.output import console, status
-from gateway.cli.progress import LEVELS, Progress
-from gateway.phases import group_seconds
-from gateway.units import duration, percent, sparkline
+from pmd.gateway.cli.client import Gateway, Unreachable
+from pmd.gateway.cli.follow import follow
+from pmd.gateway.cli.output import console, status
+from pmd.gateway.cli.progress import LEVELS, Progress
+from pmd.gateway.loop.phases import group_seconds
+from pmd.gateway.report.units import duration, percent, sparkline
 
 
 def watch(gateway: Gateway, run: str) -> str:

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gateway.phases import PHASE_GROUPS, group_seconds
-from gateway.views import ReportView, StepView
+from pmd.gateway.loop.phases import PHASE_GROUPS, group_seconds
+from pmd.gateway.views import ReportView, StepView
 
 Curve = Sequence[tuple[float, float]]
 

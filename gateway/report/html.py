@@ -12,11 +12,11 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from gateway.report import figures
-from gateway.report.statistics import area, curve
-from gateway.report.svg import Points, Series, line_chart, small_multiples, stacked_bars
-from gateway.units import count, duration, percent
-from gateway.views import ReportView
+from pmd.gateway.report import figures
+from pmd.gateway.report.statistics import area, curve
+from pmd.gateway.report.svg import Points, Series, line_chart, small_multiples, stacked_bars
+from pmd.gateway.report.units import count, duration, percent
+from pmd.gateway.views import ReportView
 
 _pages = Environment(
     loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True

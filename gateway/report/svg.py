@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
-from gateway.units import count, percent
+from pmd.gateway.report.units import count, percent
 
 WIDTH = 400
 """Units of the view box: about the width of a phone, so that text can be read there."""

@@ -22,11 +22,11 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
-from services.common.document import describe_refusals
-from services.common.jobs import Retryable
-from services.common.settings import ServiceSettings
-from services.common.strict import explain_errors, nearest
-from services.common.telemetry import REQUEST_SECONDS, REQUESTS
+from pmd.services.common.document import describe_refusals
+from pmd.services.common.jobs import Retryable
+from pmd.services.common.settings import ServiceSettings
+from pmd.services.common.strict import explain_errors, nearest
+from pmd.services.common.telemetry import REQUEST_SECONDS, REQUESTS
 
 log = logging.getLogger(__name__)
 

@@ -21,8 +21,8 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from services.common.columns import PROBLEMS
-from services.common.wire import Message, Problem, Ref, Weights
+from pmd.services.common.columns import PROBLEMS
+from pmd.services.common.wire import Message, Problem, Ref, Weights
 
 
 class ArtifactError(RuntimeError):

@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 from pydantic import BaseModel
 
-from services.common.jobs import ENDS, Job, JobSubmission
+from pmd.services.common.jobs import ENDS, Job, JobSubmission
 
 ATTEMPTS = 3
 BACKOFF_S = 0.3

@@ -25,7 +25,7 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel
 
-from services.common.strict import Strict
+from pmd.services.common.strict import Strict
 
 Request = TypeVar("Request", bound=BaseModel)
 

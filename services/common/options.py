@@ -11,8 +11,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from services.common.strict import Strict
-from services.common.wire import MAX_COUNT, Level
+from pmd.services.common.strict import Strict
+from pmd.services.common.wire import MAX_COUNT, Level
 
 
 class PromptFiles(Strict):

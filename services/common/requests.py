@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from services.common.options import (
+from pmd.services.common.options import (
     AbstractSettings,
     ContextSettings,
     PromptFiles,
@@ -18,8 +18,8 @@ from services.common.options import (
     ReflectSettings,
     TrainSettings,
 )
-from services.common.strict import Strict
-from services.common.wire import MAX_SAMPLES, Outcome, Policy, Ref, Sampling, Slug, Weights
+from pmd.services.common.strict import Strict
+from pmd.services.common.wire import MAX_SAMPLES, Outcome, Policy, Ref, Sampling, Slug, Weights
 
 
 class GenerateRequest(Strict):

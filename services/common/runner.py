@@ -1,4 +1,4 @@
-"""Jobs at work: the threads of a service that do them, and the HTTP face of the protocol (`services.common.jobs`).
+"""Jobs at work: the threads of a service that do them, and the HTTP face of the protocol (`pmd.services.common.jobs`).
 
 Invariant: a job whose end can't be recorded (a full disk) keeps its thread until it can be; it never stays without one.
 """
@@ -19,8 +19,8 @@ from fastapi import APIRouter, Depends, HTTPException, Query, Response
 from fastapi import Path as PathParam
 from pydantic import BaseModel, ValidationError
 
-from services.common.app import known_query
-from services.common.jobs import (
+from pmd.services.common.app import known_query
+from pmd.services.common.jobs import (
     ENDS,
     Cancelled,
     Job,
@@ -33,8 +33,8 @@ from services.common.jobs import (
     JobSubmission,
     Retryable,
 )
-from services.common.strict import explain, nearest
-from services.common.telemetry import JOB_SECONDS, JOBS
+from pmd.services.common.strict import explain, nearest
+from pmd.services.common.telemetry import JOB_SECONDS, JOBS
 
 log = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""Start a service with uvicorn: `python -m services.<name> --port N`."""
+"""Start a service with uvicorn: `python -m pmd.services.<name> --port N`."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import TypeVar
 import uvicorn
 from fastapi import FastAPI
 
-from services.common.settings import ServiceSettings, check_environment
-from services.common.telemetry import configure_logging
+from pmd.services.common.settings import ServiceSettings, check_environment
+from pmd.services.common.telemetry import configure_logging
 
 S = TypeVar("S", bound=ServiceSettings)
 
 PORTS = {"gateway": 8700, "rollout": 8701, "verifier": 8702, "memory": 8703, "trainer": 8704}
-"""Default port of each service; `gateway.programs` moves them together when one is taken."""
+"""Default port of each service; `pmd.gateway.local.programs` moves them together when one is taken."""
 
 DRAIN_S = 10
 

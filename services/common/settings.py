@@ -12,7 +12,7 @@ from pathlib import Path
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from services.common.strict import nearest
+from pmd.services.common.strict import nearest
 
 PREFIX = "PMD_"
 TOKEN_CHARS = 16

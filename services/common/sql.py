@@ -16,7 +16,7 @@ from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as NoConnectionFree
 
-from services.common.jobs import Retryable
+from pmd.services.common.jobs import Retryable
 
 BUSY_TIMEOUT_S = 30
 """Longest that a SQLite writer waits for the others."""

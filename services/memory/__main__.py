@@ -1,11 +1,11 @@
-"""`python -m services.memory --port N`; `python -m services.memory reindex [BANK ..]`."""
+"""`python -m pmd.services.memory --port N`; `python -m pmd.services.memory reindex [BANK ..]`."""
 
 import sys
 
-from services.common.serve import serve
-from services.memory import reindex
-from services.memory.app import create_app
-from services.memory.settings import MemoryServiceSettings
+from pmd.services.common.serve import serve
+from pmd.services.memory.app import create_app
+from pmd.services.memory.index import reindex
+from pmd.services.memory.settings import MemoryServiceSettings
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["reindex"]:

@@ -9,9 +9,9 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from services.common.app import create_service
-from services.common.jobs import JobContext, JobKind, JobStore
-from services.common.requests import (
+from pmd.services.common.app import create_service
+from pmd.services.common.jobs import JobContext, JobKind, JobStore
+from pmd.services.common.requests import (
     AbstractRequest,
     Generator,
     MemoryCounts,
@@ -19,19 +19,19 @@ from services.common.requests import (
     ReflectRequest,
     RetrieveRequest,
 )
-from services.common.runner import JobRunner
-from services.memory import explain
-from services.memory.abstract import abstract
-from services.memory.caller import explain_refusals
-from services.memory.context import retrieve
-from services.memory.curate_api import router
-from services.memory.generator import ChatModel
-from services.memory.ledger import Ledger
-from services.memory.record import record
-from services.memory.reflect import reflect
-from services.memory.search import open_search
-from services.memory.search_api import search_router
-from services.memory.settings import MemoryServiceSettings
+from pmd.services.common.runner import JobRunner
+from pmd.services.memory.api import explain
+from pmd.services.memory.api.caller import explain_refusals
+from pmd.services.memory.api.curate import router
+from pmd.services.memory.api.search import search_router
+from pmd.services.memory.index.search import open_search
+from pmd.services.memory.ledger import Ledger
+from pmd.services.memory.retrieve.contexts import retrieve
+from pmd.services.memory.settings import MemoryServiceSettings
+from pmd.services.memory.write.abstract import abstract
+from pmd.services.memory.write.generator import ChatModel
+from pmd.services.memory.write.record import record
+from pmd.services.memory.write.reflect import reflect
 
 
 def create_app(settings: MemoryServiceSettings) -> FastAPI:

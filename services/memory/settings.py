@@ -6,8 +6,8 @@ from typing import Literal, Self
 
 from pydantic import SecretStr, model_validator
 
-from services.common.settings import ServiceSettings
-from services.memory.embed import EmbedderSpec
+from pmd.services.common.settings import ServiceSettings
+from pmd.services.memory.index.embedders import EmbedderSpec
 
 
 class MemoryServiceSettings(ServiceSettings):

@@ -23,20 +23,20 @@ from fastapi import FastAPI, HTTPException
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from jinja2 import TemplateError
 
-from services.common.app import NotReady, create_service
-from services.common.artifacts import ArtifactError
-from services.common.jobs import JobStore, Retryable
-from services.common.runner import JobRunner
-from services.common.wire import Policy, Sampling
-from services.rollout.batching import Batcher
-from services.rollout.chat import ChatCompletion, ChatRequest, answer, events
-from services.rollout.completion import Completion, DivergedError, NoRoom, Row, require_room
-from services.rollout.handlers import job_kinds
-from services.rollout.published import Published, UnknownModel
-from services.rollout.settings import RolloutSettings
+from pmd.services.common.app import NotReady, create_service
+from pmd.services.common.artifacts import ArtifactError
+from pmd.services.common.jobs import JobStore, Retryable
+from pmd.services.common.runner import JobRunner
+from pmd.services.common.wire import Policy, Sampling
+from pmd.services.rollout.batching import Batcher
+from pmd.services.rollout.chat import ChatCompletion, ChatRequest, answer, events
+from pmd.services.rollout.completion import Completion, DivergedError, NoRoom, Row, require_room
+from pmd.services.rollout.handlers import job_kinds
+from pmd.services.rollout.published import Published, UnknownModel
+from pmd.services.rollout.settings import RolloutSettings
 
 if TYPE_CHECKING:
-    from services.rollout.engine import TransformersEngine
+    from pmd.services.rollout.engines.transformers.engine import TransformersEngine
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ def start_engine(settings: RolloutSettings, published: Published) -> Transformer
     # Threads that spin while they wait cost a factor of 20 on shared cores; OpenMP reads this when it is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("GOMP_SPINCOUNT", "0")
-    from services.rollout.engine import TransformersEngine  # noqa: PLC0415 -- imports torch
+    from pmd.services.rollout.engines.transformers.engine import TransformersEngine  # noqa: PLC0415 -- imports torch
 
     engine = TransformersEngine(settings)
     for policy in reversed(list(islice(published.desired().values(), settings.rollout_resident_runs))):

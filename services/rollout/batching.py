@@ -16,8 +16,8 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from services.common.wire import Policy, Sampling
-from services.rollout.completion import Completion, Row
+from pmd.services.common.wire import Policy, Sampling
+from pmd.services.rollout.completion import Completion, Row
 
 LINGER_S = 0.005
 """Requests of one moment arrive within a few milliseconds of each other; waiting so long gathers them."""

@@ -22,10 +22,10 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from services.common.strict import Strict
-from services.common.wire import MAX_TOKENS, Message, Policy, Sampling, Temperature
-from services.rollout.batching import Burst
-from services.rollout.completion import Completion, Row
+from pmd.services.common.strict import Strict
+from pmd.services.common.wire import MAX_TOKENS, Message, Policy, Sampling, Temperature
+from pmd.services.rollout.batching import Burst
+from pmd.services.rollout.completion import Completion, Row
 
 IGNORED = frozenset(
     [

@@ -17,17 +17,17 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
-from services.common.artifacts import load_messages, read_table, write_table
-from services.common.columns import ROLLOUTS
-from services.common.jobs import JobContext, JobKind, Retryable
-from services.common.requests import GenerateRequest, GenerateResult, PublishRequest
-from services.common.strict import nearest
-from services.common.wire import Policy
-from services.rollout.completion import Completion, NoRoom, Row, require_room
-from services.rollout.published import Published
+from pmd.services.common.artifacts import load_messages, read_table, write_table
+from pmd.services.common.columns import ROLLOUTS
+from pmd.services.common.jobs import JobContext, JobKind, Retryable
+from pmd.services.common.requests import GenerateRequest, GenerateResult, PublishRequest
+from pmd.services.common.strict import nearest
+from pmd.services.common.wire import Policy
+from pmd.services.rollout.completion import Completion, NoRoom, Row, require_room
+from pmd.services.rollout.published import Published
 
 if TYPE_CHECKING:
-    from services.rollout.engine import TransformersEngine
+    from pmd.services.rollout.engines.transformers.engine import TransformersEngine
 
 
 log = logging.getLogger(__name__)

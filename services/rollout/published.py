@@ -10,8 +10,8 @@ import sqlite3
 import threading
 from pathlib import Path
 
-from services.common.strict import nearest
-from services.common.wire import Policy, Weights
+from pmd.services.common.strict import nearest
+from pmd.services.common.wire import Policy, Weights
 
 
 class UnknownModel(LookupError):

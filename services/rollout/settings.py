@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from services.common.settings import ServiceSettings
+from pmd.services.common.settings import ServiceSettings
 
 
 class RolloutSettings(ServiceSettings):

@@ -1,5 +1,5 @@
 """The trainer: objectives, DeepSpeed jobs, published weights.
 
 Invariant: importing this package, its app or its launcher imports neither torch nor deepspeed; only the job
-process (`services.trainer.job`) and what it uses do.
+process (`pmd.services.trainer.job.job`) and what it uses do.
 """

@@ -15,14 +15,14 @@ from fastapi import Depends, FastAPI
 from fastapi import Path as PathParam
 from pydantic import Field
 
-from services.common.app import NotReady, create_service, known_query
-from services.common.jobs import JobContext, JobKind, JobStore, Retryable
-from services.common.requests import TrainRequest, TrainResult
-from services.common.runner import JobRunner
-from services.common.settings import ServiceSettings
-from services.common.strict import Strict
-from services.common.wire import Slug, Weights
-from services.trainer.launcher import Launcher
+from pmd.services.common.app import NotReady, create_service, known_query
+from pmd.services.common.jobs import JobContext, JobKind, JobStore, Retryable
+from pmd.services.common.requests import TrainRequest, TrainResult
+from pmd.services.common.runner import JobRunner
+from pmd.services.common.settings import ServiceSettings
+from pmd.services.common.strict import Strict
+from pmd.services.common.wire import Slug, Weights
+from pmd.services.trainer.launchers.local import Launcher
 
 
 class TrainerSettings(ServiceSettings):
@@ -30,9 +30,9 @@ class TrainerSettings(ServiceSettings):
 
     trainer_launcher: Literal["local", "external"] = "local"
     """local: the service starts a job process per run. external: something else (a Kubernetes TrainJob) runs
-    `python -m services.trainer.job` on the run's spool, and the service only talks to it. When a run is cancelled,
-    the local process ends at once; an external one does the step that it is at, and ends when it has waited for long
-    enough."""
+    `python -m pmd.services.trainer.job.job` on the run's spool, and the service only talks to it. When a run is
+    cancelled, the local process ends at once; an external one does the step that it is at, and ends when it has waited
+    for long enough."""
     trainer_nproc: int = Field(default=1, ge=1)
     """Processes (GPUs) per run under the local launcher; more than one go under torchrun."""
     trainer_idle_s: float = Field(default=600.0, gt=0.0)

@@ -17,10 +17,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from services.common.artifacts import MANIFEST, ArtifactError, local_path, seal_weights
-from services.common.requests import TrainRequest
-from services.common.wire import Weights
-from services.trainer.engine import Engine
+from pmd.services.common.artifacts import MANIFEST, ArtifactError, local_path, seal_weights
+from pmd.services.common.requests import TrainRequest
+from pmd.services.common.wire import Weights
+from pmd.services.trainer.training.engine import Engine
 
 OWN_FILES = frozenset({MANIFEST, "config.json"})
 """Written anew for each version, and not copied from the base."""

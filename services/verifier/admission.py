@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Iterator
 
-from services.verifier.metrics import PENDING_BYTES, REFUSED
+from pmd.services.verifier.metrics import PENDING_BYTES, REFUSED
 
 RETRY_MIN_S, RETRY_MAX_S = 1, 60
 ASSUMED_BYTES_PER_S = 1e6

@@ -25,25 +25,25 @@ from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request, Respons
 from pydantic import Field
 from starlette.concurrency import run_in_threadpool
 
-from services.common.app import NotReady, create_service, known_query, problem
-from services.common.artifacts import ArtifactError, read_problems, read_table, write_table
-from services.common.columns import VERDICTS
-from services.common.jobs import JobContext, JobKind, JobStore
-from services.common.requests import VerifyRequest, VerifyResult
-from services.common.runner import JobRunner
-from services.common.serve import DRAIN_S
-from services.common.strict import Strict
-from services.common.wire import Outcome, Verdict
-from services.verifier.admission import Admission, Refused
-from services.verifier.grading import Grader, Submission
-from services.verifier.kinds import SpecError, kinds
-from services.verifier.metrics import PENDING
-from services.verifier.metrics import VERDICTS as VERDICT_COUNT
-from services.verifier.reverify import Grade, ReverifyRequest, ReverifyResult, reverify
-from services.verifier.sandbox.pool import Pool
-from services.verifier.sandbox.tier import Tier, open_sandbox
-from services.verifier.scores import split_scores
-from services.verifier.settings import VerifierSettings
+from pmd.services.common.app import NotReady, create_service, known_query, problem
+from pmd.services.common.artifacts import ArtifactError, read_problems, read_table, write_table
+from pmd.services.common.columns import VERDICTS
+from pmd.services.common.jobs import JobContext, JobKind, JobStore
+from pmd.services.common.requests import VerifyRequest, VerifyResult
+from pmd.services.common.runner import JobRunner
+from pmd.services.common.serve import DRAIN_S
+from pmd.services.common.strict import Strict
+from pmd.services.common.wire import Outcome, Verdict
+from pmd.services.verifier.admission import Admission, Refused
+from pmd.services.verifier.grading import Grader, Submission
+from pmd.services.verifier.kinds import SpecError, kinds
+from pmd.services.verifier.metrics import PENDING
+from pmd.services.verifier.metrics import VERDICTS as VERDICT_COUNT
+from pmd.services.verifier.reverify import Grade, ReverifyRequest, ReverifyResult, reverify
+from pmd.services.verifier.sandbox.pool import Pool
+from pmd.services.verifier.sandbox.tier import Tier, open_sandbox
+from pmd.services.verifier.scores import split_scores
+from pmd.services.verifier.settings import VerifierSettings
 
 T = TypeVar("T")
 

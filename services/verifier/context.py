@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from services.verifier.library import Library
-from services.verifier.sandbox.pool import Pool
+from pmd.services.verifier.library import Library
+from pmd.services.verifier.sandbox.pool import Pool
 
 
 @dataclass(frozen=True)

@@ -23,16 +23,16 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
-from services.common.strict import Strict
-from services.common.wire import Outcome, Verdict
-from services.verifier.context import Context
-from services.verifier.kinds import SpecError, parse_spec
-from services.verifier.kinds.kind import Kind
-from services.verifier.library import Library
-from services.verifier.limits import RunLimits
-from services.verifier.sandbox.pool import Pool
-from services.verifier.sandbox.tier import Tier
-from services.verifier.trouble import infra_error
+from pmd.services.common.strict import Strict
+from pmd.services.common.wire import Outcome, Verdict
+from pmd.services.verifier.context import Context
+from pmd.services.verifier.kinds import SpecError, parse_spec
+from pmd.services.verifier.kinds.kind import Kind
+from pmd.services.verifier.library import Library
+from pmd.services.verifier.limits import RunLimits
+from pmd.services.verifier.sandbox.pool import Pool
+from pmd.services.verifier.sandbox.tier import Tier
+from pmd.services.verifier.trouble import infra_error
 
 log = logging.getLogger(__name__)
 

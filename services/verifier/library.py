@@ -12,12 +12,12 @@ import json
 import threading
 from typing import Any
 
-from services.verifier.sandbox.job import Execution, Job, Limits, SandboxError
-from services.verifier.sandbox.memory import Memory
-from services.verifier.sandbox.pool import Pool
-from services.verifier.sandbox.tier import open_sandbox
+from pmd.services.verifier.sandbox.job import Execution, Job, Limits, SandboxError
+from pmd.services.verifier.sandbox.memory import Memory
+from pmd.services.verifier.sandbox.pool import Pool
+from pmd.services.verifier.sandbox.tier import open_sandbox
 
-LIBRARIES = ("services.verifier.judges.warm",)
+LIBRARIES = ("pmd.services.verifier.judges.warm",)
 MEMORY_MB = 1024
 """Address space that a child may take, where all programs together have so much."""
 OUTPUT_KB = 64
@@ -37,12 +37,12 @@ class Library:
         self._closed = False
 
     def run(self, judge: str, *arguments: Any, cpu_s: float) -> Execution:
-        """Run `services.verifier.judges.<judge>.judge(*arguments)`, all of it JSON, in a child.
+        """Run `pmd.services.verifier.judges.<judge>.judge(*arguments)`, all of it JSON, in a child.
 
         Raises:
             SandboxError: the sandbox can't be opened, or failed.
         """
-        source = f"from services.verifier.judges.{judge} import judge"
+        source = f"from pmd.services.verifier.judges.{judge} import judge"
         given = "\n".join(json.dumps(argument) for argument in arguments)
         limits = Limits(cpu_s, min(MEMORY_MB, self._memory.total_mb), OUTPUT_KB)
         return self._open().run(Job(source, "judge", given, limits))

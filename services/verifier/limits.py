@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from services.common.strict import Strict
-from services.verifier.sandbox.job import Limits
+from pmd.services.common.strict import Strict
+from pmd.services.verifier.sandbox.job import Limits
 
 
 class RunLimits(Strict):

@@ -9,10 +9,10 @@ import signal
 from dataclasses import dataclass
 from typing import Any
 
-from services.common.wire import Outcome
-from services.verifier import compare
-from services.verifier.feedback import Frame
-from services.verifier.sandbox.job import End, Execution
+from pmd.services.common.wire import Outcome
+from pmd.services.verifier import compare
+from pmd.services.verifier.feedback import Frame
+from pmd.services.verifier.sandbox.job import End, Execution
 
 LIMITS = {Outcome.TIMEOUT: "Time", Outcome.MEMORY: "Memory", Outcome.OUTPUT_LIMIT: "Output"}
 """Outcomes of exceeded limits, as people call the limits."""

@@ -11,11 +11,11 @@ from typing import Any, Self
 
 from pydantic import Field, model_validator
 
-from services.common.artifacts import read_problems, read_table, write_table
-from services.common.columns import PROBLEMS, VERDICTS
-from services.common.strict import Strict
-from services.common.wire import Outcome, Ref, Slug, Verdict
-from services.verifier.grading import Submission
+from pmd.services.common.artifacts import read_problems, read_table, write_table
+from pmd.services.common.columns import PROBLEMS, VERDICTS
+from pmd.services.common.strict import Strict
+from pmd.services.common.wire import Outcome, Ref, Slug, Verdict
+from pmd.services.verifier.grading import Submission
 
 MAX_CHANGES = 1000
 """Changed verdicts that an answer lists; all of them are counted."""

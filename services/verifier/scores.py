@@ -9,8 +9,8 @@ from collections import defaultdict
 from collections.abc import Iterable
 from math import comb
 
-from services.common.requests import SplitScore
-from services.common.wire import Outcome
+from pmd.services.common.requests import SplitScore
+from pmd.services.common.wire import Outcome
 
 
 def pass_at_k(n: int, c: int, k: int) -> float:

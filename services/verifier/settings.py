@@ -6,7 +6,7 @@ import os
 
 from pydantic import Field
 
-from services.common.settings import ServiceSettings
+from pmd.services.common.settings import ServiceSettings
 
 
 class VerifierSettings(ServiceSettings):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from services.common.wire import Outcome, Verdict
+from pmd.services.common.wire import Outcome, Verdict
 
 log = logging.getLogger(__name__)
 MAX_CHARS = 1000

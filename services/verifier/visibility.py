@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from services.common.strict import Strict
+from pmd.services.common.strict import Strict
 
 
 class Visibility(Strict):

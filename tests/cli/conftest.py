@@ -10,8 +10,8 @@ import httpx
 import pytest
 from typer.testing import CliRunner, Result
 
-from gateway.cli import main
-from gateway.cli.client import Gateway
+from pmd.gateway.cli import main
+from pmd.gateway.cli.client import Gateway
 
 Answers = dict[str, Any]
 
@@ -38,7 +38,7 @@ def api(monkeypatch: pytest.MonkeyPatch) -> Api:
     found = Api()
     gateway = Gateway("http://gateway", "token", transport=httpx.MockTransport(found))
     for module in ("runs", "compare", "memory", "chat", "export", "verify"):
-        monkeypatch.setattr(f"gateway.cli.{module}.connect", lambda: gateway)
+        monkeypatch.setattr(f"pmd.gateway.cli.{module}.connect", lambda: gateway)
     return found
 
 

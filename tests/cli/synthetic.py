@@ -6,8 +6,8 @@ import math
 import random
 from typing import Any
 
-from gateway.views import ReportView, RunStatus, RunView, StepView
-from services.common.requests import MemoryCounts, SplitScore
+from pmd.gateway.views import ReportView, RunStatus, RunView, StepView
+from pmd.services.common.requests import MemoryCounts, SplitScore
 
 CREATED = 1_790_000_000.0
 

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from gateway import launcher
-from gateway.supervisor import read_state
+from pmd.gateway.local import launcher
+from pmd.gateway.local.supervisor import read_state
 
 ROOT = Path(__file__).parents[2]
-PMD = (sys.executable, "-c", "from gateway.cli.main import app; app()")
+PMD = (sys.executable, "-c", "from pmd.gateway.cli.main import app; app()")
 SMALL = ("schedule.steps=3", "schedule.problems_per_step=8", "evaluation.samples=1")
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(600)]

@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from gateway.cli import client, output, verify
+from pmd.gateway.cli import client, output, verify
 from tests.cli.conftest import Api, Pmd
 from tests.cli.synthetic import report
 
@@ -153,7 +153,7 @@ def test_a_row_is_one_line_where_no_terminal_reads_it(api: Api, pmd: Pmd, monkey
 
 
 def test_all_runs_are_listed_however_many(api: Api, pmd: Pmd, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gateway.cli.runs.PAGE", 2)
+    monkeypatch.setattr("pmd.gateway.cli.runs.PAGE", 2)
     pages = {None: ["r4", "r3"], "r3": ["r2", "r1"], "r1": []}
     api.answers["GET /v1/runs"] = lambda request: [run_view(id=run) for run in pages[request.url.params.get("after")]]
     assert [run["id"] for run in json.loads(pmd("runs", "list", "--json").stdout)] == ["r4", "r3", "r2", "r1"]
@@ -364,7 +364,7 @@ def test_a_run_is_judged_again(api: Api, pmd: Pmd, judged: tuple[Path, Path]) ->
 
 def test_the_command_line_starts_at_once_and_without_torch() -> None:
     clock = "time.process_time()"
-    code = f"import sys, time; t = {clock}; import gateway.cli.main; print({clock} - t, *sys.modules)"
+    code = f"import sys, time; t = {clock}; import pmd.gateway.cli.main; print({clock} - t, *sys.modules)"
     seconds, *modules = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     ).stdout.split()

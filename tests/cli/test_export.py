@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from services.common.artifacts import seal_weights
+from pmd.services.common.artifacts import seal_weights
 from tests.cli.conftest import Api, Pmd
 
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from gateway import launcher
-from gateway.launcher import ensure_token, start_detached, supervise, wait_ready
-from gateway.programs import LaunchError
-from gateway.supervisor import is_held
+from pmd.gateway.local import launcher
+from pmd.gateway.local.launcher import ensure_token, start_detached, supervise, wait_ready
+from pmd.gateway.local.programs import LaunchError
+from pmd.gateway.local.supervisor import is_held
 
 TOKEN = "a-token-of-this-test"
 
@@ -107,7 +107,7 @@ def test_a_service_that_does_not_come_up_is_named_with_the_end_of_its_log(
     cause = {"message": "can't start", "traceback": "Traceback ..\n  File ..\nImportError: no torch\n"}
     log.write_text(f"first\n{json.dumps(cause)}\n")
     service = {"pid": None, "url": "http://127.0.0.1:9", "restarts": 9, "log": str(log), "since": 0.0}
-    monkeypatch.setattr("gateway.launcher.read_state", lambda _: {"services": {"rollout": service}})
+    monkeypatch.setattr("pmd.gateway.local.launcher.read_state", lambda _: {"services": {"rollout": service}})
     with pytest.raises(LaunchError, match=r"(?s)rollout is not ready.*\n  first\n  ImportError: no torch$"):
         list(wait_ready(tmp_path))
 

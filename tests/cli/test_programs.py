@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from gateway.programs import (
+from pmd.gateway.local.programs import (
     LISTENERS,
     SERVICES,
     LaunchError,
@@ -17,7 +17,7 @@ from gateway.programs import (
     check_redis,
     choose_ports,
 )
-from services.common.serve import PORTS
+from pmd.services.common.serve import PORTS
 
 TOKEN = "a-token-of-this-test"
 URLS = {name: f"http://127.0.0.1:{port}" for name, port in PORTS.items()}

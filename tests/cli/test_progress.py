@@ -10,12 +10,12 @@ import httpx
 import pytest
 from rich.console import Console
 
-from gateway.cli import follow as following
-from gateway.cli.client import CliError, Gateway
-from gateway.cli.follow import follow
-from gateway.cli.progress import Progress
-from gateway.cli.watch import render
-from gateway.units import count, duration, percent, sparkline
+from pmd.gateway.cli import follow as following
+from pmd.gateway.cli.client import CliError, Gateway
+from pmd.gateway.cli.follow import follow
+from pmd.gateway.cli.progress import Progress
+from pmd.gateway.cli.watch import render
+from pmd.gateway.report.units import count, duration, percent, sparkline
 from tests.cli.synthetic import report
 
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from gateway.problems import InvalidRecipe, parse_recipe
-from gateway.recipe import Method, Recipe
-from gateway.recipe_file import RecipeError, load_recipe, parse_overrides
+from pmd.gateway.recipes.files import RecipeError, load_recipe, parse_overrides
+from pmd.gateway.recipes.problems import InvalidRecipe, parse_recipe
+from pmd.gateway.recipes.recipe import Method, Recipe
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 POCKET = [RECIPES / "pocket.yaml", *sorted((RECIPES / "pocket").rglob("*.yaml"))]

@@ -10,9 +10,10 @@ from xml.etree import ElementTree
 import pytest
 from rich.console import Console
 
-from gateway.report import render_compare, render_compare_terminal, render_html, render_terminal
-from gateway.report.svg import Series, line_chart, spread, stacked_bars, ticks
-from gateway.views import ReportView
+from pmd.gateway.cli.report import render_compare_terminal, render_terminal
+from pmd.gateway.report import render_compare, render_html
+from pmd.gateway.report.svg import Series, line_chart, spread, stacked_bars, ticks
+from pmd.gateway.views import ReportView
 from tests.cli.synthetic import report
 
 VOID = {"meta", "br", "hr", "img", "link", "input"}

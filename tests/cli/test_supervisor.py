@@ -15,13 +15,13 @@ from typing import Any
 
 import pytest
 
-from gateway.supervisor import AlreadyRunning, hold, is_held, read_state
+from pmd.gateway.local.supervisor import AlreadyRunning, hold, is_held, read_state
 
 # A supervisor of two programs, one of which has a child of its own.
 SCRIPT = """
 import os, signal, sys
 from pathlib import Path
-from gateway.supervisor import Program, Supervisor
+from pmd.gateway.local.supervisor import Program, Supervisor
 sleep = (sys.executable, "-c", "import time; time.sleep(600)")
 parent = (sys.executable, "-c", "import subprocess, sys, time; p = subprocess.Popen(%r); "
           "print(p.pid, flush=True); time.sleep(600)" % (sleep,))
@@ -103,7 +103,7 @@ def test_a_killed_warden_is_replaced(tmp_path: Path) -> None:
             found = subprocess.run(
                 ["ps", "-o", "pid=,args=", "--ppid", str(process.pid)], capture_output=True, text=True, check=False
             )
-            return [int(line.split()[0]) for line in found.stdout.splitlines() if "gateway.warden" in line]
+            return [int(line.split()[0]) for line in found.stdout.splitlines() if "pmd.gateway.local.reaper" in line]
 
         (old,) = until(wardens)
         os.kill(old, signal.SIGKILL)

@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from gateway.cli.progress import Progress
+from pmd.gateway.cli.progress import Progress
 from tests.cli.conftest import Api, Pmd
 from tests.cli.synthetic import report
 
@@ -73,7 +73,7 @@ def test_a_terminal_that_knows_ascii_only_still_shows_a_report(tmp_path: Path) -
     """In a process of its own: the encoding of stdout is fixed at start."""
     code = (
         "import sys, httpx\n"
-        "from gateway.cli import client, main, runs\n"
+        "from pmd.gateway.cli import client, main, runs\n"
         "from tests.cli.synthetic import report\n"
         "told = httpx.MockTransport(lambda _: httpx.Response(200, json=report().model_dump(mode='json')))\n"
         "runs.connect = lambda: client.Gateway('http://gateway', 'token', transport=told)\n"

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from services.common.client import ServiceClient, ServiceUnavailable
+from pmd.services.common.client import ServiceClient, ServiceUnavailable
 
 TOKEN = "test-token-0123456789"
 
@@ -25,7 +25,7 @@ def silent() -> Iterator[str]:
 def test_a_service_that_hangs_is_unavailable_after_one_answer_time(
     wait: float | None, silent: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("services.common.client.ANSWER_TIMEOUT_S", 0.3)
+    monkeypatch.setattr("pmd.services.common.client.ANSWER_TIMEOUT_S", 0.3)
     began = time.monotonic()
     with pytest.raises(ServiceUnavailable, match="ReadTimeout"):
         ServiceClient(silent, TOKEN).call("GET", "/v1/jobs/a", wait=wait)
@@ -34,7 +34,7 @@ def test_a_service_that_hangs_is_unavailable_after_one_answer_time(
 
 @pytest.mark.parametrize("status", [503, 429])
 def test_a_service_that_starts_again_or_is_full_is_asked_again(status: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("services.common.client.BACKOFF_S", 0.0)
+    monkeypatch.setattr("pmd.services.common.client.BACKOFF_S", 0.0)
     answers = [httpx.ConnectError("connection refused"), httpx.Response(status), httpx.Response(200, json={"a": 1})]
 
     def answer(_: httpx.Request) -> httpx.Response:

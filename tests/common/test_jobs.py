@@ -14,11 +14,11 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from services.common.app import create_service
-from services.common.jobs import JobContext, JobKind, JobStore, JobSubmission, Retryable
-from services.common.runner import JobRunner
-from services.common.settings import ServiceSettings
-from services.common.strict import Strict
+from pmd.services.common.app import create_service
+from pmd.services.common.jobs import JobContext, JobKind, JobStore, JobSubmission, Retryable
+from pmd.services.common.runner import JobRunner
+from pmd.services.common.settings import ServiceSettings
+from pmd.services.common.strict import Strict
 
 TOKEN = "test-token-0123456789"
 
@@ -73,7 +73,7 @@ class FullDisk:
     """A job store whose next uses of one method fail as on a full disk; they are counted."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, method: str, failures: int) -> None:
-        monkeypatch.setattr("services.common.runner.STORE_RETRY_S", 0.02)
+        monkeypatch.setattr("pmd.services.common.runner.STORE_RETRY_S", 0.02)
         self.failures = failures
         self.failed = threading.Event()
         plain: Callable[..., object] = getattr(JobStore, method)

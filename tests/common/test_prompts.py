@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from services.common.options import PromptFiles
-from services.common.prompts import PromptError, check
+from pmd.services.common.options import PromptFiles
+from pmd.services.common.prompts import PromptError, check
 
 BUNDLED = Path(__file__).parents[2] / "examples" / "pocket" / "prompts"
 

@@ -10,17 +10,17 @@ import pytest
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 
-from gateway.app import create_app as create_gateway
-from gateway.settings import GatewaySettings
-from services.common.app import known_query
-from services.memory.app import create_app as create_memory
-from services.memory.settings import MemoryServiceSettings
-from services.rollout.app import create_app as create_rollout
-from services.rollout.settings import RolloutSettings
-from services.trainer.app import TrainerSettings
-from services.trainer.app import create_app as create_trainer
-from services.verifier.app import create_app as create_verifier
-from services.verifier.settings import VerifierSettings
+from pmd.gateway.api.app import create_app as create_gateway
+from pmd.gateway.settings import GatewaySettings
+from pmd.services.common.app import known_query
+from pmd.services.memory.app import create_app as create_memory
+from pmd.services.memory.settings import MemoryServiceSettings
+from pmd.services.rollout.app import create_app as create_rollout
+from pmd.services.rollout.settings import RolloutSettings
+from pmd.services.trainer.app import TrainerSettings
+from pmd.services.trainer.app import create_app as create_trainer
+from pmd.services.verifier.app import create_app as create_verifier
+from pmd.services.verifier.settings import VerifierSettings
 
 LENIENT = {"/healthz", "/readyz", "/metrics", "/v1/chat/completions", "/v1/models", "/v1/services"}
 """Probes and OpenAI's routes, whose callers add keys of their own; the list of services stands beside the probes."""

@@ -9,14 +9,14 @@ import pytest
 from fastapi import FastAPI
 from pydantic import SecretStr, ValidationError
 
-from services.common import artifacts
-from services.common.columns import VERDICTS
-from services.common.options import ContextSettings
-from services.common.requests import GenerateRequest, RetrieveRequest, SplitScore
-from services.common.serve import serve
-from services.common.settings import ServiceSettings, SettingsError, check_environment
-from services.common.strict import explain
-from services.common.wire import Message, Problem
+from pmd.services.common import artifacts
+from pmd.services.common.columns import VERDICTS
+from pmd.services.common.options import ContextSettings
+from pmd.services.common.requests import GenerateRequest, RetrieveRequest, SplitScore
+from pmd.services.common.serve import serve
+from pmd.services.common.settings import ServiceSettings, SettingsError, check_environment
+from pmd.services.common.strict import explain
+from pmd.services.common.wire import Message, Problem
 from tests.limits import file_size_limit
 
 ROW = {

@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 
-from gateway.advance import advance
-from gateway.problems import materialise, parse_recipe
-from gateway.recipe import Recipe
-from gateway.recipe_file import merge
-from gateway.registry import Registry
-from gateway.status import ACTIVE
-from gateway.tables import METADATA, open_registry
-from services.common.sql import Database
+from pmd.gateway.controller.advance import advance
+from pmd.gateway.recipes.files import merge
+from pmd.gateway.recipes.problems import materialise, parse_recipe
+from pmd.gateway.recipes.recipe import Recipe
+from pmd.gateway.registry.registry import Registry
+from pmd.gateway.registry.status import ACTIVE
+from pmd.gateway.registry.tables import METADATA, open_registry
+from pmd.services.common.sql import Database
 from tests.gateway.fakes import Fakes
 
 TRAIN = 6
@@ -119,8 +119,8 @@ def start(registry: Registry, tmp_path: Path) -> Callable[..., str]:
 @pytest.fixture
 def drive(registry: Registry, fakes: Fakes, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
     """Advance a run until it wants nothing more: Celery without the broker. Returns how often it was called."""
-    monkeypatch.setattr("gateway.advance.RETRY_S", 0.001)
-    monkeypatch.setattr("services.common.client.BACKOFF_S", 0.0)
+    monkeypatch.setattr("pmd.gateway.controller.advance.RETRY_S", 0.001)
+    monkeypatch.setattr("pmd.services.common.client.BACKOFF_S", 0.0)
 
     def loop(run: str, *, budget_s: float = 20.0, at_most: int = 1000) -> int:
         clients = fakes.clients()

@@ -19,13 +19,13 @@ import httpx
 from fastapi import FastAPI
 from pydantic import BaseModel
 
-from gateway.registry import Registry
-from gateway.state import Service
-from services.common.artifacts import join, local_path, read_table, seal_weights, write_table
-from services.common.client import ServiceClient
-from services.common.columns import CONTEXTS, ROLLOUTS, VERDICTS
-from services.common.jobs import JobContext, JobKind, JobStore, Retryable
-from services.common.requests import (
+from pmd.gateway.loop.state import Service
+from pmd.gateway.registry.registry import Registry
+from pmd.services.common.artifacts import join, local_path, read_table, seal_weights, write_table
+from pmd.services.common.client import ServiceClient
+from pmd.services.common.columns import CONTEXTS, ROLLOUTS, VERDICTS
+from pmd.services.common.jobs import JobContext, JobKind, JobStore, Retryable
+from pmd.services.common.requests import (
     AbstractRequest,
     GenerateRequest,
     GenerateResult,
@@ -41,8 +41,8 @@ from services.common.requests import (
     VerifyRequest,
     VerifyResult,
 )
-from services.common.runner import JobRunner
-from services.common.wire import Outcome, Policy
+from pmd.services.common.runner import JobRunner
+from pmd.services.common.wire import Outcome, Policy
 
 TOKEN = "a-token-for-tests"
 

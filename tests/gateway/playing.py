@@ -6,10 +6,11 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from gateway.plan import next_phases
-from gateway.recipe import Recipe
-from gateway.state import Inputs, PhaseName, Record, RunState
-from services.common.requests import (
+from pmd.gateway.loop.plan import next_phases
+from pmd.gateway.loop.state import PhaseName, Record, RunState
+from pmd.gateway.recipes.inputs import Inputs
+from pmd.gateway.recipes.recipe import Recipe
+from pmd.services.common.requests import (
     GenerateRequest,
     GenerateResult,
     MemoryCounts,
@@ -21,7 +22,7 @@ from services.common.requests import (
     TrainResult,
     VerifyResult,
 )
-from services.common.wire import Ref, Weights
+from pmd.services.common.wire import Ref, Weights
 
 
 def ref(name: str) -> Ref:

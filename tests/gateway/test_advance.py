@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 
-from gateway.advance import advance
-from gateway.plan import last_step, step_plan
-from gateway.recipe import Recipe
-from gateway.registry import LeaseLost, Registry
-from gateway.state import RunState
-from gateway.views import RunStatus
-from services.common.client import ServiceClient, ServiceRefused
-from services.common.requests import TrainResult
+from pmd.gateway.controller.advance import advance
+from pmd.gateway.loop.plan import last_step, step_plan
+from pmd.gateway.loop.state import RunState
+from pmd.gateway.recipes.recipe import Recipe
+from pmd.gateway.registry.registry import LeaseLost, Registry
+from pmd.gateway.views import RunStatus
+from pmd.services.common.client import ServiceClient, ServiceRefused
+from pmd.services.common.requests import TrainResult
 from tests.gateway.fakes import Clock, Fakes, retryable, status
 
 Make = Callable[..., Recipe]
@@ -353,7 +353,7 @@ def test_a_mistake_of_ours_fails_the_run_instead_of_repeating_for_ever(
     def broken(_: RunState) -> list[Any]:
         raise KeyError("tally")
 
-    monkeypatch.setattr("gateway.advance.next_phases", broken)
+    monkeypatch.setattr("pmd.gateway.controller.advance.next_phases", broken)
     run = start(recipe())
     drive(run)
     assert registry.run(run)["error"] == "the controller can't go on: KeyError: 'tally'"

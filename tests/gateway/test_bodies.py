@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from gateway.bodies import phase_seed, superseded
-from gateway.recipe import Recipe
-from gateway.state import PhaseName, Record, RunState
-from services.common.requests import (
+from pmd.gateway.loop.requests import phase_seed, superseded
+from pmd.gateway.loop.state import PhaseName, Record, RunState
+from pmd.gateway.recipes.recipe import Recipe
+from pmd.services.common.requests import (
     SplitScore,
     VerifyResult,
 )
-from services.common.wire import Ref
+from pmd.services.common.wire import Ref
 from tests.gateway.playing import INPUTS, bodies, play, ref
 from tests.gateway.test_gate import lead
 

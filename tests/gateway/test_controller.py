@@ -17,16 +17,16 @@ from typing import Any
 import pytest
 import uvicorn
 
-from gateway.advance import BUDGET_S, POLL_S, Services
-from gateway.plan import last_step, step_plan
-from gateway.problems import materialise
-from gateway.recipe import Recipe
-from gateway.registry import LEASE_S, Registry
-from gateway.settings import GatewaySettings
-from gateway.status import ENDED
-from gateway.tables import open_registry
-from services.common.client import ANSWER_TIMEOUT_S, CONNECT_TIMEOUT_S
-from services.common.sql import Database
+from pmd.gateway.controller.advance import BUDGET_S, POLL_S, Services
+from pmd.gateway.loop.plan import last_step, step_plan
+from pmd.gateway.recipes.problems import materialise
+from pmd.gateway.recipes.recipe import Recipe
+from pmd.gateway.registry.registry import LEASE_S, Registry
+from pmd.gateway.registry.status import ENDED
+from pmd.gateway.registry.tables import open_registry
+from pmd.gateway.settings import GatewaySettings
+from pmd.services.common.client import ANSWER_TIMEOUT_S, CONNECT_TIMEOUT_S
+from pmd.services.common.sql import Database
 from tests.gateway.fakes import TOKEN, Fakes
 
 ROOT = Path(__file__).parents[2]
@@ -41,7 +41,7 @@ def free_port() -> int:
 def test_the_settings_of_celery_are_those_of_the_design(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PMD_TOKEN", TOKEN)
     monkeypatch.setenv("PMD_REDIS_URL", "redis://:secret@broker:6379/3")
-    from gateway.controller import VISIBILITY_TIMEOUT_S, Celery, _configuration
+    from pmd.gateway.controller.tasks import VISIBILITY_TIMEOUT_S, Celery, _configuration
 
     app = Celery("test", set_as_current=False)
     app.add_defaults(_configuration)
@@ -63,7 +63,7 @@ def test_the_settings_of_celery_are_those_of_the_design(monkeypatch: pytest.Monk
 
 def test_a_wake_up_without_a_broker_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PMD_TOKEN", TOKEN)
-    code = "from gateway.controller import wake; wake('demo-1'); print('went on')"
+    code = "from pmd.gateway.controller.tasks import wake; wake('demo-1'); print('went on')"
     env = os.environ | {"PMD_TOKEN": TOKEN, "PMD_REDIS_URL": f"redis://127.0.0.1:{free_port()}/0"}
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "went on"
@@ -74,7 +74,7 @@ def test_more_runs_than_processes_take_turns_and_their_messages_do_not_pile_up(
 ) -> None:
     """One process, ticks that last, a beat that goes on meanwhile: the worker in small."""
     monkeypatch.setenv("PMD_TOKEN", TOKEN)
-    from gateway import controller
+    from pmd.gateway.controller.tasks import tasks
 
     runs = [start(recipe(), f"demo-{n}") for n in range(4)]
     now = [time.time()]
@@ -88,23 +88,23 @@ def test_more_runs_than_processes_take_turns_and_their_messages_do_not_pile_up(
             return None
         ticks.append(run)
         for _ in range(7):
-            now[0] += controller.RECONCILE_S
-            controller.reconcile()
+            now[0] += tasks.RECONCILE_S
+            tasks.reconcile()
             registry.renew(lease)
         registry.release(lease)
         return 0.0
 
-    monkeypatch.setattr(controller, "_tools", lambda: (registry, {}))
-    monkeypatch.setattr(controller, "advance_run", tick)
-    monkeypatch.setattr(controller.advance, "apply_async", lambda args, **_: messages.append(args))
-    controller.reconcile()
+    monkeypatch.setattr(tasks, "_tools", lambda: (registry, {}))
+    monkeypatch.setattr(tasks, "advance_run", tick)
+    monkeypatch.setattr(tasks.advance, "apply_async", lambda args, **_: messages.append(args))
+    tasks.reconcile()
     while len(ticks) < 40:
-        controller.advance(*messages.popleft())
+        tasks.advance(*messages.popleft())
     assert set(Counter(ticks).values()) == {10}
     assert len(messages) < 7 * len(runs) ** 2
     messages.clear()
-    now[0] += controller.RECONCILE_S
-    controller.reconcile()
+    now[0] += tasks.RECONCILE_S
+    tasks.reconcile()
     assert messages[0][0] == ticks[-4], "the broker lost all; first comes who waits longest"
 
 
@@ -149,7 +149,7 @@ def test_law_6_killed_workers_and_a_flushed_broker_lose_and_double_nothing(
     broker = redis.Redis.from_url(environment["PMD_REDIS_URL"])
 
     def celery(*argv: str) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "celery", "-A", "gateway.controller", *argv, "--loglevel", "ERROR"]
+        command = [sys.executable, "-m", "celery", "-A", "pmd.gateway.controller.tasks", *argv, "--loglevel", "ERROR"]
         return subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True)
 
     def recorded() -> int:

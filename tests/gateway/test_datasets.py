@@ -16,10 +16,10 @@ from typing import Any
 
 import pytest
 
-from gateway.datasets import livecodebench, records
-from gateway.datasets.records import BadField
-from gateway.problems import InvalidRecipe, load_problems, parse_recipe
-from services.common.wire import Problem
+from pmd.gateway.recipes.datasets import livecodebench, records
+from pmd.gateway.recipes.datasets.records import BadField
+from pmd.gateway.recipes.problems import InvalidRecipe, load_problems, parse_recipe
+from pmd.services.common.wire import Problem
 
 Tree = Callable[..., dict[str, Any]]
 
@@ -330,7 +330,7 @@ def test_a_wrong_field_of_sciknoweval_is_named(field: str, recipe_tree: Tree, tm
 
 
 def test_recipe_paths_are_relative_to_the_recipe(tmp_path: Path) -> None:
-    from gateway.recipe_file import load_recipe
+    from pmd.gateway.recipes.files import load_recipe
 
     (tmp_path / "r.yaml").write_text("problems: {source: sciknoweval, files: {train: [a.jsonl], test: [s3://b/c]}}")
     files = load_recipe(tmp_path / "r.yaml")["problems"]["files"]

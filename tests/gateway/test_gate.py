@@ -7,7 +7,7 @@ from functools import reduce
 
 import pytest
 
-from gateway.gate import OPEN, Lead, follow, masked_problems, pass_rates, probe_prompts, tally
+from pmd.gateway.loop.gate import OPEN, Lead, follow, masked_problems, pass_rates, probe_prompts, tally
 
 
 def lead(history: Iterable[tuple[float, float]]) -> Lead:

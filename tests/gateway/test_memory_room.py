@@ -15,10 +15,10 @@ from fastapi.testclient import TestClient
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.app import create_app
-from gateway.settings import GatewaySettings
-from services.memory.app import create_app as create_memory
-from services.memory.settings import MemoryServiceSettings
+from pmd.gateway.api.app import create_app
+from pmd.gateway.settings import GatewaySettings
+from pmd.services.memory.app import create_app as create_memory
+from pmd.services.memory.settings import MemoryServiceSettings
 from tests.drawn import operations, quick, request_of
 from tests.gateway.fakes import TOKEN
 

@@ -20,9 +20,9 @@ from fastapi.testclient import TestClient
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.app import create_app
-from gateway.problems import parse_recipe
-from gateway.settings import GatewaySettings
+from pmd.gateway.api.app import create_app
+from pmd.gateway.recipes.problems import parse_recipe
+from pmd.gateway.settings import GatewaySettings
 from tests.drawn import operations, quick, request_of
 from tests.gateway.fakes import TOKEN
 

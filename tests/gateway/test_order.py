@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.order import step_problems
+from pmd.gateway.loop.order import step_problems
 
 
 @pytest.mark.parametrize(("size", "per_step"), [(6, 4), (64, 24), (7, 7), (5, 1), (10, 9)])

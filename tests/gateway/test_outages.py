@@ -9,15 +9,15 @@ from typing import Any
 
 import pytest
 
-from gateway import advance as advance_module
-from gateway.advance import advance
-from gateway.recipe import Recipe
-from gateway.registry import Registry
-from gateway.state import Service
-from gateway.views import RunStatus
-from services.common.artifacts import ArtifactError
-from services.common.client import ServiceClient
-from services.common.sql import Busy
+from pmd.gateway.controller.advance import advance
+from pmd.gateway.controller.tasks import advance as advance_module
+from pmd.gateway.loop.state import Service
+from pmd.gateway.recipes.recipe import Recipe
+from pmd.gateway.registry.registry import Registry
+from pmd.gateway.views import RunStatus
+from pmd.services.common.artifacts import ArtifactError
+from pmd.services.common.client import ServiceClient
+from pmd.services.common.sql import Busy
 from tests.gateway.fakes import TOKEN, Clock, Fakes, status
 
 Make = Callable[..., Recipe]
@@ -29,12 +29,12 @@ def test_a_service_away_is_waited_for_and_costs_no_attempt(
     recipe: Make, start: Start, registry: Registry, fakes: Fakes, drive: Drive, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fakes.away.add("verifier")
-    monkeypatch.setattr("gateway.advance.RETRY_S", 30.0)
+    monkeypatch.setattr("pmd.gateway.controller.advance.RETRY_S", 30.0)
     run = start(recipe(max_attempts=1))
     clock = Clock()
     registry._clock = clock
     clients = fakes.clients()
-    monkeypatch.setattr("services.common.client.BACKOFF_S", 0.0)
+    monkeypatch.setattr("pmd.services.common.client.BACKOFF_S", 0.0)
     for _ in range(3):
         delay = advance(registry, clients, run, "me")
         assert delay is not None
@@ -42,7 +42,7 @@ def test_a_service_away_is_waited_for_and_costs_no_attempt(
         clock.skip(delay + 1)
     assert [e.type for e in registry.events(run)].count("run.waiting") == 1
     fakes.away.clear()
-    monkeypatch.setattr("gateway.advance.RETRY_S", 0.001)
+    monkeypatch.setattr("pmd.gateway.controller.advance.RETRY_S", 0.001)
     drive(run)
     assert status(registry, run) == RunStatus.SUCCEEDED
 
@@ -50,7 +50,7 @@ def test_a_service_away_is_waited_for_and_costs_no_attempt(
 def test_a_service_that_hangs_is_waited_for_like_one_that_is_away(
     recipe: Make, start: Start, registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("services.common.client.ANSWER_TIMEOUT_S", 0.1)
+    monkeypatch.setattr("pmd.services.common.client.ANSWER_TIMEOUT_S", 0.1)
     run = start(recipe(method="base"))
     with socket.create_server(("127.0.0.1", 0)) as silent:
         client = ServiceClient(f"http://127.0.0.1:{silent.getsockname()[1]}", TOKEN)
@@ -66,7 +66,7 @@ def test_patience_with_a_service_ends(
     run = start(recipe())
     clock = Clock()
     registry._clock = clock
-    monkeypatch.setattr("services.common.client.BACKOFF_S", 0.0)
+    monkeypatch.setattr("pmd.services.common.client.BACKOFF_S", 0.0)
     clients = fakes.clients()
     assert advance(registry, clients, run, "me") is not None
     clock.skip(advance_module.PATIENCE_S + 1)
@@ -85,7 +85,7 @@ def test_a_registry_that_is_busy_is_not_the_runs_fault(
 
     with monkeypatch.context() as patch:
         patch.setattr(registry, "renew", held)
-        patch.setattr("gateway.registry.LEASE_S", 0.0)
+        patch.setattr("pmd.gateway.registry.registry.LEASE_S", 0.0)
         with pytest.raises(Busy):
             advance(registry, fakes.clients(), run, "me")
     assert status(registry, run) != RunStatus.FAILED

@@ -7,15 +7,15 @@ from typing import Any
 
 import pytest
 
-from gateway.plan import next_phases, step_plan, steps_complete
-from gateway.recipe import Recipe
-from gateway.state import CALLS, PhaseName, Record, RunState, last_step
-from services.common.requests import (
+from pmd.gateway.loop.plan import next_phases, step_plan, steps_complete
+from pmd.gateway.loop.state import CALLS, PhaseName, Record, RunState, last_step
+from pmd.gateway.recipes.recipe import Recipe
+from pmd.services.common.requests import (
     AbstractRequest,
     ReflectRequest,
     TrainRequest,
 )
-from services.common.wire import Policy
+from pmd.services.common.wire import Policy
 from tests.gateway.playing import INPUTS, answer, bodies, play
 
 Make = Callable[..., Recipe]

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from gateway.problems import InvalidRecipe, load_problems, materialise, parse_recipe, problems_of
-from gateway.recipe import PocketProblems, Recipe
-from gateway.state import Inputs
-from services.common.artifacts import check_weights, load_messages, local_path, read_problems, read_table
+from pmd.gateway.recipes.inputs import Inputs
+from pmd.gateway.recipes.problems import InvalidRecipe, load_problems, materialise, parse_recipe, problems_of
+from pmd.gateway.recipes.recipe import PocketProblems, Recipe
+from pmd.services.common.artifacts import check_weights, load_messages, local_path, read_problems, read_table
 
 Make = Callable[..., Recipe]
 Tree = Callable[..., dict[str, Any]]

@@ -11,15 +11,16 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select, update
 
-from gateway.plan import next_phases
-from gateway.recipe import Recipe
-from gateway.registry import IdempotencyConflict, Lease, LeaseLost, Registry, UnknownRun
-from gateway.state import Inputs, Record
-from gateway.status import VALID_TRANSITIONS, ForbiddenTransition, check_transition
-from gateway.tables import ARTIFACTS, RUNS, open_registry
-from gateway.views import RunStatus
-from services.common.sql import Database
-from services.common.wire import Policy
+from pmd.gateway.loop.plan import next_phases
+from pmd.gateway.loop.state import Record
+from pmd.gateway.recipes.inputs import Inputs
+from pmd.gateway.recipes.recipe import Recipe
+from pmd.gateway.registry.registry import IdempotencyConflict, Lease, LeaseLost, Registry, UnknownRun
+from pmd.gateway.registry.status import VALID_TRANSITIONS, ForbiddenTransition, check_transition
+from pmd.gateway.registry.tables import ARTIFACTS, RUNS, open_registry
+from pmd.gateway.views import RunStatus
+from pmd.services.common.sql import Database
+from pmd.services.common.wire import Policy
 
 Make = Callable[..., Recipe]
 Start = Callable[..., str]

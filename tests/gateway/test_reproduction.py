@@ -10,10 +10,10 @@ from xml.etree import ElementTree
 
 import pytest
 
-from gateway.recipe import Recipe
-from gateway.report.curves import COLOURS, curve_chart
-from gateway.report.statistics import area, estimate, paired, t_quantile
-from gateway.reproduction import (
+from pmd.gateway.recipes.recipe import Recipe
+from pmd.gateway.report.curves import COLOURS, curve_chart
+from pmd.gateway.report.statistics import area, estimate, paired, t_quantile
+from pmd.gateway.report.study import (
     Cell,
     Setting,
     cell_recipe,
@@ -24,8 +24,8 @@ from gateway.reproduction import (
     rows,
     variants,
 )
-from gateway.views import ReportView, RunStatus, RunView, StepView
-from services.common.requests import SplitScore
+from pmd.gateway.views import ReportView, RunStatus, RunView, StepView
+from pmd.services.common.requests import SplitScore
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 CODE = Setting("code", "hard")

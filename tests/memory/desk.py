@@ -10,9 +10,9 @@ from typing import Any
 import httpx
 from fastapi.testclient import TestClient
 
-from services.common.artifacts import load_messages, read_table
-from services.memory.app import create_app
-from services.memory.settings import MemoryServiceSettings
+from pmd.services.common.artifacts import load_messages, read_table
+from pmd.services.memory.app import create_app
+from pmd.services.memory.settings import MemoryServiceSettings
 from tests.memory.world import Words, World, eight_problems
 
 TOKEN = "t" * 16

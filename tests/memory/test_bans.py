@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from services.common.artifacts import load_messages, read_table
+from pmd.services.common.artifacts import load_messages, read_table
 from tests.memory.desk import RIGHT, WRONG, B, Desk
 from tests.memory.world import Words
 

@@ -13,8 +13,8 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
-from services.common import sql
-from services.common.sql import Busy, Database
+from pmd.services.common import sql
+from pmd.services.common.sql import Busy, Database
 from tests.memory.desk import RIGHT, B, Desk, open_desk
 
 

@@ -25,11 +25,11 @@ import httpx
 import pytest
 import sqlalchemy as sa
 
-from services.common.requests import RecordRequest
-from services.memory.embed import HashEmbedder
-from services.memory.ledger import Filter, Item, Ledger, reads
-from services.memory.ledger.tables import AUDIT, ITEMS, PROPOSALS
-from services.memory.reindex import differences
+from pmd.services.common.requests import RecordRequest
+from pmd.services.memory.index.embed import HashEmbedder
+from pmd.services.memory.index.reindex import differences
+from pmd.services.memory.ledger import Filter, Item, Ledger, reads
+from pmd.services.memory.ledger.tables import AUDIT, ITEMS, PROPOSALS
 from tests.memory.weaviate_server import OwnServer, own_server
 from tests.memory.world import World, eight_problems
 
@@ -60,7 +60,7 @@ class Service:
         self.kills = 0
 
     def start(self) -> None:
-        command = [sys.executable, "-m", "services.memory", "--port", str(self.port)]
+        command = [sys.executable, "-m", "pmd.services.memory", "--port", str(self.port)]
         self.process = subprocess.Popen(command, env=self.env, stdout=self.log, stderr=self.log)
         deadline = time.monotonic() + 900
         while True:

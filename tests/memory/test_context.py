@@ -7,13 +7,13 @@ from dataclasses import replace
 
 import pytest
 
-from services.common.artifacts import load_messages, read_table
-from services.common.options import ContextSettings, QualitySettings
-from services.common.requests import RetrieveRequest
-from services.memory.context import shows_feedback, with_chance
-from services.memory.ledger import Filter, Item, reads
-from services.memory.record import over_budget
-from services.memory.retrieve import Note, Selection
+from pmd.services.common.artifacts import load_messages, read_table
+from pmd.services.common.options import ContextSettings, QualitySettings
+from pmd.services.common.requests import RetrieveRequest
+from pmd.services.memory.ledger import Filter, Item, reads
+from pmd.services.memory.retrieve.contexts import shows_feedback, with_chance
+from pmd.services.memory.retrieve.select import Note, Selection
+from pmd.services.memory.write.record import over_budget
 from tests.memory.test_jobs import RIGHT, WRONG, active, contexts, solved
 from tests.memory.test_ledger import note, write
 from tests.memory.world import PROMPTS, Words, World

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from services.memory.embed import EmbedderDown, HashEmbedder, Rows
-from services.memory.embed_local import LocalEmbedder
-from services.memory.embed_openai import BATCH, OpenAIEmbedder
-from services.memory.vectors import VectorFile, Vectors
+from pmd.services.memory.index.embed import EmbedderDown, HashEmbedder, Rows
+from pmd.services.memory.index.embed_local import LocalEmbedder
+from pmd.services.memory.index.embed_openai import BATCH, OpenAIEmbedder
+from pmd.services.memory.index.vectors import VectorFile, Vectors
 from tests.memory.embedding_endpoint import Endpoint, serving
 
 TEXTS = ["Reverse the list first.", "Begin by flipping the array's order.", "Add three to each number.", ""]

@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 import pytest
 
-from services.common.artifacts import load_messages, read_table
+from pmd.services.common.artifacts import load_messages, read_table
 from tests.memory.desk import RIGHT, Desk, open_desk
 from tests.memory.world import Words
 

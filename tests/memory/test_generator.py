@@ -7,8 +7,8 @@ import json
 import httpx
 import pytest
 
-from services.common.requests import Generator
-from services.memory.generator import ChatModel, Refused
+from pmd.services.common.requests import Generator
+from pmd.services.memory.write.generator import ChatModel, Refused
 
 TOKEN = "a-token-of-this-installation"
 OWN = Generator(model="run@3")

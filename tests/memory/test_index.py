@@ -10,12 +10,12 @@ from uuid import uuid4
 import numpy as np
 import pytest
 
-from services.common.wire import Level
-from services.memory.embed import HashEmbedder
-from services.memory.exact import ExactIndex
-from services.memory.index import Entry, Index, Query, catch_up
-from services.memory.ledger import Item, Ledger
-from services.memory.vectors import VectorFile, Vectors
+from pmd.services.common.wire import Level
+from pmd.services.memory.index.embed import HashEmbedder
+from pmd.services.memory.index.exact import ExactIndex
+from pmd.services.memory.index.index import Entry, Index, Query, catch_up
+from pmd.services.memory.index.vectors import VectorFile, Vectors
+from pmd.services.memory.ledger import Item, Ledger
 from tests.memory.weaviate_server import Server
 
 WORDS = (
@@ -238,7 +238,7 @@ def test_a_batch_finds_what_single_questions_find(tmp_path: Path) -> None:
 
 
 def test_packing_changes_no_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("services.memory.exact.PACK_ABOVE", 10)
+    monkeypatch.setattr("pmd.services.memory.index.exact.PACK_ABOVE", 10)
     vectors = Vectors(VectorFile(tmp_path / "v.db"), HashEmbedder())
     ledger = Ledger(f"sqlite:///{tmp_path / 'l.db'}")
     grown, fresh = (Bank(ledger, vectors, ExactIndex()) for _ in range(2))

@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from services.common.artifacts import load_messages, read_table
-from services.common.wire import Level
-from services.memory.ledger import Filter, Item, reads
+from pmd.services.common.artifacts import load_messages, read_table
+from pmd.services.common.wire import Level
+from pmd.services.memory.ledger import Filter, Item, reads
 from tests.memory.world import Words, World, code_problem
 
 CODE = "\n```python\ndef solve(a): code\n```"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from services.common.wire import Message, Problem
-from services.memory.leak import leak
+from pmd.services.common.wire import Message, Problem
+from pmd.services.memory.leak.guard import leak
 
 PROGRAM = """Plan.
 ```python

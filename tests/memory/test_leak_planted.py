@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from services.common.wire import Message, Problem
-from services.memory.leak import leak
+from pmd.services.common.wire import Message, Problem
+from pmd.services.memory.leak.guard import leak
 
 NOTES: dict[str, Any] = yaml.safe_load((Path(__file__).parent / "leak_notes.yaml").read_text())
 

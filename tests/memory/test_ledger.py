@@ -10,8 +10,8 @@ from dataclasses import replace
 import pytest
 import sqlalchemy as sa
 
-from services.memory.ledger import Filter, Item, Ledger, LedgerTooNew, Transaction, fingerprint, reads
-from services.memory.ledger.tables import AUDIT, ITEMS, META, WORDS
+from pmd.services.memory.ledger import Filter, Item, Ledger, LedgerTooNew, Transaction, fingerprint, reads
+from pmd.services.memory.ledger.tables import AUDIT, ITEMS, META, WORDS
 from tests.memory.world import Words, World
 
 FIRST_RELEASE = """

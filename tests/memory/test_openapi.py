@@ -18,8 +18,8 @@ import schemathesis
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.memory.app import create_app
-from services.memory.settings import MemoryServiceSettings
+from pmd.services.memory.app import create_app
+from pmd.services.memory.settings import MemoryServiceSettings
 from tests.drawn import operations, quick, request_of
 from tests.memory.desk import RIGHT, TOKEN, WRONG, B, Desk, open_desk
 from tests.memory.world import Words

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from services.common.artifacts import load_messages, read_table
-from services.common.options import ContextSettings
-from services.common.requests import RecordRequest, RetrieveRequest
-from services.memory import portable
-from services.memory.context import retrieve
-from services.memory.ledger import Item, UnknownBank
-from services.memory.record import record
+from pmd.services.common.artifacts import load_messages, read_table
+from pmd.services.common.options import ContextSettings
+from pmd.services.common.requests import RecordRequest, RetrieveRequest
+from pmd.services.memory.curate import portable
+from pmd.services.memory.ledger import Item, UnknownBank
+from pmd.services.memory.retrieve.contexts import retrieve
+from pmd.services.memory.write.record import record
 from tests.memory.desk import RIGHT, WRONG, B, Desk
 from tests.memory.world import PROMPTS, Words
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 
-from services.common.options import QualitySettings
-from services.common.requests import RecordRequest
-from services.memory.quality import held_out, lift, over_budget, same, stale, without_duplicates
-from services.memory.record import _rewards as rewards_of
-from services.memory.record import record
+from pmd.services.common.options import QualitySettings
+from pmd.services.common.requests import RecordRequest
+from pmd.services.memory.evidence.quality import held_out, lift, over_budget, same, stale, without_duplicates
+from pmd.services.memory.write.record import _rewards as rewards_of
+from pmd.services.memory.write.record import record
 from tests.memory.test_ledger import note, write
 from tests.memory.world import Words, World
 
@@ -97,8 +97,8 @@ def test_a_stale_note_is_retired_only_when_the_recipe_says_so(world: World) -> N
 
 
 def test_a_harmful_note_is_quarantined_and_does_not_come_back_by_itself(world: World) -> None:
-    from services.common.wire import Ref
-    from services.memory.ledger import Use
+    from pmd.services.common.wire import Ref
+    from pmd.services.memory.ledger import Use
 
     write(world.ledger, "k", note("bad", scope="p0"), note("good", scope="p0"))
     bad, good = sorted(world.ledger.active("b", "insight"), key=lambda i: i.text)
@@ -121,10 +121,10 @@ def test_a_harmful_note_is_quarantined_and_does_not_come_back_by_itself(world: W
 
 
 def test_a_held_out_note_is_not_shown_and_is_noted(world: World) -> None:
-    from services.common.options import ContextSettings
-    from services.common.requests import RetrieveRequest
-    from services.memory.context import retrieve
-    from services.memory.ledger.tables import USES
+    from pmd.services.common.options import ContextSettings
+    from pmd.services.common.requests import RetrieveRequest
+    from pmd.services.memory.ledger.tables import USES
+    from pmd.services.memory.retrieve.contexts import retrieve
     from tests.memory.world import PROMPTS
 
     world.record(1, [(pid, "Plan: rotate then add 3.", True) for pid in world.problems])

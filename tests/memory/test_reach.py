@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from services.memory.reach import Reach
+from pmd.services.memory.evidence.reach import Reach
 
 REACH = Reach(
     {

@@ -7,10 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.common.wire import Message, Problem
-from services.memory.cluster import embedding_clusters, term_clusters
-from services.memory.embed import HashEmbedder
-from services.memory.evidence import (
+from pmd.services.common.wire import Message, Problem
+from pmd.services.memory.evidence.credibility import (
     BELIEVED,
     STRATEGY_PRIOR,
     Attempt,
@@ -23,9 +21,11 @@ from services.memory.evidence import (
     record,
     support,
 )
-from services.memory.leak import leak
-from services.memory.notes import Insight, InvalidNotes, parse_behaviors, parse_insight
-from services.memory.terms import excerpt, terms
+from pmd.services.memory.evidence.terms import excerpt, terms
+from pmd.services.memory.index.embed import HashEmbedder
+from pmd.services.memory.leak.guard import leak
+from pmd.services.memory.write.cluster import embedding_clusters, term_clusters
+from pmd.services.memory.write.notes import Insight, InvalidNotes, parse_behaviors, parse_insight
 from tests.memory.world import code_problem
 
 PLANS = ["Plan: rotate then add 3.", "Plan: reverse then add 3.", "Plan: rotate then add 1."]

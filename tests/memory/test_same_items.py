@@ -13,13 +13,13 @@ import pytest
 from pydantic import SecretStr
 
 from bench.same_items import differences
-from services.common.artifacts import read_table
-from services.common.wire import Level
-from services.memory.embed import EmbedderSpec
-from services.memory.exact import ExactIndex
-from services.memory.index import Hit, Query
-from services.memory.search import Remote, Search
-from services.memory.vectors import VectorFile
+from pmd.services.common.artifacts import read_table
+from pmd.services.common.wire import Level
+from pmd.services.memory.index.embedders import EmbedderSpec
+from pmd.services.memory.index.exact import ExactIndex
+from pmd.services.memory.index.index import Hit, Query
+from pmd.services.memory.index.search import Remote, Search
+from pmd.services.memory.index.vectors import VectorFile
 from tests.memory.world import Words, World
 
 PLANS = ("rotate then add 3.", "reverse then add 1.", "rotate then drop the last.", "sort, then add 3.")

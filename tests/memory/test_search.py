@@ -12,15 +12,16 @@ import pytest
 from fastapi.testclient import TestClient
 from pydantic import SecretStr
 
-from services.common.artifacts import read_table
-from services.memory.app import create_app
-from services.memory.embed import EmbedderDown, EmbedderSpec
-from services.memory.index import IndexDown
-from services.memory.ledger import Ledger
-from services.memory.search import Behind, Search, within
-from services.memory.settings import MemoryServiceSettings
-from services.memory.vectors import VectorFile, digest
-from services.memory.weaviate_index import WeaviateIndex
+from pmd.services.common.artifacts import read_table
+from pmd.services.memory.app import create_app
+from pmd.services.memory.index.embed import EmbedderDown
+from pmd.services.memory.index.embedders import EmbedderSpec
+from pmd.services.memory.index.index import IndexDown
+from pmd.services.memory.index.search import Behind, Search, within
+from pmd.services.memory.index.vectors import VectorFile, digest
+from pmd.services.memory.index.weaviate import WeaviateIndex
+from pmd.services.memory.ledger import Ledger
+from pmd.services.memory.settings import MemoryServiceSettings
 from tests.memory.embedding_endpoint import Endpoint, serving
 from tests.memory.world import Words, World
 
@@ -214,7 +215,7 @@ def test_what_is_retired_is_not_found_by_meaning_even_if_the_index_still_holds_i
     world.batch(2, [("p6", "Plan: sort.", False)])
     settings: dict[str, Any] = {"by_meaning": ("behavior",), "min_similarity": -1.0}
     assert "every zor" in shown(world, 2, **settings)["p6"]
-    monkeypatch.setattr("services.memory.search.catch_up", lambda *_: 0)  # an index that lags for ever
+    monkeypatch.setattr("pmd.services.memory.index.search.catch_up", lambda *_: 0)  # an index that lags for ever
     gone = world.ledger.active("b", "behavior")
     world.ledger.apply("b", "ban", lambda tx: tx.set_status(gone, "retired", 2, "test"))
     assert "every zor" not in shown(world, 2, **settings)["p6"]

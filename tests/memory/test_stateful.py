@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from services.common.artifacts import read_table
-from services.memory.ledger import Banned, fingerprint
+from pmd.services.common.artifacts import read_table
+from pmd.services.memory.ledger import Banned, fingerprint
 from tests.memory.desk import RIGHT, WRONG, B, Desk, if_match, open_desk
 from tests.memory.world import Words
 

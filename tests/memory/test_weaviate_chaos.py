@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from services.memory.embed import EmbedderSpec, HashEmbedder
-from services.memory.index import IndexDown, catch_up
-from services.memory.ledger import Item, Ledger
-from services.memory.reindex import differences, reindex
-from services.memory.search import Search
-from services.memory.vectors import VectorFile, Vectors
+from pmd.services.memory.index.embed import HashEmbedder
+from pmd.services.memory.index.embedders import EmbedderSpec
+from pmd.services.memory.index.index import IndexDown, catch_up
+from pmd.services.memory.index.reindex import differences, reindex
+from pmd.services.memory.index.search import Search
+from pmd.services.memory.index.vectors import VectorFile, Vectors
+from pmd.services.memory.ledger import Item, Ledger
 from tests.memory.weaviate_server import OwnServer, own_server
 
 pytestmark = pytest.mark.chaos

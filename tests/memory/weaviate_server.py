@@ -11,9 +11,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from gateway import weaviate
-from gateway.programs import choose_ports
-from services.memory.weaviate_index import WeaviateIndex
+from pmd.gateway.local import weaviate
+from pmd.gateway.local.programs import choose_ports
+from pmd.services.memory.index.weaviate import WeaviateIndex
 
 KEY = "a-key-of-these-tests"
 START_S = 120.0

@@ -9,11 +9,11 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from services.common.artifacts import write_problems, write_table
-from services.common.columns import ROLLOUTS, VERDICTS
-from services.common.jobs import JobContext
-from services.common.options import AbstractSettings, ContextSettings, PromptFiles, ReflectSettings
-from services.common.requests import (
+from pmd.services.common.artifacts import write_problems, write_table
+from pmd.services.common.columns import ROLLOUTS, VERDICTS
+from pmd.services.common.jobs import JobContext
+from pmd.services.common.options import AbstractSettings, ContextSettings, PromptFiles, ReflectSettings
+from pmd.services.common.requests import (
     AbstractRequest,
     Generator,
     MemoryCounts,
@@ -22,16 +22,16 @@ from services.common.requests import (
     RetrieveRequest,
     RetrieveResult,
 )
-from services.common.wire import Message, Problem, Ref
-from services.memory.abstract import abstract
-from services.memory.context import retrieve
-from services.memory.embed import EmbedderSpec
-from services.memory.ledger import Ledger
-from services.memory.notes import InvalidNotes
-from services.memory.record import record
-from services.memory.reflect import reflect
-from services.memory.search import Search
-from services.memory.vectors import VectorFile
+from pmd.services.common.wire import Message, Problem, Ref
+from pmd.services.memory.index.embedders import EmbedderSpec
+from pmd.services.memory.index.search import Search
+from pmd.services.memory.index.vectors import VectorFile
+from pmd.services.memory.ledger import Ledger
+from pmd.services.memory.retrieve.contexts import retrieve
+from pmd.services.memory.write.abstract import abstract
+from pmd.services.memory.write.notes import InvalidNotes
+from pmd.services.memory.write.record import record
+from pmd.services.memory.write.reflect import reflect
 
 PROMPTS = PromptFiles(
     teacher=(

@@ -14,9 +14,9 @@ pytest.importorskip("transformers")
 
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase  # noqa: E402
 
-from examples.pocket import make_base  # noqa: E402
-from examples.pocket.corpus import draw_text  # noqa: E402
-from examples.pocket.skills import (  # noqa: E402
+from pmd.examples.pocket import make_base  # noqa: E402
+from pmd.examples.pocket.corpus import draw_text  # noqa: E402
+from pmd.examples.pocket.skills import (  # noqa: E402
     SKILLS,
     base_accuracy,
     effective_procedures,
@@ -24,7 +24,7 @@ from examples.pocket.skills import (  # noqa: E402
     measure,
     sample,
 )
-from examples.pocket.world import KINDS, VOCABULARIES, WorldName, problem_sets  # noqa: E402
+from pmd.examples.pocket.world import KINDS, VOCABULARIES, WorldName, problem_sets  # noqa: E402
 
 BASE = Path(make_base.__file__).parent / "base"
 

@@ -8,12 +8,12 @@ from typing import Any
 import jinja2
 import pytest
 
-from examples.pocket.corpus import draw_text
-from examples.pocket.drills import recall_labels, recall_notes
-from examples.pocket.reflecting import MODES, abstract_text, reflect_text, shared_rules
-from examples.pocket.solving import MIXED, Mix, solve_text
-from examples.pocket.wording import PROMPTS, plan_of, render, strategy
-from examples.pocket.world import KINDS, Family, Procedure
+from pmd.examples.pocket.corpus import draw_text
+from pmd.examples.pocket.drills import recall_labels, recall_notes
+from pmd.examples.pocket.reflecting import MODES, abstract_text, reflect_text, shared_rules
+from pmd.examples.pocket.solving import MIXED, Mix, solve_text
+from pmd.examples.pocket.wording import PROMPTS, plan_of, render, strategy
+from pmd.examples.pocket.world import KINDS, Family, Procedure
 
 EMPTY: dict[str, Any] = {
     "strategies": [],

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from examples.pocket.world import (
+from pmd.examples.pocket.world import (
     ARRANGEMENTS,
     KINDS,
     LABELS,

@@ -18,11 +18,11 @@ from fastapi.testclient import TestClient
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
-from services.common.artifacts import seal_weights, write_table
-from services.common.columns import CONTEXTS, PROMPTS
-from services.common.wire import Policy, Ref, Weights
-from services.rollout.app import create_app
-from services.rollout.settings import RolloutSettings
+from pmd.services.common.artifacts import seal_weights, write_table
+from pmd.services.common.columns import CONTEXTS, PROMPTS
+from pmd.services.common.wire import Policy, Ref, Weights
+from pmd.services.rollout.app import create_app
+from pmd.services.rollout.settings import RolloutSettings
 
 TOKEN = "test-token-0123456789"
 END = "<|im_end|>"

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from services.common.artifacts import seal_weights
-from services.common.wire import Policy, Sampling, Weights
-from services.rollout.batching import Batcher, Burst
-from services.rollout.chat import ANSWERED, IGNORED, ChatRequest, cut
-from services.rollout.completion import Completion, Row
+from pmd.services.common.artifacts import seal_weights
+from pmd.services.common.wire import Policy, Sampling, Weights
+from pmd.services.rollout.batching import Batcher, Burst
+from pmd.services.rollout.chat import ANSWERED, IGNORED, ChatRequest, cut
+from pmd.services.rollout.completion import Completion, Row
 from tests.rollout.conftest import MakePolicy, make_model, make_tokenizer, open_service, publish
 
 URL = "/v1/chat/completions"

@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import REGISTRY
 
-from services.common.artifacts import ArtifactError, seal_weights
-from services.common.wire import Message, Policy, Sampling
-from services.rollout.completion import Completion, Row
-from services.rollout.engine import TransformersEngine, batches
-from services.rollout.settings import RolloutSettings
+from pmd.services.common.artifacts import ArtifactError, seal_weights
+from pmd.services.common.wire import Message, Policy, Sampling
+from pmd.services.rollout.completion import Completion, Row
+from pmd.services.rollout.engines.transformers.engine import TransformersEngine, batches
+from pmd.services.rollout.settings import RolloutSettings
 from tests.rollout.conftest import TOKEN, MakePolicy, make_model, make_tokenizer, tampered
 
 

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from fastapi.testclient import TestClient
 
-from services.common.artifacts import read_table, seal_weights
-from services.common.columns import ROLLOUTS
-from services.common.requests import GenerateRequest
-from services.common.wire import Policy, Ref, Sampling
-from services.rollout.published import Published
+from pmd.services.common.artifacts import read_table, seal_weights
+from pmd.services.common.columns import ROLLOUTS
+from pmd.services.common.requests import GenerateRequest
+from pmd.services.common.wire import Policy, Ref, Sampling
+from pmd.services.rollout.published import Published
 from tests.rollout.conftest import (
     TOKEN,
     MakePolicy,
@@ -232,5 +232,5 @@ def test_the_service_starts_without_importing_torch() -> None:
     import subprocess
     import sys
 
-    code = "import sys, services.rollout.app; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    code = "import sys, pmd.services.rollout.app; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

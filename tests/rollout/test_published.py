@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from services.common.jobs import JobContext, Retryable
-from services.common.requests import PublishRequest
-from services.common.wire import Policy, Weights
-from services.rollout.handlers import job_kinds
-from services.rollout.published import Published, UnknownModel
+from pmd.services.common.jobs import JobContext, Retryable
+from pmd.services.common.requests import PublishRequest
+from pmd.services.common.wire import Policy, Weights
+from pmd.services.rollout.handlers import job_kinds
+from pmd.services.rollout.published import Published, UnknownModel
 
 
 def policy(version: int, run: str = "demo") -> Policy:

@@ -9,10 +9,10 @@ import pytest
 import torch
 from transformers import DynamicCache, PreTrainedModel, Qwen3ForCausalLM
 
-from services.common.wire import Sampling
-from services.rollout.completion import DivergedError, Row
-from services.rollout.decode import ATTENTION
-from services.rollout.sampling import Drawn, draw, nucleus, sample
+from pmd.services.common.wire import Sampling
+from pmd.services.rollout.completion import DivergedError, Row
+from pmd.services.rollout.engines.transformers.decode import ATTENTION
+from pmd.services.rollout.engines.transformers.sampling import Drawn, draw, nucleus, sample
 from tests.rollout.conftest import make_model
 
 END = 257

@@ -11,7 +11,7 @@ os.environ |= {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0"}
 if TYPE_CHECKING:
     import torch
 
-    from services.common.wire import Weights
+    from pmd.services.common.wire import Weights
 
 
 @pytest.fixture(scope="session")
@@ -30,6 +30,6 @@ def base_folder(base: Weights) -> Path:
 @pytest.fixture(scope="session")
 def device() -> torch.device:
     """A process group of one, for tests that train inside the test process."""
-    from services.trainer.engine import start_ranks
+    from pmd.services.trainer.training.engine import start_ranks
 
     return start_ranks()

@@ -9,10 +9,10 @@ import pytest
 from tiny_run import SETTINGS, WINDOW, rows
 from transformers import AutoTokenizer
 
-from services.common.artifacts import dump_messages
-from services.common.requests import TrainRequest
-from services.common.wire import Message, Ref, Weights
-from services.trainer.batch import BatchError, TrainBatch, assemble, digest
+from pmd.services.common.artifacts import dump_messages
+from pmd.services.common.requests import TrainRequest
+from pmd.services.common.wire import Message, Ref, Weights
+from pmd.services.trainer.training.batch import BatchError, TrainBatch, assemble, digest
 
 
 @pytest.fixture(scope="module")

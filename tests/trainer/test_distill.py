@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from services.trainer.objectives.distill import (
+from pmd.services.trainer.training.objectives.distill import (
     clipped_ratio,
     entropy,
     sequence_mean_weights,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from services.trainer.objectives.grpo import group_advantages, policy_loss, token_mean_weights
+from pmd.services.trainer.training.objectives.grpo import group_advantages, policy_loss, token_mean_weights
 
 CLIPS = {"clip_low": 0.2, "clip_high": 0.28, "dual_clip": 3.0}
 

@@ -15,11 +15,11 @@ import torch
 from safetensors.torch import save_file
 from tiny_run import SETTINGS, TinyRun
 
-from services.common.artifacts import ArtifactError, check_weights
-from services.common.requests import TrainResult
-from services.common.wire import Weights
-from services.trainer.job import Run, learning_rate, step_error, train
-from services.trainer.spool import Spool, SpoolConflict, StepError, write_atomically
+from pmd.services.common.artifacts import ArtifactError, check_weights
+from pmd.services.common.requests import TrainResult
+from pmd.services.common.wire import Weights
+from pmd.services.trainer.job.job import Run, learning_rate, step_error, train
+from pmd.services.trainer.job.spool import Spool, SpoolConflict, StepError, write_atomically
 from tests.limits import file_size_limit
 
 STEPS = 4

@@ -12,8 +12,8 @@ import pytest
 import torch
 from tiny_run import SETTINGS, TinyRun
 
-from services.common.wire import Weights
-from services.trainer.process import ProcessId
+from pmd.services.common.wire import Weights
+from pmd.services.trainer.job.process import ProcessId
 
 
 def ranks_of(torchrun: subprocess.Popen[bytes]) -> list[ProcessId]:

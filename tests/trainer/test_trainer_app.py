@@ -15,10 +15,10 @@ import pytest
 from fastapi.testclient import TestClient
 from tiny_run import ROOT, TinyRun
 
-from services.common.wire import Weights
-from services.trainer.app import TrainerSettings, create_app
-from services.trainer.launcher import Launcher
-from services.trainer.process import ProcessId
+from pmd.services.common.wire import Weights
+from pmd.services.trainer.app import TrainerSettings, create_app
+from pmd.services.trainer.job.process import ProcessId
+from pmd.services.trainer.launchers.local import Launcher
 
 TOKEN = "t" * 32
 
@@ -116,7 +116,7 @@ def test_without_its_packages_the_service_is_not_ready(tmp_path: Path, monkeypat
 
 
 def test_the_service_imports_no_torch() -> None:
-    code = "import services.trainer.app, sys; sys.exit('torch' in sys.modules or 'deepspeed' in sys.modules)"
+    code = "import pmd.services.trainer.app, sys; sys.exit('torch' in sys.modules or 'deepspeed' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 

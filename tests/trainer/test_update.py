@@ -12,16 +12,16 @@ import torch
 from tiny_run import SETTINGS, WINDOW, rows
 from transformers import AutoTokenizer
 
-from services.common.options import TrainSettings
-from services.common.requests import TrainRequest
-from services.common.wire import Ref, Weights
-from services.trainer.batch import TrainBatch, assemble
-from services.trainer.engine import Engine
-from services.trainer.model import completion_logits, load_model
-from services.trainer.objectives.distill import token_divergence
-from services.trainer.packing import pack, plan
-from services.trainer.teacher import Teacher, ema_
-from services.trainer.update import Stopwatch, Updater
+from pmd.services.common.options import TrainSettings
+from pmd.services.common.requests import TrainRequest
+from pmd.services.common.wire import Ref, Weights
+from pmd.services.trainer.training.batch import TrainBatch, assemble
+from pmd.services.trainer.training.engine import Engine
+from pmd.services.trainer.training.model import completion_logits, load_model
+from pmd.services.trainer.training.objectives.distill import token_divergence
+from pmd.services.trainer.training.packing import pack, plan
+from pmd.services.trainer.training.teacher import Teacher, ema_
+from pmd.services.trainer.training.update import Stopwatch, Updater
 
 
 class Student:

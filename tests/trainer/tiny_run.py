@@ -13,14 +13,14 @@ from typing import Any
 
 import pyarrow as pa
 
-from services.common.artifacts import dump_messages, seal_weights, write_table
-from services.common.columns import CONTEXTS, ROLLOUTS, VERDICTS
-from services.common.options import TrainSettings
-from services.common.requests import TrainRequest, TrainResult
-from services.common.wire import Message, Ref, Weights
-from services.trainer.launcher import COMPUTE_ENVIRONMENT
-from services.trainer.process import ProcessId
-from services.trainer.spool import Spool
+from pmd.services.common.artifacts import dump_messages, seal_weights, write_table
+from pmd.services.common.columns import CONTEXTS, ROLLOUTS, VERDICTS
+from pmd.services.common.options import TrainSettings
+from pmd.services.common.requests import TrainRequest, TrainResult
+from pmd.services.common.wire import Message, Ref, Weights
+from pmd.services.trainer.job.process import ProcessId
+from pmd.services.trainer.job.spool import Spool
+from pmd.services.trainer.launchers.local import COMPUTE_ENVIRONMENT
 
 ROOT = Path(__file__).parents[2]
 WORDS = [f"w{i}" for i in range(56)]
@@ -176,7 +176,7 @@ class TinyRun:
     ) -> subprocess.Popen[bytes]:
         """A job process; its output goes to `<folder>/log`."""
         launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={nproc}"] if nproc > 1 else []
-        command = [sys.executable, *launch, "-m", "services.trainer.job", "--spool", str(self.spool.root)]
+        command = [sys.executable, *launch, "-m", "pmd.services.trainer.job.job", "--spool", str(self.spool.root)]
         with (self.folder / "log").open("ab") as output:
             return subprocess.Popen(
                 [*command, "--idle-s", str(idle_s), "--parent", ProcessId.me().model_dump_json()],

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from services.common.wire import Verdict
-from services.verifier.grading import Grader, Submission
-from services.verifier.sandbox.pool import Pool
-from services.verifier.sandbox.tier import Tier, open_sandbox
+from pmd.services.common.wire import Verdict
+from pmd.services.verifier.grading import Grader, Submission
+from pmd.services.verifier.sandbox.pool import Pool
+from pmd.services.verifier.sandbox.tier import Tier, open_sandbox
 
 SOLVE_SPEC: dict[str, Any] = {
     "kind": "code",

@@ -6,12 +6,12 @@ import time
 
 import pytest
 
-from services.common.wire import Outcome, Verdict
-from services.verifier import compare, extract, feedback
-from services.verifier.context import Context
-from services.verifier.feedback import Case, Frame
-from services.verifier.kinds import SpecError, parse_spec
-from services.verifier.scores import pass_at_k, split_scores
+from pmd.services.common.wire import Outcome, Verdict
+from pmd.services.verifier import compare, extract, feedback
+from pmd.services.verifier.context import Context
+from pmd.services.verifier.feedback import Case, Frame
+from pmd.services.verifier.kinds import SpecError, parse_spec
+from pmd.services.verifier.scores import pass_at_k, split_scores
 
 NO_SANDBOX: Context = None  # type: ignore[assignment]  # text kinds run nothing
 

@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 import yaml
 
-import services.verifier.app
-from services.verifier.grading import Submission
-from services.verifier.sandbox import watch
-from services.verifier.sandbox.job import Job, Limits
-from services.verifier.sandbox.tier import SandboxUnavailable, open_sandbox
+import pmd.services.verifier.app
+from pmd.services.verifier.grading import Submission
+from pmd.services.verifier.sandbox import watch
+from pmd.services.verifier.sandbox.job import Job, Limits
+from pmd.services.verifier.sandbox.tier import SandboxUnavailable, open_sandbox
 from tests.verifier.conftest import RIGHT, Sandbox
 
 FOLDER = Path(__file__).parent / "attacks"
@@ -92,7 +92,7 @@ def test_answer_is_judged_as_the_table_says(case: dict[str, Any], sandbox: Sandb
 def test_attempt_is_denied(case: dict[str, Any], sandbox: Sandbox) -> None:
     if case.get("machine", os.uname().machine) != os.uname().machine:
         pytest.skip(f"system call numbers of another machine; {case['machine']} runs it")
-    source = TRY.format(service=services.verifier.app.__file__)
+    source = TRY.format(service=pmd.services.verifier.app.__file__)
     spec = {
         "kind": "code",
         "fn_name": "solve",

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from services.verifier.grading import Submission
+from pmd.services.verifier.grading import Submission
 from tests.verifier.conftest import Sandbox, fenced
 
 TEXT = (Path(__file__).parents[2] / "docs" / "verifier.md").read_text()

@@ -23,7 +23,7 @@ PROFILES = ("user", "container")
 
 DRIVER = """
 import ctypes, json, os
-from services.verifier.sandbox.tier import open_sandbox
+from pmd.services.verifier.sandbox.tier import open_sandbox
 from tests.verifier.conftest import RIGHT, Sandbox
 pool, tier = open_sandbox(1, memory_mb=512, libraries=("numpy",), insecure=False)
 box = Sandbox(pool, tier)

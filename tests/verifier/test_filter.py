@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from services.verifier.sandbox.syscalls import ALLOW, ALLOWED, ARCHITECTURES, CHECKED, ERRNO, KILL, build_filter
+from pmd.services.verifier.sandbox.syscalls import ALLOW, ALLOWED, ARCHITECTURES, CHECKED, ERRNO, KILL, build_filter
 
 EPERM, ENOSYS = ERRNO | errno.EPERM, ERRNO | errno.ENOSYS
 MACHINES = tuple(ARCHITECTURES)

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from services.common.wire import Verdict
-from services.verifier.grading import Submission
-from services.verifier.kinds import SpecError, parse_spec
+from pmd.services.common.wire import Verdict
+from pmd.services.verifier.grading import Submission
+from pmd.services.verifier.kinds import SpecError, parse_spec
 from tests.verifier.conftest import Sandbox
 
 
@@ -225,10 +225,10 @@ def test_a_schema_that_is_slow_to_compare_is_checked_at_once() -> None:
 
 KIND_PACKAGE = """
 from typing import Literal
-from services.common.strict import Strict
-from services.common.wire import Outcome, Verdict
-from services.verifier.extract import text_answer
-from services.verifier.kinds.kind import Kind
+from pmd.services.common.strict import Strict
+from pmd.services.common.wire import Outcome, Verdict
+from pmd.services.verifier.extract import text_answer
+from pmd.services.verifier.kinds.kind import Kind
 
 class Spec(Strict):
     kind: Literal["palindrome"] = "palindrome"
@@ -260,8 +260,8 @@ version = "1.0"
 py-modules = ["pmd_palindrome"]
 """
 USE = """
-from services.verifier.grading import Grader, Submission
-from services.verifier.sandbox.tier import open_sandbox
+from pmd.services.verifier.grading import Grader, Submission
+from pmd.services.verifier.sandbox.tier import open_sandbox
 pool, tier = open_sandbox(1, memory_mb=512, insecure=False)
 grader = Grader(pool, tier)
 spec = {"kind": "palindrome", "min_chars": 3}
@@ -301,6 +301,6 @@ def test_an_installed_package_adds_a_kind(tmp_path: Path) -> None:
     ],
 )
 def test_a_package_whose_kind_is_unusable_is_named(entry: str, message: str, tmp_path: Path) -> None:
-    done = with_package(tmp_path, entry, "from services.verifier.kinds import kinds; kinds()")
+    done = with_package(tmp_path, entry, "from pmd.services.verifier.kinds import kinds; kinds()")
     assert done.returncode
     assert re.search(f"KindError: {message}", done.stderr), done.stderr

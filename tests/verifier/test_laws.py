@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from services.verifier.sandbox import client, watch
-from services.verifier.sandbox.job import Job, Limits
-from services.verifier.sandbox.pool import Pool
-from services.verifier.sandbox.zygote import SPAWN
+from pmd.services.verifier.sandbox import client, watch
+from pmd.services.verifier.sandbox.job import Job, Limits
+from pmd.services.verifier.sandbox.pool import Pool
+from pmd.services.verifier.sandbox.zygote import SPAWN
 from tests.verifier.conftest import RIGHT, Sandbox
 
 GOLD = "gold-5f0e9c2b7d31a846"
@@ -61,7 +61,7 @@ def test_law_4_the_memory_of_zygotes_holds_no_expected_output_and_no_program(san
         sandbox.judge(program, GOLD_SPEC)
     for pid in sandbox.pool.pids():
         memory = memory_of(pid)
-        assert b"services.verifier.sandbox" in memory, "the scan reads the zygote's heap"
+        assert b"pmd.services.verifier.sandbox" in memory, "the scan reads the zygote's heap"
         assert GOLD.encode() not in memory
         assert b"mark-c41d8f" not in memory
 

@@ -19,12 +19,12 @@ from typing import Any
 import httpx
 import pytest
 
-from services.common.artifacts import write_problems, write_table
-from services.common.columns import ROLLOUTS
-from services.common.requests import VerifyRequest
-from services.common.wire import Message, Problem
-from services.verifier.sandbox.job import Job, Limits
-from services.verifier.sandbox.pool import Pool
+from pmd.services.common.artifacts import write_problems, write_table
+from pmd.services.common.columns import ROLLOUTS
+from pmd.services.common.requests import VerifyRequest
+from pmd.services.common.wire import Message, Problem
+from pmd.services.verifier.sandbox.job import Job, Limits
+from pmd.services.verifier.sandbox.pool import Pool
 from tests.verifier.conftest import RIGHT, SOLVE_SPEC, fenced
 from tests.verifier.test_service import TOKEN, ready, rollout, wait_until
 
@@ -41,7 +41,7 @@ class Service:
         environment = {"PMD_TOKEN": TOKEN, "PMD_STATE_DIR": str(state), "PATH": os.environ["PATH"], **settings}
         self.base = f"http://127.0.0.1:{self.port}"
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "services.verifier", "--port", str(self.port)],
+            [sys.executable, "-m", "pmd.services.verifier", "--port", str(self.port)],
             env={"PMD_SANDBOX_WORKERS": "1", **environment},
             stderr=subprocess.DEVNULL,
         )

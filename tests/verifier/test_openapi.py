@@ -19,8 +19,8 @@ from fastapi.testclient import TestClient
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.verifier.app import create_app
-from services.verifier.settings import VerifierSettings
+from pmd.services.verifier.app import create_app
+from pmd.services.verifier.settings import VerifierSettings
 from tests.drawn import operations, quick, request_of
 from tests.verifier.conftest import RIGHT, SOLVE_SPEC, fenced
 from tests.verifier.test_service import TOKEN

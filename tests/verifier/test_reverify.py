@@ -9,9 +9,9 @@ import pyarrow as pa
 import pytest
 from fastapi.testclient import TestClient
 
-from services.common.artifacts import read_table, write_bytes, write_problems, write_table
-from services.common.columns import ROLLOUTS, VERDICTS
-from services.common.wire import Message, Problem, Ref
+from pmd.services.common.artifacts import read_table, write_bytes, write_problems, write_table
+from pmd.services.common.columns import ROLLOUTS, VERDICTS
+from pmd.services.common.wire import Message, Problem, Ref
 from tests.verifier.test_service import http, rollout  # noqa: F401 -- a fixture
 
 

@@ -17,15 +17,15 @@ import httpx
 import pytest
 from fastapi.testclient import TestClient
 
-from services.common.artifacts import read_table, write_problems, write_table
-from services.common.columns import ROLLOUTS
-from services.common.requests import VerifyRequest
-from services.common.wire import Message, Problem, Ref
-from services.verifier.app import create_app
-from services.verifier.grading import Submission
-from services.verifier.sandbox import tier
-from services.verifier.sandbox.pool import Pool
-from services.verifier.settings import VerifierSettings
+from pmd.services.common.artifacts import read_table, write_problems, write_table
+from pmd.services.common.columns import ROLLOUTS
+from pmd.services.common.requests import VerifyRequest
+from pmd.services.common.wire import Message, Problem, Ref
+from pmd.services.verifier.app import create_app
+from pmd.services.verifier.grading import Submission
+from pmd.services.verifier.sandbox import tier
+from pmd.services.verifier.sandbox.pool import Pool
+from pmd.services.verifier.settings import VerifierSettings
 from tests.verifier.conftest import RIGHT, SOLVE_SPEC, Sandbox, fenced
 
 TOKEN = "a-token-of-some-length"
@@ -250,7 +250,7 @@ code = ctypes.create_string_buffer(b"".join(struct.pack("<HBBI", *op) for op in 
 libc = ctypes.CDLL(None)
 program = struct.pack("@HxxxxxxP", 4, ctypes.addressof(code))
 assert libc.prctl(38, 1, 0, 0, 0) == 0 and libc.prctl(22, 2, program, 0, 0) == 0
-from services.verifier.sandbox.tier import SandboxUnavailable, open_sandbox
+from pmd.services.verifier.sandbox.tier import SandboxUnavailable, open_sandbox
 try:
     open_sandbox(1, memory_mb=512, insecure=False)
 except SandboxUnavailable as error:
@@ -288,7 +288,7 @@ def test_a_killed_service_leaves_no_process(how: signal.Signals, cpu_s: int, tmp
         port = probe.getsockname()[1]
     env = {"PMD_TOKEN": TOKEN, "PMD_STATE_DIR": str(tmp_path), "PMD_SANDBOX_WORKERS": "2", "PATH": os.environ["PATH"]}
     service = subprocess.Popen(
-        [sys.executable, "-m", "services.verifier", "--port", str(port)], env=env, stderr=subprocess.DEVNULL
+        [sys.executable, "-m", "pmd.services.verifier", "--port", str(port)], env=env, stderr=subprocess.DEVNULL
     )
     base = f"http://127.0.0.1:{port}"
     headers = {"Authorization": f"Bearer {TOKEN}"}

@@ -8,11 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from services.verifier.grading import Submission
-from services.verifier.library import Library
-from services.verifier.sandbox.job import Job, Limits, SandboxError
-from services.verifier.sandbox.memory import Memory
-from services.verifier.sandbox.pool import Pool
+from pmd.services.verifier.grading import Submission
+from pmd.services.verifier.library import Library
+from pmd.services.verifier.sandbox.job import Job, Limits, SandboxError
+from pmd.services.verifier.sandbox.memory import Memory
+from pmd.services.verifier.sandbox.pool import Pool
 from tests.verifier.conftest import SOLVE_SPEC, Sandbox, fenced
 
 

@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 
-from services.verifier.sandbox import watch
-from services.verifier.sandbox.client import Zygote
-from services.verifier.sandbox.job import Execution, Job, Limits
-from services.verifier.sandbox.pool import Pool
+from pmd.services.verifier.sandbox import watch
+from pmd.services.verifier.sandbox.client import Zygote
+from pmd.services.verifier.sandbox.job import Execution, Job, Limits
+from pmd.services.verifier.sandbox.pool import Pool
 from tests.verifier.conftest import Sandbox
 
 

@@ -11,11 +11,11 @@ Invariants:
 the object that the service holds.
 """
 
-from services.memory.ledger.items import PERSON, Banned, Item, Kind, Status, UnknownBank, Use, fingerprint
-from services.memory.ledger.reads import Filter, StepView
-from services.memory.ledger.schema import LedgerTooNew
-from services.memory.ledger.store import Ledger
-from services.memory.ledger.transaction import Transaction
+from pmd.services.memory.ledger.items import PERSON, Banned, Item, Kind, Status, UnknownBank, Use, fingerprint
+from pmd.services.memory.ledger.reads import Filter, StepView
+from pmd.services.memory.ledger.schema import LedgerTooNew
+from pmd.services.memory.ledger.store import Ledger
+from pmd.services.memory.ledger.transaction import Transaction
 
 __all__ = [
     "PERSON",

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from services.common.wire import Level
+from pmd.services.common.wire import Level
 
 Kind = Literal["attempt", "strategy", "lesson", "behavior"]
 

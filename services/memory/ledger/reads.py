@@ -13,11 +13,11 @@ from typing import Any, Literal
 
 import sqlalchemy as sa
 
-from services.common.requests import MemoryCounts
-from services.common.wire import Level
-from services.memory.ledger.items import Banned, Item, Kind, Status, UnknownBank
-from services.memory.ledger.rows import item_at, item_of, load, portions
-from services.memory.ledger.tables import BANKS, BY_PERSON, ITEMS, PROBLEMS, SETTLED, STEPS, USES, VERSIONS, WORDS
+from pmd.services.common.requests import MemoryCounts
+from pmd.services.common.wire import Level
+from pmd.services.memory.ledger.items import Banned, Item, Kind, Status, UnknownBank
+from pmd.services.memory.ledger.rows import item_at, item_of, load, portions
+from pmd.services.memory.ledger.tables import BANKS, BY_PERSON, ITEMS, PROBLEMS, SETTLED, STEPS, USES, VERSIONS, WORDS
 
 Sort = Literal["newest", "oldest", "text"]
 

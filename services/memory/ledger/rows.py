@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
-from services.memory.ledger.items import Item, by_person, fingerprint
-from services.memory.ledger.tables import ITEMS, VERSIONS
+from pmd.services.memory.ledger.items import Item, by_person, fingerprint
+from pmd.services.memory.ledger.tables import ITEMS, VERSIONS
 
 T = TypeVar("T")
 

@@ -11,14 +11,14 @@ from typing import TypeVar
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
-from services.common.requests import MemoryCounts
-from services.common.sql import Database
-from services.common.wire import Level, Ref
-from services.memory.ledger import reads, schema
-from services.memory.ledger.items import Item, UnknownBank, Use
-from services.memory.ledger.rows import load
-from services.memory.ledger.tables import BANKS, CONTEXTS, OF_A_BANK, STEPS, USES, WRITES
-from services.memory.ledger.transaction import Transaction
+from pmd.services.common.requests import MemoryCounts
+from pmd.services.common.sql import Database
+from pmd.services.common.wire import Level, Ref
+from pmd.services.memory.ledger import reads, schema
+from pmd.services.memory.ledger.items import Item, UnknownBank, Use
+from pmd.services.memory.ledger.rows import load
+from pmd.services.memory.ledger.tables import BANKS, CONTEXTS, OF_A_BANK, STEPS, USES, WRITES
+from pmd.services.memory.ledger.transaction import Transaction
 
 T = TypeVar("T")
 

@@ -17,9 +17,9 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
-from services.memory.ledger.items import Banned, Item, Status, Thought, by_person, fingerprint
-from services.memory.ledger.rows import item_of, item_row, load, portions, version_row
-from services.memory.ledger.tables import (
+from pmd.services.memory.ledger.items import Banned, Item, Status, Thought, by_person, fingerprint
+from pmd.services.memory.ledger.rows import item_of, item_row, load, portions, version_row
+from pmd.services.memory.ledger.tables import (
     ANNOTATIONS,
     AUDIT,
     BY_PERSON,

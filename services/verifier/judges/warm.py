@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from services.verifier.judges import math_judge, schema_judge
+from pmd.services.verifier.judges import math_judge, schema_judge
 
 EXAMPLES = (
     (r"\frac{1}{2}", "0.5"),

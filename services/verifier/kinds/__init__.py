@@ -13,9 +13,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from services.common.strict import Strict, explain, nearest
-from services.verifier.kinds import choice, code, exact, json_schema, math, python, regex
-from services.verifier.kinds.kind import Kind
+from pmd.services.common.strict import Strict, explain, nearest
+from pmd.services.verifier.kinds import choice, code, exact, json_schema, math, python, regex
+from pmd.services.verifier.kinds.kind import Kind
 
 GROUP = "pmd.verifier_kinds"
 

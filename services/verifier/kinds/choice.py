@@ -14,10 +14,10 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from services.common.strict import Strict
-from services.common.wire import Outcome, Verdict
-from services.verifier import extract
-from services.verifier.context import Context
+from pmd.services.common.strict import Strict
+from pmd.services.common.wire import Outcome, Verdict
+from pmd.services.verifier import extract
+from pmd.services.verifier.context import Context
 
 MAX_CHARS = 200
 AROUND = " \t\n()[]{}.:*\"'`"

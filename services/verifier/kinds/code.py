@@ -18,17 +18,17 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from services.common.strict import Strict
-from services.common.wire import Outcome, Verdict
-from services.verifier import compare, extract, feedback, report
-from services.verifier.compare import Mode
-from services.verifier.context import Context
-from services.verifier.feedback import Case
-from services.verifier.limits import RunLimits
-from services.verifier.report import LIMITS, Error
-from services.verifier.sandbox.job import Execution, Job, SandboxError
-from services.verifier.trouble import infra_error
-from services.verifier.visibility import Visibility
+from pmd.services.common.strict import Strict
+from pmd.services.common.wire import Outcome, Verdict
+from pmd.services.verifier import compare, extract, feedback, report
+from pmd.services.verifier.compare import Mode
+from pmd.services.verifier.context import Context
+from pmd.services.verifier.feedback import Case
+from pmd.services.verifier.limits import RunLimits
+from pmd.services.verifier.report import LIMITS, Error
+from pmd.services.verifier.sandbox.job import Execution, Job, SandboxError
+from pmd.services.verifier.trouble import infra_error
+from pmd.services.verifier.visibility import Visibility
 
 MAX_SOURCE_CHARS = 200_000
 BRIEF_INPUT = 20_000

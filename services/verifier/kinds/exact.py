@@ -10,11 +10,11 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from services.common.strict import Strict
-from services.common.wire import Outcome, Verdict
-from services.verifier import extract, feedback
-from services.verifier.context import Context
-from services.verifier.visibility import Visibility
+from pmd.services.common.strict import Strict
+from pmd.services.common.wire import Outcome, Verdict
+from pmd.services.verifier import extract, feedback
+from pmd.services.verifier.context import Context
+from pmd.services.verifier.visibility import Visibility
 
 MAX_CHARS = 4000
 """Longest expected answer. Unicode normalisation takes quadratic time on hostile text, so longer text is not put

@@ -18,13 +18,13 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
-from services.common.strict import Strict
-from services.common.wire import Outcome, Verdict
-from services.verifier import compare, extract, feedback, report
-from services.verifier.context import Context
-from services.verifier.report import LIMITS
-from services.verifier.trouble import infra_error
-from services.verifier.visibility import Visibility
+from pmd.services.common.strict import Strict
+from pmd.services.common.wire import Outcome, Verdict
+from pmd.services.verifier import compare, extract, feedback, report
+from pmd.services.verifier.context import Context
+from pmd.services.verifier.report import LIMITS
+from pmd.services.verifier.trouble import infra_error
+from pmd.services.verifier.visibility import Visibility
 
 MAX_CHARS = 1_000_000
 JUDGE = "schema_judge"

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from services.common.strict import Strict
-from services.common.wire import Verdict
-from services.verifier.context import Context
+from pmd.services.common.strict import Strict
+from pmd.services.common.wire import Verdict
+from pmd.services.verifier.context import Context
 
 S = TypeVar("S", bound=Strict)
 

@@ -21,14 +21,14 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from services.common.strict import Strict
-from services.common.wire import Outcome, Verdict
-from services.verifier import extract, feedback, report
-from services.verifier.context import Context
-from services.verifier.limits import RunLimits
-from services.verifier.report import LIMITS, Report
-from services.verifier.sandbox.job import Job
-from services.verifier.trouble import infra_error
+from pmd.services.common.strict import Strict
+from pmd.services.common.wire import Outcome, Verdict
+from pmd.services.verifier import extract, feedback, report
+from pmd.services.verifier.context import Context
+from pmd.services.verifier.limits import RunLimits
+from pmd.services.verifier.report import LIMITS, Report
+from pmd.services.verifier.sandbox.job import Job
+from pmd.services.verifier.trouble import infra_error
 
 FUNCTION = "verify"
 

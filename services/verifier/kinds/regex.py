@@ -13,11 +13,11 @@ from typing import Any, Literal
 import re2
 from pydantic import Field, field_validator
 
-from services.common.strict import Strict
-from services.common.wire import Outcome, Verdict
-from services.verifier import extract, feedback
-from services.verifier.context import Context
-from services.verifier.visibility import Visibility
+from pmd.services.common.strict import Strict
+from pmd.services.common.wire import Outcome, Verdict
+from pmd.services.verifier import extract, feedback
+from pmd.services.verifier.context import Context
+from pmd.services.verifier.visibility import Visibility
 
 MAX_PATTERN = 10_000
 MAX_CHARS = 1_000_000

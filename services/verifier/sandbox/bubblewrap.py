@@ -26,12 +26,13 @@ def command(info_fd: int, package_root: str, search: list[str]) -> list[str]:
 
     Args:
         info_fd: descriptor on which bubblewrap tells the zygote's process id.
-        package_root: folder above `services`, whose modules the zygote imports; Landlock hides them from programs.
+        package_root: folder above `pmd`, whose modules the zygote imports; Landlock hides them from programs.
         search: folders of installed packages.
     """
     shown = ["/usr/lib", "/usr/lib64", "/lib", "/lib64", sys.base_prefix, os.environ.get("LD_LIBRARY_PATH", "")]
+    services = (Path(package_root) / "pmd" / "services").resolve()  # a link in a checkout
     paths = dict.fromkeys(
-        path for path in (*shown, *search, f"{package_root}/services") if path and Path(path).exists()
+        path for path in (*shown, *search, f"{package_root}/pmd", str(services)) if path and Path(path).exists()
     )
     return [
         "bwrap",

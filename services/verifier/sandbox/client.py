@@ -14,15 +14,16 @@ import sysconfig
 from pathlib import Path
 from typing import Any
 
-from services.verifier.sandbox import bubblewrap
-from services.verifier.sandbox.job import SandboxError
-from services.verifier.sandbox.zygote import ENDED, REFUSED, SPAWN, STARTED, STATUS
+import pmd
+from pmd.services.verifier.sandbox import bubblewrap
+from pmd.services.verifier.sandbox.job import SandboxError
+from pmd.services.verifier.sandbox.zygote import ENDED, REFUSED, SPAWN, STARTED, STATUS
 
 BOOT = (
-    "import json, sys; sys.path.insert(0, sys.argv[1]); from services.verifier.sandbox.zygote import main; "
+    "import json, sys; sys.path.insert(0, sys.argv[1]); from pmd.services.verifier.sandbox.zygote import main; "
     "main(**json.loads(sys.argv[2]))"
 )
-PACKAGE_ROOT = str(Path(__file__).resolve().parents[3])
+PACKAGE_ROOT = str(Path(pmd.__file__).parents[1])
 START_TIMEOUT_S = 300.0
 """Imports included, which take seconds of CPU for judges; a busy machine gives a process a fiftieth of a core."""
 ANSWER_TIMEOUT_S = 10.0

@@ -11,8 +11,8 @@ import threading
 from collections import deque
 from collections.abc import Iterator
 
-from services.verifier.metrics import MEMORY
-from services.verifier.sandbox.job import SandboxError
+from pmd.services.verifier.metrics import MEMORY
+from pmd.services.verifier.sandbox.job import SandboxError
 
 
 class Memory:

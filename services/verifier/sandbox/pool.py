@@ -16,11 +16,11 @@ import signal
 import threading
 import time
 
-from services.verifier.metrics import CPU_SECONDS, RESTARTS, RUN_SECONDS, RUNNING, TROUBLE, WAIT_SECONDS
-from services.verifier.sandbox.client import Zygote
-from services.verifier.sandbox.job import End, Execution, Job, SandboxError
-from services.verifier.sandbox.memory import Memory
-from services.verifier.sandbox.watch import supervise
+from pmd.services.verifier.metrics import CPU_SECONDS, RESTARTS, RUN_SECONDS, RUNNING, TROUBLE, WAIT_SECONDS
+from pmd.services.verifier.sandbox.client import Zygote
+from pmd.services.verifier.sandbox.job import End, Execution, Job, SandboxError
+from pmd.services.verifier.sandbox.memory import Memory
+from pmd.services.verifier.sandbox.watch import supervise
 
 RECYCLE_AFTER = 5000
 """Children per zygote: all share its address layout, so it is not kept for ever."""

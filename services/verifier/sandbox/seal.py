@@ -19,7 +19,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from services.verifier.sandbox.syscalls import build_filter
+from pmd.services.verifier.sandbox.syscalls import build_filter
 
 LIBC = ctypes.CDLL(None, use_errno=True)
 

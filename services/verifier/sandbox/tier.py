@@ -17,10 +17,10 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from services.verifier.sandbox import bubblewrap
-from services.verifier.sandbox.job import Job, Limits, SandboxError
-from services.verifier.sandbox.memory import Memory
-from services.verifier.sandbox.pool import Pool
+from pmd.services.verifier.sandbox import bubblewrap
+from pmd.services.verifier.sandbox.job import Job, Limits, SandboxError
+from pmd.services.verifier.sandbox.memory import Memory
+from pmd.services.verifier.sandbox.pool import Pool
 
 log = logging.getLogger(__name__)
 

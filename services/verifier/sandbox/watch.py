@@ -18,9 +18,9 @@ import signal
 import time
 from pathlib import Path
 
-from services.verifier.sandbox.client import ANSWER_TIMEOUT_S, Zygote
-from services.verifier.sandbox.job import DIAGNOSTICS, End, Execution, Job, Limits, SandboxError
-from services.verifier.sandbox.zygote import CHILD_FDS, SEALED
+from pmd.services.verifier.sandbox.client import ANSWER_TIMEOUT_S, Zygote
+from pmd.services.verifier.sandbox.job import DIAGNOSTICS, End, Execution, Job, Limits, SandboxError
+from pmd.services.verifier.sandbox.zygote import CHILD_FDS, SEALED
 
 CHUNK = 1 << 16
 MIN_TICK_S = 0.004

@@ -32,8 +32,8 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from services.verifier.sandbox import harness
-from services.verifier.sandbox.seal import ZYGOTE_FILES, Seal, landlock_abi
+from pmd.services.verifier.sandbox import harness
+from pmd.services.verifier.sandbox.seal import ZYGOTE_FILES, Seal, landlock_abi
 
 SPAWN = struct.Struct("<QI")
 """Address space in bytes, CPU seconds."""
@@ -119,7 +119,7 @@ def _import_libraries(libraries: list[str], search: list[str]) -> list[str]:
     os.environ.update(ENVIRONMENT)
     if "numpy" in sys.modules:
         importlib.import_module("numpy.random").seed(0)  # a verdict depends on the program and the test alone
-    names = {loaded.partition(".")[0] for loaded in set(sys.modules) - before} - {"services"}
+    names = {loaded.partition(".")[0] for loaded in set(sys.modules) - before} - {"pmd"}
     found = []
     for folder in search:
         for name in names:

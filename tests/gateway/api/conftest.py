@@ -12,11 +12,11 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, StreamingResponse
 from fastapi.testclient import TestClient
 
-from gateway.app import create_app
-from gateway.registry import Registry
-from gateway.settings import GatewaySettings
-from services.common.app import create_service
-from services.common.settings import ServiceSettings
+from pmd.gateway.api.app import create_app
+from pmd.gateway.registry.registry import Registry
+from pmd.gateway.settings import GatewaySettings
+from pmd.services.common.app import create_service
+from pmd.services.common.settings import ServiceSettings
 from tests.gateway.api.person import AUTH, Tree, create
 from tests.gateway.fakes import TOKEN
 

@@ -14,12 +14,12 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from gateway.advance import advance
-from gateway.app import create_app
-from gateway.registry import Registry
-from gateway.settings import GatewaySettings
-from gateway.views import ReportView
-from services.common.sql import Busy
+from pmd.gateway.api.app import create_app
+from pmd.gateway.controller.advance import advance
+from pmd.gateway.registry.registry import Registry
+from pmd.gateway.settings import GatewaySettings
+from pmd.gateway.views import ReportView
+from pmd.services.common.sql import Busy
 from tests.gateway.api.conftest import edge
 from tests.gateway.api.person import AUTH, Tree, create
 from tests.gateway.fakes import TOKEN, Fakes
@@ -179,7 +179,7 @@ def test_the_end_of_a_failed_run_that_was_resumed_does_not_end_the_log(
 def test_a_silent_log_beats(
     http: TestClient, recipe_tree: Tree, registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gateway.events.HEARTBEAT_S", 0.1)
+    monkeypatch.setattr("pmd.gateway.api.events.HEARTBEAT_S", 0.1)
     run = create(http, recipe_tree())["id"]
     worker = threading.Timer(1.0, lambda: registry.finish(registry.claim(run, "me"), "cancelled"))  # type: ignore[arg-type]
     worker.start()
@@ -306,7 +306,7 @@ def test_a_registry_and_a_disk_that_fail_are_named(
         raise OSError(errno.ENOSPC, "No space left on device", "/runs/demo")
 
     with monkeypatch.context() as patch:
-        patch.setattr("gateway.app.materialise", full)
+        patch.setattr("pmd.gateway.api.app.materialise", full)
         answer = http.post("/v1/runs", json={"recipe": recipe_tree()})
         assert (answer.status_code, answer.json()["title"]) == (503, "can't write /runs/demo: No space left on device")
     with registry.database.write() as db:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from fastapi.testclient import TestClient
 
-from gateway.registry import Registry
-from gateway.state import PhaseName
+from pmd.gateway.loop.state import PhaseName
+from pmd.gateway.registry.registry import Registry
 from tests.gateway.api.person import Tree, create
 
 

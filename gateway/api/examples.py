@@ -1,0 +1,220 @@
+"""Examples for the OpenAPI page, one per route."""
+
+from __future__ import annotations
+
+from typing import Any
+
+Responses = dict[int | str, dict[str, Any]]
+
+
+_CAUSES = {
+    404: ("no such run, or nothing of the kind in it", "no run 'pocket-00000000'; GET /v1/runs lists them"),
+    409: ("the state, or the Idempotency-Key, forbids it", "run 'pocket-1f0c2a9b' is succeeded; that is final"),
+    412: ("the item has moved on", "item 'i-4be1' is at version 3 by now; look at it and try again"),
+    428: ("If-Match is missing", "send If-Match with the ETag that you saw"),
+    429: ("too much is under way", "too much is under way; try again"),
+    503: ("out of reach", "the rollout service is out of reach (ConnectError); see GET /v1/services"),
+}
+
+
+def refusals(*codes: int) -> Responses:
+    """Statuses other than those that every route may answer with."""
+    return {
+        code: {
+            "description": _CAUSES[code][0],
+            "content": {"application/problem+json": {"example": {"status": code, "title": _CAUSES[code][1]}}},
+        }
+        for code in codes
+    }
+
+
+def _answers(status: int, example: Any, *codes: int) -> Responses:
+    return {status: {"content": {"application/json": {"example": example}}}, **refusals(*codes)}
+
+
+def _body(example: Any) -> dict[str, Any]:
+    return {"required": True, "content": {"application/json": {"schema": {"type": "object"}, "example": example}}}
+
+
+def _change(example: Any = None) -> dict[str, Any]:
+    """What a change of memory takes; the memory service reads it."""
+    about = {
+        "If-Match": "ETag of the version that was seen.",
+        "Idempotency-Key": "The same request again gets the same answer and changes nothing.",
+        "X-PMD-Actor": "Who asks, for the history.",
+    }
+    headers = [
+        {"name": name, "in": "header", "schema": {"type": "string"}, "description": told}
+        for name, told in about.items()
+    ]
+    return {"parameters": headers} | ({"requestBody": _body(example)} if example is not None else {})
+
+
+RECIPE: dict[str, Any] = {
+    "name": "pocket",
+    "model": "/models/pocket-base",
+    "problems": {"source": "pocket", "kind": "code", "world": "hard"},
+    "method": "pmd",
+    "schedule": {"steps": 60, "problems_per_step": 32, "rollouts_per_problem": 8},
+    "optimizer": {"lr": 0.0005},
+    "prompts": {"teacher": "...", "reflect": "...", "abstract": "..."},
+}
+_RUN: dict[str, Any] = {
+    "id": "pocket-1f0c2a9b",
+    "name": "pocket",
+    "method": "pmd",
+    "status": "running",
+    "step": 12,
+    "steps": 60,
+    "version": 12,
+    "created": 1789000000.0,
+    "updated": 1789000042.0,
+    "error": None,
+    "phases": [{"name": "rollout", "status": "succeeded", "attempt": 1, "seconds": 0.9, "error": None}],
+}
+_SCORE = {"problems": 64, "rollouts": 512, "pass_rate": 0.71, "pass_at": {"1": 0.71, "2": 0.78, "4": 0.83, "8": 0.86}}
+_STEP: dict[str, Any] = {
+    "step": 10,
+    "version": 9,
+    "pass_rate": 0.41,
+    "outcomes": {"passed": 105, "failed": 151},
+    "probe_pass_rate": 0.74,
+    "lead": 0.31,
+    "lr_scale": 0.93,
+    "memory": {"seq": 412, "experience": 310, "insight": 96, "behavior": 14},
+    "contexts": {"with_context": 251, "insight": 240, "behavior": 180, "demonstration": 60, "feedback": 12},
+    "train": {"loss": 0.021, "grad_norm": 0.4},
+    "evaluation": {"test": _SCORE},
+    "seconds": {"rollout": 0.9, "verify": 0.3, "train": 1.1},
+}
+_WEIGHTS = {"version": 10, "uri": "file:///var/pmd/runs/pocket-1f0c2a9b/weights/v0010", "sha256": "9f2c..."}
+_EVENT = {"seq": 7, "ts": 1789000003.1, "type": "step.completed", "payload": {"step": 1}}
+_MEMORY = {
+    "id": "i-4be1",
+    "level": "behavior",
+    "kind": "rule",
+    "text": "every k-? begins with reverse",
+    "status": "active",
+    "version": 2,
+    "step": 8,
+}
+
+_WRONG = {
+    "status": 422,
+    "title": "the recipe is not valid",
+    "errors": [{"field": "teacher.emma", "message": "unknown key 'emma'; did you mean 'ema'?"}],
+}
+_INVALID: Responses = {
+    422: {"description": "the recipe is not valid", "content": {"application/problem+json": {"example": _WRONG}}}
+}
+
+CREATE: Responses = {
+    **_answers(201, _RUN | {"status": "queued", "step": 0, "version": 0, "phases": []}, 409),
+    200: {"description": "this Idempotency-Key made the run before"},
+    **_INVALID,
+}
+RUN_LIST = _answers(200, [_RUN | {"phases": []}], 404)
+RUN = _answers(200, _RUN, 404)
+STEER = _answers(200, _RUN, 404, 409)
+VALIDATE: Responses = {
+    **_answers(
+        200,
+        {
+            "recipe": RECIPE,
+            "steps": 60,
+            "phases": {
+                "0": [{"name": "publish", "service": "rollout", "kind": "publish"}],
+                "1": [{"name": "rollout", "service": "rollout", "kind": "generate"}],
+            },
+        },
+    ),
+    **_INVALID,
+}
+EVENTS: Responses = {
+    200: {
+        "content": {
+            "text/event-stream": {"example": 'id: 7\nevent: step.completed\ndata: {"seq": 7, "type": ...}\n\n'},
+            "application/json": {"example": [_EVENT]},
+        }
+    },
+    **refusals(404),
+}
+REPORT = _answers(
+    200,
+    {"run": _RUN, "recipe": RECIPE, "steps": [_STEP], "memory_samples": {"behavior": [_MEMORY["text"]]}},
+    404,
+)
+CHECKPOINTS = _answers(200, [{"step": 10, "weights": _WEIGHTS, "evaluation": {"test": _SCORE}}], 404)
+MEMORY = _answers(200, {"items": [_MEMORY], "next": None}, 404)
+FOUND = _answers(
+    200,
+    {"results": [[_MEMORY | {"score": 0.93, "similarity": 0.61}]], "seq": 41, "index": "exact", "degraded": False},
+    404,
+)
+ITEM = _answers(200, {"item": _MEMORY, "history": []}, 404)
+OF_BANK = refusals(404)
+CHANGED = refusals(404, 409, 412, 428)
+"""How memory refuses a change."""
+
+ADD = _change({"level": "behavior", "text": _MEMORY["text"], "topic": "k"})
+CHANGE_MANY = _change({"action": "ban", "dry_run": True, "where": {"level": "insight", "q": "guess"}})
+ACT = _change({"reason": "it holds for all of them"})
+EDIT = _change({"text": "every k-? begins with a reversal"})
+SEARCH = {"requestBody": _body({"queries": ["reverse before adding"], "level": "insight", "limit": 10})}
+_ROLLBACK = _change({"seq": 41, "dry_run": True})
+_IMPORT = {"application/x-ndjson": {"schema": {"type": "string", "description": "An export, for `import`."}}}
+CHANGE_BANK = _ROLLBACK | {"requestBody": {"required": True, "content": _ROLLBACK["requestBody"]["content"] | _IMPORT}}
+DECIDE = _change()
+
+MODELS = _answers(200, {"object": "list", "data": [{"id": "pocket-1f0c2a9b@12", "object": "model"}]})
+SERVICES = _answers(
+    200,
+    [
+        {
+            "name": "rollout",
+            "url": "http://127.0.0.1:8701",
+            "ready": True,
+            "facts": {"engine": "transformers"},
+            "error": None,
+        }
+    ],
+)
+_VERDICT = {
+    "outcome": "failed",
+    "reward": 0.0,
+    "feedback": "Input: 1 2\nOutput: 4",
+    "sandbox_tier": "T1",
+    "cpu_ms": 4.1,
+}
+REVERIFY = _answers(
+    200,
+    {
+        "judged": 256,
+        "changed": 1,
+        "transitions": {"failed -> failed": 150, "failed -> passed": 1, "passed -> passed": 105},
+        "mean_reward_old": 0.4102,
+        "mean_reward_new": 0.4141,
+        "changes": [
+            {
+                "index": 7,
+                "rollout_id": "p-3#1",
+                "problem_id": "p-3",
+                "old": _VERDICT,
+                "new": _VERDICT | {"outcome": "passed", "reward": 1.0, "feedback": ""},
+            }
+        ],
+        "verdicts": None,
+    },
+    404,
+    429,
+)
+VERIFY = {"requestBody": _body({"items": [{"verifier": {"kind": "exact", "answer": "42"}, "completion": "42"}]})}
+CHAT = {
+    "requestBody": _body(
+        {
+            "model": "pocket-1f0c2a9b@12",
+            "messages": [{"role": "user", "content": "k-t: apply the procedure"}],
+            "stream": False,
+        }
+    )
+}

@@ -1,0 +1,117 @@
+"""A run's record as people read it: the rows of the registry as views. Pure functions.
+
+Invariant: what a view says was recorded; nothing is guessed for a phase that has not succeeded.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from pmd.gateway.loop.gate import Lead
+from pmd.gateway.loop.plan import open_phases
+from pmd.gateway.loop.requests import leads, superseded
+from pmd.gateway.loop.state import PhaseName, Record, RunState, version_at
+from pmd.gateway.views import CheckpointView, PhaseView, RunStatus, RunView, StepView
+from pmd.services.common.requests import MemoryCounts, RetrieveResult, SplitScore, TrainResult, VerifyResult
+from pmd.services.common.wire import Weights
+
+Row = Mapping[Any, Any]
+
+
+def run_view(run: Row, phases: Iterable[Row] = ()) -> RunView:
+    """A run as it stands, from its row and the newest attempt of each phase of its open steps."""
+    newest = {(row["step"], row["name"]): row for row in phases}
+    return RunView(
+        id=run["id"],
+        name=run["name"],
+        method=run["method"],
+        status=RunStatus(run["status"]),
+        step=run["step"],
+        steps=run["steps"],
+        version=run["version"],
+        created=run["created"],
+        updated=run["updated"],
+        error=run["error"],
+        phases=[
+            PhaseView(
+                name=row["name"],
+                status=row["status"],
+                attempt=row["attempt"],
+                seconds=row["seconds"],
+                error=row["error"],
+            )
+            for row in newest.values()
+        ],
+    )
+
+
+def step_views(state: RunState) -> list[StepView]:
+    """What each step recorded, oldest first; a step is told once nothing but its scores may still be missing."""
+    by_step: dict[int, dict[PhaseName, Record]] = {}
+    for (step, name), record in state.records.items():
+        by_step.setdefault(step, {})[name] = record
+    newest = max(by_step, default=0)
+    told = (s for s in sorted(by_step) if s < newest or set(open_phases(state, s)) <= {PhaseName.EVALUATE_VERIFY})
+    gate = leads(state.records, newest) if state.recipe.lead_gate else None
+    return [_step_view(state, step, by_step[step], gate[step] if gate else None) for step in told]
+
+
+def _step_view(state: RunState, step: int, records: Mapping[PhaseName, Record], gate: Lead | None) -> StepView:
+    recipe = state.recipe
+    view: dict[str, Any] = {}
+    if verify := records.get(PhaseName.VERIFY):
+        verdicts = VerifyResult.model_validate(verify.result)
+        view["outcomes"] = {str(outcome): count for outcome, count in verdicts.outcomes.items()}
+        view["pass_rate"] = _pass_rate(verdicts.splits)
+    if probe := records.get(PhaseName.PROBE_VERIFY):
+        view["probe_pass_rate"] = _pass_rate(VerifyResult.model_validate(probe.result).splits)
+    if gate and PhaseName.PROBE_VERIFY in records:
+        view["lead"] = gate.teacher - gate.student
+    if gate and PhaseName.TRAIN in records:
+        view["lr_scale"] = gate.lr_scale
+    for name in (PhaseName.ABSTRACT, PhaseName.REFLECT, PhaseName.RECORD):  # the last write counts
+        if name in records:
+            view["memory"] = MemoryCounts.model_validate(records[name].result)
+            break
+    if retrieve := records.get(PhaseName.RETRIEVE):
+        contexts = RetrieveResult.model_validate(retrieve.result)
+        view["contexts"] = {"with_context": contexts.with_context, **contexts.items_used}
+    if train := records.get(PhaseName.TRAIN):
+        view["train"] = TrainResult.model_validate(train.result).metrics
+    return StepView(
+        step=step,
+        version=version_at(recipe, step),
+        evaluation=_scores(records.get(PhaseName.EVALUATE_VERIFY)),
+        seconds={str(name): record.seconds for name, record in records.items()},
+        **view,
+    )
+
+
+def _pass_rate(splits: Mapping[str, SplitScore]) -> float | None:
+    return splits["train"].pass_rate if "train" in splits else None
+
+
+def _scores(evaluated: Record | None) -> dict[str, SplitScore]:
+    return VerifyResult.model_validate(evaluated.result).splits if evaluated else {}
+
+
+def checkpoint_views(state: RunState) -> list[CheckpointView]:
+    """The policy versions that were published and kept, oldest first, each with the scores of its evaluation."""
+    trained = max((step for step, name in state.records if name is PhaseName.TRAIN), default=0)
+    gone = superseded(state, trained)
+    published = sorted(step for step, name in state.records if name is PhaseName.PUBLISH and step not in gone)
+    return [
+        CheckpointView(
+            step=step,
+            weights=Weights.model_validate(state.records[step, PhaseName.PUBLISH].result["weights"]),
+            evaluation=_scores(state.records.get((step, PhaseName.EVALUATE_VERIFY))),
+        )
+        for step in published
+    ]
+
+
+def recipe_of(run: Row) -> dict[str, Any]:
+    """The resolved recipe of a run, as data."""
+    return dict(json.loads(run["recipe"]))

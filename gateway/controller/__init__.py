@@ -1,0 +1,1 @@
+"""The controller: wakes runs up, claims them, submits and records their phases."""

@@ -1,0 +1,1 @@
+"""One machine: `pmd up` starts, watches and ends the programs; absent on a cluster."""

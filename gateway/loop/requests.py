@@ -1,0 +1,265 @@
+"""The request body of each phase, as a pure function of what is recorded.
+
+Invariants:
+- The student's prompt is the problem and nothing else; `memory_agent` is the one method that draws from contexts,
+  and only a probe does besides (Law 1).
+- Nothing depends on the method's name where the method does the same: `pmd` without memory levels sends what `sdpo`
+  sends (Law 2).
+- Seeds come from the recipe's seed, the step and the phase alone, so methods can be compared in pairs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+from pydantic import BaseModel
+
+from pmd.gateway.loop.gate import OPEN, Lead, Tally, follow, masked_problems, pass_rates
+from pmd.gateway.loop.order import step_problems
+from pmd.gateway.loop.state import PhaseName, Records, RunState, version_after, version_at
+from pmd.gateway.recipes.recipe import Method
+from pmd.services.common.artifacts import join
+from pmd.services.common.requests import (
+    AbstractRequest,
+    GenerateRequest,
+    GenerateResult,
+    Generator,
+    PublishRequest,
+    RecordRequest,
+    ReflectRequest,
+    RetrieveRequest,
+    RetrieveResult,
+    TrainRequest,
+    TrainResult,
+    VerifyRequest,
+    VerifyResult,
+)
+from pmd.services.common.wire import Policy, Ref
+
+MOST_CHANCE = 0.9
+"""Where untaught attempts pass more often than this, notes still have room to show what they are worth."""
+
+
+def phase_seed(seed: int, step: int, name: PhaseName) -> int:
+    """The seed of one phase: independent of the method, so that methods can be compared in pairs."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{step}/{name}".encode()).digest()[:4]) >> 1
+
+
+def leads(records: Records, last: int) -> list[Lead]:
+    """The teacher-lead gate's reading after each step from 0 to `last`, from all steps so far that were probed."""
+    readings = [OPEN]
+    for step in range(1, last + 1):
+        tallies = _tallies(records, step)
+        rates = pass_rates(*tallies) if tallies else None
+        readings.append(follow(readings[-1], *rates) if rates else readings[-1])
+    return readings
+
+
+def _tallies(records: Records, step: int) -> tuple[Tally, Tally] | None:
+    """What the student and the probe of a step passed, by problem; None without a probe."""
+    probe = records.get((step, PhaseName.PROBE_VERIFY))
+    return (records[step, PhaseName.VERIFY].facts["tally"], probe.facts["tally"]) if probe else None
+
+
+def request_body(state: RunState, step: int, name: PhaseName, out: str) -> BaseModel:  # noqa: PLR0911 -- one a phase
+    """What to send for a phase whose predecessors are recorded; `out` is where its artifact goes."""
+    P = PhaseName
+    recipe, inputs = state.recipe, state.inputs
+    match name:
+        case P.ROLLOUT | P.PROBE | P.EVALUATE:
+            return _generate(state, step, name, out)
+        case P.VERIFY:
+            return VerifyRequest(rollouts=_rollouts(state, step, P.ROLLOUT), problems=inputs.problems, out=out)
+        case P.PROBE_VERIFY:
+            return VerifyRequest(rollouts=_rollouts(state, step, P.PROBE), problems=inputs.problems, out=out)
+        case P.EVALUATE_VERIFY:
+            return VerifyRequest(rollouts=_rollouts(state, step, P.EVALUATE), problems=inputs.problems, out=out)
+        case P.RECORD:
+            return RecordRequest(
+                bank=state.run,
+                step=step,
+                rollouts=_rollouts(state, step, P.ROLLOUT),
+                verdicts=_verdicts(state, step),
+                problems=inputs.problems,
+                keep_attempts=recipe.memory.keep_attempts,
+                quality=recipe.memory.quality,
+                **_outcomes(state, step),
+            )
+        case P.REFLECT:
+            return ReflectRequest(
+                bank=state.run,
+                step=step,
+                policy_version=version_at(recipe, step),
+                problem_ids=list(_step_problems(state, step)),
+                chance=_chance(state),
+                generator=_generator(state, step, name),
+                settings=recipe.memory.reflect,
+                quality=recipe.memory.quality,
+                prompts=recipe.prompts,
+            )
+        case P.ABSTRACT:
+            return AbstractRequest(
+                bank=state.run,
+                step=step,
+                policy_version=version_at(recipe, step),
+                generator=_generator(state, step, name),
+                settings=recipe.memory.abstract.settings(),
+                excerpt_chars=recipe.memory.reflect.excerpt_chars,
+                quality=recipe.memory.quality,
+                prompts=recipe.prompts,
+            )
+        case P.RETRIEVE | P.EVALUATE_RETRIEVE:
+            return _retrieve(state, step, name, out)
+        case P.TRAIN:
+            return _train(state, step)
+        case P.PUBLISH:
+            return PublishRequest(policy=_policy(state, version_after(recipe, step)))
+
+
+def _outcomes(state: RunState, step: int) -> dict[str, Any]:
+    """What the newest contexts led to: an agent's own attempts, else the probe of the step before."""
+    if not state.recipe.memory.quality.hold_out:
+        return {}
+    if state.recipe.method is Method.MEMORY_AGENT:
+        return {"outcomes": _verdicts(state, step), "outcomes_step": step}
+    if (step - 1, PhaseName.PROBE_VERIFY) not in state.records:
+        return {}
+    probed = state.result(step - 1, PhaseName.PROBE_VERIFY, VerifyResult)
+    return {"outcomes": probed.verdicts, "outcomes_step": step - 1}
+
+
+def _chance(state: RunState) -> float:
+    """How often attempts pass that nothing has taught yet: the pass rate of the first step."""
+    if (1, PhaseName.VERIFY) not in state.records:
+        return 0.0
+    score = state.result(1, PhaseName.VERIFY, VerifyResult).splits.get("train")
+    return min(score.pass_rate, MOST_CHANCE) if score else 0.0
+
+
+def _generate(state: RunState, step: int, name: PhaseName, out: str) -> GenerateRequest:
+    recipe, inputs = state.recipe, state.inputs
+    agent = recipe.method is Method.MEMORY_AGENT
+    evaluating = name is PhaseName.EVALUATE
+    ids: list[str] | None = None  # an agent's contexts hold exactly the problems that were asked for
+    if name is PhaseName.PROBE:
+        prompts = _contexts(state, step, PhaseName.RETRIEVE)
+        ids = list(state.records[step, PhaseName.RETRIEVE].facts["probe"])
+    elif agent:
+        prompts = _contexts(state, step, PhaseName.EVALUATE_RETRIEVE if evaluating else PhaseName.RETRIEVE)
+    else:
+        prompts = inputs.prompts
+        ids = list(inputs.evaluation if evaluating else _step_problems(state, step))
+    samples = {
+        PhaseName.ROLLOUT: recipe.schedule.rollouts_per_problem,
+        PhaseName.PROBE: 1,
+        PhaseName.EVALUATE: recipe.evaluation.samples,
+    }
+    version = version_after(recipe, step) if evaluating else version_at(recipe, step)
+    return GenerateRequest(
+        policy=_policy(state, version),
+        prompts=prompts,
+        ids=ids,
+        n=samples[name],
+        sampling=recipe.evaluation.sampling if evaluating else recipe.sampling,
+        seed=phase_seed(recipe.seed, step, name),
+        out=out,
+    )
+
+
+def _retrieve(state: RunState, step: int, name: PhaseName, out: str) -> RetrieveRequest:
+    recipe = state.recipe
+    common = {
+        "bank": state.run if recipe.levels else None,
+        "problems": state.inputs.problems,
+        "step": step,
+        "chance": _chance(state) if recipe.levels else 0.0,
+        "settings": recipe.context_settings(),
+        "quality": recipe.memory.quality,
+        "prompts": recipe.prompts,
+        "out": out,
+    }
+    if recipe.method is Method.MEMORY_AGENT:
+        evaluating = name is PhaseName.EVALUATE_RETRIEVE
+        asked = state.inputs.evaluation if evaluating else _step_problems(state, step)
+        return RetrieveRequest(problem_ids=list(asked), **common)
+    return RetrieveRequest(
+        rollouts=_rollouts(state, step, PhaseName.ROLLOUT), verdicts=_verdicts(state, step), **common
+    )
+
+
+def _train(state: RunState, step: int) -> TrainRequest:
+    recipe = state.recipe
+    gate = leads(state.records, step)[step] if recipe.lead_gate else None
+    tallies = _tallies(state.records, step) if recipe.lead_gate else None
+    return TrainRequest(
+        run=state.run,
+        step=step,
+        base=state.inputs.base,
+        from_version=version_at(recipe, step),
+        rollouts=_rollouts(state, step, PhaseName.ROLLOUT),
+        verdicts=_verdicts(state, step),
+        contexts=_contexts(state, step, PhaseName.RETRIEVE) if recipe.has_teacher else None,
+        masked_problems=masked_problems(*tallies) if tallies else (),
+        lr_scale=gate.lr_scale if gate else 1.0,
+        settings=recipe.train_settings(),
+        seed=phase_seed(recipe.seed, step, PhaseName.TRAIN),
+        last=step == recipe.schedule.steps,
+        superseded=superseded(state, step),
+        out=join(state.inputs.root, "weights"),
+    )
+
+
+def superseded(state: RunState, step: int) -> tuple[int, ...]:
+    """The trained versions whose weights the training of `step` removes: all before the one that it begins with, but
+    the best of those that were evaluated.
+
+    Invariant: it follows from what is recorded when the step begins. Scores of the step before may come later, and
+    its version is not judged yet.
+    """
+    recipe = state.recipe
+    if recipe.schedule.keep_weights is None:
+        return ()
+    scores = {
+        version_after(recipe, s): sum(split.pass_rate for split in state.result(s, name, VerifyResult).splits.values())
+        for s, name in state.records
+        if name is PhaseName.EVALUATE_VERIFY and 0 < s < step - 1
+    }
+    best = sorted(scores, key=lambda version: (scores[version], version), reverse=True)
+    kept = best[: recipe.schedule.keep_weights]
+    return tuple(version for version in range(1, version_at(recipe, step)) if version not in kept)
+
+
+def _generator(state: RunState, step: int, name: PhaseName) -> Generator:
+    settings = state.recipe.generator
+    served = {"policy": version_at(state.recipe, step), "base": 0}
+    own = settings.model in served
+    return Generator(
+        base_url=None if own else settings.base_url,
+        model=f"{state.run}@{served[settings.model]}" if own else settings.model,
+        sampling=settings.sampling,
+        seed=phase_seed(state.recipe.seed, step, name),
+    )
+
+
+def _policy(state: RunState, version: int) -> Policy:
+    if version == 0:
+        return Policy(run=state.run, weights=state.inputs.base)
+    return Policy(run=state.run, weights=state.result(version, PhaseName.TRAIN, TrainResult).weights)
+
+
+def _step_problems(state: RunState, step: int) -> tuple[str, ...]:
+    recipe = state.recipe
+    return step_problems(state.inputs.train, recipe.seed, recipe.schedule.problems_per_step, step)
+
+
+def _rollouts(state: RunState, step: int, name: PhaseName) -> Ref:
+    return state.result(step, name, GenerateResult).rollouts
+
+
+def _verdicts(state: RunState, step: int) -> Ref:
+    return state.result(step, PhaseName.VERIFY, VerifyResult).verdicts
+
+
+def _contexts(state: RunState, step: int, name: PhaseName) -> Ref:
+    return state.result(step, name, RetrieveResult).contexts

@@ -1,0 +1,1 @@
+"""Recipes and problems: what a run is created from."""

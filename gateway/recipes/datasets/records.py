@@ -1,0 +1,161 @@
+"""Reading records: JSON lines or one JSON array, each record decoded on its own."""
+
+from __future__ import annotations
+
+import codecs
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from typing import Any
+
+import fsspec
+from pydantic import ValidationError
+
+from pmd.services.common.strict import Strict, explain
+from pmd.services.common.wire import Problem
+
+MAX_VALUES = 1 << 20
+"""Of one JSON text: what they take in memory is a hundred times what some take in a file."""
+
+_BEGIN = re.compile(r"[^\s,]")
+"""Of an element of an array, or its closing bracket."""
+_TOKEN = re.compile(r'"[^"]*"?|[\[{,]')
+"""A text, or where another value may begin."""
+
+
+class Unreadable(ValueError):
+    """A file can't be read at all."""
+
+
+class BadRecord(Strict):
+    """A record that was left out, and why."""
+
+    where: str
+    """File and line, or the number of the record in a JSON array."""
+    field: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: field {self.field!r}: {self.message}"
+
+
+class BadField(ValueError):
+    """Raised by a decoder: a field of its record is missing or wrong."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(f"{field}: {message}")
+        self.field, self.message = field, message
+
+
+Decode = Callable[[dict[str, Any], str], Problem | None]
+"""The problem of a record, None when the recipe's filter leaves it out; raises `BadField`. Second argument: an id that
+is unique to the file and line."""
+
+
+def load(uris: Iterable[str], decode: Decode) -> tuple[list[Problem], list[BadRecord]]:
+    """The problems of all files, and the records that are none.
+
+    Raises:
+        Unreadable: a file is missing, or its store can't be reached.
+    """
+    problems: list[Problem] = []
+    bad: list[BadRecord] = []
+    for uri in uris:
+        stem = re.sub(r"[^A-Za-z0-9._-]", "-", uri.rsplit("/", 1)[-1].partition(".")[0])[:80].strip("._-") or "file"
+        for where, number, text in _records(uri):
+            try:
+                record = _parse(text)
+                problem = decode(record, f"{stem}-{number}")
+            except BadField as error:
+                bad.append(BadRecord(where=where, field=error.field, message=error.message))
+            except ValidationError as error:
+                first = explain(error, Problem)[0]
+                bad.append(BadRecord(where=where, **first))
+            else:
+                if problem is not None:
+                    problems.append(problem)
+    return problems, bad
+
+
+def _records(uri: str) -> Iterator[tuple[str, int, bytes]]:
+    """Where each record is, its number from 1, and what should be its JSON."""
+    try:
+        with fsspec.open(uri, "rb") as f:
+            begun = False
+            for number, line in enumerate(f, 1):
+                text = line.removeprefix(codecs.BOM_UTF8).strip() if number == 1 else line.strip()
+                if text.startswith(b"[") and not begun:
+                    array = line[line.index(b"[") :] + f.read()
+                    yield from ((f"{uri} record {n}", n, value) for n, value in enumerate(_elements(array), 1))
+                    return
+                if text:
+                    begun = True
+                    yield f"{uri} line {number}", number, text
+    except Exception as error:  # every store's driver raises its own, and may be missing
+        raise Unreadable(f"{uri} can't be read: {error}") from error
+
+
+def _elements(array: bytes) -> Iterator[bytes]:
+    """What should be the JSON of each element of an array; where one is broken off, all that is left.
+
+    One that is never closed has an empty last element: it may have lost others.
+    """
+    text = array.decode("utf-8", "surrogateescape").rstrip()
+    # It only tells where a value ends: whether it is a record is seen one by one, so any number will do.
+    decoder = json.JSONDecoder(parse_int=str)
+    closed = len(text) - 1 if text.endswith("]") else len(text)
+    found = _BEGIN.search(text, 1)
+    while found and found.start() != closed:
+        begin = found.start()
+        try:
+            end = decoder.raw_decode(text, begin)[1]
+        except (ValueError, RecursionError):
+            end = len(text)
+        yield text[begin:end].encode("utf-8", "surrogateescape")
+        found = _BEGIN.search(text, end)
+    if closed == len(text):
+        yield b""
+
+
+def _parse(text: bytes) -> dict[str, Any]:
+    try:
+        record = parse_json(text.decode(), "")
+    except UnicodeDecodeError as error:
+        raise BadField("", f"no UTF-8: {error}") from error
+    if not isinstance(record, dict):
+        raise BadField("", f"a record is a JSON object, not {type(record).__name__}")
+    return record
+
+
+def parse_json(text: str, field: str) -> Any:
+    """The JSON in `text`.
+
+    Raises:
+        BadField: it is none, or holds more than `MAX_VALUES` values.
+    """
+    if len(text) > MAX_VALUES and _holds_too_much(text):
+        raise BadField(field, f"holds over {MAX_VALUES} JSON values")
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise BadField(field, f"no JSON: {error}") from error
+
+
+def _holds_too_much(text: str) -> bool:
+    """Whether so many values begin in `text`, of which a few bytes can hold many, as `[[],[],..`."""
+    bare = text.replace("\\\\", "").replace('\\"', "")  # now every quote is the begin or the end of a text
+    begins = (found for found in _TOKEN.finditer(bare) if bare[found.start()] != '"')
+    return next(islice(begins, MAX_VALUES, None), None) is not None
+
+
+def text_of(record: dict[str, Any], field: str, *, empty: bool = False) -> str:
+    """The text in a field.
+
+    Raises:
+        BadField: there is none, or it is empty and must not be.
+    """
+    value = record.get(field)
+    if not isinstance(value, str) or not (value.strip() or empty):
+        raise BadField(field, "must be a text" if not isinstance(value, str) else "must not be empty")
+    return value

@@ -1,0 +1,24 @@
+"""A run's inputs: what creation freezes, so that nothing outside the run's folder is read again."""
+
+from __future__ import annotations
+
+from pmd.services.common.strict import Strict
+from pmd.services.common.wire import Ref, Weights
+
+
+class Inputs(Strict):
+    """What a run starts with, materialised when it is created."""
+
+    root: str
+    """URI of the run's folder."""
+    base: Weights
+    problems: Ref
+    prompts: Ref
+    train: tuple[str, ...]
+    """Ids of the problems that are practised."""
+    evaluation: tuple[str, ...]
+    """Ids of the problems of the splits that are evaluated."""
+    bad_records: int = 0
+    """Records of problem files that were left out because they are wrong."""
+    bad_examples: tuple[str, ...] = ()
+    """Where the first of them are, and what is wrong."""

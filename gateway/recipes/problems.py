@@ -1,0 +1,269 @@
+"""What a run starts with, written once when it is created: its problems, its prompts, its base model.
+
+Invariants:
+- `prompts.*.parquet` holds questions only. Expected answers are in `problems.*.parquet`, which goes to the verifier and
+  the memory service and never to the rollout service (Law 4).
+- Problem ids are unique, and no evaluation problem is a training problem (Law 3).
+- Version 0 is the base model's own files (hard links where the disk allows), sealed by a manifest.
+- A record that is wrong, or whose spec the verifier refuses, is left out and reported; the rest is used.
+- A creation that was cut short can be repeated, or made twice at once: what is written has the same bytes or another
+  name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from pmd.gateway.recipes.datasets import livecodebench, sciknoweval
+from pmd.gateway.recipes.datasets.records import BadRecord, Decode, Unreadable, load
+from pmd.gateway.recipes.inputs import Inputs
+from pmd.gateway.recipes.recipe import (
+    FileProblems,
+    LiveCodeBenchProblems,
+    Method,
+    PocketProblems,
+    ProblemSource,
+    Recipe,
+    SciKnowEvalProblems,
+)
+from pmd.services.common.artifacts import (
+    MANIFEST,
+    ArtifactError,
+    dump_messages,
+    join,
+    local_path,
+    seal_weights,
+    write_problems,
+    write_table,
+)
+from pmd.services.common.columns import PROMPTS
+from pmd.services.common.strict import explain
+from pmd.services.common.wire import Problem, Split, Weights
+
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
+"""Files one of which every tokenizer has."""
+SHOWN = 20
+"""Bad records that are named; the rest is counted."""
+
+Loaded = tuple[list[Problem], list[BadRecord]]
+
+
+class InvalidRecipe(ValueError):
+    """The recipe can't be carried out; `fields` name what is wrong, by dotted key."""
+
+    def __init__(self, fields: list[dict[str, str]]) -> None:
+        super().__init__("; ".join(f"{field['field']}: {field['message']}" for field in fields))
+        self.fields = fields
+
+
+def _invalid(field: str, message: str) -> InvalidRecipe:
+    return InvalidRecipe([{"field": field, "message": message}])
+
+
+def parse_recipe(tree: dict[str, Any]) -> Recipe:
+    """The recipe that `tree` describes.
+
+    Raises:
+        InvalidRecipe: naming each wrong key, and the nearest valid one for an unknown key.
+    """
+    try:
+        return Recipe.model_validate(tree)
+    except ValidationError as error:
+        raise InvalidRecipe([_readable(field, tree) for field in explain(error, Recipe)]) from error
+
+
+def _readable(field: dict[str, str], tree: dict[str, Any]) -> dict[str, str]:
+    """A pydantic message as people write keys: no union tags in the path, the key of a cross-check as the field."""
+    path, message = field["field"], field["message"].removeprefix("Value error, ")
+    problems = tree.get("problems")
+    tag = problems.get("source") if isinstance(problems, dict) else None
+    if tag and path.startswith(f"problems.{tag}"):
+        path = "problems" + path.removeprefix(f"problems.{tag}")
+    if not path and ": " in message:  # written by `Recipe` itself as "dotted.key: cause and fix"
+        path, message = message.split(": ", 1)
+    return {"field": path, "message": message}
+
+
+def load_problems(source: ProblemSource) -> Loaded:
+    """The problems of a recipe, checked, and the records of its files that are left out because they are wrong.
+
+    Raises:
+        InvalidRecipe: the set as a whole can't be used: a file can't be read, no record is right, an id occurs twice,
+            an evaluation problem is a training problem.
+    """
+    problems, bad = (list(_pocket(source)), []) if isinstance(source, PocketProblems) else _from_files(source)
+    seen: set[str] = set()
+    for problem in problems:
+        if problem.id in seen:
+            raise _invalid("problems", f"problem id {problem.id!r} occurs twice; ids are unique across splits")
+        seen.add(problem.id)
+    practised = {dump_messages(p.messages): p.id for p in problems if p.split == "train"}
+    if isinstance(source, PocketProblems) or not source.shared_questions:
+        for problem in problems:
+            twin = practised.get(dump_messages(problem.messages))
+            if problem.split != "train" and twin is not None:
+                raise _invalid(
+                    "problems",
+                    f"{problem.split} problem {problem.id!r} asks what train problem {twin!r} asks; remove one, or set"
+                    " problems.shared_questions if only their hidden tests differ",
+                )
+    return problems, bad
+
+
+Refused = Callable[[Sequence[Problem]], Mapping[str, BadRecord]]
+"""What the verifier has against the specs of problems, by problem id."""
+
+
+def problems_of(recipe: Recipe, refused: Refused = lambda _: {}) -> Loaded:
+    """`load_problems` of a recipe that can be carried out with them.
+
+    Raises:
+        InvalidRecipe: also when there is nothing to do, or too little for a step.
+    """
+    problems, bad = load_problems(recipe.problems)
+    if not isinstance(recipe.problems, PocketProblems):
+        wrong = refused(problems)
+        problems, bad = [problem for problem in problems if problem.id not in wrong], [*bad, *wrong.values()]
+        _refuse_if_none(problems, bad)
+    if not problems:
+        raise _invalid("problems", "no problem in them; a run needs one")
+    practised = sum(problem.split == "train" for problem in problems)
+    per_step = recipe.schedule.problems_per_step
+    if recipe.method is not Method.BASE and recipe.schedule.steps and per_step > practised:
+        raise _invalid("schedule.problems_per_step", f"{per_step} problems a step, but only {practised} of split train")
+    return problems, bad
+
+
+def _from_files(source: FileProblems | LiveCodeBenchProblems | SciKnowEvalProblems) -> Loaded:
+    problems: list[Problem] = []
+    bad: list[BadRecord] = []
+    try:
+        if isinstance(source, FileProblems):
+            problems, bad = load(source.files, lambda record, _: Problem.model_validate(record))
+        else:
+            for split, files in source.files.items():
+                found, wrong = load(files, _decoder(source, split))
+                problems += found
+                bad += wrong
+    except Unreadable as error:
+        raise _invalid("problems.files", str(error)) from error
+    _refuse_if_none(problems, bad)
+    return problems, bad
+
+
+def _refuse_if_none(problems: list[Problem], bad: list[BadRecord]) -> None:
+    if bad and not problems:
+        raise InvalidRecipe([{"field": "problems.files", "message": str(record)} for record in bad[:SHOWN]])
+
+
+def _decoder(source: LiveCodeBenchProblems | SciKnowEvalProblems, split: Split) -> Decode:
+    if isinstance(source, SciKnowEvalProblems):
+        return lambda record, id_: sciknoweval.decode(record, split, id_, types=source.types)
+    share = source.train_tests if split == "train" else 1.0
+    return lambda record, _: livecodebench.decode(record, split, since=source.since, until=source.until, share=share)
+
+
+def _pocket(source: PocketProblems) -> Iterator[Problem]:
+    from pmd.examples.pocket.world import problem_sets  # noqa: PLC0415 -- a gateway without the example still starts
+
+    try:
+        sets = problem_sets(**source.model_dump(exclude={"source"}))
+    except ValueError as error:
+        raise _invalid("problems", str(error)) from error
+    for records in sets.values():
+        yield from (Problem.model_validate(record) for record in records)
+
+
+def materialise(recipe: Recipe, run: str, runs_uri: str, refused: Refused = lambda _: {}) -> Inputs:
+    """Write what `run` starts with below `runs_uri`.
+
+    Raises:
+        InvalidRecipe: when the problems or the model can't be used.
+    """
+    problems, bad = problems_of(recipe, refused)
+    train = tuple(p.id for p in problems if p.split == "train")
+    evaluation = tuple(p.id for p in problems if p.split in recipe.evaluation.splits)
+    # What the verifier refuses depends on whether it answers: a creation that is repeated may find other problems.
+    mark = hashlib.sha256("\n".join(p.id for p in problems).encode()).hexdigest()[:8]
+    root = join(runs_uri, run)
+    base = _link_base(recipe.model, join(root, "weights", "v0000"), run)
+    prompts = (
+        {"prompt_id": p.id, "problem_id": p.id, "split": p.split, "messages": dump_messages(p.messages)}
+        for p in problems
+    )
+    return Inputs(
+        root=root,
+        base=base,
+        problems=write_problems(join(root, "problems", f"problems.{mark}.parquet"), problems),
+        prompts=write_table(join(root, "problems", f"prompts.{mark}.parquet"), prompts, PROMPTS),
+        train=train,
+        evaluation=evaluation,
+        bad_records=len(bad),
+        bad_examples=tuple(str(record) for record in bad[:SHOWN]),
+    )
+
+
+def find_model(model: str) -> Path:
+    """The folder of the base model.
+
+    Raises:
+        InvalidRecipe: when it is no Hugging Face folder with safetensors, a tokenizer and a chat template.
+    """
+    try:
+        folder = local_path(model)
+    except ArtifactError as error:
+        raise _invalid("model", str(error)) from error
+    if not folder.is_absolute():
+        raise _invalid("model", f"{model!r} is a relative path; send an absolute one")
+    if not folder.is_dir():
+        raise _invalid("model", f"no folder {folder}; give the Hugging Face folder of the base model")
+    for patterns in (("config.json",), ("*.safetensors",), TOKENIZERS):
+        if not any(path.is_file() for pattern in patterns for path in folder.glob(pattern)):
+            raise _invalid("model", f"{folder} holds no {patterns[0]}; give the Hugging Face folder of the base model")
+    if not _has_chat_template(folder):
+        raise _invalid("model", f"{folder} holds no chat template; add the chat_template.jinja that its answers follow")
+    return folder
+
+
+def _has_chat_template(folder: Path) -> bool:
+    if any((folder / name).is_file() for name in ("chat_template.jinja", "chat_template.json")):
+        return True
+    try:
+        return bool(json.loads((folder / "tokenizer_config.json").read_bytes()).get("chat_template"))
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def _link_base(model: str, uri: str, run: str) -> Weights:
+    """Version 0 of `run`: complete or absent, however often and at once it is made."""
+    source, folder = find_model(model), local_path(uri)
+    part = folder.with_name(f"{folder.name}.{uuid.uuid4().hex[:8]}.tmp")
+    part.mkdir(parents=True)
+    try:
+        for path in sorted(source.iterdir()):
+            if path.name == MANIFEST or not path.is_file():
+                continue
+            origin = path.resolve()  # model caches hold links to blobs; a hard link to a link would dangle
+            try:
+                os.link(origin, part / path.name)
+            except OSError:
+                shutil.copyfile(origin, part / path.name)
+        sealed = seal_weights(part, 0, {"run": run, "step": 0, "base_model": model})
+        try:
+            part.rename(folder)
+        except OSError:  # it is there: the creation is repeated, or made twice at the same time
+            if (folder / MANIFEST).read_bytes() != (part / MANIFEST).read_bytes():
+                message = f"run {run!r} was begun with another base model; use a new Idempotency-Key"
+                raise _invalid("model", message) from None
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return sealed.model_copy(update={"uri": f"file://{folder}"})

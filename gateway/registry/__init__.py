@@ -1,0 +1,1 @@
+"""The run registry: what has happened, in SQL."""

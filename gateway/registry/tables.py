@@ -1,0 +1,85 @@
+"""The registry's tables, for SQLite and Postgres."""
+
+from __future__ import annotations
+
+from sqlalchemy import Column, Float, ForeignKey, Index, Integer, MetaData, String, Table, Text
+
+from pmd.services.common.sql import Database
+
+METADATA = MetaData()
+
+RUNS = Table(
+    "runs",
+    METADATA,
+    Column("id", String(128), primary_key=True),
+    Column("name", String(128), nullable=False),
+    Column("method", String(32), nullable=False),
+    Column("status", String(16), nullable=False),
+    Column("desired", String(16), nullable=False),  # run | pause | cancel: what people ask for
+    Column("recipe", Text, nullable=False),  # JSON of the resolved recipe
+    Column("recipe_hash", String(64), nullable=False),
+    Column("idempotency_key", String(200), unique=True),
+    Column("inputs", Text, nullable=False),  # JSON of `inputs.Inputs`
+    Column("step", Integer, nullable=False),  # steps complete, step 0 not counted
+    Column("steps", Integer, nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("epoch", Integer, nullable=False),  # fencing token: grows with every claim
+    Column("lease_owner", String(200)),
+    Column("lease_until", Float, nullable=False),
+    Column("due", Float, nullable=False),  # not to be advanced before: backoff and waiting
+    Column("waiting_since", Float),  # a service has been out of reach since
+    Column("error", Text),
+    Column("created", Float, nullable=False),
+    Column("updated", Float, nullable=False),
+    Index("runs_by_age", "created", "id"),
+    Index("runs_by_status", "status"),
+)
+
+PHASES = Table(
+    "phases",
+    METADATA,
+    Column("run_id", String(128), ForeignKey("runs.id"), primary_key=True),
+    Column("step", Integer, primary_key=True),
+    Column("name", String(32), primary_key=True),
+    Column("attempt", Integer, primary_key=True),
+    Column("key", String(200), nullable=False, unique=True),
+    Column("service", String(16), nullable=False),
+    Column("status", String(16), nullable=False),  # submitted | succeeded | failed | cancelled | forgiven
+    Column("request_hash", String(64), nullable=False),
+    Column("result", Text),
+    Column("facts", Text),
+    Column("error", Text),
+    Column("seconds", Float),
+    Column("submitted", Float, nullable=False),
+    Column("ended", Float),
+)
+
+EVENTS = Table(
+    "events",
+    METADATA,
+    Column("run_id", String(128), ForeignKey("runs.id"), primary_key=True),
+    Column("seq", Integer, primary_key=True),
+    Column("ts", Float, nullable=False),
+    Column("type", String(32), nullable=False),
+    Column("payload", Text, nullable=False),
+)
+
+ARTIFACTS = Table(
+    "artifacts",
+    METADATA,
+    Column("run_id", String(128), ForeignKey("runs.id"), primary_key=True),
+    Column("uri", String(1024), primary_key=True),
+    Column("step", Integer, nullable=False),
+    Column("kind", String(32), nullable=False),  # the phase that wrote it, or `weights`
+    Column("version", Integer),  # of weights
+    Column("sha256", String(64), nullable=False),
+    Column("bytes", Integer),
+    Column("rows", Integer),
+)
+
+_MIGRATION_LOCK = 0x504D44  # "PMD"
+
+
+def open_registry(url: str) -> Database:
+    """The registry's database, its tables created."""
+    return Database(url, METADATA.create_all, lock=_MIGRATION_LOCK)

@@ -1,0 +1,1 @@
+"""The bank's REST API: reading, curating, searching, explaining."""

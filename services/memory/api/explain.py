@@ -1,0 +1,209 @@
+"""Law 8: what a teacher saw, and why. Also what an item was made from, and what used it.
+
+The exact context is in the artifact that `retrieve` wrote; the ledger knows which artifact, and which items at which
+version were in it.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import sqlalchemy as sa
+from fastapi import APIRouter, Depends, Path, Query
+
+from pmd.services.common.app import known_query
+from pmd.services.common.artifacts import ArtifactError, load_messages, read_table
+from pmd.services.common.strict import Strict
+from pmd.services.common.wire import Message, Ref, Slug
+from pmd.services.memory.api.read import REFUSALS, Bank, ItemId
+from pmd.services.memory.api.views import ItemView
+from pmd.services.memory.curate import changes
+from pmd.services.memory.evidence.quality import lift
+from pmd.services.memory.ledger import Ledger, reads
+from pmd.services.memory.ledger.rows import load
+from pmd.services.memory.ledger.tables import CONTEXTS, LINKS, USES
+
+MAX_USES = 200
+
+
+class ShownItem(Strict):
+    """An item in a teacher context."""
+
+    id: str
+    version: int
+    level: str
+    text: str
+    """As it was shown."""
+    score: float
+    """Similarity to the problem; 1 for what is about this very problem."""
+    credibility: float
+    """How far verdicts, or people, bear it out."""
+    reason: str
+    """Why it was chosen."""
+    sources: list[str] = []
+    """Rollouts (insight) or insights (behavior) it was made from, at that version."""
+
+
+class ContextView(Strict):
+    """One teacher context, exactly."""
+
+    rollout: str
+    bank: str
+    step: int
+    problem_id: str
+    seq: int
+    """Of the bank when it was rendered."""
+    job: str
+    messages: list[Message]
+    has_context: bool
+    items: list[ShownItem]
+    demonstration: str | None
+    """Rollout id of the verified sibling that was shown."""
+    feedback: bool
+    """Whether the rollout's own feedback was shown."""
+
+
+class UseView(Strict):
+    """Teacher contexts of one problem in one step that were to show an item."""
+
+    step: int
+    problem_id: str
+    version: int
+    shown: bool
+    """False: chosen, and held out to learn what it is worth."""
+    score: float
+    credibility: float
+    reward: float | None
+
+
+class Provenance(Strict):
+    """Where an item comes from and where it went."""
+
+    item: ItemView
+    made_from: list[dict[str, Any]]
+    """Rollouts and items: `id`, `how`, and `item` where it is one."""
+    made: list[dict[str, Any]]
+    """Items that were made from it."""
+    uses: list[UseView]
+    """Newest first, at most 200."""
+
+
+class Utility(Strict):
+    """What showing an item does to the reward."""
+
+    shown: int
+    """Problems, by step, whose reward is known and whose contexts showed it."""
+    held_out: int
+    """The same for contexts that it was held out of."""
+    lift: float | None
+    """In [-1, 1]; None while there is nothing to compare."""
+    interval: tuple[float, float] | None
+    """90 %."""
+
+
+def context(ledger: Ledger, bank: str, rollout: str) -> ContextView:
+    """The context of rollout "<step>:<rollout id>" (for `memory_agent`: "<step>:<problem id>").
+
+    Raises:
+        changes.Missing: when none is known, or its artifact is gone.
+        changes.Invalid: when the id has no step.
+    """
+    step, _, name = rollout.partition(":")
+    if not step.isdecimal() or len(step) > 9 or not name:
+        raise changes.Invalid("rollout", 'is "<step>:<rollout id>", for example "12:p7#3"')
+    query = sa.select(CONTEXTS).where(CONTEXTS.c.bank == bank, CONTEXTS.c.step == int(step))
+    with ledger.read() as db:
+        jobs = db.execute(query.order_by(CONTEXTS.c.at.desc())).all()
+    lost: ArtifactError | None = None
+    for job in jobs:
+        try:
+            rows = read_table(Ref.model_validate_json(job.artifact))
+        except ArtifactError as error:
+            lost = lost or error
+            continue
+        found = next((row for row in rows if row["prompt_id"] == name), None)
+        if found is not None:
+            return ContextView(
+                rollout=rollout,
+                bank=bank,
+                step=int(step),
+                problem_id=found["problem_id"],
+                seq=found["seq"],
+                job=job.job,
+                messages=load_messages(found["messages"]),
+                has_context=found["has_context"],
+                items=[ShownItem(**item) for item in json.loads(found["items"])],
+                demonstration=found["demonstration"],
+                feedback=found["feedback"],
+            )
+    if lost is not None:
+        raise changes.Missing(f"contexts of step {step} can't be read any more: {lost}") from lost
+    raise changes.Missing(f"bank {bank!r} knows no context of rollout {rollout!r}")
+
+
+def provenance(ledger: Ledger, bank: str, item_id: str) -> Provenance:
+    """Both directions of an item's provenance.
+
+    Raises:
+        changes.Missing: when there is no such item.
+    """
+    with ledger.read() as db:
+        item = load(db, bank, [item_id]).get(item_id)
+        if item is None:
+            raise changes.Missing(f"no item {item_id!r} in bank {bank!r}")
+        # Notes refer to an attempt by its rollout.
+        name = item.facts["rollout_id"] if item.level == "experience" else item_id
+        up = db.execute(sa.select(LINKS).where(LINKS.c.bank == bank, LINKS.c.child == item_id)).all()
+        down = db.execute(sa.select(LINKS).where(LINKS.c.bank == bank, LINKS.c.parent == name)).all()
+        near = load(db, bank, [link.parent for link in up] + [link.child for link in down])
+        here = sa.and_(USES.c.bank == bank, USES.c.item_id == item_id)
+        uses = db.execute(sa.select(USES).where(here).order_by(USES.c.step.desc(), USES.c.problem_id).limit(MAX_USES))
+        shown = [UseView(**{k: row._mapping[k] for k in UseView.model_fields}) for row in uses]
+    return Provenance(
+        item=ItemView.of(item),
+        made_from=[_end(link.parent, link, near.get(link.parent)) for link in up],
+        made=[_end(link.child, link, near.get(link.child)) for link in down],
+        uses=shown,
+    )
+
+
+def _end(name: str, link: Any, item: Any) -> dict[str, Any]:
+    """One end of a link; `version` is the first version of the child that it holds for."""
+    found = {"id": name, "how": link.how, "version": link.version}
+    return found | ({"item": ItemView.of(item).model_dump(mode="json")} if item else {})
+
+
+def router(ledger: Ledger) -> APIRouter:
+    """The routes that explain."""
+    routes = APIRouter(tags=["explain"], dependencies=[Depends(known_query)])
+
+    @routes.get("/v1/contexts/{rollout}", responses=REFUSALS)
+    def explain_context(
+        rollout: Annotated[str, Path(max_length=300, pattern=r"^[^\x00]*$", examples=["12:p7#3"])],
+        bank: Annotated[Slug, Query(description="The bank, which has its run's id.")],
+    ) -> ContextView:
+        """The exact teacher context of a rollout `<step>:<rollout id>`: items, versions, why each was chosen."""
+        return context(ledger, bank, rollout)
+
+    @routes.get("/v1/banks/{bank}/items/{item_id}/provenance", responses=REFUSALS)
+    def explain_item(bank: Bank, item_id: ItemId) -> Provenance:
+        """What an item was made from, what was made from it, and which contexts used it at which version."""
+        return provenance(ledger, bank, item_id)
+
+    @routes.get("/v1/banks/{bank}/items/{item_id}/utility", responses=REFUSALS)
+    def item_utility(bank: Bank, item_id: ItemId) -> Utility:
+        """Reward with an item less reward when chance held it out (`memory.quality.hold_out`), with an interval."""
+        with ledger.read() as db:
+            if not load(db, bank, [item_id]):
+                raise changes.Missing(f"no item {item_id!r} in bank {bank!r}")
+            shown, held = reads.rewards(db, bank, item_id).get(item_id, ([], []))
+        found = lift(shown, held)
+        return Utility(
+            shown=len(shown),
+            held_out=len(held),
+            lift=found.mean if found else None,
+            interval=(found.low, found.high) if found else None,
+        )
+
+    return routes

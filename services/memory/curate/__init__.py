@@ -1,0 +1,1 @@
+"""Curation: what a person changes."""

@@ -1,0 +1,1 @@
+"""Evidence: what attempts say about notes."""

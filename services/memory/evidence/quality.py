@@ -1,0 +1,131 @@
+"""Quality controls of notes. Pure functions, each switched by a key of `memory.quality` in the recipe.
+
+duplicates: a note that says what a standing one says is that one. staleness: what no step has confirmed for long
+goes. eviction: a bank has a budget. utility: what an item is worth is the reward with it against the reward when it
+was held out by chance, with an interval (a bare average only says that hard problems get many notes). What people
+hold is never touched.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+
+from pmd.services.memory.evidence.terms import similarity, terms
+from pmd.services.memory.ledger import Item, fingerprint
+
+Z_90 = 1.6448536269514722
+"""Normal quantile of a two-sided 90 % interval."""
+MIN_TRIALS = 8
+"""Fewer observations of either kind decide nothing."""
+
+_NUMBER = re.compile(r"\d+(?:\.\d+)?")
+_NEGATION = re.compile(r"\b(?:not|never|no|without|avoid|instead|don't|doesn't|isn't|can't)\b|n't\b", re.IGNORECASE)
+
+
+def same(a: str, b: str, near: float | None = None) -> bool:
+    """Whether two notes say the same: but for case, spacing and final stops, or nearly.
+
+    Args:
+        near: share of terms in common from which they nearly do; None: only the former. Notes with different
+            numbers, or of which one negates, are never nearly the same.
+    """
+    if fingerprint(a) == fingerprint(b):
+        return True
+    if near is None or sorted(_NUMBER.findall(a)) != sorted(_NUMBER.findall(b)):
+        return False
+    alike = len(_NEGATION.findall(a)) == len(_NEGATION.findall(b))
+    return alike and similarity(terms(a), terms(b)) >= near
+
+
+def without_duplicates(written: Sequence[str], standing: Sequence[str], near: float | None = None) -> tuple[str, ...]:
+    """What was written, each thought once and in the words that stood before, where it stood before."""
+    kept: list[str] = []
+    for text in written:
+        known = next((s for s in standing if same(text, s, near)), text)
+        if not any(same(known, k, near) for k in kept):
+            kept.append(known)
+    return tuple(kept)
+
+
+def stale(items: Sequence[Item], step: int, after: int) -> list[Item]:
+    """Notes that no step has confirmed for more than `after` steps."""
+    return [i for i in items if not i.held and step - i.step > after]
+
+
+def over_budget(items: Sequence[Item], budget: int) -> list[Item]:
+    """The notes to evict so that at most `budget` stay: least confirmed first, then least supported.
+
+    Held notes stay and count.
+    """
+    free = [i for i in items if not i.held]
+    surplus = max(0, len(items) - budget)
+    worth: Callable[[Item], tuple[int, int, int, str]] = lambda i: (  # noqa: E731
+        i.step,
+        int(i.facts.get("support", 1)),
+        int(i.facts.get("passes", 0)),
+        i.text,
+    )
+    return sorted(free, key=worth)[:surplus]
+
+
+def held_out(step: int, problem_id: str, text: str, share: float) -> bool:
+    """Whether chance holds a note out of a problem's contexts in a step: independent of all else, and the same in
+    every bank that holds the note (Law 10)."""
+    digest = hashlib.blake2b(f"{step}/{problem_id}/{text}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest) / 2**64 < share
+
+
+@dataclass(frozen=True)
+class Lift:
+    """What showing an item does to the reward, in [-1, 1], with a 90 % interval."""
+
+    mean: float
+    low: float
+    high: float
+    shown: int
+    held_out: int
+
+    @property
+    def harmful(self) -> bool:
+        """Whether it lowers the reward beyond reasonable doubt."""
+        return min(self.shown, self.held_out) >= MIN_TRIALS and self.high < 0
+
+
+def lift(shown: Sequence[float], held: Sequence[float]) -> Lift | None:
+    """Mean reward with an item less mean reward without, and Newcombe's interval (1998, method 10).
+
+    Rewards lie in [0, 1]; for other than 0 and 1 the interval is on the safe side, as no variable in [0, 1] varies
+    more than such a one. None when there is nothing to compare.
+    """
+    if not shown or not held:
+        return None
+    (p, low_p, high_p), (q, low_q, high_q) = _wilson(shown), _wilson(held)
+    d = p - q
+    return Lift(
+        mean=d,
+        low=d - math.hypot(p - low_p, high_q - q),
+        high=d + math.hypot(high_p - p, q - low_q),
+        shown=len(shown),
+        held_out=len(held),
+    )
+
+
+def _wilson(rewards: Sequence[float]) -> tuple[float, float, float]:
+    """Mean and Wilson's score interval."""
+    n = len(rewards)
+    mean = sum(rewards) / n
+    z2 = Z_90**2
+    centre = (mean + z2 / (2 * n)) / (1 + z2 / n)
+    half = Z_90 / (1 + z2 / n) * math.sqrt(mean * (1 - mean) / n + z2 / (4 * n * n))
+    return mean, max(0.0, centre - half), min(1.0, centre + half)
+
+
+def upkeep(items: Collection[Item], step: int, stale_after: int | None, budget: int | None) -> list[Item]:
+    """Notes that the rules in force retire."""
+    gone = stale(list(items), step, stale_after) if stale_after is not None else []
+    left = [i for i in items if i not in gone]
+    return gone + (over_budget(left, budget) if budget is not None else [])

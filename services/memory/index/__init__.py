@@ -1,0 +1,1 @@
+"""Retrieval's index: items by meaning and by words, rebuildable from the ledger."""

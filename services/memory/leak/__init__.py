@@ -1,0 +1,1 @@
+"""The leak guard: notes that give an answer away."""

@@ -1,0 +1,319 @@
+"""Leaks of programs: copies of a passing one, whatever its names and layout, and literals of hidden tests.
+
+What every program has in common (`range(len(a))`, reading a line of integers) is no copy, nor are the words of a
+program's comments: notes are meant to say in words what programs do.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import keyword
+import re
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import lru_cache
+from itertools import pairwise
+
+from pmd.services.common.wire import Problem
+from pmd.services.memory.leak.forms import Number, number, numbers, opened, plain
+
+NGRAM = 8
+"""A run of this many code tokens in common with a passing program is a copy."""
+RENAMED = 10
+"""The same with names left out of account: a copy whose variables were renamed."""
+MIN_LITERAL = 3
+"""Shorter expected outputs ("1", "no") occur in honest notes by chance."""
+MIN_WORD = 6
+"""A shorter word is an honest note's word by chance, as is a number of few digits; both leak where they are claimed."""
+MIN_INPUT = 6
+"""Shorter inputs of tests occur in honest notes by chance."""
+MIN_QUOTED = 4
+"""A word of an input that is shorter than that tells when it is quoted, if it is no shorter than this."""
+TELLING = 10_000
+"""A number from here on is nobody's by chance, if it is not round."""
+_WELL_KNOWN = frozenset({10**9 + 7, 10**9 + 9, 998244353, 86400, 10**5 + 1, 10**6 + 1, 10**6 + 3, 12345, 123456})
+"""Large numbers that programs and their descriptions are full of."""
+MAX_DIGITS = 40
+"""Longer outputs are not read as one number."""
+LISTED = 4
+"""Numbers in a row that are a test's."""
+IN_A_ROW = 5
+"""Numbers in a row that are a part of a test's."""
+NEAR = 40
+"""Characters within which "prints" speaks of what follows."""
+TEST_CHARS = 4000
+"""As much of a test's side as is compared: no note quotes more."""
+REMEMBERED = 128
+"""Problems whose tests are kept prepared."""
+
+_CODE_TOKEN = re.compile(r"\w+|[^\w\s]")
+_NAME = re.compile(r"[^\W\d]\w*")
+_FENCE = re.compile(r"(?:`{3,}|~{3,})[^\n]*\n(.*?)(?:`{3,}|~{3,}|\Z)", re.DOTALL)
+_COMMENT = re.compile(r"#[^\n]*|(?<![\w\"])\"\"\"(?:.|\n)*?\"\"\"|(?<![\w'])'''(?:.|\n)*?'''")
+_NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
+_NUMBERS = re.compile(r"(?<![\d.])-?\d+(?:\.\d+)?(?:(?:[\s,;:/|\[\](){}]|->|\b(?:and|then)\b)+-?\d+(?:\.\d+)?){2,}")
+_QUOTED = re.compile(r"[\"'`](.+?)[\"'`]")
+_SHOWN = re.compile(
+    r"\b(?:outputs?|prints?|returns?|expect(?:ed|s|ing)?|answers?|results?|gives?|yields?|produces?)\b|->|→|==",
+    re.IGNORECASE,
+)
+_OF_A_TEST = re.compile(
+    r"\b(?:hidden|secret|private|judge'?s?|grader'?s?|(?:first|second|third|fourth|fifth|last|\d+(?:st|nd|rd|th)))\s+"
+    r"(?:hidden |test )?(?:tests?|case|input)\b|\b(?:test|case)(?: case)? ?#?\d+\b|\btests? (?:expects?|wants?)\b"
+)
+"""Names a test that a note can't know."""
+
+_IDIOMS = (
+    "for i in range(len(a)):",
+    "for i in range(1, len(a)):",
+    "for i in range(len(a) - 1, -1, -1):",
+    "for i, x in enumerate(a):",
+    "for a, b in zip(x, y):",
+    "list(map(int, input().split()))",
+    "map(int, input().split())",
+    "n, m = map(int, input().split())",
+    "sys.stdin.read().split()",
+    "sys.stdin.readline().strip()",
+    "input = sys.stdin.readline",
+    'if __name__ == "__main__": main()',
+    "from collections import defaultdict, Counter, deque",
+    "defaultdict(lambda: defaultdict(int))",
+    "float('inf')",
+    "[[0] * m for _ in range(n)]",
+    "print(' '.join(map(str, a)))",
+    "sorted(a, key=lambda x: x[0])",
+    "sorted(a, key=lambda x: (x[0], x[1]))",
+    "for i in range(n): for j in range(n):",
+    "x if x > y else y",
+    "return -1",
+)
+
+
+def _tokens(code: str) -> list[str]:
+    return _CODE_TOKEN.findall(code)
+
+
+def _anonymous(tokens: Sequence[str]) -> list[str]:
+    return ["v" if _NAME.fullmatch(t) and not keyword.iskeyword(t) else t for t in tokens]
+
+
+_COMMON = sorted((_anonymous(_tokens(line)) for line in _IDIOMS), key=len, reverse=True)
+
+
+def _pieces(code: str) -> Iterator[list[str]]:
+    """The tokens of code between the idioms that all programs share."""
+    tokens = _tokens(code)
+    shapes = _anonymous(tokens)
+    begin = at = 0
+    while at < len(tokens):
+        idiom = next((i for i in _COMMON if len(i) >= NGRAM and shapes[at : at + len(i)] == i), None)
+        if idiom is None:
+            at += 1
+        else:
+            yield tokens[begin:at]
+            begin = at = at + len(idiom)
+    yield tokens[begin:]
+
+
+def _runs(code: str) -> set[tuple[str, ...]]:
+    return {tuple(p[i : i + NGRAM]) for p in _pieces(code) for i in range(len(p) - NGRAM + 1)}
+
+
+def _shape(code: str) -> set[tuple[str, ...]]:
+    """Runs of tokens with names left out of account; runs that are mostly names say nothing."""
+    pieces = map(_anonymous, _pieces(code))
+    runs = (tuple(p[i : i + RENAMED]) for p in pieces for i in range(len(p) - RENAMED + 1))
+    return {run for run in runs if len(set(run) - {"v"}) >= 4 and run.count("v") <= RENAMED // 2}
+
+
+def programs(completions: Sequence[str]) -> list[str]:
+    """The programs in completions, without comments: what is fenced, or all of one that is nothing but a program."""
+    found = []
+    for text in completions:
+        blocks = _FENCE.findall(text) or ([text] if _is_program(text) else [])
+        found += [_COMMENT.sub(" ", block) for block in blocks]
+    return found
+
+
+def _is_program(text: str) -> bool:
+    try:
+        tree = ast.parse(text.strip())
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return False
+    return any(
+        isinstance(node, ast.FunctionDef | ast.Return | ast.Import | ast.For | ast.While | ast.Lambda | ast.ListComp)
+        for node in ast.walk(tree)
+    )
+
+
+@dataclass(frozen=True)
+class _Side:
+    """What one side of a test is compared by."""
+
+    name: str
+    literal: str
+    """Squeezed; empty when it is too short, or the question says it."""
+    simple: bool
+    """One word or a small number."""
+    numbers: tuple[str, ...]
+    """Empty when they are few, or the question lists them."""
+    value: Fraction | None
+    """Of one number that the question does not say."""
+    large: frozenset[str]
+    """Its numbers that nobody says by chance."""
+
+
+_prepared: OrderedDict[int, tuple[Problem, tuple[_Side, ...]]] = OrderedDict()
+
+
+def _sides(problem: Problem) -> tuple[_Side, ...]:
+    """The sides of a problem's tests; tests can be megabytes, and a problem is asked about for every note."""
+    known = _prepared.get(id(problem))
+    if known is None or known[0] is not problem:
+        question, listed = _squeeze(problem.question()), _numbers(problem.question())
+        sides = {
+            side
+            for test in problem.verifier.get("tests", ())
+            for name, shortest in (("output", MIN_LITERAL), ("input", MIN_INPUT))
+            if (side := _side(name, shortest, test.get(name), question, listed)) is not None
+        }
+        known = _prepared[id(problem)] = (
+            problem,
+            tuple(sorted(sides, key=lambda s: (s.name, s.literal, s.numbers, sorted(s.large)))),
+        )
+        while len(_prepared) > REMEMBERED:
+            _prepared.popitem(last=False)
+    return known[1]
+
+
+def _side(name: str, shortest: int, given: object, question: str, listed: tuple[str, ...]) -> _Side | None:
+    text = (given if isinstance(given, str) else json.dumps(given))[:TEST_CHARS]
+    literal = _squeeze(text).strip("\"'")
+    known = literal in question or literal in {"true", "false", "none", "null", "yes", "no"}
+    value = number(plain(literal)) if name == "output" and len(literal) <= MAX_DIGITS and not known else None
+    word = literal.isalpha() and len(literal) < MIN_WORD
+    if known or len(literal) < (MIN_QUOTED if word and name == "input" else shortest):
+        literal = ""
+    found = _numbers(text)
+    if len(found) < LISTED or _within(found, listed):
+        found = ()
+    simple = word or bool(re.fullmatch(r"-?\d{1,4}(?:\.\d)?|\d*000", literal))
+    large = frozenset(n for n in _numbers(text) if _telling(n) and n not in question)
+    told = literal or found or large or value is not None
+    return _Side(name, literal, simple, found, value, large) if told else None
+
+
+def _telling(digits: str) -> bool:
+    """Whether a number is nobody's by chance: large, and neither round nor one that programs are full of."""
+    if "." in digits or abs(value := int(digits)) < TELLING or digits.endswith("000"):
+        return False
+    return value not in _WELL_KNOWN and all((value + d) & (value + d - 1) for d in (-1, 0, 1))
+
+
+def code_leak(note: str, problem: Problem, passed: Sequence[str]) -> str | None:
+    """Why `note` gives away a program or a hidden test, or None.
+
+    Args:
+        passed: completions of this problem that passed.
+    """
+    said = re.sub(r"\\(?=[_*\[\](){}<>])", "", opened(note))  # as Markdown shows it
+    if re.search(r"```|~~~", note) or _is_program(said):
+        return "contains a program"
+    for text in {said, _COMMENT.sub(" ", said)} if passed else set():
+        own, shape = _runs(text), _shape(text)
+        if own and any(own & runs for runs, _ in map(_program, passed)):
+            return f"copies {NGRAM} tokens of a passing program"
+        if shape and any(shape & shapes for _, shapes in map(_program, passed)):
+            return f"copies {RENAMED} tokens of a passing program, names changed"
+    return _test_leak(note, problem)
+
+
+@lru_cache(maxsize=1024)
+def _program(completion: str) -> tuple[frozenset[tuple[str, ...]], frozenset[tuple[str, ...]]]:
+    """The runs of the programs in a completion, and those with names left out; every note is compared with all."""
+    found = programs([completion])
+    runs, shapes = map(_runs, found), map(_shape, found)
+    return frozenset().union(*runs), frozenset().union(*shapes)
+
+
+def _test_leak(note: str, problem: Problem) -> str | None:
+    said = plain(note)
+    tight = _squeeze(said)
+    told = numbers(said)
+    large = {str(n.value) for n in told}
+    lists = [_numbers(found) for found in _NUMBERS.findall(said)]
+    quoted = {_squeeze(q) for q in _QUOTED.findall(said)}
+    for side in _sides(problem):
+        what = "expected output" if side.name == "output" else "input"
+        if side.literal and (_quotes(said, side, quoted) if side.simple else _contains(tight, side.literal)):
+            return f"quotes the {what} of a hidden test"
+        if side.value is not None and any(n.value == side.value and _tells(said, n) for n in told):
+            return f"quotes the {what} of a hidden test"
+        if side.large & large:
+            return f"quotes a number of a hidden test's {side.name}"
+        if side.numbers and any(_overlap(numbers, side.numbers) for numbers in lists):
+            return f"lists the numbers of a hidden test's {side.name}"
+    return None
+
+
+def _tells(said: str, found: Number) -> bool:
+    """Whether a number that is an expected output is told as one: large, shown as what comes out, or of a test."""
+    digits = str(found.value).lstrip("-")
+    if _telling(digits) if digits.isdecimal() else len(digits) > MIN_WORD:
+        return True
+    before = said[max(0, said.rfind(". ", 0, found.start)) : found.start]
+    if len(digits) >= MIN_LITERAL:
+        return any(
+            found.start - m.end() <= NEAR
+            for m in _SHOWN.finditer(said[: found.start])
+            if m.start() >= found.start - len(before)
+        )
+    return _OF_A_TEST.search(before) is not None and _SHOWN.search(before) is not None
+
+
+def _quotes(said: str, side: _Side, quoted: set[str]) -> bool:
+    """Whether a short literal is quoted, or named as what comes out."""
+    if side.literal in quoted:
+        return True
+    if side.literal not in said or side.name == "input":
+        return False
+    whole = re.compile(rf"(?<![\w.]){re.escape(side.literal)}(?!\w|\.\d)")
+    return any(whole.search(part[m.end() : m.end() + NEAR]) for part in said.split(". ") for m in _SHOWN.finditer(part))
+
+
+def _contains(tight: str, literal: str) -> bool:
+    """Whether a literal occurs, not as a part of a longer number."""
+    if literal not in tight:  # nearly always, and far cheaper than an expression for each of all tests
+        return False
+    before = r"(?<!\d)" if literal[0].isdigit() else ""
+    after = r"(?!\d)" if literal[-1].isdigit() else ""
+    return re.search(before + re.escape(literal) + after, tight) is not None
+
+
+def _overlap(numbers: tuple[str, ...], hidden: tuple[str, ...]) -> bool:
+    """Whether a list in a note is a hidden one, or has five numbers in a row in common with it; no plain counts."""
+    if numbers == hidden:
+        return not _counts(hidden)
+    runs = (hidden[i : i + IN_A_ROW] for i in range(len(hidden) - IN_A_ROW + 1))
+    return any(_within(run, numbers) for run in runs if not _counts(run)) if len(numbers) >= IN_A_ROW else False
+
+
+def _counts(run: Sequence[str]) -> bool:
+    """Whether numbers go up or down by one step: "1 2 3 4 5 6" is anybody's, and so is "0 0 0 0 0 0"."""
+    values = [float(n) for n in run]
+    return len({b - a for a, b in pairwise(values)}) == 1
+
+
+def _squeeze(text: str) -> str:
+    return re.sub(r"\s+", "", text).lower()
+
+
+def _numbers(text: str) -> tuple[str, ...]:
+    return tuple(_NUMBER.findall(text))
+
+
+def _within(part: Sequence[str], whole: Sequence[str]) -> bool:
+    return any(tuple(whole[i : i + len(part)]) == tuple(part) for i in range(len(whole) - len(part) + 1))

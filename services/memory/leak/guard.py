@@ -1,0 +1,49 @@
+"""The leak guard: a reference answer, or a copy of a passing program, never reaches a teacher through memory.
+
+A teacher that reads the answer teaches to state it, not to find it (Law 3). A note that leaks is quarantined
+with the reason; it is kept for people to see and never shown. The guard knows the answer, the policy doesn't.
+
+Each kind of answer has its file: `leak_text`, `leak_choice`, `leak_code`. `leak_forms` brings note and answer to one
+form first.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from pmd.services.common.wire import Problem
+from pmd.services.memory.leak.choice import choice_leak
+from pmd.services.memory.leak.code import code_leak
+from pmd.services.memory.leak.text import text_leak
+
+
+def leak(note: str, problem: Problem, passed: Sequence[str] = ()) -> str | None:
+    """Why `note` gives away the answer of `problem`, or None.
+
+    Args:
+        passed: completions of this problem that passed; their programs must not be copied.
+    """
+    spec = problem.verifier
+    kind = spec.get("kind")
+    if kind == "choice":
+        return choice_leak(note, problem, str(spec.get("answer", "")), [str(x) for x in spec.get("labels", "ABCD")])
+    if kind == "code":
+        return code_leak(note, problem, passed)
+    reasons = (text_leak(note, problem, answer) for answer in _answers(spec))
+    return next((reason for reason in reasons if reason), None)
+
+
+def _answers(spec: Mapping[str, Any]) -> Iterator[str]:
+    """The answers that a spec names: its own, a program's reference, the words that an expression is a choice of."""
+    given = spec.get("answer", spec.get("reference"))
+    for answer in given if isinstance(given, list) else [given]:
+        if isinstance(answer, str | int | float):
+            yield str(answer)
+    pattern = spec.get("pattern")
+    if isinstance(pattern, str):
+        bare = re.sub(r"^(?:\(\?[a-z]+\))?\^?|\$$", "", pattern)
+        bare = re.sub(r"^\((?:\?:)?([^()]*)\)$", r"\1", bare)
+        if not re.search(r"(?<!\\)[\[\](){}*+?.^$]|\\\w", bare):
+            yield from (re.sub(r"\\(.)", r"\1", part) for part in bare.split("|"))

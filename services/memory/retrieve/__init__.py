@@ -1,0 +1,1 @@
+"""Retrieval: the job that renders teacher contexts."""

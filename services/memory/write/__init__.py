@@ -1,0 +1,1 @@
+"""Writing memory: jobs that record attempts, reflect and abstract."""

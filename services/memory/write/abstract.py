@@ -1,0 +1,192 @@
+"""`abstract`: insights of many problems become behaviors, on the slow clock.
+
+Problems are clustered; per cluster the model reads the strategies and writes the rules they share. A rule
+is kept while enough distinct problems of its cluster agree with it (support) and enough of the cluster does
+(purity). Old rules of a cluster stand for election again with today's evidence: a rule that a lucky answer
+gave birth to goes when the insights under it go. Where a standing rule says what nearly all strategies of a cluster
+say, there is nothing to ask the model for. No note of the model's is ever rewritten here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial, reduce
+
+from pmd.services.common.jobs import JobContext
+from pmd.services.common.prompts import render
+from pmd.services.common.requests import AbstractRequest, MemoryCounts
+from pmd.services.common.wire import Problem
+from pmd.services.memory.evidence.bank import attempts_at, by_scope, problems, strategies
+from pmd.services.memory.evidence.credibility import Attempt, Record, Support, approaches, support
+from pmd.services.memory.evidence.quality import without_duplicates
+from pmd.services.memory.evidence.terms import AGREE, terms, union
+from pmd.services.memory.index.index import head
+from pmd.services.memory.index.vectors import Vectors
+from pmd.services.memory.leak.guard import leak
+from pmd.services.memory.ledger import Item, Ledger, Transaction
+from pmd.services.memory.write.cluster import Cluster, embedding_clusters, term_clusters
+from pmd.services.memory.write.generator import ChatModel
+from pmd.services.memory.write.notes import parse_behaviors
+from pmd.services.memory.write.protected import make_room
+
+
+@dataclass(frozen=True)
+class Pool:
+    """A cluster with the strategies of its problems."""
+
+    cluster: Cluster
+    insights: Mapping[str, Sequence[Item]]
+    """Strategies by problem, newest problem last."""
+    shared: frozenset[str]
+    """Terms that all of its problems have in common."""
+    attempts: Mapping[str, Sequence[Attempt]]
+    """Attempts by problem."""
+
+    @cached_property
+    def vocabulary(self) -> frozenset[str]:
+        """Terms that its strategies use: what a rule can be tested by."""
+        return union(terms(item.text) for items in self.insights.values() for item in items)
+
+    def support(self, rule: str) -> Support:
+        """How many of the pooled problems agree with `rule`."""
+        joined = [" ".join(item.text for item in items) for items in self.insights.values()]
+        return support(rule, joined, self.shared)
+
+    def tried(self, rule: str) -> Record:
+        """How the different approaches that follow `rule` fared at the pooled problems."""
+        return sum((approaches(rule, self.attempts.get(pid, ())) for pid in self.insights), Record())
+
+    def on_topic(self, rule: str) -> bool:
+        """Whether a rule is about what the cluster is about."""
+        return not self.cluster.topic or self.cluster.topic in terms(rule)
+
+
+def pools(
+    known: Mapping[str, Problem],
+    insights: Sequence[Item],
+    attempts: Mapping[str, Sequence[Attempt]],
+    request: AbstractRequest,
+    vectors: Vectors,
+) -> list[Pool]:
+    """Clusters of the problems that have a strategy, each with at least `min_support` of them."""
+    settings = request.settings
+    notes = by_scope(strategies(insights))
+    questions = {pid: known[pid].question() for pid in sorted(notes)}
+    if settings.clustering == "terms":
+        everything = {pid: problem.question() for pid, problem in known.items()}
+        clusters = term_clusters(questions, everything, settings.min_support)
+    else:
+        ids = list(questions)
+        rows = vectors.of([head(questions[i]) for i in ids])
+        clusters = embedding_clusters(ids, rows, settings.distance, settings.min_support)
+    return [
+        Pool(
+            cluster=c,
+            insights={pid: notes[pid] for pid in sorted(c.problem_ids, key=lambda p: (notes[p][-1].step, p))},
+            shared=reduce(frozenset.intersection, (terms(questions[pid]) for pid in c.problem_ids)),
+            attempts=attempts,
+        )
+        for c in clusters
+    ]
+
+
+def elect(pool: Pool, rules: Sequence[str], request: AbstractRequest) -> list[tuple[str, Support]]:
+    """The rules that the pool's evidence carries, best supported first, at most `max_behaviors`.
+
+    Rules that claim the same in other words are one rule, in the words that came first.
+    """
+    settings = request.settings
+    carried: dict[frozenset[str], tuple[str, Support]] = {}
+    for rule in rules:
+        seen = pool.support(rule)
+        supported = seen.agreeing >= settings.min_support and seen.purity >= settings.min_purity
+        if pool.on_topic(rule) and supported:
+            carried.setdefault(terms(rule) & pool.vocabulary, (rule, seen))
+    return sorted(carried.values(), key=lambda pair: -pair[1].agreeing)[: settings.max_behaviors]
+
+
+def settled(pool: Pool, standing: Sequence[Item], request: AbstractRequest) -> bool:
+    """Whether a standing rule says what nearly all strategies of the pool say."""
+    return any(
+        pool.on_topic(item.text) and seen.agreeing >= request.settings.min_support and seen.purity >= AGREE
+        for item in standing
+        if (seen := pool.support(item.text))
+    )
+
+
+def abstract(
+    ledger: Ledger, vectors: Vectors, model: ChatModel, request: AbstractRequest, job: JobContext
+) -> MemoryCounts:
+    """Rewrite the behaviors of a bank."""
+    known = problems(ledger, request.bank)
+    attempts = attempts_at(ledger, request.bank, None, request.excerpt_chars)
+    found = pools(known, ledger.active(request.bank, "insight"), attempts, request, vectors)
+    old = by_scope(ledger.active(request.bank, "behavior"))
+    asked = [pool for pool in found if not settled(pool, old.get(pool.cluster.id, []), request)]
+    shown = request.settings.max_insights
+    prompts = [
+        render(
+            "abstract",
+            request.prompts.abstract,
+            insights=[{"strategies": [i.text for i in items]} for items in list(pool.insights.values())[-shown:]],
+        )
+        for pool in asked
+    ]
+    parse = partial(parse_behaviors, budget=request.settings.max_behaviors)
+    answers = dict(zip((p.cluster.id for p in asked), model.notes(prompts, job.key, parse), strict=True))
+    job.check()
+    with ledger.at_step(request.bank, request.step) as view:
+        banned = view.banned
+    new: list[Item] = []
+    wishes: list[tuple[Item, Item]] = []
+    confirmed: set[tuple[str, str]] = set()
+    for pool in found:
+        standing = old.get(pool.cluster.id, [])
+        written = answers.get(pool.cluster.id) or ()
+        fresh = [rule for rule in written if not banned.says(rule)]
+        before = [item.text for item in standing]
+        if request.quality.duplicates:
+            fresh = list(without_duplicates(fresh, before, request.quality.near_duplicates))
+        rules = [*before, *fresh]
+        elected = [_behavior(pool, rule, seen, known, request) for rule, seen in elect(pool, rules, request)]
+        kept, unmet = make_room(elected, standing, request.settings.max_behaviors)
+        new += kept
+        wishes += unmet
+        confirmed |= {(item.scope, item.text) for item in elected}
+    carried = {(item.scope, item.text) for item in new}
+    dropped = [
+        i for items in old.values() for i in items if (i.scope, i.text) not in (confirmed if i.held else carried)
+    ]
+
+    def change(tx: Transaction) -> None:
+        tx.set_status(dropped, "retired", request.step, request.generator.model)
+        tx.write(new, request.generator.model)
+        for held, note in wishes:
+            tx.propose(held, "replace", request.generator.model, request.step, text=note.text, facts=note.facts)
+
+    return ledger.apply(request.bank, job.key, change)
+
+
+def _behavior(pool: Pool, rule: str, seen: Support, known: Mapping[str, Problem], request: AbstractRequest) -> Item:
+    tried = pool.tried(rule)
+    guarded = pool.insights if request.quality.leak_guard else ()
+    reasons = [reason for pid in guarded if (reason := leak(rule, known[pid]))]
+    return Item(
+        level="behavior",
+        kind="behavior",
+        scope=pool.cluster.id,
+        text=rule,
+        step=request.step,
+        policy_version=request.policy_version,
+        status="quarantined" if reasons else "active",
+        facts={
+            "topic": pool.cluster.topic,
+            "support": seen.agreeing,
+            "members": seen.members,
+            "passes": tried.passes,
+            "trials": tried.trials,
+            "sources": [item.id for items in pool.insights.values() for item in items],
+            **({"leak": reasons[0]} if reasons else {}),
+        },
+    )

@@ -1,0 +1,145 @@
+"""Asking a model for notes: a burst of chat completions against any OpenAI-compatible server.
+
+The requests of a burst carry `metadata` (batch, size, index): our rollout service runs them as one batch in
+that order, which makes reflection reproducible (Law 10). Other servers ignore it.
+
+Invariant: the installation's token goes to its own rollout service and nowhere else.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import httpx
+
+from pmd.services.common.jobs import Retryable
+from pmd.services.common.requests import Generator
+from pmd.services.memory.write.notes import InvalidNotes
+
+T = TypeVar("T")
+
+PARALLEL = 64
+"""Requests in flight at once: a batch larger than this could never be complete at the server."""
+TIMEOUT_S = 600.0
+WORD = "Hello"
+"""A prompt that every server takes from whom it takes any."""
+
+log = logging.getLogger(__name__)
+
+
+class Refused(ValueError):
+    """The server takes this prompt not: it is too long, mostly. It may take others."""
+
+
+class ChatModel:
+    """The model that writes notes."""
+
+    def __init__(
+        self,
+        generator: Generator,
+        rollout_url: str,
+        token: str,
+        key: str = "",
+        *,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        """Nothing is asked yet.
+
+        Args:
+            rollout_url: the rollout service, which writes unless `generator` names a server.
+            token: for the rollout service.
+            key: API key for a server that `generator` names; empty where none is wanted.
+        """
+        secret = token if generator.base_url is None else key
+        self._http = httpx.Client(
+            base_url=generator.base_url or f"{rollout_url.rstrip('/')}/v1",
+            headers={"Authorization": f"Bearer {secret}"} if secret else {},
+            timeout=httpx.Timeout(TIMEOUT_S, connect=5.0),
+            limits=httpx.Limits(max_connections=PARALLEL),
+            transport=transport,
+        )
+        self._generator = generator
+
+    def __enter__(self) -> ChatModel:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._http.close()
+
+    def notes(self, prompts: Sequence[str], key: str, parse: Callable[[str], T]) -> list[T | None]:
+        """Ask every prompt once, and those with an invalid answer once more; None where both were invalid, and for a
+        prompt that the server refuses.
+
+        Args:
+            key: names the burst; answers are a function of it, the prompts, the seed and the weights.
+            parse: reads one answer; raises `InvalidNotes`.
+
+        Raises:
+            Retryable: when the server can't be reached or answers an error.
+            Refused: when it refuses every prompt, and a single word too: then the model or a setting is wrong.
+        """
+        found: list[T | None] = [None] * len(prompts)
+        open_ = list(range(len(prompts)))
+        for attempt in range(2):
+            answers = self._burst([prompts[i] for i in open_], f"{key}.{attempt}", open_, attempt)
+            refused = [answer for answer in answers if isinstance(answer, Refused)]
+            if refused and len(refused) == len(prompts):
+                # Often that is one prompt only, of a problem with long attempts.
+                word = self._ask(WORD, 0, f"{key}.word", 1, 0)
+                if isinstance(word, Refused):
+                    raise word
+            if refused:
+                facts = {"batch": key, "refused": len(refused), "asked": len(answers), "reason": str(refused[0])}
+                log.warning("prompts for notes refused", extra=facts)
+            still_open = []
+            for i, answer in zip(open_, answers, strict=True):
+                if isinstance(answer, Refused):
+                    continue
+                try:
+                    found[i] = parse(answer)
+                except InvalidNotes:
+                    still_open.append(i)
+            open_ = still_open
+        return found
+
+    def _burst(self, prompts: Sequence[str], key: str, numbers: Sequence[int], attempt: int) -> list[str | Refused]:
+        answers: list[str | Refused] = []
+        for start in range(0, len(prompts), PARALLEL):
+            part = prompts[start : start + PARALLEL]
+            batch = f"{key}.{start}"
+            with ThreadPoolExecutor(len(part)) as pool:
+                tasks = [
+                    pool.submit(self._ask, prompt, numbers[start + i] * 2 + attempt, batch, len(part), i)
+                    for i, prompt in enumerate(part)
+                ]
+                answers += [task.result() for task in tasks]
+        return answers
+
+    def _ask(self, prompt: str, seed_offset: int, batch: str, batch_size: int, index: int) -> str | Refused:
+        sampling = self._generator.sampling
+        body = {
+            "model": self._generator.model,
+            "messages": [{"role": "user", "content": prompt}],
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "max_tokens": sampling.max_tokens,
+            "seed": self._generator.seed + seed_offset,
+            "metadata": {"batch": batch, "batch_size": str(batch_size), "index": str(index)},
+        }
+        try:
+            response = self._http.post("/chat/completions", json=body)
+        except httpx.TransportError as error:
+            raise Retryable(
+                f"the model that writes notes can't be reached at {self._http.base_url}: {error}"
+            ) from error
+        if response.status_code >= 400:
+            cause = f"{self._http.base_url}chat/completions: HTTP {response.status_code}: {response.text[:500]}"
+            if response.status_code in {400, 413, 422}:
+                return Refused(cause)
+            if response.status_code < 500 and response.status_code not in {404, 409, 429}:
+                raise ValueError(cause)
+            raise Retryable(cause)
+        return str(response.json()["choices"][0]["message"]["content"])

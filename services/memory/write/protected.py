@@ -1,0 +1,41 @@
+"""Room for what people hold: their notes take places of the fixed budget, and what finds none becomes a wish."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from pmd.services.memory.ledger import Item, fingerprint
+
+
+def make_room(
+    elected: Sequence[Item], standing: Sequence[Item], budget: int
+) -> tuple[list[Item], list[tuple[Item, Item]]]:
+    """The elected notes that fit beside those that people hold, and wishes for the rest.
+
+    Args:
+        elected: what a machine would keep of one problem or cluster, best first; quarantined notes take no place.
+        standing: what is there, held or not.
+        budget: places for each kind of note.
+
+    Returns:
+        The notes to write, and pairs (held item, note that would take its place).
+    """
+    held = [item for item in standing if item.held]
+    if not held:
+        return list(elected), []
+    said = {(item.kind, fingerprint(item.text)) for item in held}
+    taken = Counter(item.kind for item in held)
+    kept: list[Item] = []
+    wishes: list[tuple[Item, Item]] = []
+    for item in elected:
+        if (item.kind, fingerprint(item.text)) in said:
+            continue  # a person's note says it
+        if item.status == "active":
+            if taken[item.kind] >= budget:
+                weakest = next(h for h in reversed(held) if h.kind == item.kind) if taken[item.kind] else None
+                wishes += [(weakest, item)] if weakest is not None else []
+                continue
+            taken[item.kind] += 1
+        kept.append(item)
+    return kept, wishes

@@ -1,0 +1,199 @@
+"""`reflect`: the attempts of a problem, and what was known of it, become its new insight.
+
+The model writes; the rules here only decide what it is asked and what is kept, at a fixed budget:
+- where attempts say only what the notes say, it is not asked;
+- a strategy needs a passed attempt that bears it out, a lesson a failed one;
+- what stood before stands for election again, and in its own words where a new note claims the same, so a slip of
+  the model loses nothing that attempts bear out;
+- what people hold keeps its place, what they banned is not written again;
+- a note that gives the answer away is quarantined;
+- an answer that can't be read, twice, changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Literal
+
+from pmd.services.common.jobs import JobContext
+from pmd.services.common.prompts import render
+from pmd.services.common.requests import MemoryCounts, ReflectRequest
+from pmd.services.common.wire import Problem
+from pmd.services.memory.evidence.bank import attempt, attempts_at, by_scope, lessons, problems, strategies
+from pmd.services.memory.evidence.credibility import BELIEVED, STRATEGY_PRIOR, Attempt, borne_out, credibility, record
+from pmd.services.memory.evidence.quality import without_duplicates
+from pmd.services.memory.evidence.reach import Reach
+from pmd.services.memory.evidence.terms import AGREE, coverage, terms, union
+from pmd.services.memory.leak.guard import leak
+from pmd.services.memory.ledger import Item, Kind, Ledger, Transaction
+from pmd.services.memory.write.generator import ChatModel
+from pmd.services.memory.write.notes import Insight, parse_insight
+from pmd.services.memory.write.protected import make_room
+
+Mode = Literal["contrast", "successes", "failures"]
+
+
+def mode_of(successes: Sequence[Attempt], failures: Sequence[Attempt]) -> Mode:
+    """Which reflection the evidence allows: contrast when both kinds of attempts exist."""
+    if successes and failures:
+        return "contrast"
+    return "successes" if successes else "failures"
+
+
+def prompt(problem: Problem, attempts: Sequence[Attempt], old: Sequence[Item], request: ReflectRequest) -> str:
+    """The reflection prompt of one problem: its newest passed and failed attempts, and its old insight.
+
+    Attempts that read alike teach no more than one, and a failure that reads like a success says nothing of the
+    approach: what is shown differs.
+    """
+    shown = request.settings.attempts_per_outcome
+    successes = _newest([a for a in attempts if a.passed], shown)
+    succeeded = {a.text for a in attempts if a.passed}
+    failures = _newest([a for a in attempts if not a.passed and a.text not in succeeded], shown)
+    return render(
+        "reflect",
+        request.prompts.reflect,
+        problem=problem.question(),
+        mode=mode_of(successes, failures),
+        successes=[{"text": a.text} for a in successes],
+        failures=[{"text": a.text, "feedback": a.feedback} for a in failures],
+        strategies=[item.text for item in strategies(old)],
+        lessons=[item.text for item in lessons(old)],
+    )
+
+
+def _newest(attempts: Sequence[Attempt], count: int) -> list[Attempt]:
+    """The `count` newest attempts of different text, oldest first."""
+    different: dict[str, Attempt] = {}
+    for one in reversed(attempts):
+        different.setdefault(one.text, one)
+    return list(different.values())[:count][::-1]
+
+
+def nothing_new(attempts: Sequence[Attempt], standing: Sequence[Item], step: int) -> bool:
+    """Whether each attempt of `step` that passed does what a strategy says, and each that failed what a lesson says.
+
+    A policy that has learnt a problem repeats itself, and one that learns fast forgets how to reflect before it
+    forgets what to do: what it would write of such attempts is no better than what stands.
+    """
+    new = [a for a in attempts if a.step == step]
+    vocabulary = union(a.terms for a in attempts)
+    known = {True: strategies(standing), False: lessons(standing)}
+    said = {passed: [terms(item.text) for item in notes] for passed, notes in known.items()}
+    return bool(new) and all(any(coverage(note, vocabulary, a.terms) >= AGREE for note in said[a.passed]) for a in new)
+
+
+def _claim(kind: Kind, text: str, vocabulary: frozenset[str]) -> tuple[Kind, frozenset[str] | str]:
+    """What a note says that attempts can show, or its words where they can show nothing of it."""
+    return kind, terms(text) & vocabulary or text
+
+
+def judge(
+    problem: Problem,
+    insight: Insight,
+    old: Sequence[Item],
+    experience: Sequence[Item],
+    evidence: Callable[[str], Sequence[Attempt]],
+    request: ReflectRequest,
+) -> list[Item]:
+    """The notes that a problem keeps: what was just written and what stood before, elected by today's evidence.
+
+    A model that forgets to repeat a strategy has not refuted it. Strategies are ranked by credibility, newer ones
+    first among equals; lessons by age, newer ones first. New notes that leak are kept aside, quarantined.
+
+    Args:
+        evidence: the attempts at all problems that a strategy of this one speaks about.
+    """
+    attempts = [attempt(item, request.settings.excerpt_chars) for item in experience]
+    passed = [item.text for item in experience if item.facts["passed"]]
+    written: list[tuple[Kind, str]] = [("strategy", s) for s in insight.strategies]
+    written += [("lesson", s) for s in insight.lessons]
+    standing: list[tuple[Kind, str]] = [(item.kind, item.text) for item in reversed(old)]
+    vocabulary = union(a.terms for a in attempts)
+    words = {_claim(kind, text, vocabulary): text for kind, text in reversed(standing)}
+    candidates = [(kind, words.get(_claim(kind, text, vocabulary), text)) for kind, text in [*written, *standing]]
+    elected: dict[Kind, list[tuple[float, Item]]] = {"strategy": [], "lesson": []}
+    leaking = []
+    for kind, text in dict.fromkeys(candidates):
+        succeeds = kind == "strategy"
+        seen = record(text, evidence(text) if succeeds else attempts)
+        sources = [a.rollout_id for a in attempts if a.passed == succeeds][-request.settings.attempts_per_outcome :]
+        item = Item(
+            level="insight",
+            kind=kind,
+            scope=problem.id,
+            text=text,
+            step=request.step,
+            policy_version=request.policy_version,
+            facts={"sources": sources, "passes": seen.passes, "trials": seen.trials},
+        )
+        if request.quality.leak_guard and (reason := leak(text, problem, passed)):
+            leaking.append(replace(item, status="quarantined", facts=item.facts | {"leak": reason}))
+        elif borne_out(text, attempts, passed=succeeds):
+            belief = credibility(STRATEGY_PRIOR, seen, chance=request.chance) if succeeds else 1.0
+            if belief >= BELIEVED:
+                elected[kind].append((belief, item))
+    budget = request.settings.max_notes
+    ranked = (sorted(notes, key=lambda pair: -pair[0])[:budget] for notes in elected.values())
+    return [item for notes in ranked for _, item in notes] + leaking
+
+
+def _once(insight: Insight, standing: Sequence[Item], near: float | None) -> Insight:
+    return Insight(
+        without_duplicates(insight.strategies, [i.text for i in strategies(standing)], near),
+        without_duplicates(insight.lessons, [i.text for i in lessons(standing)], near),
+    )
+
+
+def reflect(ledger: Ledger, model: ChatModel, request: ReflectRequest, job: JobContext) -> MemoryCounts:
+    """Refresh the insight of each asked problem that has attempts."""
+    known = problems(ledger, request.bank)
+    experience = by_scope(ledger.active(request.bank, "experience", request.problem_ids))
+    old = by_scope(ledger.active(request.bank, "insight", request.problem_ids))
+    chars = request.settings.excerpt_chars
+    attempts = {pid: [attempt(i, chars) for i in items] for pid, items in experience.items()}
+    asked = [pid for pid, seen in attempts.items() if not nothing_new(seen, old.get(pid, []), request.step)]
+    prompts = [prompt(known[pid], attempts[pid], old.get(pid, []), request) for pid in asked]
+    parse = partial(parse_insight, budget=request.settings.max_notes)
+    answers = dict(zip(asked, model.notes(prompts, job.key, parse), strict=True))
+    job.check()
+    with ledger.at_step(request.bank, request.step) as view:
+        banned = view.banned
+    written: dict[str, Insight] = {}
+    for pid in experience:
+        insight = answers.get(pid, Insight())
+        if insight is not None:
+            allowed = insight.without(banned)
+            once = _once(allowed, old.get(pid, []), request.quality.near_duplicates)
+            written[pid] = once if request.quality.duplicates else allowed
+    reach = Reach({pid: problem.question() for pid, problem in known.items()})
+    notes = [(text, pid) for pid, insight in written.items() for text in insight.strategies]
+    notes += [(item.text, pid) for pid in written for item in strategies(old.get(pid, []))]
+    others = {kin for text, pid in notes for kin in reach.kin(text, pid)} - set(attempts)
+    attempts |= attempts_at(ledger, request.bank, sorted(others), chars)
+
+    def evidence(note: str, home: str) -> list[Attempt]:
+        return [a for kin in reach.kin(note, home) for a in attempts.get(kin, ())]
+
+    new: list[Item] = []
+    wishes: list[tuple[Item, Item]] = []
+    dropped: list[Item] = []
+    for pid, insight in written.items():
+        standing = old.get(pid, [])
+        elected = judge(known[pid], insight, standing, experience[pid], partial(evidence, home=pid), request)
+        items, unmet = make_room(elected, standing, request.settings.max_notes)
+        wishes += unmet
+        kept = {(item.kind, item.text) for item in items}
+        new += items
+        confirmed = {(item.kind, item.text) for item in elected}
+        dropped += [i for i in standing if (i.kind, i.text) not in (confirmed if i.held else kept)]
+
+    def change(tx: Transaction) -> None:
+        tx.set_status(dropped, "retired", request.step, request.generator.model)
+        tx.write(new, request.generator.model)
+        for held, note in wishes:
+            tx.propose(held, "replace", request.generator.model, request.step, text=note.text, facts=note.facts)
+
+    return ledger.apply(request.bank, job.key, change)

@@ -1,0 +1,284 @@
+"""Generation by transformers: policies in memory, one batch at a time.
+
+Invariants:
+- A completion comes from exactly the version its request names (Law 9): under one lock, the version is looked
+  up, loaded when it is not there, and used; every completion says which version made it.
+- Nothing is loaded before its manifest and files match their hashes.
+- Tokenizers have locks of their own, so that requests can be read and queued while a batch is drawn.
+- A load that fails leaves no half-written model behind: the run is dropped from memory first.
+
+A second engine (vLLM) will offer `render`, `generate`, `load` and `loaded` as this one does.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils.logging import disable_progress_bar
+
+from pmd.services.common.artifacts import MANIFEST, check_weights
+from pmd.services.common.jobs import Retryable
+from pmd.services.common.wire import Message, Policy, Sampling
+from pmd.services.rollout.completion import Completion, Row
+from pmd.services.rollout.engines.transformers.decode import ATTENTION
+from pmd.services.rollout.engines.transformers.sampling import sample
+from pmd.services.rollout.metrics import BATCH_ROWS, GENERATE_SECONDS, LOAD_SECONDS, LOADED_VERSION, TOKENS
+from pmd.services.rollout.settings import RolloutSettings
+
+log = logging.getLogger(__name__)
+
+GIB = 2**30
+
+
+@dataclass
+class Resident:
+    """A run's policy in memory."""
+
+    policy: Policy
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    shape: dict[str, str]
+    """Hash of every file that is no tensor: equal hashes mean that only tensors differ."""
+    ends: frozenset[int]
+    """Token ids that end a completion."""
+    tokenizing: threading.Lock = field(default_factory=threading.Lock)
+    """A fast tokenizer refuses to be used by two threads at once."""
+
+    @property
+    def window(self) -> int:
+        """Longest prompt and completion together, in tokens."""
+        return int(self.model.config.get_text_config().max_position_embeddings)
+
+
+def _shape(folder: Path) -> dict[str, str]:
+    files = json.loads((folder / MANIFEST).read_text())["files"]
+    return {name: facts["sha256"] for name, facts in files.items() if not name.endswith(".safetensors")}
+
+
+def copy_tensors(model: torch.nn.Module, folder: Path) -> bool:
+    """Copy the safetensors of `folder` into `model`; False when they are not exactly its tensors.
+
+    A tied tensor may be missing from the files: it shares its memory with one that is there.
+    """
+    own = model.state_dict()
+    files = sorted(folder.glob("*.safetensors"))
+    names: set[str] = set()
+    for path in files:
+        with safe_open(path, framework="pt") as tensors:
+            names |= set(tensors.keys())
+    filled = {own[name].data_ptr() for name in names & own.keys()}
+    if not names <= own.keys() or any(tensor.data_ptr() not in filled for tensor in own.values()):
+        return False
+    for path in files:
+        model.load_state_dict(load_file(path), strict=False)
+    return True
+
+
+def batches(lengths: Sequence[int], max_tokens: int, cells: int, most: int) -> Iterator[list[int]]:
+    """Split rows into batches whose padded cache stays below `cells` positions, rows of like length together.
+
+    Args:
+        lengths: prompt length of each row, in tokens.
+        max_tokens: completion length to reserve, in tokens.
+        most: most rows of a batch.
+
+    Yields:
+        Indices of rows; at least one a batch, however small `cells` is.
+    """
+    batch: list[int] = []
+    for i in sorted(range(len(lengths)), key=lengths.__getitem__):  # stable, so samples of a prompt stay together
+        if batch and (len(batch) == most or (len(batch) + 1) * (lengths[i] + max_tokens) > cells):
+            yield batch
+            batch = []
+        batch.append(i)
+    if batch:
+        yield batch
+
+
+SMALL_STEP = 2**28
+"""Rows times parameters of a decoding step that one CPU thread does best."""
+
+
+class TransformersEngine:
+    """Loads policies and draws completions; safe to call from several threads."""
+
+    def __init__(self, settings: RolloutSettings) -> None:
+        self._settings = settings
+        disable_progress_bar()  # the log is one JSON object a line
+        auto = "cuda" if torch.cuda.is_available() else "cpu"
+        self.device = torch.device(auto if settings.rollout_device == "auto" else settings.rollout_device)
+        bf16 = settings.rollout_dtype == "bf16" or (settings.rollout_dtype == "auto" and self.device.type == "cuda")
+        self.dtype = torch.bfloat16 if bf16 else torch.float32
+        self._threads = settings.rollout_threads or torch.get_num_threads()
+        self._lock = threading.Lock()
+        self._residents: OrderedDict[str, Resident] = OrderedDict()
+
+    def facts(self) -> dict[str, Any]:
+        """What `/readyz` says of the engine."""
+        return {"engine": "transformers", "device": str(self.device), "dtype": str(self.dtype).removeprefix("torch.")}
+
+    def loaded(self) -> dict[str, int]:
+        """The version in memory of each resident run."""
+        return {run: resident.policy.weights.version for run, resident in list(self._residents.items())}
+
+    def load(self, policy: Policy) -> None:
+        """Have `policy` in memory.
+
+        Raises:
+            ArtifactError: when its folder is missing or differs from its manifest.
+        """
+        with self._lock:
+            self._resident(policy)
+
+    def _resident(self, policy: Policy) -> Resident:
+        """The resident of exactly `policy`; loads it. The caller holds the lock."""
+        resident = self._residents.get(policy.run)
+        if resident is None or resident.policy.weights.sha256 != policy.weights.sha256:
+            began = time.monotonic()
+            folder = check_weights(policy.weights)
+            self._drop(policy.run)
+            if resident is not None and resident.shape == _shape(folder) and copy_tensors(resident.model, folder):
+                resident.policy, how = policy, "copy"
+            else:
+                # Both models must not be in memory at once, nor more than the settings allow.
+                resident, how = None, "full"
+                while len(self._residents) >= self._settings.rollout_resident_runs:
+                    self._drop(next(iter(self._residents)))
+                resident = self._open(policy, folder)
+            self._residents[policy.run] = resident
+            seconds = time.monotonic() - began
+            LOAD_SECONDS.labels(how).observe(seconds)
+            LOADED_VERSION.labels(policy.run).set(policy.weights.version)
+            log.info("weights loaded", extra={"model": policy.model, "how": how, "seconds": round(seconds, 3)})
+        resident.policy = policy
+        self._residents.move_to_end(policy.run)
+        return resident
+
+    def _drop(self, run: str) -> None:
+        if self._residents.pop(run, None) is not None:
+            LOADED_VERSION.remove(run)
+
+    def _open(self, policy: Policy, folder: Path) -> Resident:
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=self.dtype).to(self.device).eval()
+        if model.config._attn_implementation == "sdpa":
+            model.set_attn_implementation(ATTENTION)
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        ends = model.generation_config.eos_token_id
+        ends = {ends} if isinstance(ends, int) else set(ends or ())
+        ends |= {tokenizer.eos_token_id} - {None}
+        return Resident(policy, model, tokenizer, _shape(folder), frozenset(ends))
+
+    def render(self, policy: Policy, conversations: Sequence[Sequence[Message]]) -> tuple[list[tuple[int, ...]], int]:
+        """Prompt ids of each conversation by the policy's chat template, and its context window in tokens."""
+        with self._tokenizer(policy) as resident:
+            prompts = [
+                resident.tokenizer.apply_chat_template(
+                    [message.model_dump() for message in messages],
+                    add_generation_prompt=True,
+                    enable_thinking=False,
+                    tokenize=True,
+                    return_dict=False,
+                )
+                for messages in conversations
+            ]
+            return [tuple(prompt) for prompt in prompts], resident.window
+
+    @contextmanager
+    def _tokenizer(self, policy: Policy) -> Iterator[Resident]:
+        """The resident of `policy`, whose tokenizer is this thread's inside the `with` block."""
+        resident = self._residents.get(policy.run)
+        if resident is None or resident.policy.weights.sha256 != policy.weights.sha256:
+            with self._lock:
+                resident = self._resident(policy)
+        with resident.tokenizing:
+            yield resident
+
+    def generate(
+        self, policy: Policy, rows: Sequence[Row], sampling: Sampling, check: Callable[[], None]
+    ) -> list[Completion]:
+        """Draw one completion per row, in the order of `rows`.
+
+        Batches of the same call may have other work between them, each still made by exactly `policy`.
+
+        Args:
+            check: called before every forward pass; what it raises ends the work.
+
+        Raises:
+            ArtifactError: when the policy has to be loaded and cannot be.
+            DivergedError: when the policy's logits are not finite.
+            Retryable: when the device has no memory left.
+        """
+        done: dict[int, Completion] = {}
+        with self._lock:
+            cells = self._cells(self._resident(policy).model)
+        lengths = [len(row.prompt_ids) for row in rows]
+        for batch in batches(lengths, sampling.max_tokens, cells, self._settings.rollout_batch_rows):
+            check()
+            with self._lock:
+                drawn = self._batch(self._resident(policy), [rows[i] for i in batch], sampling, check)
+            done.update(zip(batch, drawn, strict=True))
+        return [done[i] for i in range(len(rows))]
+
+    def _batch(
+        self, resident: Resident, rows: Sequence[Row], sampling: Sampling, check: Callable[[], None]
+    ) -> list[Completion]:
+        began = time.monotonic()
+        if self.device.type == "cpu":
+            # The setting is one of the calling thread. Waking others for a small product costs more than it saves:
+            # half a million parameters decode 32 rows twice as fast on one thread as on two.
+            small = len(rows) * resident.model.num_parameters() < SMALL_STEP
+            torch.set_num_threads(1 if small else self._threads)
+        try:
+            drawn = sample(
+                resident.model,
+                rows,
+                sampling,
+                ends=resident.ends,
+                prefill_tokens=self._settings.rollout_prefill_tokens,
+                check=check,
+            )
+        except torch.OutOfMemoryError as error:
+            raise Retryable(f"{error}; lower PMD_ROLLOUT_CACHE_GIB or PMD_ROLLOUT_PREFILL_TOKENS") from error
+        with resident.tokenizing:
+            texts = resident.tokenizer.batch_decode([d.token_ids for d in drawn], skip_special_tokens=True)
+        BATCH_ROWS.observe(len(rows))
+        GENERATE_SECONDS.observe(time.monotonic() - began)
+        TOKENS.labels(resident.policy.run).inc(sum(len(d.token_ids) for d in drawn))
+        version = resident.policy.weights.version
+        return [
+            Completion(d.token_ids, d.logprobs, text, "stop" if d.stopped else "length", version)
+            for d, text in zip(drawn, texts, strict=True)
+        ]
+
+    def tokens_as_text(self, policy: Policy, token_ids: Sequence[int]) -> list[str]:
+        """Each token of a completion as text, special tokens included."""
+        with self._tokenizer(policy) as resident:
+            return [resident.tokenizer.decode([token]) for token in token_ids]
+
+    def _cells(self, model: PreTrainedModel) -> int:
+        """Cache positions that one batch may use, all rows together."""
+        config = model.config.get_text_config()
+        head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        cell = 2 * config.num_hidden_layers * config.num_key_value_heads * head * self.dtype.itemsize
+        if self._settings.rollout_cache_gib is not None:
+            budget = self._settings.rollout_cache_gib * GIB
+        elif self.device.type == "cuda":
+            # Half: a layer is held twice while its buffer grows, and a step's logits need room too.
+            # Counted from the total, not from what happens to be free, so that the same work is batched the same.
+            budget = (torch.cuda.mem_get_info(self.device)[1] - torch.cuda.memory_allocated(self.device)) / 2
+        else:
+            budget = GIB
+        return max(1, int(budget / cell))

@@ -1,0 +1,1 @@
+"""The training process of a run, and what it shares with the service."""

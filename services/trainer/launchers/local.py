@@ -1,0 +1,172 @@
+"""Starting and ending the job processes of this machine: one per run, none after the service.
+
+Invariants:
+- At most one process trains a run. Two services, or a service and what its killed predecessor left behind, can
+  at worst wait for each other: the job process holds the run's lock (`Spool.lock`).
+- A process is ended by its id *and* start time, so a reused id never hits a stranger.
+- A process that ends without an answer is started again a few times; it resumes from its last checkpoint.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from pmd.services.common.jobs import Retryable
+from pmd.services.common.requests import TrainRequest, TrainResult
+from pmd.services.trainer.job.process import ProcessId
+from pmd.services.trainer.job.spool import Spool, write_atomically
+
+log = logging.getLogger(__name__)
+
+POLL_S = 0.01
+RESTARTS = 2
+"""Starts after the first, per step: a process that dies three times on one step has a cause that stays."""
+END_PATIENCE_S = 10.0
+
+COMPUTE_ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0", "TOKENIZERS_PARALLELISM": "false"}
+"""On shared cores, threads that spin while they wait cost a factor of 20."""
+
+
+class StepFailed(RuntimeError):
+    """The job process recorded why it can't do a step."""
+
+
+class Launcher:
+    """Job processes below one folder, started when a step needs them; safe to use from many threads."""
+
+    def __init__(self, root: Path, *, nproc: int, idle_s: float, external: bool = False) -> None:
+        """Args:
+        root: folder of all runs' spools.
+        nproc: processes per run; more than one go under torchrun.
+        idle_s: a job process without work ends after this many seconds.
+        external: start nothing; somebody else (a Kubernetes TrainJob) runs the processes on the same folder.
+        """
+        self._root = root
+        self._nproc = nproc
+        self._idle_s = idle_s
+        self._external = external
+        self._children: dict[str, subprocess.Popen[bytes]] = {}
+        self._locks: dict[str, threading.Lock] = {}
+        self._guard = threading.Lock()
+        self._closed = False
+
+    def spool(self, run: str) -> Spool:
+        """The folder through which the job process of `run` is spoken to."""
+        return Spool(self._root / run)
+
+    def train(self, request: TrainRequest, check: Callable[[], None]) -> TrainResult:
+        """Do a step in the run's process, or find its recorded result.
+
+        Args:
+            check: called while waiting; raises to give up. The process then ends, in the middle of the step if it
+                must. The step stays recorded, and the same request finds it done or to be done.
+
+        Raises:
+            SpoolConflict: when another request was applied in this place, or the one before it was not.
+            SpoolBusy: when another request is in progress in this place, by a process that is not ours to end.
+            StepFailed: when the process says why it can't; the same request would fail again.
+            Retryable: when the process keeps dying, or says that trying again may help.
+        """
+        spool = self.spool(request.run)
+        version = request.from_version
+        with self._guard:
+            lock = self._locks.setdefault(request.run, threading.Lock())
+        with lock:
+            self._record(spool, request)
+            starts = 0
+            while True:
+                running = self._external or self._running(request.run)
+                # After that look: a process that ended with its run's last step has recorded it.
+                if (result := spool.result(version)) is not None:
+                    return result
+                if error := spool.error(version):
+                    raise Retryable(error.message) if error.retryable else StepFailed(error.message)
+                try:
+                    check()  # after that look too: a process that ended because we are closing is not started again
+                except Exception:
+                    with contextlib.suppress(subprocess.TimeoutExpired):  # it is killed; why we give up is the answer
+                        self._end(self._children.get(request.run))
+                    raise
+                if not running:
+                    if starts > RESTARTS:
+                        raise Retryable(
+                            f"the job process of run {request.run} ended {starts} times; see {spool.root / 'log'}"
+                        )
+                    self._start(request.run)
+                    starts += 1
+                time.sleep(POLL_S)
+
+    def _record(self, spool: Spool, request: TrainRequest) -> None:
+        """Record a step. It may take the place of another that was given up, once no process can be at that one."""
+        version = request.from_version
+        if spool.request(version) in (None, request) or spool.applied(version):
+            spool.submit(request)
+            return
+        self._end(self._children.get(request.run))
+        with spool.lock(END_PATIENCE_S):
+            spool.submit(request)
+
+    def _running(self, run: str) -> bool:
+        child = self._children.get(run)
+        return child is not None and child.poll() is None
+
+    def _start(self, run: str) -> None:
+        with self._guard:
+            if self._closed:
+                raise Retryable("the trainer service is stopping")
+            # Polling reaps: without it each run that has ended leaves a zombie.
+            self._children = {name: child for name, child in self._children.items() if child.poll() is None}
+            spool = self.spool(run)
+            self._end_predecessor(spool)
+            module = ["-m", "pmd.services.trainer.job.job", "--spool", str(spool.root), "--idle-s", str(self._idle_s)]
+            parent = ["--parent", ProcessId.me().model_dump_json()]
+            torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={self._nproc}"]
+            command = [sys.executable, *(torchrun if self._nproc > 1 else []), *module, *parent]
+            with (spool.root / "log").open("ab") as output:
+                child = subprocess.Popen(
+                    command,
+                    env=COMPUTE_ENVIRONMENT | {k: v for k, v in os.environ.items() if k != "PMD_TOKEN"},
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=output,
+                    start_new_session=True,  # a signal to the service's terminal is not for its training
+                )
+            self._children[run] = child
+            if (identity := ProcessId.of(child.pid)) is not None:
+                write_atomically(spool.process_file, identity.model_dump_json())
+            log.info("job process started", extra={"run": run, "pid": child.pid})
+
+    def _end_predecessor(self, spool: Spool) -> None:
+        """End the process of a service that was killed, if it still lives; it would end by itself soon."""
+        if not spool.process_file.is_file():
+            return
+        stale = ProcessId.model_validate_json(spool.process_file.read_text())
+        if stale.alive:
+            log.warning("ending the job process of an earlier service", extra={"pid": stale.pid})
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(stale.pid, signal.SIGKILL)
+
+    def close(self) -> None:
+        """End all job processes. Steps in progress are resumed by the next service."""
+        with self._guard:
+            self._closed = True
+            children = list(self._children.values())
+        for child in children:
+            self._end(child)
+
+    @staticmethod
+    def _end(child: subprocess.Popen[bytes] | None) -> None:
+        """Kill a job process; the ranks below torchrun notice and end too."""
+        if child is not None and child.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)
+            child.wait(END_PATIENCE_S)

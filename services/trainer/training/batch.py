@@ -1,0 +1,239 @@
+"""From a step's artifacts to the batch that one training step consumes.
+
+Invariants:
+- The student's prompt is exactly the rollout's `prompt_ids`: no context can enter it (Law 1).
+- The batch is a function of rollouts, verdicts, contexts and request alone. `pmd` with memory off therefore
+  gives the batch of `sdpo`, byte for byte (Law 2, `digest`).
+- An infrastructure failure is not a zero reward: such rollouts are neither trained on nor part of their group's
+  mean (Law 5).
+- Order: problems as they first appear in the rollouts, then samples by number. Mini-batches are dealt from that order.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from itertools import takewhile
+from typing import Any, Protocol
+
+from pmd.services.common.artifacts import load_messages
+from pmd.services.common.requests import TrainRequest
+from pmd.services.common.wire import Outcome
+from pmd.services.trainer.training.objectives.grpo import group_advantages
+
+Row = Mapping[str, Any]
+
+
+class BatchError(ValueError):
+    """The artifacts of a step don't fit together; the message names the rollout and what is missing."""
+
+
+class Tokenizer(Protocol):
+    """What is used of a Hugging Face tokenizer."""
+
+    def apply_chat_template(self, conversation: list[dict[str, str]], **options: Any) -> Any:
+        """The conversation as the model reads it."""
+
+    def __call__(self, text: list[str], *, add_special_tokens: bool) -> Any:
+        """Token ids of each text under `input_ids`."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One rollout as the objectives see it."""
+
+    rollout_id: str
+    problem_id: str
+    prompt_ids: tuple[int, ...]
+    completion_ids: tuple[int, ...]
+    sampler_logps: tuple[float, ...]
+    """Nats, one per completion token, as the rollout engine drew them."""
+    teacher_ids: tuple[int, ...]
+    """The teacher's prompt; empty without a teacher and when the sample is not trained."""
+    reward: float
+    advantage: float
+    trained: bool
+    """False: masked. The sample counts in the number of sequences and nowhere else."""
+
+
+@dataclass(frozen=True)
+class TrainBatch:
+    """All samples of a training step, masked ones included."""
+
+    samples: tuple[Sample, ...]
+
+    @property
+    def masked(self) -> int:
+        """Samples that the loss leaves out."""
+        return sum(not sample.trained for sample in self.samples)
+
+    @property
+    def tokens(self) -> int:
+        """Completion tokens that the loss sees."""
+        return sum(len(sample.completion_ids) for sample in self.samples if sample.trained)
+
+    def mini_batches(self, count: int) -> list[tuple[Sample, ...]]:
+        """The samples in `count` shares, sizes as equal as possible, none empty.
+
+        The first samples of all problems, then the second ones, and so on, cut in `count`: each share sees as many
+        problems as it can. Eight rollouts of four problems say hardly more than one of each, and what such shares
+        disagree about (which digit is likely at all) hides what they have in common.
+        """
+        place: dict[str, int] = defaultdict(int)
+        rounds: dict[int, list[Sample]] = defaultdict(list)
+        for sample in self.samples:
+            rounds[place[sample.problem_id]].append(sample)
+            place[sample.problem_id] += 1
+        dealt = [sample for each in rounds.values() for sample in each]
+        count = min(count, len(dealt))
+        return [tuple(dealt[i * len(dealt) // count : (i + 1) * len(dealt) // count]) for i in range(count)]
+
+
+def digest(batch: TrainBatch) -> str:
+    """sha256 over every byte that training reads of a batch, and over its order."""
+    sha = hashlib.sha256()
+    for s in batch.samples:
+        for text in (s.rollout_id, s.problem_id):
+            data = text.encode()
+            sha.update(struct.pack("<q", len(data)) + data)
+        for ids in (s.prompt_ids, s.completion_ids, s.teacher_ids):
+            sha.update(struct.pack(f"<q{len(ids)}q", len(ids), *ids))
+        sha.update(struct.pack(f"<q{len(s.sampler_logps)}d", len(s.sampler_logps), *s.sampler_logps))
+        sha.update(struct.pack("<dd?", s.reward, s.advantage, s.trained))
+    return sha.hexdigest()
+
+
+def assemble(
+    rollouts: Iterable[Row],
+    verdicts: Iterable[Row],
+    contexts: Iterable[Row] | None,
+    request: TrainRequest,
+    tokenizer: Tokenizer,
+    window: int,
+) -> TrainBatch:
+    """The batch of a step.
+
+    Masked are: rollouts whose verdict is `infra_error`, problems in `request.masked_problems`, empty
+    completions, prompts longer than `max_prompt_tokens`; and, for `distill`, rollouts without context and those
+    whose problem alone leaves the teacher no room for a context.
+
+    Args:
+        rollouts: rows of schema ROLLOUTS.
+        verdicts: rows of schema VERDICTS, one per rollout, in any order.
+        contexts: rows of schema CONTEXTS, one per rollout, in any order; read only by `distill`.
+        tokenizer: of the run's base model.
+        window: longest sequence that the model was made for, in tokens; teacher prompts leave room in it for
+            the completion.
+
+    Raises:
+        BatchError: when a rollout has no verdict or no context row, or its log-probs don't match its tokens.
+    """
+    settings = request.settings
+    rows = _ordered(rollouts)
+    judged = {row["rollout_id"]: row for row in verdicts}
+    for row in rows:
+        if row["rollout_id"] not in judged:
+            raise BatchError(f"rollout {row['rollout_id']} has no verdict; were these artifacts of one step?")
+        if len(row["token_ids"]) != len(row["logprobs"]):
+            raise BatchError(
+                f"rollout {row['rollout_id']} has {len(row['token_ids'])} tokens, but"
+                f" {len(row['logprobs'])} log-probs; the rollout engine must record one a token"
+            )
+    rewards = [float(judged[row["rollout_id"]]["reward"]) for row in rows]
+    trained = [
+        judged[row["rollout_id"]]["outcome"] != Outcome.INFRA_ERROR
+        and row["problem_id"] not in request.masked_problems
+        and bool(row["token_ids"])
+        and len(row["prompt_ids"]) <= settings.max_prompt_tokens
+        for row in rows
+    ]
+    teacher_ids: list[tuple[int, ...]] = [()] * len(rows)
+    if settings.objective == "distill":
+        if contexts is None:
+            raise BatchError("objective 'distill' needs teacher contexts, and the request has none")
+        teacher_ids = _teacher_prompts(rows, trained, contexts, settings.max_teacher_tokens, tokenizer, window)
+        trained = [bool(ids) for ids in teacher_ids]
+    advantages = group_advantages(rewards, [row["problem_id"] for row in rows], trained)
+    return TrainBatch(
+        tuple(
+            Sample(
+                rollout_id=row["rollout_id"],
+                problem_id=row["problem_id"],
+                prompt_ids=tuple(row["prompt_ids"]),
+                completion_ids=tuple(row["token_ids"]),
+                sampler_logps=tuple(row["logprobs"]),
+                teacher_ids=ids,
+                reward=reward,
+                advantage=advantage,
+                trained=is_trained,
+            )
+            for row, ids, reward, advantage, is_trained in zip(
+                rows, teacher_ids, rewards, advantages, trained, strict=True
+            )
+        )
+    )
+
+
+def _ordered(rollouts: Iterable[Row]) -> list[Row]:
+    """Rollouts by first appearance of their problem, then by prompt and sample number."""
+    rows = list(rollouts)
+    first = {problem: i for i, problem in enumerate(dict.fromkeys(row["problem_id"] for row in rows))}
+    return sorted(rows, key=lambda row: (first[row["problem_id"]], row["prompt_id"], row["sample"]))
+
+
+def _teacher_prompts(
+    rows: list[Row],
+    trained: list[bool],
+    contexts: Iterable[Row],
+    longest: int,
+    tokenizer: Tokenizer,
+    window: int,
+) -> list[tuple[int, ...]]:
+    """Token ids of each row's teacher prompt; empty for a row that has nothing to learn from."""
+    by_rollout = {row["prompt_id"]: row for row in contexts}
+    for row in rows:
+        if row["rollout_id"] not in by_rollout:
+            raise BatchError(f"rollout {row['rollout_id']} has no context row; `retrieve` writes one per rollout")
+    taught = [i for i, row in enumerate(rows) if trained[i] and by_rollout[row["rollout_id"]]["has_context"]]
+    if not taught:
+        return [()] * len(rows)
+    conversations = [
+        [message.model_dump() for message in load_messages(by_rollout[rows[i]["rollout_id"]]["messages"])]
+        for i in taught
+    ]
+    texts = [chat_text(tokenizer, conversation) for conversation in conversations]
+    encoded = tokenizer(texts, add_special_tokens=False)["input_ids"]
+    prompts: list[tuple[int, ...]] = [()] * len(rows)
+    for i, conversation, text, ids in zip(taught, conversations, texts, encoded, strict=True):
+        limit = min(longest, window - len(rows[i]["token_ids"]))
+        last_turn, student_ids = conversation[-1]["content"], rows[i]["prompt_ids"]
+        prompts[i] = tuple(ids if len(ids) <= limit else _cut(text, last_turn, student_ids, limit, tokenizer))
+    return prompts
+
+
+def chat_text(tokenizer: Tokenizer, conversation: list[dict[str, str]]) -> str:
+    """The conversation in the model's chat format, ready for an answer without a thinking part.
+
+    Templates that know no thinking mode ignore the switch.
+    """
+    return str(
+        tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True, enable_thinking=False)
+    )
+
+
+def _cut(text: str, last_turn: str, prompt_ids: list[int], limit: int, tokenizer: Tokenizer) -> list[int]:
+    """A teacher prompt of at most `limit` tokens: [problem, shortened block][closing request, generation prompt].
+
+    The closing request is the last line of the last turn, so teacher templates end with it. Everything from there
+    on stays; what stands before it loses its end. What the student's prompt shares with it (system turn and
+    problem) must stay whole: where even that does not fit, there is no teacher, and the result is empty.
+    """
+    lines = last_turn.rstrip().splitlines()
+    closing = text.rfind(lines[-1]) if lines else 0
+    body_ids, closing_ids = tokenizer([text[:closing], text[closing:]], add_special_tokens=False)["input_ids"]
+    room = limit - len(closing_ids)
+    problem = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(body_ids, prompt_ids, strict=False)))
+    return [*body_ids[:room], *closing_ids] if room > problem else []
