@@ -169,13 +169,15 @@ class Registry:
         """Keep the lease, and learn what people ask for: from then on a run that shall run is running.
 
         Args:
-            answered: all services that the run asked have answered, so it waits for none any more.
+            answered: all services that the run asked have answered and none waits, so the run does not any more.
 
         Raises:
             LeaseLost: when another owner has claimed the run.
         """
         with self.database.write() as db:
             row = self._fence(db, lease, {"waiting_since": None} if answered else {})
+            if answered and row["waiting_since"] is not None:
+                self._log(db, lease.run, "run.waited", {"seconds": self._clock() - row["waiting_since"]})
             desired: Desired = row["desired"]
             if row["status"] == RunStatus.QUEUED and desired == "run":
                 self._set_status(db, lease.run, RunStatus.QUEUED, RunStatus.RUNNING)
@@ -260,13 +262,15 @@ class Registry:
                 self._log(db, lease.run, "phase.failed", _about(phase) | {"error": error, "retry": retry})
 
     def waits(self, lease: Lease, reason: str) -> float:
-        """Note that a service is out of reach; returns for how long it has been."""
+        """Note what the run waits for; returns for how long it has waited, whatever for."""
         now = self._clock()
         with self.database.write() as db:
             since = self._fence(db, lease, {})["waiting_since"]
+            known = since is not None and _last_reason(db, lease.run) == reason
             if since is None:
                 since = now
                 db.execute(update(RUNS).where(RUNS.c.id == lease.run).values(waiting_since=now))
+            if not known:
                 self._log(db, lease.run, "run.waiting", {"reason": reason})
         return now - float(since)
 
@@ -289,6 +293,17 @@ class Registry:
         if row is None:
             raise UnknownRun(run)
         return row
+
+    def reason(self, run: RowMapping) -> str | None:
+        """What a run waits for, None when for nothing.
+
+        Args:
+            run: its row.
+        """
+        if run["waiting_since"] is None:
+            return None
+        with self.database.read() as db:
+            return _last_reason(db, run["id"])
 
     def runs(self, *, limit: int, after: str | None = None, status: RunStatus | None = None) -> list[RowMapping]:
         """Runs, newest first, that come after the run `after` in that order."""
@@ -371,6 +386,13 @@ class Registry:
                 payload=json.dumps(payload),
             )
         )
+
+
+def _last_reason(db: Connection, run: str) -> str | None:
+    """What a run waits for, or waited for last."""
+    of_run = and_(EVENTS.c.run_id == run, EVENTS.c.type == "run.waiting")
+    newest = db.scalar(select(EVENTS.c.payload).where(of_run).order_by(EVENTS.c.seq.desc()).limit(1))
+    return str(json.loads(newest)["reason"]) if newest else None
 
 
 def _about(phase: Phase) -> dict[str, Any]:

@@ -27,7 +27,7 @@ RUNS = Table(
     Column("lease_owner", String(200)),
     Column("lease_until", Float, nullable=False),
     Column("due", Float, nullable=False),  # not to be advanced before: backoff and waiting
-    Column("waiting_since", Float),  # a service has been out of reach since
+    Column("waiting_since", Float),  # what it needs has been away since; the newest event `run.waiting` says what
     Column("error", Text),
     Column("created", Float, nullable=False),
     Column("updated", Float, nullable=False),

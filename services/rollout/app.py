@@ -77,12 +77,11 @@ def create_app(settings: RolloutSettings) -> FastAPI:
     folder = settings.service_dir("rollout")
     published = Published(folder / "published.sqlite")
     starting: Future[TransformersEngine] = Future()
-    jobs = JobRunner("rollout", JobStore(folder / "jobs.sqlite"), job_kinds(starting, published))
 
     def start() -> None:
         try:
             starting.set_result(start_engine(settings, published))
-        except Exception as error:  # reported by /readyz and by every job
+        except Exception as error:  # reported by /readyz and by every job, which waits for somebody to mend it
             log.exception("the engine does not start")
             starting.set_exception(error)
 
@@ -97,6 +96,8 @@ def create_app(settings: RolloutSettings) -> FastAPI:
         if cause := starting.exception():
             raise NotReady(f"the engine does not start: {cause}; install the extra 'rollout' and see the log")
         return starting.result()
+
+    jobs = JobRunner("rollout", JobStore(folder / "jobs.sqlite"), job_kinds(engine, published))
 
     def draw(policy: Policy, rows: Sequence[Row], sampling: Sampling) -> list[Completion]:
         return engine().generate(policy, rows, sampling, lambda: None)

@@ -16,7 +16,7 @@ from fastapi import Path as PathParam
 from pydantic import Field
 
 from pmd.services.common.app import NotReady, create_service, known_query
-from pmd.services.common.jobs import JobContext, JobKind, JobStore, Retryable
+from pmd.services.common.jobs import JobContext, JobKind, JobStore
 from pmd.services.common.requests import TrainRequest, TrainResult
 from pmd.services.common.runner import JobRunner
 from pmd.services.common.settings import ServiceSettings
@@ -59,10 +59,7 @@ def create_app(settings: TrainerSettings) -> FastAPI:
     )
 
     def train(request: TrainRequest, context: JobContext) -> TrainResult:
-        try:
-            return launcher.train(request, context.check)
-        except OSError as error:  # the spool's disk, not the request: the same step may succeed later
-            raise Retryable(f"{type(error).__name__}: {error}") from error
+        return launcher.train(request, context.check)
 
     jobs = JobRunner(
         "trainer",

@@ -23,6 +23,7 @@ from prometheus_client import Counter, Gauge
 from pydantic import SecretStr
 
 from pmd.services.common.jobs import Retryable
+from pmd.services.common.waiting import Away
 from pmd.services.common.wire import Level
 from pmd.services.memory.index.embedders import EmbedderSpec
 from pmd.services.memory.index.exact import ExactIndex
@@ -84,7 +85,7 @@ class Found:
     """The configured index was out of reach."""
 
 
-class Behind(Retryable):
+class Behind(Away):
     """The search's time was up before the index had caught up with the ledger."""
 
 

@@ -43,6 +43,8 @@ class StepError(Strict):
 
     message: str
     retryable: bool
+    waits: bool = False
+    """It could not be done because storage is full or out of reach, which is waited for."""
 
 
 def write_atomically(path: Path, text: str) -> None:

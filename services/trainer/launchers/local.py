@@ -22,6 +22,7 @@ from pathlib import Path
 
 from pmd.services.common.jobs import Retryable
 from pmd.services.common.requests import TrainRequest, TrainResult
+from pmd.services.common.waiting import Away
 from pmd.services.trainer.job.process import ProcessId
 from pmd.services.trainer.job.spool import Spool, write_atomically
 
@@ -75,6 +76,7 @@ class Launcher:
             SpoolBusy: when another request is in progress in this place, by a process that is not ours to end.
             StepFailed: when the process says why it can't; the same request would fail again.
             Retryable: when the process keeps dying, or says that trying again may help.
+            Away: when storage is full or out of reach, or a process of an earlier service still holds the run.
         """
         spool = self.spool(request.run)
         version = request.from_version
@@ -89,6 +91,8 @@ class Launcher:
                 if (result := spool.result(version)) is not None:
                     return result
                 if error := spool.error(version):
+                    if error.waits:
+                        raise Away(error.message)
                     raise Retryable(error.message) if error.retryable else StepFailed(error.message)
                 try:
                     check()  # after that look too: a process that ended because we are closing is not started again
@@ -122,7 +126,7 @@ class Launcher:
     def _start(self, run: str) -> None:
         with self._guard:
             if self._closed:
-                raise Retryable("the trainer service is stopping")
+                raise Away("the trainer service is stopping")
             # Polling reaps: without it each run that has ended leaves a zombie.
             self._children = {name: child for name, child in self._children.items() if child.poll() is None}
             spool = self.spool(run)

@@ -26,7 +26,7 @@ from pmd.services.verifier.context import Context
 from pmd.services.verifier.feedback import Case
 from pmd.services.verifier.limits import RunLimits
 from pmd.services.verifier.report import LIMITS, Error
-from pmd.services.verifier.sandbox.job import Execution, Job, SandboxError
+from pmd.services.verifier.sandbox.job import Execution, Job, SandboxAway, SandboxError
 from pmd.services.verifier.trouble import infra_error
 from pmd.services.verifier.visibility import Visibility
 
@@ -126,6 +126,8 @@ def grade(spec: Spec, completion: str, context: Context) -> Verdict:
             allowed = limits.within(left_s).for_output(len(as_json))
             job = Job(source, spec.fn_name, test.input, allowed, prelude=prelude)
             execution = context.pool.run(job)
+        except SandboxAway:
+            raise
         except SandboxError as error:
             context.check()  # a sandbox that closes because the service stops is no verdict at all
             return infra_error(str(error), sandbox_tier=context.tier, cpu_ms=cpu_s * 1e3)
