@@ -367,3 +367,16 @@ def test_unknown_jobs_and_wrong_tokens(http: TestClient) -> None:
     assert http.delete("/v1/jobs/none").status_code == 404
     assert http.get("/v1/jobs/none", headers={"Authorization": "Bearer wrong"}).status_code == 401
     assert http.get("/healthz", headers={"Authorization": ""}).status_code == 200
+
+
+@pytest.mark.parametrize("lacking", [a for a in AWAY if not isinstance(a, RuntimeError)], ids=str)
+def test_a_request_that_storage_fails_is_503_with_the_reason_and_says_when_to_ask_again(
+    lacking: Exception, http: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise lacking
+
+    monkeypatch.setattr(JobStore, "submit", fails)
+    refused = http.put("/v1/jobs/a", json={"kind": "work", "request": {}})
+    assert (refused.status_code, refused.headers["Retry-After"]) == (503, "5")
+    assert str(lacking) in refused.json()["title"]
