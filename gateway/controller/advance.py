@@ -109,9 +109,12 @@ class _Tick:
         self._failures = {at: attempt.failures for at, attempt in attempts.items()}
         self._open = {at for at, attempt in attempts.items() if attempt.status == "submitted"}
         self._desired: Desired = "run"
+        self._starts = registry.run(run)["status"] == RunStatus.QUEUED
 
     def work(self, deadline: float) -> float | None:
         """Phase after phase, until the time is up, the run ends, or there is something to wait for."""
+        if self._starts and self._state.recipe.trains:
+            self._prepare()
         answered = False
         waiting = ""
         while True:
@@ -231,13 +234,15 @@ class _Tick:
         return _Over(delay)
 
     def _cancel(self, phases: list[Phase]) -> None:
+        """End the run; that its jobs are to end too is owed to their services (`releases`)."""
         for phase in phases:
-            if (phase.step, phase.name) not in self._open:
-                continue
-            try:
-                self._services[phase.call.service].cancel(phase.key)
-            except (ServiceUnavailable, ServiceRefused) as error:
-                # The run ends all the same: a job without a run records nothing.
-                log.warning("job not cancelled", extra={"job": phase.key, "reason": str(error)})
-            self._registry.failed(self._lease, phase, "the run was cancelled", retry=False, cancelled=True)
+            if (phase.step, phase.name) in self._open:
+                self._registry.failed(self._lease, phase, "the run was cancelled", retry=False, cancelled=True)
         self._registry.finish(self._lease, RunStatus.CANCELLED)
+
+    def _prepare(self) -> None:
+        """Let the trainer start its process while the first rollouts are drawn; without it the first step does."""
+        try:
+            self._services[Service.TRAINER].prepare(self._lease.run)
+        except (ServiceUnavailable, ServiceRefused) as error:
+            log.info("training not prepared", extra={"run": self._lease.run, "reason": str(error)})

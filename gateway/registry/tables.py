@@ -77,6 +77,16 @@ ARTIFACTS = Table(
     Column("rows", Integer),
 )
 
+RELEASES = Table(
+    "releases",
+    METADATA,
+    Column("run_id", String(128), ForeignKey("runs.id"), primary_key=True),
+    Column("service", String(16), primary_key=True),
+    Column("job", String(200), primary_key=True),  # key of a job to cancel; empty: all that is held for the run
+    Column("due", Float, nullable=False),  # not to be tried before
+)
+"""Calls that a run owes to services since it ended or paused; a row goes when the service has answered."""
+
 _MIGRATION_LOCK = 0x504D44  # "PMD"
 
 

@@ -105,6 +105,14 @@ class ServiceClient:
         """Cancel the job `key`."""
         return Job.model_validate(self.call("DELETE", f"/v1/jobs/{key}"))
 
+    def release(self, run: str) -> None:
+        """Free what the service holds for a run that has ended or pauses."""
+        self.call("PUT", f"/v1/runs/{run}/release")
+
+    def prepare(self, run: str) -> None:
+        """Let the service begin to load what a run that starts will need."""
+        self.call("PUT", f"/v1/runs/{run}/prepare")
+
     def run(self, key: str, kind: str, request: BaseModel, timeout: float) -> Job:
         """Submit and wait for the end: for scripts and tests; the controller polls instead.
 

@@ -25,6 +25,7 @@ from jinja2 import TemplateError
 
 from pmd.services.common.app import NotReady, create_service
 from pmd.services.common.artifacts import ArtifactError
+from pmd.services.common.holdings import holdings
 from pmd.services.common.jobs import JobStore, Retryable
 from pmd.services.common.runner import JobRunner
 from pmd.services.common.wire import Policy, Sampling
@@ -126,7 +127,8 @@ def create_app(settings: RolloutSettings) -> FastAPI:
         jobs.close()
 
     app = create_service("rollout", settings, ready=ready, lifespan=lifespan)
-    app.include_router(jobs.router())
+    for router in (jobs.router(), holdings(release=lambda run: engine().release(run))):
+        app.include_router(router)
 
     @app.get("/v1/models", tags=["chat"])
     async def list_models() -> dict[str, Any]:

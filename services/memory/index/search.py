@@ -155,6 +155,12 @@ class Search:
             if generation is not None and generation.remote is not None:
                 generation.remote.close()
 
+    def release(self, bank: str) -> None:
+        """Free the memory of a bank's embedded index; the next search builds it again from the ledger."""
+        exact = self._now.exact
+        with self._locks[bank, exact.name]:
+            exact.drop(bank)
+
     def status(self) -> dict[str, Any]:
         """Facts for `/readyz`."""
         now, coming = self._now, self._next

@@ -109,6 +109,32 @@ class Launcher:
                     starts += 1
                 time.sleep(POLL_S)
 
+    def prepare(self, run: str, most: int) -> None:
+        """Start the process of a run that has no step to do yet, unless `most` processes live: it takes as long as the
+        first rollouts."""
+        with self._guard:
+            lock = self._locks.setdefault(run, threading.Lock())
+            living = sum(child.poll() is None for child in self._children.values())
+        if self._external or living >= most or not lock.acquire(blocking=False):
+            return
+        try:
+            if not self._running(run):
+                self.spool(run).root.mkdir(parents=True, exist_ok=True)
+                self._start(run)
+        finally:
+            lock.release()
+
+    def release(self, run: str) -> None:
+        """End the process of a run that does no step. A later step starts another, which resumes."""
+        with self._guard:
+            lock = self._locks.setdefault(run, threading.Lock())
+        if not lock.acquire(blocking=False):
+            return  # at a step, by a job that has an end of its own
+        try:
+            self._end(self._children.get(run))
+        finally:
+            lock.release()
+
     def _record(self, spool: Spool, request: TrainRequest) -> None:
         """Record a step. It may take the place of another that was given up, once no process can be at that one."""
         version = request.from_version
