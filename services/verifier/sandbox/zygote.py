@@ -197,5 +197,7 @@ def _child(seal: Seal, descriptors: list[int], memory: int, cpu_s: int) -> None:
             os.write(result_fd, str(error).encode())
             os._exit(1)
         harness.run()
+    except MemoryError:
+        harness.leave(harness.SPEECHLESS)
     finally:
-        os._exit(1)  # whatever goes wrong, a child never returns into the zygote's loop
+        harness.leave(1)  # whatever goes wrong, a child never returns into the zygote's loop
