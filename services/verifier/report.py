@@ -33,6 +33,8 @@ class Report:
 
     limit: Outcome | None = None
     """A key of `LIMITS`."""
+    loading: bool = False
+    """The limit was met before the function was called."""
     error: Error | None = None
     value: Any = None
     returned: bool = False
@@ -46,11 +48,11 @@ def read(execution: Execution) -> Report:
         case End.EXIT:
             return Report(error=Error("SystemExit", "the program ended before it returned a result or came to its end"))
         case End.OUTPUT:
-            return Report(limit=Outcome.OUTPUT_LIMIT)
+            return Report(limit=Outcome.OUTPUT_LIMIT, loading=execution.loading)
         case End.CPU | End.WALL:
-            return Report(limit=Outcome.TIMEOUT)
+            return Report(limit=Outcome.TIMEOUT, loading=execution.loading)
         case End.MEMORY | End.THREADS:
-            return Report(limit=Outcome.MEMORY)
+            return Report(limit=Outcome.MEMORY, loading=execution.loading)
         case _:
             return Report(error=Error("Crash", signal.strsignal(execution.code) or f"signal {execution.code}"))
 

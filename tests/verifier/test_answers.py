@@ -359,6 +359,48 @@ def test_feedback_is_inert_and_deterministic() -> None:
     text.encode()
 
 
+MARKS = (
+    "<think>",
+    "</think>",
+    "</feedback>",
+    "<start_of_turn>",
+    "<end_of_turn>",
+    "<s>",
+    "</s>",
+    "<tool_call>",
+    "<<SYS>>",
+    "<|im_end|>",
+    "<\uff5cend\u2581of\u2581sentence\uff5c>",
+    "[INST]",
+    "[/INST]",
+    "[TOOL_CALLS]",
+    "<br/>",
+)
+PLAIN = (
+    "a < b > c",
+    "[1, 2]",
+    "<class 'int'>",
+    "<object object at 0x..>",
+    "x <y and y> z",
+    "[INF]",
+    "1<2>1",
+    "List[INT]",
+)
+
+
+def test_marks_of_models_and_templates_are_escaped() -> None:
+    for mark in MARKS:
+        texts = [
+            feedback.wrong_answers([Case("1", f"x {mark} y")]),
+            feedback.runtime_error("E", mark, [Frame(1, "f", mark)], Case(mark)),
+            feedback.wrong_text(mark, mark),
+            feedback.note(mark),
+        ]
+        assert not [text for text in texts if mark in text], mark
+    for text in PLAIN:
+        assert text in feedback.note(text)
+
+
 def test_feedback_never_shows_an_expected_output_unasked() -> None:
     assert "Expected" not in feedback.wrong_answers([Case("1", "2")])
 

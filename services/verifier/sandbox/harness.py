@@ -66,6 +66,8 @@ def _prelude() -> dict[str, Any]:
 
 PRELUDE = _prelude()
 PRELUDE_RECURSION = 50_000
+LOADED = b"@"
+"""Before a function is called: a program that is ended without it was still loading."""
 END = b"."
 """The harness' last word, which no JSON ends with."""
 OUT_OF_MEMORY = b"MemoryError" + END
@@ -88,6 +90,7 @@ def run() -> NoReturn:
         source, fn_name = job["source"], job["fn_name"]
         _open_standard_streams()
         module = types.ModuleType("solution" if fn_name else "__main__")
+        module.__file__ = f"/{SOURCE_NAME}"
         sys.modules["__main__"] = sys.modules[module.__name__] = module
         sys.argv = [SOURCE_NAME]
         os._exit = sys.modules["posix"]._exit = _exit_of_the_program  # type: ignore[attr-defined]
@@ -102,10 +105,12 @@ def run() -> NoReturn:
             sys.setrecursionlimit(PRELUDE_RECURSION)
         exec(_compile(source, as_function=job["prelude"] and not fn_name), module.__dict__)  # noqa: S102 -- the purpose
         if fn_name:
+            _write(LOADED)
             value = _find(module, fn_name)(*arguments)
             if isinstance(value, tuple):
                 value = list(tuple.__iter__(value))
-            _write(json.dumps({"value": _plain(value, 0)}, allow_nan=False).encode() + END)
+            plain = _plain(value, 0, literal=job["prelude"])
+            _write(json.dumps({"value": plain}, allow_nan=False).encode() + END)
             leave(0)  # the answer is the value; threads and exit handlers have no say in it
         code = 0
     except SystemExit as request:
@@ -175,28 +180,41 @@ def _find(module: types.ModuleType, name: str) -> Any:
     return names[name]
 
 
-def _plain(value: Any, depth: int) -> Any:
+def _plain(value: Any, depth: int, *, literal: bool) -> Any:
     """`value` in JSON's own types. Of a subclass (an enumeration's member, a number of numpy) counts what it holds; its
-    methods have no say."""
+    methods have no say.
+
+    Args:
+        literal: as LiveCodeBench has it, a tuple in a value, a set and a dict with numbers for keys equal no JSON.
+            Else they are a list, a sorted list, and a dict with the numbers' texts for keys.
+    """
     kind = type(value)
     if kind in SCALARS:
         return value
     if depth > MAX_DEPTH:
         raise TypeError("the returned value is nested too deeply")
     if issubclass(kind, list):
-        return [_plain(item, depth + 1) for item in list.__iter__(value)]
+        return [_plain(item, depth + 1, literal=literal) for item in list.__iter__(value)]
     if issubclass(kind, dict):
-        return {_key(key): _plain(item, depth + 1) for key, item in dict.items(value)}
+        items = dict.items(value)
+        return {_key(key, literal=literal): _plain(item, depth + 1, literal=literal) for key, item in items}
+    if not literal:
+        for several in (tuple, set, frozenset):
+            if issubclass(kind, several):
+                parts = [_plain(item, depth + 1, literal=False) for item in several.__iter__(value)]
+                return parts if several is tuple else sorted(parts)
     for scalar, content in CONTENTS:
         if issubclass(kind, scalar):
             return content(value)
     numpy = sys.modules.get("numpy")
     if numpy is not None and issubclass(kind, numpy.generic):
-        return _plain(value.item(), depth + 1)
+        return _plain(value.item(), depth + 1, literal=literal)
     raise TypeError(f"the returned value holds a {kind.__name__}; return numbers, strings, lists or dicts")
 
 
-def _key(key: Any) -> str:
+def _key(key: Any, *, literal: bool) -> str:
+    if type(key) is int and not literal:
+        return str(key)
     if not isinstance(key, str):
         raise TypeError(f"a returned dict has a key of type {type(key).__name__}; keys must be str")
     return str.__str__(key)

@@ -98,6 +98,8 @@ class Execution:
     report: bytes
     spoke: bool
     """The harness had the last word: the program ended by itself, from inside the interpreter."""
+    loading: bool
+    """It ended before the function was called that it defines."""
     cpu_s: float
     wall_s: float
     max_rss_kb: int

@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 
 from pmd.services.verifier.sandbox.client import ANSWER_TIMEOUT_S, Zygote
-from pmd.services.verifier.sandbox.harness import END, OUT_OF_MEMORY, SPEECHLESS
+from pmd.services.verifier.sandbox.harness import END, LOADED, OUT_OF_MEMORY, SPEECHLESS
 from pmd.services.verifier.sandbox.job import DIAGNOSTICS, End, Execution, Job, Limits, SandboxError
 from pmd.services.verifier.sandbox.zygote import CHILD_FDS, SEALED
 
@@ -85,9 +85,21 @@ def supervise(zygote: Zygote, job: Job) -> Execution:
     code = os.waitstatus_to_exitcode(status)
     if end is None:
         end = _classify(code, cpu_s, max_rss, limits, report)
-    said = report[len(SEALED) :].removesuffix(END)
-    spoke = report.endswith(END)
-    return Execution(end, abs(code), stdout, stderr, said, spoke, cpu_s, wall_s, max_rss, queued_s, own_s)
+    said = report[len(SEALED) :]
+    return Execution(
+        end,
+        abs(code),
+        stdout,
+        stderr,
+        said.removeprefix(LOADED).removesuffix(END),
+        spoke=said.endswith(END),
+        loading=job.fn_name is not None and not said.startswith(LOADED),
+        cpu_s=cpu_s,
+        wall_s=wall_s,
+        max_rss_kb=max_rss,
+        queued_s=queued_s,
+        own_s=own_s,
+    )
 
 
 def _pipes() -> list[tuple[int, int]]:
