@@ -8,7 +8,7 @@ import pytest
 
 from tests.verifier.conftest import Sandbox
 
-LIMITS_MB = (128, 200, 448)
+LIMITS_MB = (128, 160, 256)
 PRINTED = {"input": "", "output": "42"}
 WAYS = {
     "texts": "l = []\nwhile True: l.append(str(len(l)))",

@@ -33,6 +33,7 @@ from pmd.services.verifier.visibility import Visibility
 
 MAX_CHARS = 2000
 _BOX = re.compile(r"\\(boxed|fbox)")
+_ESCAPED = re.compile(r"\\.", re.DOTALL)
 JUDGE = "math_judge"
 
 
@@ -52,21 +53,21 @@ class Spec(Strict):
         trimmed = _trimmed(answer)
         if not any(character.isalnum() or character in "\\{[(" for character in trimmed):
             raise ValueError("holds no number, symbol or word: no answer equals it")
-        if not _balanced(trimmed):
+        if not _balanced(_ESCAPED.sub("", trimmed)):  # `\left\{ x = 1 \right.` is a system
             raise ValueError("has braces that don't match: no answer equals it")
         if _BOX.search(trimmed):
             raise ValueError("holds a box; give what is inside it")
         return answer
 
 
-def answer(spec: Spec, completion: str) -> str | None:  # noqa: ARG001 -- the signature of all kinds
+def answer(spec: Spec, completion: str) -> str | None:
     """The expression that the completion answers with; None when there is none, or no telling which."""
     block = extract.answer_of(completion)
     boxes = extract.boxes_of(extract.without_thinking(completion) if block is None else block)
     given = _trimmed((boxes[-1] if block is None or len(boxes) == 1 else "") if boxes else block or "")
     # A box that is left (a second one inside, one never closed, `\fbox`), or a brace that ends what it didn't begin,
     # would choose for the library what counts.
-    clear = not _BOX.search(given) and _balanced(given)
+    clear = not _BOX.search(given) and (_balanced(given) or given == _trimmed(spec.answer))
     return given if 0 < len(given) <= MAX_CHARS and clear else None
 
 
