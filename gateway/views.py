@@ -49,6 +49,10 @@ class RunView(Strict):
     """Unix seconds."""
     updated: float
     error: str | None = None
+    waiting: str | None = None
+    """What the run waits for, and why; it goes on by itself when that is there."""
+    waiting_since: float | None = None
+    """Unix seconds."""
     phases: list[PhaseView] = []
     """Of the step in progress."""
 
@@ -100,7 +104,7 @@ class EventView(Strict):
     seq: int
     ts: float
     type: str
-    """run.created, run.desired, run.status, run.waiting, run.ended, problems.left_out, phase.submitted,
+    """run.created, run.desired, run.status, run.waiting, run.waited, run.ended, problems.left_out, phase.submitted,
     phase.succeeded, phase.failed, memory.edited, step.completed"""
     payload: dict[str, Any]
 

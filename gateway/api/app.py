@@ -172,7 +172,7 @@ def _view(registry: Registry, run: str) -> RunView:
     row = registry.run(run)
     open_steps = [phase for phase in registry.phases(run, since=row["step"]) if phase["status"] != "forgiven"]
     newest = max((phase["step"] for phase in open_steps), default=0)
-    return run_view(row, [phase for phase in open_steps if phase["step"] == newest])
+    return run_view(row, [phase for phase in open_steps if phase["step"] == newest], registry.reason(row))
 
 
 def _run_id(recipe: Recipe, key: str | None) -> str:
@@ -219,7 +219,7 @@ def _add_run_routes(
             chosen = f"&status={status}" if status else ""
             last = rows[limit - 1]["id"]
             response.headers["Link"] = f'</v1/runs?limit={limit}&after={last}{chosen}>; rel="next"'
-        return [run_view(row) for row in rows[:limit]]
+        return [run_view(row, waiting=registry.reason(row)) for row in rows[:limit]]
 
     @routes.get("/v1/runs/{run}", tags=["runs"], responses=examples.RUN)
     def get_run(run: RunId) -> RunView:

@@ -20,8 +20,8 @@ from pmd.services.common.wire import Weights
 Row = Mapping[Any, Any]
 
 
-def run_view(run: Row, phases: Iterable[Row] = ()) -> RunView:
-    """A run as it stands, from its row and the newest attempt of each phase of its open steps."""
+def run_view(run: Row, phases: Iterable[Row] = (), waiting: str | None = None) -> RunView:
+    """A run as it stands, from its row, the newest attempt of each phase of its open steps, and what it waits for."""
     newest = {(row["step"], row["name"]): row for row in phases}
     return RunView(
         id=run["id"],
@@ -34,6 +34,8 @@ def run_view(run: Row, phases: Iterable[Row] = ()) -> RunView:
         created=run["created"],
         updated=run["updated"],
         error=run["error"],
+        waiting=waiting,
+        waiting_since=run["waiting_since"],
         phases=[
             PhaseView(
                 name=row["name"],

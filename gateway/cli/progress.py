@@ -51,7 +51,7 @@ class Progress:
                 self.notice = payload["reason"]
             case "phase.submitted":
                 self.phase = payload["name"]
-            case "phase.succeeded":
+            case "phase.succeeded" | "run.waited":
                 self.notice = ""
             case "phase.failed":
                 self.notice = f"{payload['name']} failed and is tried again: {payload['error']}"

@@ -6,6 +6,7 @@ Invariants:
   the epoch that it claimed: a stale owner writes nothing and learns it by `LeaseLost`.
 - A change and its event are one transaction; `events.seq` of a run grows by one and has no gaps.
 - A phase is recorded at most once: an attempt that has ended stays ended.
+- With a run's end or pause stands what services are to be told of it, until they have answered.
 """
 
 from __future__ import annotations
@@ -16,21 +17,27 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, and_, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, RowMapping, and_, delete, func, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
-from pmd.gateway.loop.state import Phase, PhaseName, Record, RunState, last_step
+from pmd.gateway.loop.state import Phase, PhaseName, Record, RunState, Service, last_step
 from pmd.gateway.recipes.inputs import Inputs
 from pmd.gateway.recipes.recipe import Recipe
 from pmd.gateway.registry.recorded import Attempt, recorded
 from pmd.gateway.registry.status import ACTIVE, ENDED, GOALS, Desired, ForbiddenTransition, check_transition
-from pmd.gateway.registry.tables import ARTIFACTS, EVENTS, PHASES, RUNS
+from pmd.gateway.registry.tables import ARTIFACTS, EVENTS, PHASES, RELEASES, RUNS
 from pmd.gateway.views import EventView, RunStatus
 from pmd.services.common.sql import Database
 from pmd.services.common.wire import Ref, Weights
 
 LEASE_S = 30.0
 """How long a run waits for an owner that has died. Owners renew several times in it."""
+
+
+RELEASE_AGAIN_S = 30.0
+"""How long a release that a service did not answer is left alone."""
+HOLDERS = (Service.ROLLOUT, Service.MEMORY, Service.TRAINER)
+"""Services that hold memory for a run."""
 
 
 class LeaseLost(RuntimeError):
@@ -139,6 +146,7 @@ class Registry:
                 db.execute(
                     update(PHASES).where(PHASES.c.run_id == run, PHASES.c.status == "failed").values(status="forgiven"),
                 )
+                db.execute(delete(RELEASES).where(RELEASES.c.run_id == run))  # it needs again what it holds
 
     # ------------------------------------------------------------ what a controller does
 
@@ -169,13 +177,15 @@ class Registry:
         """Keep the lease, and learn what people ask for: from then on a run that shall run is running.
 
         Args:
-            answered: all services that the run asked have answered, so it waits for none any more.
+            answered: all services that the run asked have answered and none waits, so the run does not any more.
 
         Raises:
             LeaseLost: when another owner has claimed the run.
         """
         with self.database.write() as db:
             row = self._fence(db, lease, {"waiting_since": None} if answered else {})
+            if answered and row["waiting_since"] is not None:
+                self._log(db, lease.run, "run.waited", {"seconds": self._clock() - row["waiting_since"]})
             desired: Desired = row["desired"]
             if row["status"] == RunStatus.QUEUED and desired == "run":
                 self._set_status(db, lease.run, RunStatus.QUEUED, RunStatus.RUNNING)
@@ -260,21 +270,54 @@ class Registry:
                 self._log(db, lease.run, "phase.failed", _about(phase) | {"error": error, "retry": retry})
 
     def waits(self, lease: Lease, reason: str) -> float:
-        """Note that a service is out of reach; returns for how long it has been."""
+        """Note what the run waits for; returns for how long it has waited, whatever for."""
         now = self._clock()
         with self.database.write() as db:
             since = self._fence(db, lease, {})["waiting_since"]
+            known = since is not None and _last_reason(db, lease.run) == reason
             if since is None:
                 since = now
                 db.execute(update(RUNS).where(RUNS.c.id == lease.run).values(waiting_since=now))
+            if not known:
                 self._log(db, lease.run, "run.waiting", {"reason": reason})
         return now - float(since)
 
     def finish(self, lease: Lease, status: RunStatus, error: str | None = None) -> None:
-        """Change a run's status and give the lease back."""
+        """Change a run's status and give the lease back; what services hold for it is to be released (`owed`)."""
         with self.database.write() as db:
             old = self._fence(db, lease, {"lease_until": 0.0, "lease_owner": None, "due": 0.0, "waiting_since": None})
             self._set_status(db, lease.run, RunStatus(old["status"]), status, error=error)
+            jobs: list[tuple[str, str]] = [(service, "") for service in HOLDERS]
+            if status is RunStatus.CANCELLED:
+                cancelled = and_(PHASES.c.run_id == lease.run, PHASES.c.status == "cancelled")
+                jobs += [
+                    (row[0], row[1]) for row in db.execute(select(PHASES.c.service, PHASES.c.key).where(cancelled))
+                ]
+            db.execute(delete(RELEASES).where(RELEASES.c.run_id == lease.run))
+            owed = [{"run_id": lease.run, "service": service, "job": job, "due": 0.0} for service, job in jobs]
+            db.execute(insert(RELEASES), owed)
+
+    def owing(self) -> list[str]:
+        """Runs that owe a release to a service now. Each is named once in `RELEASE_AGAIN_S`."""
+        now = self._clock()
+        with self.database.write() as db:
+            runs = [row[0] for row in db.execute(select(RELEASES.c.run_id).where(RELEASES.c.due <= now).distinct())]
+            if runs:
+                again = now + RELEASE_AGAIN_S
+                db.execute(update(RELEASES).where(RELEASES.c.run_id.in_(runs)).values(due=again))
+        return runs
+
+    def owed(self, run: str) -> list[tuple[str, str]]:
+        """What a run owes: (service, key of a job to cancel, or empty for all that is held); jobs first."""
+        query = select(RELEASES.c.service, RELEASES.c.job).where(RELEASES.c.run_id == run)
+        with self.database.read() as db:
+            return [(row[0], row[1]) for row in db.execute(query.order_by(RELEASES.c.job.desc()))]
+
+    def released(self, run: str, service: str, job: str) -> None:
+        """Note that a service has answered."""
+        paid = and_(RELEASES.c.run_id == run, RELEASES.c.service == service, RELEASES.c.job == job)
+        with self.database.write() as db:
+            db.execute(delete(RELEASES).where(paid))
 
     # ------------------------------------------------------------ what readers ask
 
@@ -289,6 +332,17 @@ class Registry:
         if row is None:
             raise UnknownRun(run)
         return row
+
+    def reason(self, run: RowMapping) -> str | None:
+        """What a run waits for, None when for nothing.
+
+        Args:
+            run: its row.
+        """
+        if run["waiting_since"] is None:
+            return None
+        with self.database.read() as db:
+            return _last_reason(db, run["id"])
 
     def runs(self, *, limit: int, after: str | None = None, status: RunStatus | None = None) -> list[RowMapping]:
         """Runs, newest first, that come after the run `after` in that order."""
@@ -371,6 +425,13 @@ class Registry:
                 payload=json.dumps(payload),
             )
         )
+
+
+def _last_reason(db: Connection, run: str) -> str | None:
+    """What a run waits for, or waited for last."""
+    of_run = and_(EVENTS.c.run_id == run, EVENTS.c.type == "run.waiting")
+    newest = db.scalar(select(EVENTS.c.payload).where(of_run).order_by(EVENTS.c.seq.desc()).limit(1))
+    return str(json.loads(newest)["reason"]) if newest else None
 
 
 def _about(phase: Phase) -> dict[str, Any]:

@@ -27,7 +27,7 @@ RUNS = Table(
     Column("lease_owner", String(200)),
     Column("lease_until", Float, nullable=False),
     Column("due", Float, nullable=False),  # not to be advanced before: backoff and waiting
-    Column("waiting_since", Float),  # a service has been out of reach since
+    Column("waiting_since", Float),  # what it needs has been away since; the newest event `run.waiting` says what
     Column("error", Text),
     Column("created", Float, nullable=False),
     Column("updated", Float, nullable=False),
@@ -76,6 +76,16 @@ ARTIFACTS = Table(
     Column("bytes", Integer),
     Column("rows", Integer),
 )
+
+RELEASES = Table(
+    "releases",
+    METADATA,
+    Column("run_id", String(128), ForeignKey("runs.id"), primary_key=True),
+    Column("service", String(16), primary_key=True),
+    Column("job", String(200), primary_key=True),  # key of a job to cancel; empty: all that is held for the run
+    Column("due", Float, nullable=False),  # not to be tried before
+)
+"""Calls that a run owes to services since it ended or paused; a row goes when the service has answered."""
 
 _MIGRATION_LOCK = 0x504D44  # "PMD"
 

@@ -14,12 +14,11 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
 from pmd.services.common.artifacts import load_messages, read_table, write_table
 from pmd.services.common.columns import ROLLOUTS
-from pmd.services.common.jobs import JobContext, JobKind, Retryable
+from pmd.services.common.jobs import JobContext, JobKind
 from pmd.services.common.requests import GenerateRequest, GenerateResult, PublishRequest
 from pmd.services.common.strict import nearest
 from pmd.services.common.wire import Policy
@@ -73,7 +72,10 @@ def generate(engine: Engine, request: GenerateRequest, context: JobContext) -> G
         for sample in range(request.n)
     ]
     fitting = [row for prompt, _, row in asked if prompt["prompt_id"] not in too_long]
-    drawn = iter(engine.generate(request.policy, fitting, request.sampling, context.check))
+    # Not again when it is the disk that there is no room on for them.
+    drawn = iter(
+        context.once("drawn", lambda: engine.generate(request.policy, fitting, request.sampling, context.check))
+    )
     nothing = Completion([], [], "", "length", request.policy.weights.version)
     completions = [nothing if prompt["prompt_id"] in too_long else next(drawn) for prompt, _, _ in asked]
     rows = [
@@ -131,20 +133,13 @@ def publish(engine: Engine, published: Published, request: PublishRequest) -> Po
     return request.policy
 
 
-def job_kinds(engine: Future[Engine], published: Published) -> dict[str, JobKind[Any]]:
-    """The jobs of this service; a job that arrives while the engine starts waits for it."""
+def job_kinds(engine: Callable[[], Engine], published: Published) -> dict[str, JobKind[Any]]:
+    """The jobs of this service.
 
-    def patient(work: Callable[[], Any]) -> Any:
-        try:
-            return work()
-        except OSError as error:  # the store or the disk, not the request: the same work may succeed later
-            raise Retryable(f"{type(error).__name__}: {error}") from error
-
+    Args:
+        engine: the engine; raises `NotReady` while there is none, which a job waits for.
+    """
     return {
-        "generate": JobKind(
-            GenerateRequest, lambda request, context: patient(lambda: generate(engine.result(), request, context))
-        ),
-        "publish": JobKind(
-            PublishRequest, lambda request, _: patient(lambda: publish(engine.result(), published, request))
-        ),
+        "generate": JobKind(GenerateRequest, lambda request, context: generate(engine(), request, context)),
+        "publish": JobKind(PublishRequest, lambda request, _: publish(engine(), published, request)),
     }

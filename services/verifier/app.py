@@ -33,6 +33,7 @@ from pmd.services.common.requests import VerifyRequest, VerifyResult
 from pmd.services.common.runner import JobRunner
 from pmd.services.common.serve import DRAIN_S
 from pmd.services.common.strict import Strict
+from pmd.services.common.waiting import away
 from pmd.services.common.wire import Outcome, Verdict
 from pmd.services.verifier.admission import Admission, Refused
 from pmd.services.verifier.grading import Grader, Submission
@@ -222,7 +223,8 @@ class Verifier:
             raise ValueError(f"rollouts of problems that the problems artifact does not hold: {', '.join(unknown[:5])}")
         submissions = [Submission(problems[row["problem_id"]].verifier, row["text"]) for row in rollouts]
         try:
-            verdicts = self.grade(submissions, job.check, spare=True)
+            # Not again when it is the disk that there is no room on for them.
+            verdicts = job.once("verdicts", lambda: self.grade(submissions, job.check, spare=True))
         except Exception:
             job.check()  # whatever goes wrong because the service stops is a cancelled job, not a failed one
             raise
@@ -244,7 +246,10 @@ class Verifier:
 
 def _job_kinds(verifier: Verifier) -> dict[str, JobKind[Any]]:
     def again(request: ReverifyRequest, job: JobContext) -> ReverifyResult:
-        return reverify(request, lambda submissions: verifier.grade(submissions, job.check))
+        def grade(submissions: list[Submission]) -> list[Verdict]:
+            return job.once("verdicts", lambda: verifier.grade(submissions, job.check))
+
+        return reverify(request, grade)
 
     return {"verify": JobKind(VerifyRequest, verifier.verify_job), "reverify": JobKind(ReverifyRequest, again)}
 
@@ -344,10 +349,12 @@ def _judging_routes(verifier: Verifier) -> APIRouter:
             return await verifier.answer(lambda grade: reverify(what, grade), request)
         except SpecError as error:
             raise _bad_specs(error) from error
-        except (ArtifactError, ValueError, OSError) as error:
-            raise HTTPException(422, str(error)) from error
         except NotReady as error:
             raise HTTPException(503, str(error)) from error
+        except (ArtifactError, ValueError, OSError) as error:
+            if away(error) is not None:
+                raise
+            raise HTTPException(422, str(error)) from error
 
     return routes
 

@@ -8,6 +8,7 @@ Invariants:
   the same programs step after step. A limit or trouble of ours may depend on the machine, so it is judged again.
 - A kind that raises spoils the verdict it was asked for, as `infra_error`, and no other. So does a wrong spec where a
   batch holds right ones too and is asked to `spare` them.
+- A sandbox that does not start judges nothing: the batch ends with `Away`, and whoever asked for it waits.
 - Batches share the workers: a short one is not kept waiting until a long one is through.
 """
 
@@ -24,13 +25,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from pmd.services.common.strict import Strict
+from pmd.services.common.waiting import away
 from pmd.services.common.wire import Outcome, Verdict
 from pmd.services.verifier.context import Context
 from pmd.services.verifier.kinds import SOLUTION, SpecError, parse_spec
 from pmd.services.verifier.kinds.kind import Kind
 from pmd.services.verifier.library import Library
 from pmd.services.verifier.limits import RunLimits
-from pmd.services.verifier.sandbox.job import SandboxError
+from pmd.services.verifier.sandbox.job import SandboxAway, SandboxError
 from pmd.services.verifier.sandbox.pool import Pool
 from pmd.services.verifier.sandbox.tier import Tier
 from pmd.services.verifier.trouble import infra_error
@@ -193,11 +195,15 @@ def _answer(kind: Kind[Any], spec: Strict, completion: str) -> str | None:
 def _grade(kind: Kind[Any], spec: Strict, completion: str, context: Context) -> Verdict:
     try:
         return kind.grade(spec, completion, context)
+    except SandboxAway:
+        raise
     except SandboxError as error:
         context.check()  # a sandbox that closes because the service stops is no verdict at all
         return infra_error(str(error), sandbox_tier=context.tier)
     except Exception as error:
         context.check()  # cancelled work has no verdict
+        if (lacking := away(error)) is not None:  # nothing was judged, and nothing is wrong with answer or spec
+            raise lacking from error
         log.exception("a kind failed to judge a completion")
         return infra_error(f"{type(error).__name__}: {error}")
 

@@ -24,6 +24,7 @@ from pmd.gateway.registry.registry import Registry
 from pmd.services.common.artifacts import join, local_path, read_table, seal_weights, write_table
 from pmd.services.common.client import ServiceClient
 from pmd.services.common.columns import CONTEXTS, ROLLOUTS, VERDICTS
+from pmd.services.common.holdings import holdings
 from pmd.services.common.jobs import JobContext, JobKind, JobStore, Retryable
 from pmd.services.common.requests import (
     AbstractRequest,
@@ -70,6 +71,8 @@ class Fakes:
         """Changes of memory by people, by the step that they take effect with."""
         self.done: list[tuple[str, str, dict[str, Any]]] = []
         """(service, key, request) of every handler that ran."""
+        self.told: list[tuple[str, str, str]] = []
+        """(service, release or prepare, run) as services were told."""
         self.failing: dict[str, list[Exception]] = {}
         """Errors to raise next, by phase name."""
         self.holding: dict[str, threading.Event] = {}
@@ -119,6 +122,13 @@ class Fakes:
         runner = JobRunner(name, store, {kind: JobKind(req, handler(run)) for kind, (req, run) in kinds.items()})
         app = FastAPI()
         app.include_router(runner.router())
+        told = self.told
+        app.include_router(
+            holdings(
+                release=lambda run: told.append((name, "release", run)),
+                prepare=lambda run: told.append((name, "prepare", run)),
+            )
+        )
         self.runners[name], self.apps[name] = runner, app
 
     def forget(self, name: str) -> None:

@@ -35,6 +35,10 @@ class Engine(Protocol):
         """
         ...
 
+    def release(self, run: str) -> None:
+        """Let go of what is in memory of a run. It is loaded again when somebody asks for it."""
+        ...
+
     def render(self, policy: Policy, conversations: Sequence[Sequence[Message]]) -> tuple[list[tuple[int, ...]], int]:
         """Prompt ids of each conversation by the policy's chat template, and its context window in tokens."""
         ...

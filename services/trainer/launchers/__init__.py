@@ -14,6 +14,7 @@ from typing import Protocol
 
 from pmd.services.common.jobs import Retryable
 from pmd.services.common.requests import TrainRequest, TrainResult
+from pmd.services.common.waiting import Away
 from pmd.services.trainer.job.spool import Spool
 
 POLL_S = 0.01
@@ -44,7 +45,16 @@ class Launcher(Protocol):
             SpoolBusy: when another request is in progress in this place, by a process that is not ours to end.
             StepFailed: when the process says why it can't; the same request would fail again.
             Retryable: when trying again may help.
+            Away: when storage is full or out of reach, or a process of an earlier service still holds the run.
         """
+        ...
+
+    def prepare(self, run: str, most: int) -> None:
+        """Have a process ready for a run that has no step to do yet, unless `most` processes live."""
+        ...
+
+    def release(self, run: str) -> None:
+        """Let go of what a run holds while it does no step. A later step resumes."""
         ...
 
     def close(self) -> None:
@@ -72,9 +82,12 @@ def outcome(spool: Spool, version: int) -> TrainResult | None:
     Raises:
         StepFailed: when the process says why it can't; the same request would fail again.
         Retryable: when it says that trying again may help.
+        Away: when it says what it waits for.
     """
     if (result := spool.result(version)) is not None:
         return result
     if error := spool.error(version):
+        if error.waits:
+            raise Away(error.message)
         raise Retryable(error.message) if error.retryable else StepFailed(error.message)
     return None

@@ -35,5 +35,11 @@ class ExternalLauncher:
             time.sleep(POLL_S)
         return result
 
+    def prepare(self, run: str, most: int) -> None:
+        """Nothing to do: who starts the processes knows when."""
+
+    def release(self, run: str) -> None:
+        """Nothing to do: a process ends by itself after some time without work."""
+
     def close(self) -> None:
-        return
+        """Nothing to do: no process is ours."""

@@ -22,6 +22,7 @@ from pathlib import Path
 
 from pmd.services.common.jobs import Retryable
 from pmd.services.common.requests import TrainRequest, TrainResult
+from pmd.services.common.waiting import Away
 from pmd.services.trainer.job.process import ProcessId
 from pmd.services.trainer.job.spool import Spool, write_atomically
 from pmd.services.trainer.launchers import END_PATIENCE_S, POLL_S, outcome, record
@@ -88,6 +89,32 @@ class LocalLauncher:
                     starts += 1
                 time.sleep(POLL_S)
 
+    def prepare(self, run: str, most: int) -> None:
+        """Start the process of a run that has no step to do yet, unless `most` processes live: it takes as long as the
+        first rollouts."""
+        with self._guard:
+            lock = self._locks.setdefault(run, threading.Lock())
+            living = sum(child.poll() is None for child in self._children.values())
+        if living >= most or not lock.acquire(blocking=False):
+            return
+        try:
+            if not self._running(run):
+                self.spool(run).root.mkdir(parents=True, exist_ok=True)
+                self._start(run)
+        finally:
+            lock.release()
+
+    def release(self, run: str) -> None:
+        """End the process of a run that does no step. A later step starts another, which resumes."""
+        with self._guard:
+            lock = self._locks.setdefault(run, threading.Lock())
+        if not lock.acquire(blocking=False):
+            return  # at a step, by a job that has an end of its own
+        try:
+            self._end(self._children.get(run))
+        finally:
+            lock.release()
+
     def _running(self, run: str) -> bool:
         child = self._children.get(run)
         return child is not None and child.poll() is None
@@ -95,7 +122,7 @@ class LocalLauncher:
     def _start(self, run: str) -> None:
         with self._guard:
             if self._closed:
-                raise Retryable("the trainer service is stopping")
+                raise Away("the trainer service is stopping")
             # Polling reaps: without it each run that has ended leaves a zombie.
             self._children = {name: child for name, child in self._children.items() if child.poll() is None}
             spool = self.spool(run)

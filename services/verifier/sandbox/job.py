@@ -10,9 +10,15 @@ import math
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
+from pmd.services.common.waiting import Away
+
 
 class SandboxError(RuntimeError):
     """The sandbox failed, not the program that ran in it."""
+
+
+class SandboxAway(SandboxError, Away):
+    """No process of the sandbox starts here now: nothing was run, and what there is to run waits."""
 
 
 SLACK_S = 0.5

@@ -141,6 +141,11 @@ class TransformersEngine:
         with self._lock:
             self._resident(policy)
 
+    def release(self, run: str) -> None:
+        """Drop the policy of `run` from memory; whoever asks for it loads it again."""
+        with self._lock:
+            self._drop(run)
+
     def _resident(self, policy: Policy) -> Resident:
         """The resident of exactly `policy`; loads it. The caller holds the lock."""
         resident = self._residents.get(policy.run)
