@@ -193,10 +193,37 @@ def test_a_run_says_which_records_it_left_out(recipe: Make, problem_file: Path, 
     assert "a record is a JSON object, not list" in inputs.bad_examples[0]
 
 
+def test_one_id_that_is_taken_is_left_out_and_named_like_other_bad_records(recipe_tree: Tree, tmp_path: Path) -> None:
+    files = [write(tmp_path / "1.jsonl", one("a"), one("b"), one("a")), write(tmp_path / "2.jsonl", one("b"), one("c"))]
+    problems, bad = load_problems(parse_recipe(recipe_tree(problems={"files": files})).problems)
+    assert [p.id for p in problems] == ["a", "b", "c"]
+    assert [(b.where.rsplit("/")[-1], b.field) for b in bad] == [("1.jsonl line 3", "id"), ("2.jsonl line 1", "id")]
+    assert "'a' is the id of an earlier record" in bad[0].message
+
+
+def test_prompts_that_training_would_mask_are_known_at_creation(
+    recipe_tree: Tree, problem_file: Path, tmp_path: Path
+) -> None:
+    base = str(Path(__file__).parents[2] / "examples/pocket/base")
+
+    def made(limit: int, **over: Any) -> Inputs:
+        tree = recipe_tree(model=base, optimizer={"max_prompt_tokens": limit}, **over)
+        return materialise(parse_recipe(tree), f"demo-{limit}", f"file://{tmp_path}/runs")
+
+    refused = refusal(lambda: made(5))
+    assert refused["field"].endswith("max_prompt_tokens")
+    assert "all 6 train problems have more than 5 tokens" in refused["message"]
+    problem_file.write_text(problem_file.read_text() + "\n" + json.dumps(one("long", text="word " * 3000)))
+    inputs = made(2048)
+    assert inputs.too_long == 1
+    assert inputs.long_examples[0].startswith("problem long: at least ")
+    assert made(5, method="memory_agent").too_long == 0  # nothing is trained
+
+
 def test_law_3_an_evaluation_problem_is_never_a_training_problem(recipe_tree: Tree, tmp_path: Path) -> None:
     twice = write(tmp_path / "ids.jsonl", one("a"), one("a", "test"))
     source = parse_recipe(recipe_tree(problems={"files": [twice]})).problems
-    assert "occurs twice" in refusal(lambda: load_problems(source))["message"]
+    assert [(p.id, p.split) for p in load_problems(source)[0]] == [("a", "train")]
     twins = write(tmp_path / "twins.jsonl", one("a", text="same"), one("b", "test", text="same"))
     source = parse_recipe(recipe_tree(problems={"files": [twins]})).problems
     assert "asks what train problem 'a' asks" in refusal(lambda: load_problems(source))["message"]
