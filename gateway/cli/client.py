@@ -85,9 +85,10 @@ class Gateway:
         body: Any = None,
         headers: Mapping[str, str] | None = None,
         silence_s: float = SILENCE_S,
+        beats: bool = False,
     ) -> Iterator[str]:
         """The `data` of each server-sent event, until the server ends the stream; `silence_s` without a byte is an
-        error."""
+        error. With `beats` a heartbeat is an empty text."""
         try:
             timeout = httpx.Timeout(silence_s, connect=CONNECT_TIMEOUT_S)
             accept = {"Accept": "text/event-stream", **(headers or {})}
@@ -99,6 +100,8 @@ class Gateway:
                 for line in answer.iter_lines():
                     if line.startswith("data:"):
                         data.append(line.removeprefix("data:").removeprefix(" "))
+                    elif beats and line.startswith(":"):
+                        yield ""
                     elif not line and data:
                         yield "\n".join(data)
                         data = []
