@@ -8,14 +8,12 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from pmd.gateway.cli.client import CliError, Gateway, Unreachable, connect
+from pmd.gateway.cli.client import PAGE, CliError, Gateway, Unreachable, connect
 from pmd.gateway.cli.output import AsJson, RunId, age, console, print_json, print_rows, status, table
 from pmd.gateway.cli.watch import watch as watch_run
 from pmd.gateway.local.launcher import default_state_dir
 from pmd.gateway.report.units import percent, training
 
-PAGE = 500
-"""Runs that the gateway is asked for at once."""
 OBEYED_LATER = {"pause": "pauses once its service calls in progress have ended", "cancel": "is about to be cancelled"}
 
 app = typer.Typer(no_args_is_help=True, help="Start runs, look at them, steer them.")

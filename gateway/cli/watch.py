@@ -26,6 +26,7 @@ def watch(gateway: Gateway, run: str) -> str:
         KeyboardInterrupt: when the person at the terminal has seen enough, who is told that the run goes on.
     """
     view: dict[str, Any] = gateway.get(f"/v1/runs/{run}")
+    run = view["id"]
     progress = Progress(steps=view["steps"], status=view["status"])
     try:
         if console.is_terminal:

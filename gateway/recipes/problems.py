@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -245,13 +246,24 @@ def find_model(model: str) -> Path:
     if not folder.is_absolute():
         raise _invalid("model", f"{model!r} is a relative path; send an absolute one")
     if not folder.is_dir():
-        raise _invalid("model", f"no folder {folder}; give the Hugging Face folder of the base model")
+        raise _invalid("model", f"no folder {folder}; {_how_to_get(folder)}")
     for patterns in (("config.json",), ("*.safetensors",), TOKENIZERS):
         if not any(path.is_file() for pattern in patterns for path in folder.glob(pattern)):
             raise _invalid("model", f"{folder} holds no {patterns[0]}; give the Hugging Face folder of the base model")
     if not _has_chat_template(folder):
         raise _invalid("model", f"{folder} holds no chat template; add the chat_template.jinja that its answers follow")
     return folder
+
+
+def _how_to_get(folder: Path) -> str:
+    """What to do about a model folder that is not there: it may be a name of the hub, made absolute as a path is."""
+    name = "/".join(folder.parts[-2:])
+    if folder.parent.is_dir() or not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        return "give the Hugging Face folder of the base model"
+    return (
+        f"nothing is downloaded by a run. If {name} is a name of the Hugging Face hub, run `hf download {name}"
+        f" --local-dir models/{folder.name}` and give model: models/{folder.name}"
+    )
 
 
 def _has_chat_template(folder: Path) -> bool:

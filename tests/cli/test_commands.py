@@ -193,7 +193,7 @@ def test_warnings_stand_in_create_list_show_watch_and_report(api: Api, pmd: Pmd,
 
 
 def test_a_disk_that_fills_up_while_nothing_happens_is_shown_by_watch(api: Api, pmd: Pmd) -> None:
-    api.answers["GET /v1/runs/r"] = run_view(warnings=["now only 0.01 GiB free where the run is kept"])
+    api.answers["GET /v1/runs/r"] = run_view(id="r", warnings=["now only 0.01 GiB free where the run is kept"])
     api.answers["GET /v1/runs/r/report"] = report().model_dump(mode="json")
     api.answers["GET /v1/runs/r/events"] = httpx.Response(200, text=": heartbeat\n\n")
     assert pmd("runs", "watch", "r").stdout.startswith("now only 0.01 GiB free")
@@ -225,7 +225,7 @@ def test_watching_prints_a_line_per_step_and_tells_how_it_ended(api: Api, pmd: P
     view = report(steps=3)
     log = [{"seq": i, "ts": 0.0, "type": "step.completed", "payload": {"step": i - 1}} for i in range(1, 5)]
     stream = "".join(f"data: {json.dumps(each)}\n\n" for each in log)
-    api.answers["GET /v1/runs/r"] = run_view(status=status, steps=3, error="no disk" if code else None)
+    api.answers["GET /v1/runs/r"] = run_view(id="r", status=status, steps=3, error="no disk" if code else None)
     api.answers["GET /v1/runs/r/report"] = view.model_dump(mode="json")
     api.answers["GET /v1/runs/r/events"] = httpx.Response(200, text=stream)
     result = pmd("runs", "watch", "r")
@@ -307,7 +307,7 @@ def test_proposals_are_listed_and_decided(api: Api, pmd: Pmd) -> None:
 
 def test_chat_streams_the_newest_version(api: Api, pmd: Pmd) -> None:
     pieces = [json.dumps({"choices": [{"delta": {"content": piece}}]}) for piece in ("Plan: ", "flip.")]
-    api.answers["GET /v1/runs/r"] = run_view(version=7)
+    api.answers["GET /v1/runs/r"] = run_view(id="r", version=7)
     api.answers["POST /v1/chat/completions"] = httpx.Response(
         200, text="".join(f"data: {each}\n\n" for each in [*pieces, "[DONE]"])
     )

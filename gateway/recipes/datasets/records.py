@@ -37,7 +37,7 @@ class BadRecord(Strict):
     message: str
 
     def __str__(self) -> str:
-        return f"{self.where}: field {self.field!r}: {self.message}"
+        return f"{self.where}: " + (f"field {self.field!r}: " if self.field else "") + self.message
 
 
 class BadField(ValueError):
