@@ -27,7 +27,7 @@ from pmd.services.rollout.completion import Completion, NoRoom, Row, require_roo
 from pmd.services.rollout.published import Published
 
 if TYPE_CHECKING:
-    from pmd.services.rollout.engines.transformers.engine import TransformersEngine
+    from pmd.services.rollout.engines import Engine
 
 
 log = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ def select(prompts: Mapping[str, dict[str, Any]], ids: list[str] | None) -> list
     return list(prompts.values()) if ids is None else [prompts[prompt_id] for prompt_id in ids]
 
 
-def generate(engine: TransformersEngine, request: GenerateRequest, context: JobContext) -> GenerateResult:
+def generate(engine: Engine, request: GenerateRequest, context: JobContext) -> GenerateResult:
     """Draw `request.n` completions of each prompt and write them as a ROLLOUTS artifact.
 
     Raises:
@@ -121,7 +121,7 @@ def _too_long(
     return set(reasons)
 
 
-def publish(engine: TransformersEngine, published: Published, request: PublishRequest) -> Policy:
+def publish(engine: Engine, published: Published, request: PublishRequest) -> Policy:
     """Load the weights, then make them the run's desired version.
 
     In this order a version that cannot be loaded never becomes the desired one.
@@ -131,7 +131,7 @@ def publish(engine: TransformersEngine, published: Published, request: PublishRe
     return request.policy
 
 
-def job_kinds(engine: Future[TransformersEngine], published: Published) -> dict[str, JobKind[Any]]:
+def job_kinds(engine: Future[Engine], published: Published) -> dict[str, JobKind[Any]]:
     """The jobs of this service; a job that arrives while the engine starts waits for it."""
 
     def patient(work: Callable[[], Any]) -> Any:

@@ -409,14 +409,10 @@ def test_a_run_is_judged_again(api: Api, pmd: Pmd, judged: tuple[Path, Path]) ->
     assert (sent["step"], sorted(sent["specs"])) == (3, ["p", "q"])
 
 
-def test_the_command_line_starts_at_once_and_without_torch() -> None:
-    clock = "time.process_time()"
-    code = f"import sys, time; t = {clock}; import pmd.gateway.cli.main; print({clock} - t, *sys.modules)"
-    seconds, *modules = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    ).stdout.split()
+def test_the_command_line_starts_without_anything_heavy() -> None:
+    code = "import sys, pmd.gateway.cli.main; print(*sys.modules)"
+    modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"torch", "pyarrow", "transformers", "celery", "sqlalchemy"} & set(modules)
-    assert float(seconds) < 0.5
 
 
 def test_a_token_of_the_state_folder_is_found(pmd: Pmd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from pmd.gateway.controller import advance as advance_module
 from pmd.gateway.controller.advance import advance
-from pmd.gateway.controller.tasks import advance as advance_module
 from pmd.gateway.loop.state import Service
 from pmd.gateway.recipes.recipe import Recipe
 from pmd.gateway.registry.registry import Registry

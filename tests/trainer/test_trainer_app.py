@@ -18,7 +18,8 @@ from tiny_run import ROOT, TinyRun
 from pmd.services.common.wire import Weights
 from pmd.services.trainer.app import TrainerSettings, create_app
 from pmd.services.trainer.job.process import ProcessId
-from pmd.services.trainer.launchers.local import Launcher
+from pmd.services.trainer.launchers.external import ExternalLauncher
+from pmd.services.trainer.launchers.local import LocalLauncher
 
 TOKEN = "t" * 32
 
@@ -125,7 +126,7 @@ def test_a_step_that_was_given_up_may_be_replaced_until_it_is_applied(tmp_path: 
         raise GivenUpError
 
     run = TinyRun(tmp_path, base)
-    launcher = Launcher(tmp_path, nproc=1, idle_s=60.0, external=True)
+    launcher = ExternalLauncher(tmp_path)
     for request in (run.request(0), run.request(0, lr_scale=0.5)):
         with pytest.raises(GivenUpError):
             launcher.train(request, give_up)
@@ -133,7 +134,7 @@ def test_a_step_that_was_given_up_may_be_replaced_until_it_is_applied(tmp_path: 
 
 
 def test_a_step_that_is_given_up_ends_its_process(tmp_path: Path, base: Weights) -> None:
-    launcher = Launcher(tmp_path, nproc=1, idle_s=60.0)
+    launcher = LocalLauncher(tmp_path, nproc=1, idle_s=60.0)
     process_file = launcher.spool("tiny").process_file
 
     def give_up() -> None:
