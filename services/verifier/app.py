@@ -240,7 +240,9 @@ class Verifier:
         return VerifyResult(
             verdicts=write_table(request.out, rows, VERDICTS),
             outcomes=dict(Counter(verdict.outcome for verdict in verdicts)),
-            splits=split_scores((row["split"], row["problem_id"], Outcome(row["outcome"])) for row in rows),
+            splits=split_scores(
+                (row["split"], row["problem_id"], Outcome(row["outcome"]), float(row["reward"])) for row in rows
+            ),
         )
 
 

@@ -412,7 +412,9 @@ def test_pass_at_k_golden_values() -> None:
 def test_scores_leave_infra_errors_out() -> None:
     p, f, i = Outcome.PASSED, Outcome.FAILED, Outcome.INFRA_ERROR
     rows = [("train", "a", o) for o in (p, f, i, i)] + [("train", "b", o) for o in (p, p, p, p)] + [("test", "c", i)]
-    scores = split_scores(rows)
+    rewards = {p: 1.0, f: 0.5, i: 0.0}
+    scores = split_scores((*row, rewards[row[2]]) for row in rows)
     assert set(scores) == {"train"}
     assert (scores["train"].problems, scores["train"].rollouts, scores["train"].pass_rate) == (2, 6, 0.75)
     assert scores["train"].pass_at == {1: 0.75, 2: 1.0, 4: 1.0}
+    assert scores["train"].reward == 0.875
