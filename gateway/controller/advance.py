@@ -23,6 +23,8 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from sqlalchemy.exc import SQLAlchemyError
 
+from pmd.gateway.disk import free_bytes
+from pmd.gateway.loop.alarms import alarms, at_the_end
 from pmd.gateway.loop.gate import probe_prompts, tally
 from pmd.gateway.loop.plan import first_of, next_phases, steps_complete
 from pmd.gateway.loop.state import Phase, PhaseName, Record, Service, version_after
@@ -125,7 +127,10 @@ class _Tick:
                 return None
             phases = [phase for phase in due if desired == "run" or (phase.step, phase.name) in self._open]
             if not phases or (waiting and desired == "pause"):  # what waits may do so for long, and goes on by itself
-                self._registry.finish(self._lease, RunStatus.PAUSED if due else RunStatus.SUCCEEDED)
+                if due:
+                    self._registry.finish(self._lease, RunStatus.PAUSED)
+                else:
+                    self._registry.finish(self._lease, RunStatus.SUCCEEDED, alarms=at_the_end(self._state))
                 return None
             left = deadline - time.monotonic()
             if left <= 0:
@@ -205,7 +210,8 @@ class _Tick:
         version = version_after(state.recipe, phase.step) if published else None
         first = first_of(self._state.recipe, phase.step, Service.MEMORY)
         edits = int(record.result.get("edits", 0)) if phase.name is first else 0
-        self._registry.succeeded(self._lease, phase, record, step=step, version=version, edits=edits)
+        raised = alarms(state, phase.step, phase.name, free_bytes=free_bytes(state.inputs.root))
+        self._registry.succeeded(self._lease, phase, record, step=step, version=version, edits=edits, alarms=raised)
         self._state = state
         self._open.discard((phase.step, phase.name))
         self._failures.pop((phase.step, phase.name), None)

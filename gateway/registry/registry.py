@@ -20,12 +20,13 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, RowMapping, and_, delete, func, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
+from pmd.gateway.loop.alarms import Alarm, at_creation
 from pmd.gateway.loop.state import Phase, PhaseName, Record, RunState, Service, last_step
 from pmd.gateway.recipes.inputs import Inputs
 from pmd.gateway.recipes.recipe import Recipe
 from pmd.gateway.registry.recorded import Attempt, recorded
 from pmd.gateway.registry.status import ACTIVE, ENDED, GOALS, Desired, ForbiddenTransition, check_transition
-from pmd.gateway.registry.tables import ARTIFACTS, EVENTS, PHASES, RELEASES, RUNS
+from pmd.gateway.registry.tables import ALARMS, ARTIFACTS, EVENTS, PHASES, RELEASES, RUNS
 from pmd.gateway.views import EventView, RunStatus
 from pmd.services.common.sql import Database
 from pmd.services.common.wire import Ref, Weights
@@ -103,6 +104,11 @@ class Registry:
                 if inputs.bad_records:
                     facts = {"count": inputs.bad_records, "examples": list(inputs.bad_examples)}
                     self._log(db, run, "problems.left_out", facts)
+                if inputs.too_long:
+                    facts = {"count": inputs.too_long, "examples": list(inputs.long_examples)}
+                    self._log(db, run, "problems.too_long", facts)
+                for alarm in at_creation(inputs):
+                    self._keep_alarm(db, run, None, alarm)
         except IntegrityError as error:
             with self.database.read() as db:
                 known = db.scalar(select(RUNS.c.recipe_hash).where(RUNS.c.id == run))
@@ -135,7 +141,8 @@ class Registry:
             if row["desired"] == "cancel" and status is not RunStatus.FAILED:
                 raise ForbiddenTransition(run, RunStatus.CANCELLED)
             if row["desired"] != desired:
-                db.execute(update(RUNS).where(RUNS.c.id == run).values(desired=desired, due=0.0))
+                # The sentence of an alarm's pause is obsolete as soon as a person says what they want.
+                db.execute(update(RUNS).where(RUNS.c.id == run).values(desired=desired, due=0.0, error=None))
                 self._log(db, run, "run.desired", {"desired": desired})
             if reopen:
                 # The epoch grows, or an owner that has slept since before the end could still write.
@@ -232,12 +239,21 @@ class Registry:
             self._log(db, lease.run, "phase.submitted", _about(phase))
 
     def succeeded(
-        self, lease: Lease, phase: Phase, record: Record, *, step: int, version: int | None = None, edits: int = 0
+        self,
+        lease: Lease,
+        phase: Phase,
+        record: Record,
+        *,
+        step: int,
+        version: int | None = None,
+        edits: int = 0,
+        alarms: Sequence[Alarm] = (),
     ) -> None:
         """Record a phase: its result, its artifacts, the run's progress and the events, in one transaction.
 
         `step` counts the steps that are complete with it; `version` is given when it puts a policy version in force;
-        `edits` counts changes of memory by people that take effect with its step.
+        `edits` counts changes of memory by people that take effect with its step; `alarms` are what the record gives
+        reason to say, and one that pauses asks for a pause as a person would.
         """
         progress = {"waiting_since": None, "step": step} | ({} if version is None else {"version": version})
         with self.database.write() as db:
@@ -258,6 +274,12 @@ class Registry:
             if edits:
                 edited = {"step": phase.step, "edits": edits, "seq": record.result["seq"]}
                 self._log(db, lease.run, "memory.edited", edited)
+            for alarm in alarms:
+                self._raise_alarm(db, lease.run, phase.step, alarm)
+            grave = next((alarm.message for alarm in alarms if alarm.pauses), None)
+            if grave and old["desired"] == "run":
+                paused = f"step {phase.step}: {grave}"
+                db.execute(update(RUNS).where(RUNS.c.id == lease.run).values(desired="pause", error=paused))
             for complete in range(old["step"] + 1, step + 1):
                 self._log(db, lease.run, "step.completed", {"step": complete})
 
@@ -282,10 +304,19 @@ class Registry:
                 self._log(db, lease.run, "run.waiting", {"reason": reason})
         return now - float(since)
 
-    def finish(self, lease: Lease, status: RunStatus, error: str | None = None) -> None:
-        """Change a run's status and give the lease back; what services hold for it is to be released (`owed`)."""
+    def finish(
+        self, lease: Lease, status: RunStatus, error: str | None = None, *, alarms: Sequence[Alarm] = ()
+    ) -> None:
+        """Change a run's status and give the lease back; what services hold for it is to be released (`owed`).
+
+        A pause keeps the sentence of the alarm that asked for it.
+        """
         with self.database.write() as db:
             old = self._fence(db, lease, {"lease_until": 0.0, "lease_owner": None, "due": 0.0, "waiting_since": None})
+            if status is RunStatus.PAUSED:
+                error = error or old["error"]
+            for alarm in alarms:
+                self._raise_alarm(db, lease.run, None, alarm)
             self._set_status(db, lease.run, RunStatus(old["status"]), status, error=error)
             jobs: list[tuple[str, str]] = [(service, "") for service in HOLDERS]
             if status is RunStatus.CANCELLED:
@@ -377,6 +408,27 @@ class Registry:
             rows = db.execute(query).mappings().all()
         return [EventView(seq=r["seq"], ts=r["ts"], type=r["type"], payload=json.loads(r["payload"])) for r in rows]
 
+    def alarms(self, runs: Sequence[str]) -> dict[str, list[RowMapping]]:
+        """The newest alarm of each kind, by run; runs without one are left out."""
+        query = select(ALARMS).where(ALARMS.c.run_id.in_(runs)).order_by(ALARMS.c.run_id, ALARMS.c.kind)
+        found: dict[str, list[RowMapping]] = {}
+        with self.database.read() as db:
+            for row in db.execute(query).mappings():
+                found.setdefault(row["run_id"], []).append(row)
+        return found
+
+    def latest(self, run: str) -> dict[PhaseName, tuple[int, dict[str, Any]]]:
+        """Step and result of the newest record of each phase of a run."""
+        done = and_(PHASES.c.run_id == run, PHASES.c.status == "succeeded")
+        newest = select(PHASES.c.name, func.max(PHASES.c.step).label("step")).where(done).group_by(PHASES.c.name)
+        last = newest.subquery()
+        query = select(PHASES.c.name, PHASES.c.step, PHASES.c.result).join(
+            last, and_(PHASES.c.name == last.c.name, PHASES.c.step == last.c.step)
+        )
+        with self.database.read() as db:
+            rows = db.execute(query.where(done)).all()
+        return {PhaseName(name): (step, json.loads(result)) for name, step, result in rows}
+
     # ------------------------------------------------------------ inside a transaction
 
     def _wants_owner(self) -> ColumnElement[bool]:
@@ -412,6 +464,19 @@ class Registry:
     def _end_phase(self, db: Connection, phase: Phase, **values: Any) -> bool:
         at = and_(PHASES.c.key == phase.key, PHASES.c.status == "submitted")
         return bool(db.execute(update(PHASES).where(at).values(ended=self._clock(), **values)).rowcount)
+
+    def _raise_alarm(self, db: Connection, run: str, step: int | None, alarm: Alarm) -> None:
+        said = {"step": step, "kind": alarm.kind, "message": alarm.message, "pauses": alarm.pauses}
+        self._log(db, run, "run.alarm", said)
+        self._keep_alarm(db, run, step, alarm)
+
+    def _keep_alarm(self, db: Connection, run: str, step: int | None, alarm: Alarm) -> None:
+        # The run's row is locked: nobody else looks whether there is one.
+        at = and_(ALARMS.c.run_id == run, ALARMS.c.kind == alarm.kind)
+        again = {"message": alarm.message, "step": step, "count": ALARMS.c.count + 1}
+        if not db.execute(update(ALARMS).where(at).values(again)).rowcount:
+            new = {"run_id": run, "kind": alarm.kind, "message": alarm.message, "step": step, "count": 1}
+            db.execute(insert(ALARMS).values(new))
 
     def _log(self, db: Connection, run: str, type_: str, payload: Mapping[str, Any]) -> None:
         # The run's row is locked by now (or was just inserted), so no other transaction takes the same number.

@@ -64,6 +64,16 @@ EVENTS = Table(
     Column("payload", Text, nullable=False),
 )
 
+ALARMS = Table(
+    "alarms",
+    METADATA,
+    Column("run_id", String(128), ForeignKey("runs.id"), primary_key=True),
+    Column("kind", String(32), primary_key=True),
+    Column("message", Text, nullable=False),  # of the newest
+    Column("step", Integer),  # of the newest; null when it was raised at the run's creation or end
+    Column("count", Integer, nullable=False),
+)
+
 ARTIFACTS = Table(
     "artifacts",
     METADATA,

@@ -37,19 +37,19 @@ from pmd.services.rollout.published import Published, UnknownModel
 from pmd.services.rollout.settings import RolloutSettings
 
 if TYPE_CHECKING:
-    from pmd.services.rollout.engines.transformers.engine import TransformersEngine
+    from pmd.services.rollout.engines import Engine
 
 log = logging.getLogger(__name__)
 
 
-def start_engine(settings: RolloutSettings, published: Published) -> TransformersEngine:
+def start_engine(settings: RolloutSettings, published: Published) -> Engine:
     """Import torch, make the engine, load the desired version of the runs that fit."""
     # Threads that spin while they wait cost a factor of 20 on shared cores; OpenMP reads this when it is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("GOMP_SPINCOUNT", "0")
     from pmd.services.rollout.engines.transformers.engine import TransformersEngine  # noqa: PLC0415 -- imports torch
 
-    engine = TransformersEngine(settings)
+    engine: Engine = TransformersEngine(settings)
     for policy in reversed(list(islice(published.desired().values(), settings.rollout_resident_runs))):
         try:
             engine.load(policy)
@@ -77,7 +77,7 @@ def create_app(settings: RolloutSettings) -> FastAPI:
     """The service as an ASGI application; its state lives in `<state_dir>/rollout`."""
     folder = settings.service_dir("rollout")
     published = Published(folder / "published.sqlite")
-    starting: Future[TransformersEngine] = Future()
+    starting: Future[Engine] = Future()
 
     def start() -> None:
         try:
@@ -86,7 +86,7 @@ def create_app(settings: RolloutSettings) -> FastAPI:
             log.exception("the engine does not start")
             starting.set_exception(error)
 
-    def engine() -> TransformersEngine:
+    def engine() -> Engine:
         """The engine.
 
         Raises:

@@ -26,7 +26,7 @@ from pmd.services.rollout.completion import Completion, NoRoom, Row, require_roo
 from pmd.services.rollout.published import Published
 
 if TYPE_CHECKING:
-    from pmd.services.rollout.engines.transformers.engine import TransformersEngine
+    from pmd.services.rollout.engines import Engine
 
 
 log = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ def select(prompts: Mapping[str, dict[str, Any]], ids: list[str] | None) -> list
     return list(prompts.values()) if ids is None else [prompts[prompt_id] for prompt_id in ids]
 
 
-def generate(engine: TransformersEngine, request: GenerateRequest, context: JobContext) -> GenerateResult:
+def generate(engine: Engine, request: GenerateRequest, context: JobContext) -> GenerateResult:
     """Draw `request.n` completions of each prompt and write them as a ROLLOUTS artifact.
 
     Raises:
@@ -123,7 +123,7 @@ def _too_long(
     return set(reasons)
 
 
-def publish(engine: TransformersEngine, published: Published, request: PublishRequest) -> Policy:
+def publish(engine: Engine, published: Published, request: PublishRequest) -> Policy:
     """Load the weights, then make them the run's desired version.
 
     In this order a version that cannot be loaded never becomes the desired one.
@@ -133,7 +133,7 @@ def publish(engine: TransformersEngine, published: Published, request: PublishRe
     return request.policy
 
 
-def job_kinds(engine: Callable[[], TransformersEngine], published: Published) -> dict[str, JobKind[Any]]:
+def job_kinds(engine: Callable[[], Engine], published: Published) -> dict[str, JobKind[Any]]:
     """The jobs of this service.
 
     Args:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.metadata
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from fastapi import Depends, FastAPI
@@ -23,7 +24,9 @@ from pmd.services.common.runner import JobRunner
 from pmd.services.common.settings import ServiceSettings
 from pmd.services.common.strict import Strict
 from pmd.services.common.wire import Slug, Weights
-from pmd.services.trainer.launchers.local import Launcher
+from pmd.services.trainer.launchers import Launcher
+from pmd.services.trainer.launchers.external import ExternalLauncher
+from pmd.services.trainer.launchers.local import LocalLauncher
 
 
 class TrainerSettings(ServiceSettings):
@@ -50,15 +53,17 @@ class Published(Strict):
     weights: list[Weights]
 
 
+def open_launcher(settings: TrainerSettings, root: Path) -> Launcher:
+    """The launcher that `settings` name, with its spools below `root`."""
+    if settings.trainer_launcher == "external":
+        return ExternalLauncher(root)
+    return LocalLauncher(root, nproc=settings.trainer_nproc, idle_s=settings.trainer_idle_s)
+
+
 def create_app(settings: TrainerSettings) -> FastAPI:
     """The service."""
     folder = settings.service_dir("trainer")
-    launcher = Launcher(
-        folder / "runs",
-        nproc=settings.trainer_nproc,
-        idle_s=settings.trainer_idle_s,
-        external=settings.trainer_launcher == "external",
-    )
+    launcher = open_launcher(settings, folder / "runs")
 
     def train(request: TrainRequest, context: JobContext) -> TrainResult:
         return launcher.train(request, context.check)

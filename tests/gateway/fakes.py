@@ -82,6 +82,8 @@ class Fakes:
         self.passing: Callable[[str, str], bool] = lambda _, rollout: rollout.endswith(("#0", "#1"))
         self.no_context: set[str] = set()
         """Problems without teacher context."""
+        self.metrics = {"loss": 0.5}
+        """Of each training step."""
         self.folder = folder
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
@@ -247,7 +249,7 @@ class Fakes:
         folder.mkdir(parents=True, exist_ok=True)
         body = request.model_dump_json(exclude={"base"}).replace(request.run, "RUN")
         (folder / "model.safetensors").write_bytes(hashlib.sha256(body.encode()).digest())
-        return TrainResult(weights=seal_weights(folder, version, {"step": request.step}), metrics={"loss": 0.5})
+        return TrainResult(weights=seal_weights(folder, version, {"step": request.step}), metrics=self.metrics)
 
 
 def retryable(message: str = "a child was killed") -> Exception:

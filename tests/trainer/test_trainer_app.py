@@ -19,7 +19,8 @@ from pmd.services.common.artifacts import local_path
 from pmd.services.common.wire import Weights
 from pmd.services.trainer.app import TrainerSettings, create_app
 from pmd.services.trainer.job.process import ProcessId
-from pmd.services.trainer.launchers.local import Launcher
+from pmd.services.trainer.launchers.external import ExternalLauncher
+from pmd.services.trainer.launchers.local import LocalLauncher
 
 TOKEN = "t" * 32
 
@@ -126,7 +127,7 @@ def test_a_step_that_was_given_up_may_be_replaced_until_it_is_applied(tmp_path: 
         raise GivenUpError
 
     run = TinyRun(tmp_path, base)
-    launcher = Launcher(tmp_path, nproc=1, idle_s=60.0, external=True)
+    launcher = ExternalLauncher(tmp_path)
     for request in (run.request(0), run.request(0, lr_scale=0.5)):
         with pytest.raises(GivenUpError):
             launcher.train(request, give_up)
@@ -166,7 +167,7 @@ def test_a_run_is_warmed_before_its_first_step_and_released_after_and_goes_on_to
 
 
 def test_no_more_processes_are_warmed_than_runs_may_train(tmp_path: Path) -> None:
-    launcher = Launcher(tmp_path, nproc=1, idle_s=60.0)
+    launcher = LocalLauncher(tmp_path, nproc=1, idle_s=60.0)
     for run in ("a", "b", "c"):
         launcher.prepare(run, 1)
     assert [launcher.spool(run).process_file.is_file() for run in ("a", "b", "c")] == [True, False, False]
@@ -174,7 +175,7 @@ def test_no_more_processes_are_warmed_than_runs_may_train(tmp_path: Path) -> Non
 
 
 def test_a_step_that_is_given_up_ends_its_process(tmp_path: Path, base: Weights) -> None:
-    launcher = Launcher(tmp_path, nproc=1, idle_s=60.0)
+    launcher = LocalLauncher(tmp_path, nproc=1, idle_s=60.0)
     process_file = launcher.spool("tiny").process_file
 
     def give_up() -> None:

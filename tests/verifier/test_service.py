@@ -93,6 +93,12 @@ def test_specs_are_checked_without_a_completion(http: TestClient) -> None:
     assert refused[0]["errors"][0]["field"] == "kind"
     assert "did you mean 'exact'?" in refused[0]["errors"][0]["message"]
     assert refused[3]["errors"][0]["field"] == "limits.memory_mb"
+    solved = {**SOLVE_SPEC, "solution": fenced(RIGHT)}
+    wrong = {**SOLVE_SPEC, "solution": fenced("def solve(a): return a")}
+    proven = http.post("/v1/specs:validate", json={"specs": [solved, wrong]}).raise_for_status().json()["refused"]
+    assert [(spec["index"], spec["errors"][0]["field"]) for spec in proven] == [(1, "solution")]
+    answer = http.post("/v1/verify", json={"items": [{"verifier": call, "completion": "x"}]})
+    assert [error["field"] for error in answer.json()["errors"]] == ["items.0.verifier"]
     unwritable = b'{"specs": [{"kind": "exact", "answer": "\\ud800"}]}'
     answer = http.post("/v1/specs:validate", content=unwritable, headers={"content-type": "application/json"})
     assert answer.json()["refused"][0]["errors"][0]["field"] == "answer"

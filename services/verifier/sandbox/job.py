@@ -87,7 +87,9 @@ class End(StrEnum):
     STARVED = "starved"
     OUTPUT = "output"
     THREADS = "threads"
-    """Too many at once: each takes kernel memory that no limit counts. Ends by SIGKILL, as memory does."""
+    """Too many at once: each takes kernel memory that no limit counts."""
+    MEMORY = "memory"
+    """It could take no more, and could not even say so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +102,10 @@ class Execution:
     stdout: bytes
     stderr: bytes
     report: bytes
+    spoke: bool
+    """The harness had the last word: the program ended by itself, from inside the interpreter."""
+    loading: bool
+    """It ended before the function was called that it defines."""
     cpu_s: float
     wall_s: float
     max_rss_kb: int

@@ -6,8 +6,6 @@ Invariants:
 - Nothing is loaded before its manifest and files match their hashes.
 - Tokenizers have locks of their own, so that requests can be read and queued while a batch is drawn.
 - A load that fails leaves no half-written model behind: the run is dropped from memory first.
-
-A second engine (vLLM) will offer `render`, `generate`, `load` and `loaded` as this one does.
 """
 
 from __future__ import annotations
