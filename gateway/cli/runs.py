@@ -166,6 +166,8 @@ def show(run: RunId, as_json: AsJson = False) -> None:
     )
     if view["error"]:
         console.print(f"[red]{escape(view['error'])}[/]", soft_wrap=True)
+    if view["waiting"]:
+        console.print(f"[yellow]waiting:[/] {escape(view['waiting'])}", soft_wrap=True)
     print_warnings(view)
     if view["latest"]:
         console.print(_newest(view["latest"]), soft_wrap=True, markup=False)
@@ -178,9 +180,10 @@ def show(run: RunId, as_json: AsJson = False) -> None:
 
 
 def _marked(view: dict[str, Any]) -> str:
-    """A run's status, and how many warnings stand behind it."""
+    """A run's status, whether it waits, and how many warnings stand behind it."""
     count = len(view["warnings"])
-    return status(view["status"]) + (f" [yellow]({count} warning{'s' * (count > 1)})[/]" if count else "")
+    word = "waiting" if view["waiting_since"] and view["status"] == "running" else view["status"]
+    return status(word) + (f" [yellow]({count} warning{'s' * (count > 1)})[/]" if count else "")
 
 
 def print_warnings(view: dict[str, Any]) -> None:

@@ -161,6 +161,13 @@ def test_an_id_is_never_broken_over_lines(api: Api, pmd: Pmd, monkeypatch: pytes
     assert ids[0] in pmd("runs", "create", str(RECIPE)).stdout
 
 
+def test_a_run_that_waits_says_so_and_for_what(api: Api, pmd: Pmd) -> None:
+    view = run_view(id="r", status="running", waiting="the verifier starts", waiting_since=1.0)
+    api.answers |= {"GET /v1/runs": [view], "GET /v1/runs/r": view}
+    assert "waiting: the verifier starts" in pmd("runs", "show", "r").stdout
+    assert "waiting" in pmd("runs", "list").stdout
+
+
 WARNED = {"warnings": ["step 3: 7 of 8 rollouts could not be judged (infra_error)"]}
 
 
