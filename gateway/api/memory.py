@@ -16,13 +16,13 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse, Response
 
 from pmd.gateway.api import examples
+from pmd.gateway.api.deps import RunId
 from pmd.gateway.api.forward import Forwarder
 from pmd.gateway.api.history import recipe_of
 from pmd.gateway.recipes.recipe import Recipe
 from pmd.gateway.registry.registry import Registry
 from pmd.services.common.wire import Level, Slug
 
-RunId = Annotated[Slug, Path(description="Id of the run.", examples=["pocket-1f0c2a9b"])]
 ItemId = Annotated[str, Path(pattern=r"^[A-Za-z0-9._:@-]{1,200}$", description="Id of the memory.")]
 After = Annotated[str | None, Query(max_length=20_000, description="`next` of the page before.")]
 Verb = Annotated[Literal["annotate", "split", "revert", "pin", "unpin", "ban", "restore"], Path()]

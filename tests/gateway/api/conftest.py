@@ -104,7 +104,7 @@ def app(tmp_path: Path, woken: list[str]) -> FastAPI:
 
 @pytest.fixture
 def registry(app: FastAPI) -> Registry:
-    return app.state.registry
+    return app.state.parts.registry
 
 
 @pytest.fixture
