@@ -101,7 +101,8 @@ class EventView(Strict):
     ts: float
     type: str
     """run.created, run.desired, run.status, run.waiting, run.ended, problems.left_out, phase.submitted,
-    phase.succeeded, phase.failed, memory.edited, step.completed"""
+    phase.succeeded, phase.failed, memory.edited, memory.deleted,
+    step.completed"""
     payload: dict[str, Any]
 
 

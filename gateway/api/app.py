@@ -12,22 +12,21 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
-from fastapi import APIRouter, Depends, FastAPI, Request
+from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 from prometheus_client import REGISTRY as PROMETHEUS
 from sqlalchemy.exc import SQLAlchemyError
 
-from pmd.gateway.api import chat, runs, verify
+from pmd.gateway.api import chat, memory, runs, verify
 from pmd.gateway.api.deps import Parts, Wake
 from pmd.gateway.api.forward import Forwarder
-from pmd.gateway.api.memory import add_memory_routes
 from pmd.gateway.api.metrics import RunMetrics
 from pmd.gateway.recipes.problems import InvalidRecipe
 from pmd.gateway.registry.registry import IdempotencyConflict, Registry, UnknownRun
 from pmd.gateway.registry.status import ForbiddenTransition
 from pmd.gateway.registry.tables import open_registry
 from pmd.gateway.settings import GatewaySettings
-from pmd.services.common.app import NotReady, create_service, known_query, problem
+from pmd.services.common.app import NotReady, create_service, problem
 
 log = logging.getLogger(__name__)
 
@@ -66,9 +65,7 @@ def create_app(
     app = create_service("gateway", settings, ready=ready, lifespan=lifespan)
     app.state.parts = Parts(settings, registry, forward, wake or _by_celery)
     _explain_refusals(app)
-    of_memory = APIRouter(dependencies=[Depends(known_query)])
-    add_memory_routes(of_memory, registry, forward)
-    for routes in (runs.routes, of_memory, verify.routes, chat.routes):
+    for routes in (runs.routes, memory.routes, verify.routes, chat.routes):
         app.include_router(routes)
     return app
 

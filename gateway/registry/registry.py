@@ -359,6 +359,16 @@ class Registry:
         at = and_(PHASES.c.key == phase.key, PHASES.c.status == "submitted")
         return bool(db.execute(update(PHASES).where(at).values(ended=self._clock(), **values)).rowcount)
 
+    def note(self, run: str, type_: str, payload: Mapping[str, Any]) -> None:
+        """A line of a run's log about what somebody did beside its phases.
+
+        Raises:
+            UnknownRun: when there is none.
+        """
+        with self.database.write() as db:
+            self._locked(db, run)
+            self._log(db, run, type_, payload)
+
     def _log(self, db: Connection, run: str, type_: str, payload: Mapping[str, Any]) -> None:
         # The run's row is locked by now (or was just inserted), so no other transaction takes the same number.
         last = db.execute(select(func.max(EVENTS.c.seq)).where(EVENTS.c.run_id == run)).scalar()
