@@ -21,6 +21,7 @@ from pmd.gateway.api import chat, memory, runs, verify
 from pmd.gateway.api.deps import Parts, Wake
 from pmd.gateway.api.forward import Forwarder
 from pmd.gateway.api.metrics import RunMetrics
+from pmd.gateway.disk import GIB, free_bytes
 from pmd.gateway.recipes.problems import InvalidRecipe
 from pmd.gateway.registry.registry import IdempotencyConflict, Registry, UnknownRun
 from pmd.gateway.registry.status import ForbiddenTransition
@@ -45,7 +46,8 @@ def create_app(
     """
     registry = Registry(open_registry(settings.database()))
     forward = Forwarder(settings.service_urls(), settings.token.get_secret_value(), transports=transports)
-    metrics = RunMetrics(registry)
+    places = {"runs": settings.runs_uri(), "state": str(settings.state_dir.absolute())}
+    metrics = RunMetrics(registry, places)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -60,7 +62,9 @@ def create_app(
             runs = registry.count_by_status()
         except SQLAlchemyError as error:
             raise NotReady(f"the run registry is out of reach: {error}") from error
-        return {"registry": registry.database.engine.dialect.name, "runs_uri": settings.runs_uri(), "runs": runs}
+        facts = {"registry": registry.database.engine.dialect.name, "runs_uri": settings.runs_uri(), "runs": runs}
+        free = {name: free_bytes(uri) for name, uri in places.items()}
+        return facts | {f"{name}_free_gib": round(left / GIB, 2) for name, left in free.items() if left is not None}
 
     app = create_service("gateway", settings, ready=ready, lifespan=lifespan)
     app.state.parts = Parts(settings, registry, forward, wake or _by_celery)

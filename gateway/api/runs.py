@@ -14,18 +14,28 @@ from fastapi import APIRouter, BackgroundTasks, Depends, Header, HTTPException, 
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import HTMLResponse, StreamingResponse
 from pydantic import BeforeValidator, Field
+from sqlalchemy import RowMapping
 
 from pmd.gateway.api import events, examples
 from pmd.gateway.api.deps import Parts, RunId, Runs, Services, TheParts
 from pmd.gateway.api.forward import Forwarder
-from pmd.gateway.api.history import checkpoint_views, recipe_of, run_view, step_views
+from pmd.gateway.api.history import checkpoint_views, latest_view, recipe_of, run_view, step_views
+from pmd.gateway.disk import GIB, LOW_BYTES, free_bytes
 from pmd.gateway.loop.plan import step_plan
 from pmd.gateway.loop.state import CALLS, last_step
 from pmd.gateway.recipes import specs
-from pmd.gateway.recipes.problems import SHOWN, Refused, find_model, materialise, parse_recipe, problems_of
+from pmd.gateway.recipes.problems import (
+    SHOWN,
+    Refused,
+    find_model,
+    long_prompts,
+    materialise,
+    parse_recipe,
+    problems_of,
+)
 from pmd.gateway.recipes.recipe import Recipe
 from pmd.gateway.registry.registry import IdempotencyConflict, Registry
-from pmd.gateway.registry.status import Desired
+from pmd.gateway.registry.status import ENDED, Desired
 from pmd.gateway.views import CheckpointView, EventView, PlannedPhase, ReportView, RunStatus, RunView, ValidatedRecipe
 from pmd.services.common.app import known_query
 from pmd.services.common.strict import Strict
@@ -61,9 +71,20 @@ def _refusing(services: Forwarder) -> Refused:
 
 def _view(registry: Registry, run: str) -> RunView:
     row = registry.run(run)
+    raised, latest = registry.alarms([run]).get(run, []), latest_view(registry.latest(run))
     open_steps = [phase for phase in registry.phases(run, since=row["step"]) if phase["status"] != "forgiven"]
     newest = max((phase["step"] for phase in open_steps), default=0)
-    return run_view(row, [phase for phase in open_steps if phase["step"] == newest])
+    phases = [phase for phase in open_steps if phase["step"] == newest]
+    view = run_view(row, phases, waiting=registry.reason(row), alarms=raised, latest=latest)
+    return view.model_copy(update={"warnings": [*view.warnings, *_full_disk(row)]})
+
+
+def _full_disk(row: RowMapping) -> list[str]:
+    """Told as it is now: where the disk is full, no event can be written that says so."""
+    free = free_bytes(json.loads(row["inputs"])["root"])
+    if row["status"] in ENDED or free is None or free >= LOW_BYTES:
+        return []
+    return [f"now only {free / GIB:.2f} GiB free where the run is kept; a full disk is waited for: make room"]
 
 
 def _run_id(recipe: Recipe, key: str | None) -> str:
@@ -111,7 +132,8 @@ def list_runs(
         chosen = f"&status={status}" if status else ""
         last = rows[limit - 1]["id"]
         response.headers["Link"] = f'</v1/runs?limit={limit}&after={last}{chosen}>; rel="next"'
-    return [run_view(row) for row in rows[:limit]]
+    raised = registry.alarms([row["id"] for row in rows[:limit]])
+    return [run_view(row, waiting=registry.reason(row), alarms=raised.get(row["id"], ())) for row in rows[:limit]]
 
 
 @routes.get("/v1/runs/{run}", tags=["runs"], responses=examples.RUN)
@@ -150,12 +172,15 @@ def validate_recipe(body: CreateRun, services: Services) -> ValidatedRecipe:
     recipe = parse_recipe(body.recipe)
     find_model(recipe.model)
     problems, bad = problems_of(recipe, _refusing(services))
+    long = long_prompts(recipe, problems)
     return ValidatedRecipe(
         recipe=recipe.model_dump(mode="json"),
         steps=last_step(recipe),
         problems=dict(Counter(p.split for p in problems)),
         bad_records=len(bad),
         bad_examples=bad[:SHOWN],
+        too_long=len(long),
+        long_examples=long[:SHOWN],
         phases={
             step: [
                 PlannedPhase(name=name, service=CALLS[name].service, kind=CALLS[name].kind)
@@ -198,7 +223,7 @@ async def get_report(
     row = await run_in_threadpool(registry.run, run)
     state, _ = await run_in_threadpool(registry.state, run)
     report = ReportView(
-        run=run_view(row),
+        run=run_view(row, alarms=(await run_in_threadpool(registry.alarms, [run])).get(run, ())),
         recipe=recipe_of(row),
         steps=await run_in_threadpool(step_views, state),
         memory_samples=await services.memory_samples(run, state.recipe.levels),

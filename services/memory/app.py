@@ -10,6 +10,7 @@ from typing import Any
 from fastapi import FastAPI
 
 from pmd.services.common.app import create_service
+from pmd.services.common.holdings import holdings
 from pmd.services.common.jobs import JobContext, JobKind, JobStore
 from pmd.services.common.requests import (
     AbstractRequest,
@@ -75,7 +76,14 @@ def create_app(settings: MemoryServiceSettings) -> FastAPI:
 
     app = create_service("memory", settings, ready=ready, lifespan=lifespan)
     app.state.ledger, app.state.search = ledger, search
-    for routes in (jobs.router(), read.routes, curate.routes, find.routes, explain.routes):
+    for routes in (
+        jobs.router(),
+        holdings(release=search.release),
+        read.routes,
+        curate.routes,
+        find.routes,
+        explain.routes,
+    ):
         app.include_router(routes)
     explain_refusals(app)
     return app

@@ -17,6 +17,7 @@ from collections.abc import AsyncIterator
 from fastapi import FastAPI
 
 from pmd.services.common.app import create_service
+from pmd.services.common.holdings import holdings
 from pmd.services.common.jobs import JobStore
 from pmd.services.common.runner import JobRunner
 from pmd.services.rollout.handlers import job_kinds
@@ -29,7 +30,7 @@ def create_app(settings: RolloutSettings) -> FastAPI:
     """The service as an ASGI application; its state lives in `<state_dir>/rollout`."""
     replica = Replica(settings)
     store = JobStore(settings.service_dir("rollout") / "jobs.sqlite")
-    jobs = JobRunner("rollout", store, job_kinds(replica.starting, replica.published))
+    jobs = JobRunner("rollout", store, job_kinds(replica.engine, replica.published))
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -41,7 +42,7 @@ def create_app(settings: RolloutSettings) -> FastAPI:
         jobs.close()
 
     app = create_service("rollout", settings, ready=replica.ready, lifespan=lifespan)
-    app.include_router(jobs.router())
     app.state.replica = replica
-    app.include_router(routes)
+    for router in (jobs.router(), holdings(release=lambda run: replica.engine().release(run)), routes):
+        app.include_router(router)
     return app

@@ -17,19 +17,19 @@ from pmd.services.rollout.published import Published
 from pmd.services.rollout.settings import RolloutSettings
 
 if TYPE_CHECKING:
-    from pmd.services.rollout.engines.transformers.engine import TransformersEngine
+    from pmd.services.rollout.engines import Engine
 
 log = logging.getLogger(__name__)
 
 
-def start_engine(settings: RolloutSettings, published: Published) -> TransformersEngine:
+def start_engine(settings: RolloutSettings, published: Published) -> Engine:
     """Import torch, make the engine, load the desired version of the runs that fit."""
     # Threads that spin while they wait cost a factor of 20 on shared cores; OpenMP reads this when it is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("GOMP_SPINCOUNT", "0")
     from pmd.services.rollout.engines.transformers.engine import TransformersEngine  # noqa: PLC0415 -- imports torch
 
-    engine = TransformersEngine(settings)
+    engine: Engine = TransformersEngine(settings)
     for policy in reversed(list(islice(published.desired().values(), settings.rollout_resident_runs))):
         try:
             engine.load(policy)
@@ -44,7 +44,7 @@ class Replica:
     def __init__(self, settings: RolloutSettings) -> None:
         self.settings = settings
         self.published = Published(settings.service_dir("rollout") / "published.sqlite")
-        self.starting: Future[TransformersEngine] = Future()
+        self.starting: Future[Engine] = Future()
         """The engine, once it is there."""
         self.batcher = Batcher(self._draw, settings.rollout_burst_wait_s)
 
@@ -52,11 +52,11 @@ class Replica:
         """Load the engine; what goes wrong is reported by `/readyz` and by every job."""
         try:
             self.starting.set_result(start_engine(self.settings, self.published))
-        except Exception as error:  # told to whoever asks for the engine
+        except Exception as error:  # told to whoever asks for the engine, and each job waits for somebody to mend it
             log.exception("the engine does not start")
             self.starting.set_exception(error)
 
-    def engine(self) -> TransformersEngine:
+    def engine(self) -> Engine:
         """The engine.
 
         Raises:

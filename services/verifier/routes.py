@@ -10,6 +10,7 @@ from pydantic import Field
 from pmd.services.common.app import NotReady, known_query
 from pmd.services.common.artifacts import ArtifactError
 from pmd.services.common.strict import Strict
+from pmd.services.common.waiting import away
 from pmd.services.common.wire import Verdict
 from pmd.services.verifier.grading import Submission
 from pmd.services.verifier.kinds import SpecError
@@ -86,7 +87,8 @@ async def verify(batch: VerifyBatch, request: Request, verifier: TheVerifier) ->
 
 @routes.post("/v1/specs:validate", tags=["verify"], responses=REFUSALS)
 def validate_specs(batch: SpecBatch, verifier: TheVerifier) -> SpecBatchResult:
-    """Check specs without a completion: those that `/v1/verify` would refuse, and why."""
+    """Check specs: those that `/v1/verify` would refuse, whose function can't be loaded, or whose own `solution`
+    (a completion that must pass) does not; and why."""
     try:
         return SpecBatchResult(refused=verifier.refusals(batch.specs))
     except NotReady as error:
@@ -100,7 +102,9 @@ async def judge_again(what: ReverifyRequest, request: Request, verifier: TheVeri
         return await verifier.answer(lambda grade: reverify(what, grade), request)
     except SpecError as error:
         raise _bad_specs(error) from error
-    except (ArtifactError, ValueError, OSError) as error:
-        raise HTTPException(422, str(error)) from error
     except NotReady as error:
         raise HTTPException(503, str(error)) from error
+    except (ArtifactError, ValueError, OSError) as error:
+        if away(error) is not None:
+            raise
+        raise HTTPException(422, str(error)) from error

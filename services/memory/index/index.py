@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from pmd.services.common.curation import MAX_FOUND
-from pmd.services.common.jobs import Retryable
+from pmd.services.common.waiting import Away
 from pmd.services.common.wire import Level, Problem
 from pmd.services.memory.evidence.terms import excerpt
 from pmd.services.memory.index.embed import Rows
@@ -33,7 +33,7 @@ PAGE = 2000
 """Changed items read from the ledger at a time."""
 
 
-class IndexDown(Retryable):
+class IndexDown(Away):
     """The index can't be reached, or failed in a way that may pass."""
 
 
