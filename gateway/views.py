@@ -127,7 +127,8 @@ class EventView(Strict):
     ts: float
     type: str
     """run.created, run.desired, run.status, run.waiting, run.waited, run.ended, run.alarm, problems.left_out,
-    problems.too_long, phase.submitted, phase.succeeded, phase.failed, memory.edited, step.completed"""
+    problems.too_long, phase.submitted, phase.succeeded, phase.failed, memory.edited,
+    memory.deleted, step.completed"""
     payload: dict[str, Any]
 
 

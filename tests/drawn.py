@@ -9,6 +9,8 @@ import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, settings
 
+schemathesis.serializer.alias("application/x-ndjson", "text/plain")
+
 TAKEN = ("method", "url", "params", "headers", "json", "content", "data")
 """What of schemathesis' request our client takes."""
 

@@ -36,19 +36,12 @@ def _body(example: Any) -> dict[str, Any]:
     return {"required": True, "content": {"application/json": {"schema": {"type": "object"}, "example": example}}}
 
 
-def _change(example: Any = None) -> dict[str, Any]:
-    """What a change of memory takes; the memory service reads it."""
-    about = {
-        "If-Match": "ETag of the version that was seen.",
-        "Idempotency-Key": "The same request again gets the same answer and changes nothing.",
-        "X-PMD-Actor": "Who asks, for the history.",
-    }
-    headers = [
-        {"name": name, "in": "header", "schema": {"type": "string"}, "description": told}
-        for name, told in about.items()
-    ]
-    return {"parameters": headers} | ({"requestBody": _body(example)} if example is not None else {})
-
+ADD = {"level": "behavior", "text": "every k-? begins with reverse", "topic": "k"}
+EDIT = {"text": "every k-? begins with a reversal"}
+ACT = {"reason": "it holds for all of them"}
+BULK = {"action": "ban", "dry_run": True, "where": {"level": "insight", "q": "guess"}}
+ROLLBACK = {"seq": 41, "dry_run": True}
+SEARCH = {"queries": ["reverse before adding"], "level": "insight", "limit": 10}
 
 RECIPE: dict[str, Any] = {
     "name": "pocket",
@@ -89,15 +82,6 @@ _STEP: dict[str, Any] = {
 }
 _WEIGHTS = {"version": 10, "uri": "file:///var/pmd/runs/pocket-1f0c2a9b/weights/v0010", "sha256": "9f2c..."}
 _EVENT = {"seq": 7, "ts": 1789000003.1, "type": "step.completed", "payload": {"step": 1}}
-_MEMORY = {
-    "id": "i-4be1",
-    "level": "behavior",
-    "kind": "rule",
-    "text": "every k-? begins with reverse",
-    "status": "active",
-    "version": 2,
-    "step": 8,
-}
 
 _WRONG = {
     "status": 422,
@@ -141,31 +125,15 @@ EVENTS: Responses = {
 }
 REPORT = _answers(
     200,
-    {"run": _RUN, "recipe": RECIPE, "steps": [_STEP], "memory_samples": {"behavior": [_MEMORY["text"]]}},
+    {
+        "run": _RUN,
+        "recipe": RECIPE,
+        "steps": [_STEP],
+        "memory_samples": {"behavior": [ADD["text"]]},
+    },
     404,
 )
 CHECKPOINTS = _answers(200, [{"step": 10, "weights": _WEIGHTS, "evaluation": {"test": _SCORE}}], 404)
-MEMORY = _answers(200, {"items": [_MEMORY], "next": None}, 404)
-FOUND = _answers(
-    200,
-    {"results": [[_MEMORY | {"score": 0.93, "similarity": 0.61}]], "seq": 41, "index": "exact", "degraded": False},
-    404,
-)
-ITEM = _answers(200, {"item": _MEMORY, "history": []}, 404)
-OF_BANK = refusals(404)
-CHANGED = refusals(404, 409, 412, 428)
-"""How memory refuses a change."""
-
-ADD = _change({"level": "behavior", "text": _MEMORY["text"], "topic": "k"})
-CHANGE_MANY = _change({"action": "ban", "dry_run": True, "where": {"level": "insight", "q": "guess"}})
-ACT = _change({"reason": "it holds for all of them"})
-EDIT = _change({"text": "every k-? begins with a reversal"})
-SEARCH = {"requestBody": _body({"queries": ["reverse before adding"], "level": "insight", "limit": 10})}
-_ROLLBACK = _change({"seq": 41, "dry_run": True})
-_IMPORT = {"application/x-ndjson": {"schema": {"type": "string", "description": "An export, for `import`."}}}
-CHANGE_BANK = _ROLLBACK | {"requestBody": {"required": True, "content": _ROLLBACK["requestBody"]["content"] | _IMPORT}}
-DECIDE = _change()
-
 MODELS = _answers(200, {"object": "list", "data": [{"id": "pocket-1f0c2a9b@12", "object": "model"}]})
 SERVICES = _answers(
     200,

@@ -20,6 +20,7 @@ from fastapi import HTTPException, Request
 from fastapi.responses import Response, StreamingResponse
 
 from pmd.gateway.views import ServiceView
+from pmd.services.common.bank import ItemPage, ItemView
 from pmd.services.common.client import CONNECT_TIMEOUT_S
 from pmd.services.common.waiting import delay
 from pmd.services.common.wire import Level
@@ -39,7 +40,7 @@ SAMPLES: Mapping[Level, Mapping[str, int]] = {
 SAMPLED_FROM = 100
 """Newest memories of a kind that the shown ones are chosen from."""
 PASSED_ON = (b"content-type", b"if-match", b"idempotency-key", b"x-pmd-actor")
-GIVEN_BACK = ("content-type", "etag", "retry-after")
+GIVEN_BACK = ("content-type", "etag", "retry-after", "allow", "location", "link", "www-authenticate")
 
 
 class Forwarder:
@@ -192,11 +193,11 @@ class Forwarder:
                     answer = await self._clients["memory"].get(
                         f"/v1/banks/{bank}/items", params=asked, timeout=READY_TIMEOUT_S
                     )
-                    items = answer.json()["items"] if answer.is_success else []
+                    items = ItemPage.model_validate_json(answer.content).items if answer.is_success else []
                     items.sort(key=_evidence, reverse=True)
-                    texts = dict.fromkeys(str(item["text"]) for item in items)  # problems may share a note
+                    texts = dict.fromkeys(item.text for item in items)  # problems may share a note
                     samples.setdefault(level, []).extend(list(texts)[:shown])
-                except (httpx.TransportError, ValueError, KeyError, TypeError):
+                except (httpx.TransportError, ValueError):
                     continue  # the report is worth reading without them
         return {level: texts for level, texts in samples.items() if texts}
 
@@ -222,9 +223,9 @@ async def _patiently(send: Callable[[], Awaitable[httpx.Response]], *, reads: bo
         await asyncio.sleep(pause)
 
 
-def _evidence(item: Mapping[str, Any]) -> tuple[int, int, int]:
+def _evidence(item: ItemView) -> tuple[int, int, int]:
     """Problems that agree, then attempts that followed it and passed, then all that followed it."""
-    return item["support"] or 0, item["successes"], item["trials"]
+    return item.support or 0, item.successes or 0, item.trials or 0
 
 
 def _passed_on(request: Request) -> dict[bytes, bytes]:

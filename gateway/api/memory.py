@@ -1,205 +1,241 @@
 """A run's memory through the gateway: the memory service's interface under the run's address.
 
-`/v1/runs/{run}/memory...` is the bank's items, `/v1/runs/{run}/bank...` the bank as a whole. Bodies, preconditions,
-idempotency keys and answers are passed on as they are; the memory service decides. Query parameters are declared here
-all the same: those that nobody knows are refused, and the document has the others.
-"""
+`/v1/runs/{run}/memory...` is the bank's items, `/v1/runs/{run}/bank...` the bank as a whole. The memory service
+decides; what it takes and answers is the contract in `services.common.bank` and `services.common.curation`.
 
-# ruff: noqa: ARG001 -- arguments that a route declares and the memory service reads
+Invariant: a bank that a run still reads is not deleted by a slip, and not without a line in the run's log.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any
 
-from fastapi import APIRouter, HTTPException, Path, Query, Request
+from fastapi import APIRouter, Body, Depends, HTTPException, Path, Query, Request
 from fastapi.concurrency import run_in_threadpool
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import Response
 
 from pmd.gateway.api import examples
-from pmd.gateway.api.forward import Forwarder
+from pmd.gateway.api.deps import RunId, Runs, Services
 from pmd.gateway.api.history import recipe_of
+from pmd.gateway.api.table import FILE, Row, add_rows
 from pmd.gateway.recipes.recipe import Recipe
-from pmd.gateway.registry.registry import Registry
-from pmd.services.common.wire import Level, Slug
-
-RunId = Annotated[Slug, Path(description="Id of the run.", examples=["pocket-1f0c2a9b"])]
-ItemId = Annotated[str, Path(pattern=r"^[A-Za-z0-9._:@-]{1,200}$", description="Id of the memory.")]
-After = Annotated[str | None, Query(max_length=20_000, description="`next` of the page before.")]
-Verb = Annotated[Literal["annotate", "split", "revert", "pin", "unpin", "ban", "restore"], Path()]
-
-ON = "The body, `If-Match` and `Idempotency-Key` are those of the memory service; see docs/memory.md."
+from pmd.gateway.registry.status import FINAL
+from pmd.gateway.views import RunStatus
+from pmd.services.common.app import known_query
+from pmd.services.common.bank import (
+    AuditPage,
+    BulkResult,
+    ContextView,
+    Diff,
+    ImportResult,
+    ItemDetail,
+    ItemId,
+    ItemPage,
+    ItemView,
+    ProposalPage,
+    ProposalView,
+    Provenance,
+    RollbackResult,
+    SearchAnswer,
+    Utility,
+)
+from pmd.services.common.curation import (
+    ACTS,
+    Actor,
+    Annotation,
+    AuditQuery,
+    Bulk,
+    DiffQuery,
+    Edit,
+    ExportQuery,
+    IdempotencyKey,
+    IfMatch,
+    IfMatchOrNone,
+    ItemQuery,
+    Merge,
+    NewItem,
+    ProposalQuery,
+    Reason,
+    Revert,
+    Rollback,
+    SearchQuery,
+    SearchRequest,
+    Split,
+)
+from pmd.services.common.requests import MemoryCounts
+from pmd.services.common.wire import Slug
 
 ROLLOUT = "`<step>:<rollout id>`; in a URL `#` is written `%23`."
 
+MEMORY, ITEMS_AT = "/v1/runs/{run}/memory", "/v1/banks/{run}/items"
+ITEM, ITEM_AT = f"{MEMORY}/{{item}}", f"{ITEMS_AT}/{{item}}"
+BANK, AT = "/v1/runs/{run}/bank", "/v1/banks/{run}"
+WISH, WISH_AT = f"{BANK}/proposals/{{proposal}}", f"{AT}/proposals/{{proposal}}"
 
-def add_memory_routes(routes: APIRouter, registry: Registry, forward: Forwarder) -> None:
-    """Routes under `/v1/runs/{run}` that the memory service answers."""
+REFUSES = (404, 409, 412)
+SEEN_REFUSES = (*REFUSES, 428)
 
-    async def bank_of(run: str) -> str:
-        row = await run_in_threadpool(registry.run, run)
-        if not Recipe.model_validate(recipe_of(row)).levels:
-            raise HTTPException(404, f"run {run!r} has no memory (method {row['method']})")
-        return f"/v1/banks/{run}"
+FROM = "What it was made from, what was made from it, and which contexts used it at which version."
+WORTH = "Reward with a memory less reward when chance held it out, with an interval."
+FIND = "What a run remembers of the like, by meaning, by words, or both. POST takes many questions at once."
+WISHES = "What the machine would change of memories that people hold, newest first."
+EXPORT = "The whole bank as JSON lines: as it is, or as it was at `seq`."
+ADD = "Add a note by hand."
+EDIT = "Reword a memory. From then on the machine proposes changes of it and makes none."
+REMARK = "Attach a remark; the memory and its version stay."
+SPLIT = "Turn one note into several; it is superseded by them."
+REVERT = "Bring back the wording of an earlier version, as a new one."
+MERGE = "Make several notes one; `items` names the versions that were seen."
+MANY = "Pin, unpin, ban or restore many, all or none. First a dry run with `where`, then `items` from it."
+ACCEPT = "Do what the machine wishes; `If-Match` names the version of its memory."
+REJECT = "Decline; the same wish is not made again."
+ROLLBACK = (
+    "Bring every memory back to what it was at `seq`. History and bans stay. `If-Match`, the ETag of the bank, is "
+    "needed unless it is a dry run."
+)
+IMPORT = "Add what an export holds, in one transaction; a bad line refuses it all and is named."
 
-    @routes.get("/v1/runs/{run}/memory", tags=["memory"], response_class=JSONResponse, responses=examples.MEMORY)
-    async def list_memory(
-        run: RunId,
-        request: Request,
-        level: Annotated[Level | None, Query(description="Only this level.")] = None,
-        kind: Annotated[str | None, Query(description="attempt, strategy, lesson or behavior.")] = None,
-        status: Annotated[str | None, Query(description="active unless given; any for all.")] = None,
-        problem_id: Annotated[str | None, Query(max_length=128)] = None,
-        held: Annotated[bool | None, Query(description="Pinned or edited by a person.")] = None,
-        q: Annotated[str | None, Query(max_length=200, description="Beginnings of words.")] = None,
-        sort: Annotated[str | None, Query(description="newest unless given, oldest or text.")] = None,
-        limit: Annotated[int, Query(ge=1, le=500)] = 50,
-        after: After = None,
-    ) -> Response:
-        """What a run remembers."""
-        return await forward.same("memory", f"{await bank_of(run)}/items", request)
+READS = (
+    Row("list_memory", "GET", MEMORY, ITEMS_AT, "What a run remembers.", ItemPage, ItemQuery),
+    Row("get_memory_item", "GET", ITEM, ITEM_AT, "One memory with its history. Its ETag is its version.", ItemDetail),
+    Row("diff_memory", "GET", f"{ITEM}/diff", f"{ITEM_AT}/diff", "Two versions compared.", Diff, DiffQuery),
+    Row("memory_provenance", "GET", f"{ITEM}/provenance", f"{ITEM_AT}/provenance", FROM, Provenance),
+    Row("memory_utility", "GET", f"{ITEM}/utility", f"{ITEM_AT}/utility", WORTH, Utility),
+    Row("get_bank", "GET", BANK, AT, "Size of a run's bank and its `seq`, which is also its ETag.", MemoryCounts),
+    Row("search_bank", "GET", f"{BANK}/search", f"{AT}/search", FIND, SearchAnswer, SearchQuery),
+    Row(
+        "search_bank_batch",
+        "POST",
+        f"{BANK}/search",
+        f"{AT}/search",
+        "The same for many questions at once.",
+        SearchAnswer,
+        body=SearchRequest,
+        example=examples.SEARCH,
+    ),
+    Row("list_proposals", "GET", f"{BANK}/proposals", f"{AT}/proposals", WISHES, ProposalPage, ProposalQuery),
+    Row("audit_bank", "GET", f"{BANK}/audit", f"{AT}/audit", "Who changed what, oldest first.", AuditPage, AuditQuery),
+    Row("export_bank", "GET", f"{BANK}/export", f"{AT}/export", EXPORT, query=ExportQuery),
+)
 
-    @routes.post(
-        "/v1/runs/{run}/memory",
-        status_code=201,
-        tags=["memory"],
-        response_class=JSONResponse,
-        description=ON,
-        responses=examples.CHANGED,
-        openapi_extra=examples.ADD,
-    )
-    async def add_memory(run: RunId, request: Request) -> Response:
-        return await forward.same("memory", f"{await bank_of(run)}/items", request)
 
-    @routes.post(
-        "/v1/runs/{run}/memory:{action}",
-        tags=["memory"],
-        response_class=JSONResponse,
-        description=ON,
-        responses={201: {"description": "merged"}, **examples.CHANGED},
-        openapi_extra=examples.CHANGE_MANY,
-    )
-    async def change_many(run: RunId, action: Literal["merge", "bulk"], request: Request) -> Response:
-        return await forward.same("memory", f"{await bank_of(run)}/items:{action}", request)
+def _change(
+    name: str,
+    method: str,
+    path: str,
+    target: str,
+    summary: str,
+    answer: Any,
+    body: Any = None,
+    *,
+    seen: Any = None,
+    status: int = 200,
+    example: Any = None,
+) -> Row:
+    """A row that changes a bank; `seen` is its `If-Match`, where it takes one."""
+    headers = {"idempotency_key": IdempotencyKey, "actor": Actor} | ({"if_match": seen} if seen else {})
+    refuses = SEEN_REFUSES if seen else REFUSES
+    return Row(name, method, path, target, summary, answer, None, body, headers, status, refuses, example)
 
-    @routes.post(
-        "/v1/runs/{run}/memory/{item}:{verb}",
-        tags=["memory"],
-        response_class=JSONResponse,
-        description=ON,
-        responses=examples.CHANGED,
-        openapi_extra=examples.ACT,
-    )
-    async def act_on_memory(run: RunId, item: ItemId, verb: Verb, request: Request) -> Response:
-        return await forward.same("memory", f"{await bank_of(run)}/items/{item}:{verb}", request)
 
-    @routes.get("/v1/runs/{run}/memory/{item}", tags=["memory"], response_class=JSONResponse, responses=examples.ITEM)
-    async def get_memory_item(run: RunId, item: ItemId, request: Request) -> Response:
-        """One memory with its history."""
-        return await forward.same("memory", f"{await bank_of(run)}/items/{item}", request)
+WRITES = (
+    _change("add_memory", "POST", MEMORY, ITEMS_AT, ADD, ItemView, NewItem, status=201, example=examples.ADD),
+    _change("edit_memory", "PATCH", ITEM, ITEM_AT, EDIT, ItemView, Edit, seen=IfMatch, example=examples.EDIT),
+    _change("annotate_memory", "POST", f"{ITEM}:annotate", f"{ITEM_AT}:annotate", REMARK, ItemView, Annotation),
+    _change("split_memory", "POST", f"{ITEM}:split", f"{ITEM_AT}:split", SPLIT, list[ItemView], Split, seen=IfMatch),
+    _change("revert_memory", "POST", f"{ITEM}:revert", f"{ITEM_AT}:revert", REVERT, ItemView, Revert, seen=IfMatch),
+    *(
+        _change(
+            f"{verb}_memory",
+            "POST",
+            f"{ITEM}:{verb}",
+            f"{ITEM_AT}:{verb}",
+            told,
+            ItemView,
+            Annotated[Reason | None, Body()],
+            seen=IfMatch,
+            example=examples.ACT,
+        )
+        for verb, told in ACTS.items()
+    ),
+    _change("merge_memories", "POST", f"{MEMORY}:merge", f"{ITEMS_AT}:merge", MERGE, ItemView, Merge, status=201),
+    _change(
+        "change_memories", "POST", f"{MEMORY}:bulk", f"{ITEMS_AT}:bulk", MANY, BulkResult, Bulk, example=examples.BULK
+    ),
+    _change("accept_proposal", "POST", f"{WISH}:accept", f"{WISH_AT}:accept", ACCEPT, ItemView, seen=IfMatch),
+    _change("reject_proposal", "POST", f"{WISH}:reject", f"{WISH_AT}:reject", REJECT, ProposalView),
+    _change(
+        "rollback_bank",
+        "POST",
+        f"{BANK}:rollback",
+        f"{AT}:rollback",
+        ROLLBACK,
+        RollbackResult,
+        Rollback,
+        seen=IfMatchOrNone,
+        example=examples.ROLLBACK,
+    ),
+    _change("import_bank", "POST", f"{BANK}:import", f"{AT}:import", IMPORT, ImportResult, FILE),
+)
 
-    @routes.patch(
-        "/v1/runs/{run}/memory/{item}",
-        tags=["memory"],
-        response_class=JSONResponse,
-        description=ON,
-        responses=examples.CHANGED,
-        openapi_extra=examples.EDIT,
-    )
-    async def edit_memory(run: RunId, item: ItemId, request: Request) -> Response:
-        return await forward.same("memory", f"{await bank_of(run)}/items/{item}", request)
 
-    @routes.get(
-        "/v1/runs/{run}/memory/{item}/{part}",
-        tags=["memory"],
-        response_class=JSONResponse,
-        responses=examples.OF_BANK,
-    )
-    async def about_memory(
-        run: RunId,
-        item: ItemId,
-        part: Literal["diff", "provenance", "utility"],
-        request: Request,
-        before: Annotated[int | None, Query(ge=1, description="diff: a version; the last but one if missing.")] = None,
-        after: Annotated[int | None, Query(ge=1, description="diff: a version; the newest if missing.")] = None,
-    ) -> Response:
-        """Two versions compared, what it was made from and what used it, or what it is worth."""
-        return await forward.same("memory", f"{await bank_of(run)}/items/{item}/{part}", request)
+async def remembers(run: str, registry: Runs) -> RunStatus:
+    """The status of a run that has a memory; 404 for others."""
+    row = await run_in_threadpool(registry.run, run)
+    if not Recipe.model_validate(recipe_of(row)).levels:
+        raise HTTPException(404, f"run {run!r} has no memory (method {row['method']})")
+    return RunStatus(row["status"])
 
-    @routes.get("/v1/runs/{run}/bank", tags=["memory"], response_class=JSONResponse, responses=examples.OF_BANK)
-    async def get_bank(run: RunId, request: Request) -> Response:
-        """Size of a run's bank and its `seq`."""
-        return await forward.same("memory", await bank_of(run), request)
 
-    @routes.get("/v1/runs/{run}/bank/search", tags=["memory"], response_class=JSONResponse, responses=examples.FOUND)
-    async def search_bank(
-        run: RunId,
-        request: Request,
-        q: Annotated[str, Query(min_length=1, max_length=20_000, description="What to look for.")],
-        level: Level = "insight",
-        mode: Literal["hybrid", "text", "vector"] = "hybrid",
-        alpha: Annotated[float | None, Query(ge=0.0, le=1.0, description="hybrid: weight of meaning.")] = None,
-        limit: Annotated[int, Query(ge=1, le=100)] = 10,
-    ) -> Response:
-        """What a run remembers of the like, by meaning, by words, or both. POST takes many questions at once."""
-        return await forward.same("memory", f"{await bank_of(run)}/search", request)
+async def _remembers(run: RunId, registry: Runs) -> RunStatus:
+    return await remembers(run, registry)
 
-    @routes.post(
-        "/v1/runs/{run}/bank/search",
-        tags=["memory"],
-        response_class=JSONResponse,
-        responses=examples.FOUND,
-        openapi_extra=examples.SEARCH,
-    )
-    async def search_bank_batch(run: RunId, request: Request) -> Response:
-        """The same for many questions: `queries`, `level`, `mode`, `alpha`, `limit`."""
-        return await forward.same("memory", f"{await bank_of(run)}/search", request)
 
-    @routes.get("/v1/runs/{run}/bank/{part}", tags=["memory"], response_class=JSONResponse, responses=examples.OF_BANK)
-    async def about_bank(
-        run: RunId,
-        part: Literal["proposals", "audit", "export"],
-        request: Request,
-        status: Annotated[str | None, Query(description="proposals: open unless given; any for all.")] = None,
-        after: After = None,
-        limit: Annotated[int | None, Query(ge=1, description="Of a page of proposals or of the audit log.")] = None,
-        seq: Annotated[int | None, Query(ge=0, description="export: the bank as it was then.")] = None,
-    ) -> Response:
-        """The machine's wishes, who changed what, or the whole bank as JSON lines."""
-        return await forward.same("memory", f"{await bank_of(run)}/{part}", request, streams=part == "export")
+routes = APIRouter(dependencies=[Depends(known_query)])
 
-    @routes.post(
-        "/v1/runs/{run}/bank:{action}",
-        tags=["memory"],
-        response_class=JSONResponse,
-        description=ON,
-        responses=examples.CHANGED,
-        openapi_extra=examples.CHANGE_BANK,
-    )
-    async def change_bank(run: RunId, action: Literal["import", "rollback"], request: Request) -> Response:
-        return await forward.same("memory", f"{await bank_of(run)}:{action}", request, streams=action == "import")
+add_rows(
+    routes,
+    "memory",
+    (*READS, *WRITES),
+    {
+        "run": RunId,
+        "item": Annotated[ItemId, Path(description="Id of the memory.")],
+        "proposal": Annotated[ItemId, Path(description="Id of the proposal.")],
+    },
+    Depends(_remembers),
+)
 
-    @routes.delete("/v1/runs/{run}/bank", tags=["memory"], status_code=204, responses=examples.OF_BANK)
-    async def delete_bank(run: RunId, request: Request) -> Response:
-        """Forget all that a run remembers, history included."""
-        return await forward.same("memory", await bank_of(run), request)
 
-    @routes.post(
-        "/v1/runs/{run}/bank/proposals/{proposal}:{verdict}",
-        tags=["memory"],
-        response_class=JSONResponse,
-        description=ON,
-        responses=examples.CHANGED,
-        openapi_extra=examples.DECIDE,
-    )
-    async def decide(run: RunId, proposal: ItemId, verdict: Literal["accept", "reject"], request: Request) -> Response:
-        return await forward.same("memory", f"{await bank_of(run)}/proposals/{proposal}:{verdict}", request)
+@routes.delete(BANK, tags=["memory"], status_code=204, responses=examples.refusals(*SEEN_REFUSES))
+async def delete_bank(
+    run: RunId,
+    request: Request,
+    registry: Runs,
+    services: Services,
+    status: Annotated[RunStatus, Depends(_remembers)],
+    if_match: IfMatch,  # noqa: ARG001 -- passed on
+    actor: Actor = None,
+    force: Annotated[bool, Query(description="Also when the run may still read it.")] = False,
+) -> Response:
+    """Forget all that a run remembers, history included. `If-Match` is the ETag of the bank. A run that may go on is
+    left its memory unless `force` is set; it would go on with an empty one."""
+    if status not in FINAL and not force:
+        raise HTTPException(409, f"run {run!r} is {status} and may still read its memory; cancel it, or set force=true")
+    answer = await services.same("memory", AT.format(run=run), request, {})
+    if answer.status_code == 204:
+        told = {"actor": f"person:{actor}" if actor else "person", "status": str(status)}
+        await run_in_threadpool(registry.note, run, "memory.deleted", told)
+    return answer
 
-    @routes.get("/v1/contexts/{rollout}", tags=["memory"], response_class=JSONResponse, responses=examples.OF_BANK)
-    async def explain_context(
-        rollout: Annotated[str, Path(max_length=300, description=ROLLOUT, examples=["12:train-7#3"])],
-        run: Annotated[Slug, Query(description="The run that it is a rollout of.")],
-        request: Request,
-    ) -> Response:
-        """The exact teacher context of a rollout: items, versions, and why each was chosen."""
-        await bank_of(run)
-        return await forward.same("memory", f"/v1/contexts/{rollout}", request, {"bank": run})
+
+@routes.get("/v1/contexts/{rollout}", tags=["memory"], response_model=ContextView, responses=examples.refusals(404))
+async def explain_context(
+    rollout: Annotated[str, Path(max_length=300, description=ROLLOUT, examples=["12:train-7#3"])],
+    run: Annotated[Slug, Query(description="The run that it is a rollout of.")],
+    request: Request,
+    registry: Runs,
+    services: Services,
+) -> Response:
+    """The exact teacher context of a rollout: items, versions, and why each was chosen."""
+    await remembers(run, registry)
+    return await services.same("memory", f"/v1/contexts/{rollout}", request, {"bank": run})

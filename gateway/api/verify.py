@@ -5,22 +5,22 @@ Invariant: judging again changes nothing that was recorded.
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, HTTPException, Path, Request
+from fastapi import APIRouter, Depends, HTTPException, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse, Response
 from pydantic import Field
 
 from pmd.gateway.api import examples
-from pmd.gateway.api.forward import Forwarder
+from pmd.gateway.api.deps import RunId, Runs, Services
 from pmd.gateway.loop.state import PhaseName, RunState
-from pmd.gateway.registry.registry import Registry
+from pmd.services.common.app import known_query
 from pmd.services.common.requests import GenerateResult, VerifyResult
 from pmd.services.common.strict import Strict
 from pmd.services.common.wire import Slug
 
-RunId = Annotated[Slug, Path(description="Id of the run.", examples=["pocket-1f0c2a9b"])]
+routes = APIRouter(dependencies=[Depends(known_query)])
 
 
 class JudgeAgain(Strict):
@@ -32,26 +32,24 @@ class JudgeAgain(Strict):
     """Verifier specs by problem id that take the place of the run's."""
 
 
-def add_judging_routes(routes: APIRouter, registry: Registry, forward: Forwarder) -> None:
-    """Routes that the verifier answers."""
+@routes.post(
+    "/v1/verify",
+    tags=["verify"],
+    response_class=JSONResponse,
+    responses=examples.refusals(429),
+    openapi_extra=examples.VERIFY,
+)
+async def verify(request: Request, services: Services) -> Response:
+    """Judge completions: the body is that of the verifier's own `POST /v1/verify`; see docs/verifier.md."""
+    return await services.post("verifier", "/v1/verify", request)
 
-    @routes.post(
-        "/v1/verify",
-        tags=["verify"],
-        response_class=JSONResponse,
-        responses=examples.refusals(429),
-        openapi_extra=examples.VERIFY,
-    )
-    async def verify(request: Request) -> Response:
-        """Judge completions: the body is that of the verifier's own `POST /v1/verify`; see docs/verifier.md."""
-        return await forward.post("verifier", "/v1/verify", request)
 
-    @routes.post("/v1/runs/{run}:reverify", tags=["verify"], response_class=JSONResponse, responses=examples.REVERIFY)
-    async def reverify(run: RunId, body: JudgeAgain) -> Response:
-        """Judge a step's rollouts by the verifier of today and say what changes; nothing recorded is touched."""
-        await run_in_threadpool(registry.run, run)
-        state, _ = await run_in_threadpool(registry.state, run)
-        return await forward.send("verifier", "/v1/reverify", _request(state, body))
+@routes.post("/v1/runs/{run}:reverify", tags=["verify"], response_class=JSONResponse, responses=examples.REVERIFY)
+async def reverify(run: RunId, body: JudgeAgain, registry: Runs, services: Services) -> Response:
+    """Judge a step's rollouts by the verifier of today and say what changes; nothing recorded is touched."""
+    await run_in_threadpool(registry.run, run)
+    state, _ = await run_in_threadpool(registry.state, run)
+    return await services.send("verifier", "/v1/reverify", _request(state, body))
 
 
 def _request(state: RunState, body: JudgeAgain) -> dict[str, Any]:

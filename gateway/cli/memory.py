@@ -5,15 +5,25 @@ from __future__ import annotations
 import difflib
 import uuid
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import click
 import typer
+from pydantic import ValidationError
 from rich.markup import escape
 
-from pmd.gateway.cli.client import CliError, connect
+from pmd.gateway.cli.client import CliError, Gateway, connect
 from pmd.gateway.cli.output import AsJson, RunId, age, console, print_json, table
 from pmd.gateway.cli.progress import LEVELS
+from pmd.services.common.strict import Strict, explain
+
+if TYPE_CHECKING:
+    from pmd.services.common.bank import ItemView
+
+# Commands import the models that they read: making all of them would cost every other command its start.
+# ruff: noqa: PLC0415
+
+M = TypeVar("M", bound=Strict)
 
 DIFF_STYLE = {"+": "green", "-": "red"}
 
@@ -36,27 +46,30 @@ def list_items(
     as_json: AsJson = False,
 ) -> None:
     """List memories, newest first."""
+    from pmd.services.common.bank import ItemPage
+
     if level is not None and level not in LEVELS:
         raise CliError(f"no memory level {level!r}; levels are {', '.join(LEVELS)}", code=2)
     filters = {"level": level, "q": query, "status": status, "held": held}
-    page = connect().get(f"/v1/runs/{run}/memory", **filters, limit=limit, after=after)
+    answer = connect().get(f"/v1/runs/{run}/memory", **filters, limit=limit, after=after)
     if as_json:
-        print_json(page)
+        print_json(answer)
         return
+    page = _as(ItemPage, answer)
     rows = table("id", "level", "kind", "support", "worked", "step", "text")
-    for item in page["items"]:
+    for item in page.items:
         rows.add_row(
-            item["id"],
-            item["level"],
-            item["kind"],
-            "" if item["support"] is None else str(item["support"]),
+            item.id,
+            item.level,
+            item.kind,
+            "" if item.support is None else str(item.support),
             _worked(item),
-            str(item["step"]),
-            _mark(item) + escape(_first_line(item["text"])),
+            str(item.step),
+            _mark(item) + escape(_first_line(item.text)),
         )
-    console.print(rows if page["items"] else "nothing remembered")
-    if page["next"] is not None:
-        console.print(f"more: --after {page['next']}", soft_wrap=True)
+    console.print(rows if page.items else "nothing remembered")
+    if page.next is not None:
+        console.print(f"more: --after {page.next}", soft_wrap=True)
 
 
 @app.command("search")
@@ -70,41 +83,47 @@ def search(
     as_json: AsJson = False,
 ) -> None:
     """Find memories by meaning, by words, or both, best first."""
+    from pmd.services.common.bank import SearchAnswer
+
     asked = {"q": query, "level": level, "mode": mode, "alpha": alpha, "limit": limit}
     answer = connect().get(f"/v1/runs/{run}/bank/search", **asked)
     if as_json:
         print_json(answer)
         return
     rows = table("id", "kind", "score", "similarity", "text")
-    for item in answer["results"][0]:
-        alike = "" if item["similarity"] is None else f"{item['similarity']:.2f}"
-        rows.add_row(item["id"], item["kind"], f"{item['score']:.2f}", alike, escape(_first_line(item["text"])))
-    console.print(rows if answer["results"][0] else "nothing found")
-    if answer["degraded"]:
-        console.print(f"the index is out of reach; the {answer['index']} one answered", style="yellow")
+    found = _as(SearchAnswer, answer)
+    for item in found.results[0]:
+        alike = "" if item.similarity is None else f"{item.similarity:.2f}"
+        rows.add_row(item.id, item.kind, f"{item.score:.2f}", alike, escape(_first_line(item.text)))
+    console.print(rows if found.results[0] else "nothing found")
+    if found.degraded:
+        console.print(f"the index is out of reach; the {found.index} one answered", style="yellow")
 
 
 @app.command("show")
 def show(run: RunId, item: ItemId, as_json: AsJson = False) -> None:
     """Show one memory: text, evidence, what it was made from, and its versions."""
-    found = connect().get(f"/v1/runs/{run}/memory/{item}")
+    from pmd.services.common.bank import ItemDetail
+
+    answer = connect().get(f"/v1/runs/{run}/memory/{item}")
     if as_json:
-        print_json(found)
+        print_json(answer)
         return
-    now = found["item"]
-    console.print(now["text"], markup=False, soft_wrap=True)
+    found = _as(ItemDetail, answer)
+    now = found.item
+    console.print(now.text, markup=False, soft_wrap=True)
     console.print()
     facts = table("", "", show_header=False)
-    for key, value in now.items():
+    for key, value in now:
         if key != "text" and value not in (None, "", []):
             shown = "\n".join(map(str, value)) if isinstance(value, list) else str(value)
             facts.add_row(f"[dim]{key}[/]", escape(shown))
     console.print(facts)
-    if len(found["history"]) > 1:
+    if len(found.history) > 1:
         versions = table("version", "step", "by", "status", "text")
-        for each in found["history"]:
-            about = (str(each["version"]), str(each["step"]), escape(each["actor"]), each["status"])
-            versions.add_row(*about, escape(_first_line(each["text"])))
+        for each in found.history:
+            about = (str(each.version), str(each.step), escape(each.actor), each.status)
+            versions.add_row(*about, escape(_first_line(each.text)))
         console.print()
         console.print(versions)
 
@@ -112,21 +131,24 @@ def show(run: RunId, item: ItemId, as_json: AsJson = False) -> None:
 @app.command("history")
 def history(run: RunId, item: ItemId, as_json: AsJson = False) -> None:
     """Show every version of a memory, and what changed from each to the next."""
-    found = connect().get(f"/v1/runs/{run}/memory/{item}")
+    from pmd.services.common.bank import ItemDetail
+
+    answer = connect().get(f"/v1/runs/{run}/memory/{item}")
     if as_json:
-        print_json(found["history"])
+        print_json(answer["history"])
         return
+    found = _as(ItemDetail, answer)
     before = ""
-    for each in found["history"]:
-        about = f"version {each['version']}  seq {each['seq']}  step {each['step']}  {each['status']}"
-        console.print(f"[bold]{about}[/]  by {escape(each['actor'])}", soft_wrap=True)
-        if each["text"] != before:
-            for line in difflib.ndiff(before.splitlines(), each["text"].splitlines()):
+    for each in found.history:
+        about = f"version {each.version}  seq {each.seq}  step {each.step}  {each.status}"
+        console.print(f"[bold]{about}[/]  by {escape(each.actor)}", soft_wrap=True)
+        if each.text != before:
+            for line in difflib.ndiff(before.splitlines(), each.text.splitlines()):
                 if not line.startswith("?"):
                     console.print(f"  {line}", style=DIFF_STYLE.get(line[0]), markup=False, soft_wrap=True)
-        before = each["text"]
-    for remark in found.get("annotations", []):
-        console.print(f"[dim]{escape(remark['actor'])}, {age(remark['at'])}:[/] {escape(remark['text'])}")
+        before = each.text
+    for remark in found.annotations:
+        console.print(f"[dim]{escape(remark.actor)}, {age(remark.at)}:[/] {escape(remark.text)}")
 
 
 @app.command("edit")
@@ -139,12 +161,12 @@ def edit(
 ) -> None:
     """Reword a memory. The machine proposes changes of it from then on and makes none."""
     gateway = connect()
-    now = gateway.get(f"/v1/runs/{run}/memory/{item}")["item"]
-    wanted = text if text is not None else click.edit(now["text"])
-    if wanted is None or wanted.strip() == now["text"]:
+    now = _item(gateway, run, item)
+    wanted = text if text is not None else click.edit(now.text)
+    if wanted is None or wanted.strip() == now.text:
         console.print("nothing changed")
         return
-    headers = _headers(who, version or now["version"])
+    headers = _headers(who, version or now.version)
     _written(gateway.patch(f"/v1/runs/{run}/memory/{item}", {"text": wanted}, headers))
 
 
@@ -157,7 +179,7 @@ def _verb(name: str, what: str) -> None:
         who: Who = None,
     ) -> None:
         gateway = connect()
-        seen = version or gateway.get(f"/v1/runs/{run}/memory/{item}")["item"]["version"]
+        seen = version or _item(gateway, run, item).version
         _written(gateway.post(f"/v1/runs/{run}/memory/{item}:{name}", {"reason": reason}, _headers(who, seen)))
 
     app.command(name, help=what)(act)
@@ -194,31 +216,34 @@ def proposals(
     as_json: AsJson = False,
 ) -> None:
     """List what the machine would change of memories that people hold; accept or reject one."""
+    from pmd.services.common.bank import ProposalPage
+
     gateway = connect()
     base = f"/v1/runs/{run}/bank/proposals"
     if reject is not None:
         gateway.post(f"{base}/{reject}:reject", None, _headers(who))
         console.print(f"rejected {reject}")
         return
-    found = gateway.get(base)
-    while found["next"]:
-        page = gateway.get(base, after=found["next"])
-        found = {"proposals": found["proposals"] + page["proposals"], "next": page["next"]}
+    page = _as(ProposalPage, gateway.get(base))
+    found = page.proposals
+    while page.next:
+        page = _as(ProposalPage, gateway.get(base, after=page.next))
+        found = found + page.proposals
     if accept is not None:
-        wish = next((p for p in found["proposals"] if p["id"] == accept), None)
+        wish = next((p for p in found if p.id == accept), None)
         if wish is None:
             raise CliError(f"no open proposal {accept!r}; `pmd memory proposals {run}` lists them")
-        now = gateway.get(f"/v1/runs/{run}/memory/{wish['item_id']}")["item"]
-        _written(gateway.post(f"{base}/{accept}:accept", None, _headers(who, now["version"])))
+        now = _item(gateway, run, wish.item_id)
+        _written(gateway.post(f"{base}/{accept}:accept", None, _headers(who, now.version)))
         return
     if as_json:
-        print_json(found)
+        print_json(ProposalPage(proposals=found).model_dump(mode="json"))
         return
     rows = table("proposal", "item", "wish", "step", "by", "text or reason")
-    for each in found["proposals"]:
-        said = escape(_first_line(each["text"] or each["reason"]))
-        rows.add_row(each["id"], each["item_id"], each["wish"], str(each["step"]), escape(each["actor"]), said)
-    console.print(rows if found["proposals"] else "no open proposals")
+    for each in found:
+        said = escape(_first_line(each.text or each.reason))
+        rows.add_row(each.id, each.item_id, each.wish, str(each.step), escape(each.actor), said)
+    console.print(rows if found else "no open proposals")
 
 
 @app.command("export")
@@ -243,9 +268,11 @@ def export(
 @app.command("import")
 def import_(run: RunId, file: Annotated[Path, typer.Argument(help="JSON lines file.", exists=True)]) -> None:
     """Add an exported memory to a run's."""
+    from pmd.services.common.bank import ImportResult
+
     with file.open("rb") as content:
-        done = connect().upload(f"/v1/runs/{run}/bank:import", content)
-    console.print(f"{done['added']} added, {done['known']} known or banned, seq {done['seq']}")
+        done = _as(ImportResult, connect().upload(f"/v1/runs/{run}/bank:import", content))
+    console.print(f"{done.added} added, {done.known} known or banned, seq {done.seq}")
 
 
 def _headers(who: str | None, version: int | None = None) -> dict[str, str]:
@@ -258,18 +285,43 @@ def _headers(who: str | None, version: int | None = None) -> dict[str, str]:
     return headers
 
 
-def _written(item: dict[str, Any]) -> None:
-    held = " pinned" if item["pinned"] else " edited" if item["edited"] else ""
-    console.print(f"{item['id']}  version {item['version']}  {item['status']}{held}", soft_wrap=True)
+def _as(model: type[M], answer: Any) -> M:
+    """An answer of the gateway as the value that it says it is.
+
+    Raises:
+        CliError: when it is something else.
+    """
+    try:
+        return model.model_validate(answer)
+    except ValidationError as error:
+        first = explain(error)[0]
+        cause = f"{model.__name__}.{first['field']}: {first['message']}"
+        raise CliError(
+            f"the gateway speaks another version ({cause}); use the command line that came with it"
+        ) from error
 
 
-def _mark(item: dict[str, Any]) -> str:
-    return "[yellow]pinned[/] " if item.get("pinned") else "[yellow]edited[/] " if item.get("edited") else ""
+def _item(gateway: Gateway, run: str, item: str) -> ItemView:
+    from pmd.services.common.bank import ItemDetail
+
+    return _as(ItemDetail, gateway.get(f"/v1/runs/{run}/memory/{item}")).item
 
 
-def _worked(item: dict[str, Any]) -> str:
+def _written(answer: Any) -> None:
+    from pmd.services.common.bank import ItemView
+
+    item = _as(ItemView, answer)
+    held = " pinned" if item.pinned else " edited" if item.edited else ""
+    console.print(f"{item.id}  version {item.version}  {item.status}{held}", soft_wrap=True)
+
+
+def _mark(item: ItemView) -> str:
+    return "[yellow]pinned[/] " if item.pinned else "[yellow]edited[/] " if item.edited else ""
+
+
+def _worked(item: ItemView) -> str:
     """Successes of trials, when the item was ever tried."""
-    return f"{item['successes']}/{item['trials']}" if item["trials"] else ""
+    return f"{item.successes}/{item.trials}" if item.trials else ""
 
 
 def _first_line(text: str) -> str:

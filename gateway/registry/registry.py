@@ -465,6 +465,16 @@ class Registry:
         at = and_(PHASES.c.key == phase.key, PHASES.c.status == "submitted")
         return bool(db.execute(update(PHASES).where(at).values(ended=self._clock(), **values)).rowcount)
 
+    def note(self, run: str, type_: str, payload: Mapping[str, Any]) -> None:
+        """A line of a run's log about what somebody did beside its phases.
+
+        Raises:
+            UnknownRun: when there is none.
+        """
+        with self.database.write() as db:
+            self._locked(db, run)
+            self._log(db, run, type_, payload)
+
     def _raise_alarm(self, db: Connection, run: str, step: int | None, alarm: Alarm) -> None:
         said = {"step": step, "kind": alarm.kind, "message": alarm.message, "pauses": alarm.pauses}
         self._log(db, run, "run.alarm", said)

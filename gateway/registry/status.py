@@ -21,6 +21,8 @@ VALID_TRANSITIONS: Mapping[RunStatus, frozenset[RunStatus]] = {
 """`:resume` re-opens a paused or failed run as queued; succeeded and cancelled are final."""
 
 ENDED = frozenset({RunStatus.SUCCEEDED, RunStatus.FAILED, RunStatus.CANCELLED})
+FINAL = frozenset(status for status, following in VALID_TRANSITIONS.items() if not following)
+"""Nothing is read or written for such a run any more."""
 ACTIVE = frozenset({RunStatus.QUEUED, RunStatus.RUNNING})
 GOALS: Mapping[Desired, RunStatus] = {
     "run": RunStatus.QUEUED,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hmac
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
@@ -38,6 +38,9 @@ MAX_JSON_BYTES = 16 << 20
 MAX_UPLOAD_BYTES = 256 << 20
 """Largest body that is no JSON."""
 
+NO_PRECONDITION = 'send If-Match with the ETag that you saw (or "*" for whatever is there)'
+"""Said with 428."""
+
 RETRY_AFTER_S = 5
 """When to repeat a request that can't be served now."""
 
@@ -51,18 +54,27 @@ class NotReady(Away):
     """The service runs but can't do its work yet; the message says what is missing."""
 
 
-def problem(status: int, title: str, fields: list[dict[str, str]] | None = None) -> JSONResponse:
+def problem(
+    status: int,
+    title: str,
+    fields: list[dict[str, str]] | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> JSONResponse:
     """An error body (RFC 9457): `title` is cause and fix, `errors` names the fields."""
     body: dict[str, Any] = {"status": status, "title": title}
     if fields:
         body["errors"] = fields
-    return JSONResponse(body, status, media_type="application/problem+json")
+    return JSONResponse(body, status, headers=headers, media_type="application/problem+json")
 
 
 def known_query(request: Request) -> None:
     """Refuse query parameters that the route does not know: a filter that is ignored answers another question."""
     route = request.scope["route"]
-    known = {parameter.alias for parameter in get_flat_dependant(route.dependant).query_params}
+    known: set[str] = set()
+    for parameter in get_flat_dependant(route.dependant).query_params:
+        declared: Any = parameter.field_info.annotation
+        as_model = isinstance(declared, type) and issubclass(declared, BaseModel)
+        known |= set(declared.model_fields) if as_model else {parameter.alias}
     errors = []
     for name in sorted(set(request.query_params) - known):
         guess = nearest(name, known)
@@ -123,7 +135,8 @@ def create_service(
         if request.url.path not in open_paths:
             scheme, _, given = request.headers.get("authorization", "").partition(" ")
             if scheme.lower() != "bearer" or not hmac.compare_digest(given.encode(), token.encode()):
-                return problem(401, "missing or wrong bearer token; send 'Authorization: Bearer <token>'")
+                title = "missing or wrong bearer token; send 'Authorization: Bearer <token>'"
+                return problem(401, title, headers={"WWW-Authenticate": "Bearer"})
         if (refusal := _oversized(request, max_json_bytes)) is not None:
             return refusal
         try:
@@ -145,18 +158,18 @@ def create_service(
         body = getattr(request.scope.get("route"), "body_field", None)
         model = body.field_info.annotation if body is not None else None
         known = isinstance(model, type) and issubclass(model, BaseModel)
-        fields = explain_errors(error.errors(), model if known else None)
-        return problem(422, "the request is not valid", fields)
+        errors = error.errors()
+        if [(each["type"], each["loc"]) for each in errors] == [("missing", ("header", "If-Match"))]:
+            return problem(428, NO_PRECONDITION)
+        return problem(422, "the request is not valid", explain_errors(errors, model if known else None))
 
     @app.exception_handler(StarletteHTTPException)
     async def refused(_: Request, error: StarletteHTTPException) -> JSONResponse:
         detail: Any = error.detail
         if isinstance(detail, list):
-            return problem(error.status_code, "the request is not valid", detail)
-        answer = problem(error.status_code, str(detail))
-        if error.status_code == 503:
-            answer.headers["Retry-After"] = str(RETRY_AFTER_S)
-        return answer
+            return problem(error.status_code, "the request is not valid", detail, error.headers)
+        repeat = {"Retry-After": str(RETRY_AFTER_S)} if error.status_code == 503 else {}
+        return problem(error.status_code, str(detail), headers=repeat | dict(error.headers or {}))
 
     @app.exception_handler(Retryable)
     async def later(request: Request, error: Retryable) -> JSONResponse:

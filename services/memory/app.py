@@ -21,10 +21,9 @@ from pmd.services.common.requests import (
     RetrieveRequest,
 )
 from pmd.services.common.runner import JobRunner
-from pmd.services.memory.api import explain
+from pmd.services.memory.api import curate, explain, read
+from pmd.services.memory.api import search as find
 from pmd.services.memory.api.caller import explain_refusals
-from pmd.services.memory.api.curate import router
-from pmd.services.memory.api.search import search_router
 from pmd.services.memory.index.search import open_search
 from pmd.services.memory.ledger import Ledger
 from pmd.services.memory.retrieve.contexts import retrieve
@@ -76,11 +75,15 @@ def create_app(settings: MemoryServiceSettings) -> FastAPI:
         return {"profile": settings.profile(), "ledger": ledger.dialect, **search.status()}
 
     app = create_service("memory", settings, ready=ready, lifespan=lifespan)
-    app.include_router(jobs.router())
-    app.include_router(holdings(release=search.release))
-    app.include_router(search_router(ledger, search))
-
-    app.include_router(router(ledger, search))
-    app.include_router(explain.router(ledger))
+    app.state.ledger, app.state.search = ledger, search
+    for routes in (
+        jobs.router(),
+        holdings(release=search.release),
+        read.routes,
+        curate.routes,
+        find.routes,
+        explain.routes,
+    ):
+        app.include_router(routes)
     explain_refusals(app)
     return app

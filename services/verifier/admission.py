@@ -14,8 +14,11 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 
+from fastapi import FastAPI, Request, Response
+
+from pmd.services.common.app import problem
 from pmd.services.verifier.metrics import PENDING_BYTES, REFUSED
 
 RETRY_MIN_S, RETRY_MAX_S = 1, 60
@@ -88,3 +91,24 @@ class Admission:
     def overdue(self) -> bool:
         """Whether requests under way have had their time."""
         return self._ends is not None and time.monotonic() >= self._ends
+
+
+def limit_bodies(app: FastAPI, admission: Admission, max_mb: int) -> None:
+    """Take bodies of a known length, of at most `max_mb` each, and together what `admission` lets in."""
+
+    @app.middleware("http")
+    async def limit_body(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
+        if request.method not in ("POST", "PUT"):
+            return await call_next(request)
+        length = request.headers.get("content-length", "")
+        if not (length.isascii() and length.isdecimal() and len(length) < 20):
+            return problem(411, "send a Content-Length")
+        if int(length) > max_mb << 20:
+            return problem(413, f"the body is over {max_mb} MB; send a job with a reference")
+        try:
+            with admission.let_in(int(length)):
+                return await call_next(request)
+        except Refused as refused:
+            response = problem(refused.status, str(refused))
+            response.headers["Retry-After"] = str(refused.retry_after_s)
+            return response

@@ -274,8 +274,16 @@ def test_memory_is_listed_page_by_page(api: Api, pmd: Pmd) -> None:
     assert "levels are" in pmd("memory", "list", "r", "--level", "wisdom").stderr
 
 
+def test_an_answer_of_another_version_is_a_sentence(api: Api, pmd: Pmd) -> None:
+    api.answers["GET /v1/runs/r/memory"] = {"items": [ITEM | {"mood": "good"}], "next": None}
+    refused = pmd("memory", "list", "r")
+    assert refused.exit_code == 1
+    assert "speaks another version (ItemPage.items.0.mood" in " ".join(refused.stderr.split())
+
+
 def test_a_memory_shows_its_evidence_and_versions(api: Api, pmd: Pmd) -> None:
-    history = [{"version": v, "step": v, "actor": "r@1", "status": "active", "text": f"v{v}"} for v in (1, 2)]
+    then = {"seq": 1, "kind": "behavior", "status": "active", "pinned": False, "edited": False, "facts": {}}
+    history = [then | {"version": v, "step": v, "actor": "r@1", "text": f"v{v}"} for v in (1, 2)]
     api.answers["GET /v1/runs/r/memory/i1"] = {"item": ITEM, "history": history}
     result = pmd("memory", "show", "r", "i1")
     assert result.exit_code == 0, result.output
@@ -301,7 +309,8 @@ def test_a_memory_is_changed_at_the_version_that_was_seen(api: Api, pmd: Pmd) ->
 
 
 def test_proposals_are_listed_and_decided(api: Api, pmd: Pmd) -> None:
-    wish = {"id": "w1", "item_id": "i1", "wish": "replace", "step": 9, "actor": "r@8", "text": "[better]", "reason": ""}
+    wish = {"id": "w1", "item_id": "i1", "item_version": 2, "wish": "replace", "step": 9, "actor": "r@8", "seq": 9}
+    wish |= {"text": "[better]", "reason": "", "status": "open", "decided_by": None, "facts": {}}
     pages = {None: {"proposals": [wish | {"id": "w0"}], "next": "9.w0"}, "9.w0": {"proposals": [wish], "next": None}}
     api.answers["GET /v1/runs/r/bank/proposals"] = lambda request: pages[request.url.params.get("after")]
     api.answers["GET /v1/runs/r/memory/i1"] = {"item": ITEM, "history": []}

@@ -72,23 +72,69 @@ def test_a_bank_leaves_and_comes_back_through_the_gateway(http: TestClient, run:
     assert (bad.status_code, bad.json()["errors"][0]["field"]) == (422, "line 8")
 
 
-def test_the_gateway_knows_every_query_parameter_of_the_memory_service(
-    http: TestClient, run: str, tmp_path: Path
-) -> None:
-    memory = create_memory(MemoryServiceSettings(token=TOKEN, state_dir=tmp_path / "other"))  # type: ignore[arg-type]
-    parameters = [
-        (path.removeprefix("/v1/banks/{bank}/"), parameter["name"])
-        for path, operations in memory.openapi()["paths"].items()
-        for parameter in operations.get("get", {}).get("parameters", [])
-        if path.startswith("/v1/banks/{bank}/") and parameter["in"] == "query"
+def test_the_gateway_documents_what_the_memory_service_takes_and_answers(http: TestClient, tmp_path: Path) -> None:
+    settings = MemoryServiceSettings(token=TOKEN, state_dir=tmp_path / "other")  # type: ignore[arg-type]
+    theirs, ours = create_memory(settings).openapi(), http.get("/openapi.json").json()
+    operations = [
+        (verb, path, operation)
+        for path, verbs in theirs["paths"].items()
+        for verb, operation in verbs.items()
+        if path.startswith("/v1/banks/{bank}")
     ]
-    assert len(parameters) > 20
-    for path, name in parameters:
-        items, _, rest = path.partition("/")
-        where = f"memory/{rest}".rstrip("/") if items == "items" else f"bank/{path}"
-        asked = http.get(f"/v1/runs/{run}/{where.format(item_id='i0')}", params={name: "x"})
-        assert asked.status_code != 404, where
-        assert "unknown key" not in asked.text, (where, name)
+    assert len(operations) > 20
+    for verb, path, operation in operations:
+        given = ours["paths"][under_a_run(path)][verb]
+        mine, yours = ({(p["in"], p["name"]): p for p in each.get("parameters", [])} for each in (given, operation))
+        extra = {name for where, name in mine if where != "path"} - {name for where, name in yours if where != "path"}
+        assert extra <= ({"force", "X-PMD-Actor"} if verb == "delete" else set()), (verb, path)
+        for (where, name), parameter in yours.items():
+            if where != "path":
+                same = {k: mine[where, name].get(k) for k in ("schema", "required", "description")}
+                assert same == {k: parameter.get(k) for k in same}, (verb, path, name)
+        for status, answer in operation["responses"].items():
+            if status < "300":
+                assert schemas(given["responses"][status]) == schemas(answer), (verb, path, status)
+        if "requestBody" in operation:
+            assert schemas(given["requestBody"]) == schemas(operation["requestBody"]), (verb, path)
+    for name, schema in ours["components"]["schemas"].items():
+        assert theirs["components"]["schemas"].get(name, schema) == schema, name
+
+
+def under_a_run(path: str) -> str:
+    """The gateway's address of a bank's."""
+    path = path.replace("{item_id}", "{item}")
+    if path.startswith("/v1/banks/{bank}/items"):
+        return path.replace("/v1/banks/{bank}/items", "/v1/runs/{run}/memory")
+    return path.replace("/v1/banks/{bank}", "/v1/runs/{run}/bank")
+
+
+def schemas(part: dict[str, Any]) -> list[dict[str, Any]]:
+    """What a body or an answer looks like, but for titles that say where it stands."""
+    found = [media.get("schema", {}) for media in part.get("content", {}).values()]
+    return [{k: v for k, v in schema.items() if k not in {"title", "description"}} for schema in found]
+
+
+def test_a_bank_that_a_run_may_still_read_is_deleted_by_force_alone(http: TestClient, run: str) -> None:
+    bank = f"/v1/runs/{run}/bank"
+    assert http.delete(bank).status_code == 428
+    refused = http.delete(bank, headers={"If-Match": "*"})
+    assert (refused.status_code, "force=true" in refused.json()["title"]) == (409, True)
+    stale = http.delete(bank, params={"force": True}, headers={"If-Match": '"7"'})
+    assert (stale.status_code, stale.headers["ETag"]) == (412, '"1"')
+    assert http.get(bank).json()["insight"] == 5, "a refusal changes nothing"
+    seen = {"If-Match": http.get(bank).headers["ETag"], "X-PMD-Actor": "ada"}
+    assert http.delete(bank, params={"force": True}, headers=seen).status_code == 204
+    assert http.get(bank).status_code == 404
+    events = http.get(f"/v1/runs/{run}/events", params={"format": "json"}).json()
+    told = [event["payload"] for event in events if event["type"] == "memory.deleted"]
+    assert told == [{"actor": "person:ada", "status": "queued"}]
+
+
+def test_a_bank_of_a_run_that_is_over_needs_no_force(http: TestClient, run: str) -> None:
+    http.app.state.parts.registry.ask(run, "cancel")  # type: ignore[attr-defined]
+    with http.app.state.parts.registry.database.write() as db:  # type: ignore[attr-defined]
+        db.exec_driver_sql("UPDATE runs SET status = 'cancelled'")
+    assert http.delete(f"/v1/runs/{run}/bank", headers={"If-Match": '"1"'}).status_code == 204
 
 
 def test_requests_drawn_from_the_document_are_never_5xx(http: TestClient, run: str) -> None:

@@ -296,7 +296,7 @@ def test_an_embedder_that_is_away_is_503_with_its_cause(world: World) -> None:
         assert answer.status_code == 503
         assert "127.0.0.1:9" in answer.json()["title"]
         assert client.get("/readyz").json()["embedder"] == "openai-m"
-        assert client.delete("/v1/banks/b").status_code == 204
+        assert client.delete("/v1/banks/b", headers={"If-Match": "*"}).status_code == 204
     assert Ledger(f"sqlite:///{world.folder}/ledger.db").seq("b") == 0
 
 

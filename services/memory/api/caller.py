@@ -1,6 +1,7 @@
 """Who asks for a change, what they saw of it, and that they ask for it once.
 
-- `If-Match` is needed to change what exists: 428 without, 412 with the current version when it has moved on.
+- `If-Match` is needed to change what exists: 428 without (the shell's answer), 412 with the current version when it
+  has moved on.
 - `Idempotency-Key`: the same request again gets the same answer and changes nothing; another request is 409.
 - `X-PMD-Actor` is the name that the history shows.
 """
@@ -15,17 +16,16 @@ from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 import sqlalchemy as sa
-from fastapi import Depends, FastAPI, Header, HTTPException, Request
+from fastapi import Depends, FastAPI, Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 
 from pmd.services.common.app import problem
-from pmd.services.memory.api.views import ItemView
+from pmd.services.common.curation import Actor, IdempotencyKey, IfMatch
+from pmd.services.memory.api.views import item_view
 from pmd.services.memory.curate import changes
-from pmd.services.memory.ledger import PERSON, Ledger, Transaction, UnknownBank, reads
+from pmd.services.memory.ledger import PERSON, BankMoved, Ledger, Transaction, UnknownBank, reads
 from pmd.services.memory.ledger.tables import WRITES
-
-_TAG = re.compile(r'"(\d{1,15})"')
 
 
 @dataclass(frozen=True)
@@ -36,40 +36,18 @@ class Caller:
     key: str | None
     digest: str
     """Of method, path, query and body: what the key stands for."""
-    if_match: str | None
 
     def sends(self, content: bytes) -> Caller:
         """The same caller with a body of this digest."""
         return replace(self, digest=hashlib.sha256(self.digest.encode() + content).hexdigest())
 
-    def versions(self) -> changes.Versions:
-        """What `If-Match` allows to change: versions of an item or seqs of a bank; None for `*`.
 
-        Raises:
-            HTTPException: 428 without the header, 422 when it can't be read.
-        """
-        if self.if_match is None:
-            raise HTTPException(428, 'send If-Match with the ETag that you saw (or "*" for whatever is there)')
-        if self.if_match.strip() == "*":
-            return None
-        tags = [part.strip() for part in self.if_match.split(",")]
-        if not all(_TAG.fullmatch(tag) for tag in tags):
-            raise HTTPException(422, [{"field": "If-Match", "message": f'{self.if_match!r} is no ETag such as "3"'}])
-        return frozenset(int(tag.strip('"')) for tag in tags)
-
-
-async def _caller(
-    request: Request,
-    if_match: Annotated[str | None, Header(max_length=500)] = None,
-    idempotency_key: Annotated[str | None, Header(min_length=1, max_length=200)] = None,
-    x_pmd_actor: Annotated[str | None, Header(pattern=r"^[A-Za-z0-9][A-Za-z0-9._@+-]{0,63}$")] = None,
-) -> Caller:
+async def _caller(request: Request, idempotency_key: IdempotencyKey = None, actor: Actor = None) -> Caller:
     about = f"{request.method} {request.url.path}?{request.url.query}\n"
     return Caller(
-        actor=f"{PERSON}:{x_pmd_actor}" if x_pmd_actor else PERSON,
+        actor=f"{PERSON}:{actor}" if actor else PERSON,
         key=idempotency_key,
         digest=hashlib.sha256(about.encode()).hexdigest(),
-        if_match=if_match,
     )
 
 
@@ -82,6 +60,19 @@ async def _asks(request: Request, caller: Streams) -> Caller:
 
 
 Asks = Annotated[Caller, Depends(_asks)]
+
+
+def seen_in(if_match: str) -> changes.Versions:
+    """What `If-Match` allows to change: versions of an item or seqs of a bank; None for `*`."""
+    tags = re.findall(r"\d+", if_match)
+    return frozenset(map(int, tags)) if tags else None
+
+
+async def _seen(if_match: IfMatch) -> changes.Versions:
+    return seen_in(if_match)
+
+
+Seen = Annotated[changes.Versions, Depends(_seen)]
 
 
 def etag(number: int) -> str:
@@ -160,8 +151,12 @@ def explain_refusals(app: FastAPI) -> None:
     async def cursor(_: Request, error: reads.BadCursor) -> JSONResponse:
         return problem(422, "the request is not valid", [{"field": "after", "message": str(error)}])
 
+    @app.exception_handler(BankMoved)
+    async def moved(_: Request, error: BankMoved) -> JSONResponse:
+        return problem(412, str(error), headers={"ETag": etag(error.seq)})
+
     @app.exception_handler(changes.Stale)
     async def stale(_: Request, error: changes.Stale) -> JSONResponse:
-        body = {"status": 412, "title": str(error), "current": ItemView.of(error.current).model_dump(mode="json")}
+        body = {"status": 412, "title": str(error), "current": item_view(error.current).model_dump(mode="json")}
         headers = {"ETag": etag(error.current.version)}
         return JSONResponse(body, 412, headers=headers, media_type="application/problem+json")

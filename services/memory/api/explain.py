@@ -14,92 +14,19 @@ from fastapi import APIRouter, Depends, Path, Query
 
 from pmd.services.common.app import known_query
 from pmd.services.common.artifacts import ArtifactError, load_messages, read_table
-from pmd.services.common.strict import Strict
-from pmd.services.common.wire import Message, Ref, Slug
-from pmd.services.memory.api.read import REFUSALS, Bank, ItemId
-from pmd.services.memory.api.views import ItemView
+from pmd.services.common.bank import ContextView, LinkView, Provenance, ShownItem, UseView, Utility
+from pmd.services.common.wire import Ref, Slug
+from pmd.services.memory.api.deps import REFUSALS, BankId, InPath, TheLedger
+from pmd.services.memory.api.views import item_view
 from pmd.services.memory.curate import changes
 from pmd.services.memory.evidence.quality import lift
-from pmd.services.memory.ledger import Ledger, reads
+from pmd.services.memory.ledger import Item, Ledger, reads
 from pmd.services.memory.ledger.rows import load
 from pmd.services.memory.ledger.tables import CONTEXTS, LINKS, USES
 
 MAX_USES = 200
 
-
-class ShownItem(Strict):
-    """An item in a teacher context."""
-
-    id: str
-    version: int
-    level: str
-    text: str
-    """As it was shown."""
-    score: float
-    """Similarity to the problem; 1 for what is about this very problem."""
-    credibility: float
-    """How far verdicts, or people, bear it out."""
-    reason: str
-    """Why it was chosen."""
-    sources: list[str] = []
-    """Rollouts (insight) or insights (behavior) it was made from, at that version."""
-
-
-class ContextView(Strict):
-    """One teacher context, exactly."""
-
-    rollout: str
-    bank: str
-    step: int
-    problem_id: str
-    seq: int
-    """Of the bank when it was rendered."""
-    job: str
-    messages: list[Message]
-    has_context: bool
-    items: list[ShownItem]
-    demonstration: str | None
-    """Rollout id of the verified sibling that was shown."""
-    feedback: bool
-    """Whether the rollout's own feedback was shown."""
-
-
-class UseView(Strict):
-    """Teacher contexts of one problem in one step that were to show an item."""
-
-    step: int
-    problem_id: str
-    version: int
-    shown: bool
-    """False: chosen, and held out to learn what it is worth."""
-    score: float
-    credibility: float
-    reward: float | None
-
-
-class Provenance(Strict):
-    """Where an item comes from and where it went."""
-
-    item: ItemView
-    made_from: list[dict[str, Any]]
-    """Rollouts and items: `id`, `how`, and `item` where it is one."""
-    made: list[dict[str, Any]]
-    """Items that were made from it."""
-    uses: list[UseView]
-    """Newest first, at most 200."""
-
-
-class Utility(Strict):
-    """What showing an item does to the reward."""
-
-    shown: int
-    """Problems, by step, whose reward is known and whose contexts showed it."""
-    held_out: int
-    """The same for contexts that it was held out of."""
-    lift: float | None
-    """In [-1, 1]; None while there is nothing to compare."""
-    interval: tuple[float, float] | None
-    """90 %."""
+routes = APIRouter(tags=["explain"], dependencies=[Depends(known_query)])
 
 
 def context(ledger: Ledger, bank: str, rollout: str) -> ContextView:
@@ -161,49 +88,45 @@ def provenance(ledger: Ledger, bank: str, item_id: str) -> Provenance:
         uses = db.execute(sa.select(USES).where(here).order_by(USES.c.step.desc(), USES.c.problem_id).limit(MAX_USES))
         shown = [UseView(**{k: row._mapping[k] for k in UseView.model_fields}) for row in uses]
     return Provenance(
-        item=ItemView.of(item),
+        item=item_view(item),
         made_from=[_end(link.parent, link, near.get(link.parent)) for link in up],
         made=[_end(link.child, link, near.get(link.child)) for link in down],
         uses=shown,
     )
 
 
-def _end(name: str, link: Any, item: Any) -> dict[str, Any]:
+def _end(name: str, link: Any, item: Item | None) -> LinkView:
     """One end of a link; `version` is the first version of the child that it holds for."""
-    found = {"id": name, "how": link.how, "version": link.version}
-    return found | ({"item": ItemView.of(item).model_dump(mode="json")} if item else {})
+    return LinkView(id=name, how=link.how, version=link.version, item=item_view(item) if item else None)
 
 
-def router(ledger: Ledger) -> APIRouter:
-    """The routes that explain."""
-    routes = APIRouter(tags=["explain"], dependencies=[Depends(known_query)])
+@routes.get("/v1/contexts/{rollout}", responses=REFUSALS)
+def explain_context(
+    rollout: Annotated[str, Path(max_length=300, pattern=r"^[^\x00]*$", examples=["12:p7#3"])],
+    bank: Annotated[Slug, Query(description="The bank, which has its run's id.")],
+    ledger: TheLedger,
+) -> ContextView:
+    """The exact teacher context of a rollout `<step>:<rollout id>`: items, versions, why each was chosen."""
+    return context(ledger, bank, rollout)
 
-    @routes.get("/v1/contexts/{rollout}", responses=REFUSALS)
-    def explain_context(
-        rollout: Annotated[str, Path(max_length=300, pattern=r"^[^\x00]*$", examples=["12:p7#3"])],
-        bank: Annotated[Slug, Query(description="The bank, which has its run's id.")],
-    ) -> ContextView:
-        """The exact teacher context of a rollout `<step>:<rollout id>`: items, versions, why each was chosen."""
-        return context(ledger, bank, rollout)
 
-    @routes.get("/v1/banks/{bank}/items/{item_id}/provenance", responses=REFUSALS)
-    def explain_item(bank: Bank, item_id: ItemId) -> Provenance:
-        """What an item was made from, what was made from it, and which contexts used it at which version."""
-        return provenance(ledger, bank, item_id)
+@routes.get("/v1/banks/{bank}/items/{item_id}/provenance", responses=REFUSALS)
+def explain_item(bank: BankId, item_id: InPath, ledger: TheLedger) -> Provenance:
+    """What an item was made from, what was made from it, and which contexts used it at which version."""
+    return provenance(ledger, bank, item_id)
 
-    @routes.get("/v1/banks/{bank}/items/{item_id}/utility", responses=REFUSALS)
-    def item_utility(bank: Bank, item_id: ItemId) -> Utility:
-        """Reward with an item less reward when chance held it out (`memory.quality.hold_out`), with an interval."""
-        with ledger.read() as db:
-            if not load(db, bank, [item_id]):
-                raise changes.Missing(f"no item {item_id!r} in bank {bank!r}")
-            shown, held = reads.rewards(db, bank, item_id).get(item_id, ([], []))
-        found = lift(shown, held)
-        return Utility(
-            shown=len(shown),
-            held_out=len(held),
-            lift=found.mean if found else None,
-            interval=(found.low, found.high) if found else None,
-        )
 
-    return routes
+@routes.get("/v1/banks/{bank}/items/{item_id}/utility", responses=REFUSALS)
+def item_utility(bank: BankId, item_id: InPath, ledger: TheLedger) -> Utility:
+    """Reward with an item less reward when chance held it out (`memory.quality.hold_out`), with an interval."""
+    with ledger.read() as db:
+        if not load(db, bank, [item_id]):
+            raise changes.Missing(f"no item {item_id!r} in bank {bank!r}")
+        shown, held = reads.rewards(db, bank, item_id).get(item_id, ([], []))
+    found = lift(shown, held)
+    return Utility(
+        shown=len(shown),
+        held_out=len(held),
+        lift=found.mean if found else None,
+        interval=(found.low, found.high) if found else None,
+    )

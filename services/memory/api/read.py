@@ -1,18 +1,16 @@
-"""The bank for people to read, over REST: items, their history, the audit log."""
+"""The bank for people to read, over REST: items, their history, proposals, the audit log."""
 
 from __future__ import annotations
 
 import difflib
 import json
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import sqlalchemy as sa
-from fastapi import APIRouter, Path, Query, Response
+from fastapi import APIRouter, Depends, Query, Response
 
-from pmd.services.common.requests import MemoryCounts
-from pmd.services.common.wire import Level, Slug
-from pmd.services.memory.api.caller import etag
-from pmd.services.memory.api.views import (
+from pmd.services.common.app import known_query
+from pmd.services.common.bank import (
     AnnotationView,
     AuditPage,
     AuditRow,
@@ -20,115 +18,110 @@ from pmd.services.memory.api.views import (
     Diff,
     ItemDetail,
     ItemPage,
-    ItemView,
-    VersionView,
+    ProposalPage,
 )
+from pmd.services.common.curation import AuditQuery, DiffQuery, ItemQuery, ProposalQuery
+from pmd.services.common.requests import MemoryCounts
+from pmd.services.memory.api.caller import etag
+from pmd.services.memory.api.deps import REFUSALS, BankId, InPath, TheLedger
+from pmd.services.memory.api.views import item_view, proposal_view, version_view
 from pmd.services.memory.curate import changes
-from pmd.services.memory.ledger import Filter, Kind, Ledger, Status, reads
-from pmd.services.memory.ledger.tables import ANNOTATIONS, AUDIT
+from pmd.services.memory.ledger import Filter, reads
+from pmd.services.memory.ledger.tables import ANNOTATIONS, AUDIT, PROPOSALS
 
-PAGE = 50
-
-Bank = Annotated[Slug, Path(description="Id of the bank; a run's bank has the run's id.")]
-ItemId = Annotated[str, Path(pattern=r"^[A-Za-z0-9-]{1,64}$", description="Id of the item.")]
-Seq = Annotated[int, Query(ge=0, le=2**53)]
-Words = Annotated[str | None, Query(max_length=200, pattern=r"^[^\x00]*$", description="Beginnings of words.")]
-
-REFUSALS: dict[int | str, dict[str, Any]] = {
-    404: {"description": "no such bank or item"},
-    409: {"description": "the bank's state forbids it, or the Idempotency-Key names another request"},
-    412: {"description": "the item has moved on; the answer holds its current version"},
-    428: {"description": "If-Match is missing"},
-    503: {"description": "the ledger is busy or out of reach; see Retry-After"},
-}
+routes = APIRouter(tags=["banks"], dependencies=[Depends(known_query)])
 
 
-def add_reading(routes: APIRouter, ledger: Ledger) -> None:
-    """The routes that change nothing."""
+@routes.get("/v1/banks")
+def list_banks(ledger: TheLedger) -> BankList:
+    """All banks."""
+    return BankList(banks=ledger.banks())
 
-    @routes.get("/v1/banks")
-    def list_banks() -> BankList:
-        """All banks."""
-        return BankList(banks=ledger.banks())
 
-    @routes.get("/v1/banks/{bank}", responses=REFUSALS)
-    def get_bank(bank: Bank, response: Response) -> MemoryCounts:
-        """Size of a bank by level, and its `seq`, which is also its ETag."""
-        counts = ledger.counts(bank)
-        response.headers["ETag"] = etag(counts.seq)
-        return counts
+@routes.get("/v1/banks/{bank}", responses=REFUSALS)
+def get_bank(bank: BankId, ledger: TheLedger, response: Response) -> MemoryCounts:
+    """Size of a bank by level, and its `seq`, which is also its ETag."""
+    counts = ledger.counts(bank)
+    response.headers["ETag"] = etag(counts.seq)
+    return counts
 
-    @routes.get("/v1/banks/{bank}/items", responses=REFUSALS)
-    def list_items(
-        bank: Bank,
-        level: Level | None = None,
-        kind: Kind | None = None,
-        status: Annotated[Status | Literal["any"], Query()] = "active",
-        problem_id: Annotated[str | None, Query(max_length=128, pattern=r"^[^\x00]*$")] = None,
-        held: Annotated[bool | None, Query(description="Pinned or edited by a person.")] = None,
-        q: Words = None,
-        sort: reads.Sort = "newest",
-        after: Annotated[str, Query(max_length=20_000)] = "",
-        limit: Annotated[int, Query(ge=1, le=500)] = PAGE,
-    ) -> ItemPage:
-        """Items of a bank. `newest` and `oldest` go by the change, not by the step."""
-        chosen = Filter(level, kind, None if status == "any" else status, problem_id, held, q)
-        with ledger.read() as db:
-            reads.known_seq(db, bank)
-            items, following = reads.page(db, bank, chosen, sort=sort, after=after, limit=limit)
-        return ItemPage(items=[ItemView.of(i) for i in items], next=following)
 
-    @routes.get("/v1/banks/{bank}/items/{item_id}", responses=REFUSALS)
-    def get_item(bank: Bank, item_id: ItemId, response: Response) -> ItemDetail:
-        """One item with its history and annotations. Its ETag is its version."""
-        with ledger.read() as db:
-            versions = _history(db, bank, item_id)
-            here = sa.and_(ANNOTATIONS.c.bank == bank, ANNOTATIONS.c.item_id == item_id)
-            remarks = db.execute(sa.select(ANNOTATIONS).where(here).order_by(ANNOTATIONS.c.seq)).all()
-        response.headers["ETag"] = etag(versions[-1][0].version)
-        return ItemDetail(
-            item=ItemView.of(versions[-1][0]),
-            history=[VersionView.of(*version) for version in versions],
-            annotations=[AnnotationView(seq=r.seq, at=r.at, actor=r.actor, text=r.text) for r in remarks],
-        )
+@routes.get("/v1/banks/{bank}/items", responses=REFUSALS)
+def list_items(bank: BankId, asked: Annotated[ItemQuery, Query()], ledger: TheLedger) -> ItemPage:
+    """Items of a bank. `newest` and `oldest` go by the change, not by the step."""
+    chosen = Filter(
+        asked.level,
+        asked.kind,
+        None if asked.status == "any" else asked.status,
+        asked.problem_id,
+        asked.held,
+        asked.q,
+    )
+    with ledger.read() as db:
+        reads.known_seq(db, bank)
+        items, following = reads.page(db, bank, chosen, sort=asked.sort, after=asked.after, limit=asked.limit)
+    return ItemPage(items=[item_view(i) for i in items], next=following)
 
-    @routes.get("/v1/banks/{bank}/items/{item_id}/diff", responses=REFUSALS)
-    def diff_item(
-        bank: Bank,
-        item_id: ItemId,
-        before: Annotated[
-            int | None, Query(ge=1, le=2**31, description="Version; the last but one if missing.")
-        ] = None,
-        after: Annotated[int | None, Query(ge=1, le=2**31, description="Version; the newest if missing.")] = None,
-    ) -> Diff:
-        """Two versions of an item compared."""
-        with ledger.read() as db:
-            versions = {v.version: VersionView.of(v, actor) for v, actor in _history(db, bank, item_id)}
-        newest = max(versions)
-        right = after or newest
-        left = before or max(1, right - 1)
-        if missing := {left, right} - versions.keys():
-            raise changes.Missing(f"item {item_id!r} has no version {min(missing)}; its newest is {newest}")
-        old, new = versions[left], versions[right]
-        parts = difflib.unified_diff(
-            old.text.splitlines(), new.text.splitlines(), f"version {left}", f"version {right}", lineterm=""
-        )
-        return Diff(before=old, after=new, text="\n".join(parts))
 
-    @routes.get("/v1/banks/{bank}/audit", responses=REFUSALS)
-    def audit(
-        bank: Bank,
-        after: Annotated[str, Query(pattern=r"^(\d{1,15}\.\d{1,9})?$", description="`next` of the page before.")] = "",
-        limit: Annotated[int, Query(ge=1, le=1000)] = 200,
-    ) -> AuditPage:
-        """Who changed what, oldest first: a row for each change by a person, one for each job."""
-        seq, n = map(int, (after or "0.0").split("."))
-        later = sa.or_(AUDIT.c.seq > seq, sa.and_(AUDIT.c.seq == seq, AUDIT.c.n > n))
-        query = sa.select(AUDIT).where(AUDIT.c.bank == bank, later).order_by(AUDIT.c.seq, AUDIT.c.n).limit(limit)
-        with ledger.read() as db:
-            reads.known_seq(db, bank)
-            rows = [_audit_row(row) for row in db.execute(query)]
-        return AuditPage(rows=rows, next=f"{rows[-1].seq}.{rows[-1].n}" if rows else after)
+@routes.get("/v1/banks/{bank}/items/{item_id}", responses=REFUSALS)
+def get_item(bank: BankId, item_id: InPath, ledger: TheLedger, response: Response) -> ItemDetail:
+    """One item with its history and annotations. Its ETag is its version."""
+    with ledger.read() as db:
+        versions = _history(db, bank, item_id)
+        here = sa.and_(ANNOTATIONS.c.bank == bank, ANNOTATIONS.c.item_id == item_id)
+        remarks = db.execute(sa.select(ANNOTATIONS).where(here).order_by(ANNOTATIONS.c.seq)).all()
+    response.headers["ETag"] = etag(versions[-1][0].version)
+    return ItemDetail(
+        item=item_view(versions[-1][0]),
+        history=[version_view(*version) for version in versions],
+        annotations=[AnnotationView(seq=r.seq, at=r.at, actor=r.actor, text=r.text) for r in remarks],
+    )
+
+
+@routes.get("/v1/banks/{bank}/items/{item_id}/diff", responses=REFUSALS)
+def diff_item(bank: BankId, item_id: InPath, asked: Annotated[DiffQuery, Query()], ledger: TheLedger) -> Diff:
+    """Two versions of an item compared."""
+    with ledger.read() as db:
+        versions = {v.version: version_view(v, actor) for v, actor in _history(db, bank, item_id)}
+    newest = max(versions)
+    right = asked.after or newest
+    left = asked.before or max(1, right - 1)
+    if missing := {left, right} - versions.keys():
+        raise changes.Missing(f"item {item_id!r} has no version {min(missing)}; its newest is {newest}")
+    old, new = versions[left], versions[right]
+    parts = difflib.unified_diff(
+        old.text.splitlines(), new.text.splitlines(), f"version {left}", f"version {right}", lineterm=""
+    )
+    return Diff(before=old, after=new, text="\n".join(parts))
+
+
+@routes.get("/v1/banks/{bank}/audit", responses=REFUSALS)
+def audit(bank: BankId, asked: Annotated[AuditQuery, Query()], ledger: TheLedger) -> AuditPage:
+    """Who changed what, oldest first: a row for each change by a person, one for each job."""
+    seq, n = map(int, (asked.after or "0.0").split("."))
+    later = sa.or_(AUDIT.c.seq > seq, sa.and_(AUDIT.c.seq == seq, AUDIT.c.n > n))
+    query = sa.select(AUDIT).where(AUDIT.c.bank == bank, later).order_by(AUDIT.c.seq, AUDIT.c.n).limit(asked.limit)
+    with ledger.read() as db:
+        reads.known_seq(db, bank)
+        rows = [_audit_row(row) for row in db.execute(query)]
+    return AuditPage(rows=rows, next=f"{rows[-1].seq}.{rows[-1].n}" if rows else asked.after)
+
+
+@routes.get("/v1/banks/{bank}/proposals", responses=REFUSALS)
+def list_proposals(bank: BankId, asked: Annotated[ProposalQuery, Query()], ledger: TheLedger) -> ProposalPage:
+    """What the machine would change of items that people hold, newest first."""
+    query = sa.select(PROPOSALS).where(PROPOSALS.c.bank == bank)
+    if asked.status != "any":
+        query = query.where(PROPOSALS.c.status == asked.status)
+    if asked.after:
+        seq, _, last = asked.after.partition(".")
+        same = sa.and_(PROPOSALS.c.seq == int(seq), PROPOSALS.c.id > last)
+        query = query.where(sa.or_(PROPOSALS.c.seq < int(seq), same))
+    with ledger.read() as db:
+        reads.known_seq(db, bank)
+        rows = db.execute(query.order_by(PROPOSALS.c.seq.desc(), PROPOSALS.c.id).limit(asked.limit)).all()
+    following = f"{rows[-1].seq}.{rows[-1].id}" if len(rows) == asked.limit else None
+    return ProposalPage(proposals=[proposal_view(row) for row in rows], next=following)
 
 
 def _history(db: sa.Connection, bank: str, item_id: str) -> list[tuple[Any, str]]:

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field, replace
 
 import sqlalchemy as sa
 
-from pmd.services.memory.curate.requests import Action, Edit, ItemRef, Merge, NewItem, Split
+from pmd.services.common.bank import Action, ItemRef
+from pmd.services.common.curation import Edit, Merge, NewItem, Split
 from pmd.services.memory.ledger import Banned, Item, Transaction, fingerprint, reads
 from pmd.services.memory.ledger.items import Thought
 from pmd.services.memory.ledger.rows import load

@@ -25,10 +25,11 @@ from typing import IO, Annotated, Any, Literal, NamedTuple, NoReturn
 import sqlalchemy as sa
 from pydantic import AfterValidator, Field, StringConstraints, ValidationError
 
+from pmd.services.common.bank import Kind, Status
 from pmd.services.common.strict import Strict, explain
 from pmd.services.common.wire import Level, Problem, Slug
 from pmd.services.memory.curate import changes
-from pmd.services.memory.ledger import Banned, Item, Kind, Ledger, Status, Transaction, UnknownBank, reads
+from pmd.services.memory.ledger import Banned, Item, Ledger, Transaction, UnknownBank, reads
 from pmd.services.memory.ledger.items import Thought
 from pmd.services.memory.ledger.rows import PORTION, load, portions
 from pmd.services.memory.ledger.tables import ITEMS

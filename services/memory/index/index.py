@@ -13,8 +13,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
+from pmd.services.common.curation import MAX_FOUND
 from pmd.services.common.waiting import Away
 from pmd.services.common.wire import Level, Problem
 from pmd.services.memory.evidence.terms import excerpt
@@ -26,12 +27,10 @@ DOCUMENT_CHARS = 2000
 """Longest text that is searched or embedded, question included; what lies beyond says little more."""
 ATTEMPT_CHARS = 600
 """Head of an attempt that is searched: its approach."""
-CANDIDATES = 100
-"""Best items by meaning, and by words, that are fused; also the most that a search answers."""
+CANDIDATES = MAX_FOUND
+"""Best items by meaning, and by words, that are fused: enough for the longest answer."""
 PAGE = 2000
 """Changed items read from the ledger at a time."""
-
-Mode = Literal["hybrid", "text", "vector"]
 
 
 class IndexDown(Away):

@@ -249,13 +249,16 @@ class Search:
             compared.append([replace(hit, cosine=c) for hit, c in zip(there, cosines, strict=True)])
         return compared
 
-    def delete(self, bank: str) -> None:
-        """Forget a bank: in the index first, then in the ledger, so that no index outlives its bank.
+    def delete(self, bank: str, seqs: frozenset[int] | None = None) -> None:
+        """Forget a bank that is at one of `seqs`: in the index first, then in the ledger, so that no index outlives its
+        bank. One that moves on in between is kept, and indexed anew when it is next searched.
 
         Raises:
+            BankMoved: when it is at another `seq`.
             IndexDown: when the index is out of reach; nothing is forgotten then.
             UnknownBank: when there is none.
         """
+        self._ledger.check(bank, seqs)
         now = self._now
         indexes: list[Index] = [now.exact, *([now.remote] if now.remote else [])]
         locks = [self._locks[bank, index.name] for index in indexes]
@@ -264,7 +267,7 @@ class Search:
         try:
             for index in reversed(indexes):
                 index.drop(bank)
-            self._ledger.delete(bank)
+            self._ledger.delete(bank, seqs)
         finally:
             for lock in reversed(locks):
                 lock.release()

@@ -11,7 +11,7 @@ Invariants:
 the object that the service holds.
 """
 
-from pmd.services.memory.ledger.items import PERSON, Banned, Item, Kind, Status, UnknownBank, Use, fingerprint
+from pmd.services.memory.ledger.items import PERSON, BankMoved, Banned, Item, UnknownBank, Use, fingerprint
 from pmd.services.memory.ledger.reads import Filter, StepView
 from pmd.services.memory.ledger.schema import LedgerTooNew
 from pmd.services.memory.ledger.store import Ledger
@@ -19,13 +19,12 @@ from pmd.services.memory.ledger.transaction import Transaction
 
 __all__ = [
     "PERSON",
+    "BankMoved",
     "Banned",
     "Filter",
     "Item",
-    "Kind",
     "Ledger",
     "LedgerTooNew",
-    "Status",
     "StepView",
     "Transaction",
     "UnknownBank",

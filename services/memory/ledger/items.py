@@ -9,15 +9,10 @@ import unicodedata
 import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
+from pmd.services.common.bank import Kind, Status
 from pmd.services.common.wire import Level
-
-Kind = Literal["attempt", "strategy", "lesson", "behavior"]
-
-Status = Literal["active", "retired", "quarantined", "banned", "superseded"]
-"""active: may be shown. retired: the machine dropped it. quarantined: kept aside by a guard. banned: a person never
-wants to see this text again. superseded: a person merged or split it into other items."""
 
 Thought = tuple[str, str, str]
 """Kind, scope and fingerprint of a note."""
@@ -30,6 +25,14 @@ PERSON = "person"
 
 class UnknownBank(KeyError):
     """No such bank, or nothing was ever written to it."""
+
+
+class BankMoved(RuntimeError):
+    """A bank is not at the `seq` that was seen."""
+
+    def __init__(self, seq: int) -> None:
+        super().__init__(f"the bank is at seq {seq} by now; look at it and try again")
+        self.seq = seq
 
 
 def fingerprint(text: str) -> str:

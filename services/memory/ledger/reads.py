@@ -9,18 +9,17 @@ import re
 import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import sqlalchemy as sa
 
+from pmd.services.common.bank import Kind, Status
+from pmd.services.common.curation import Sort
 from pmd.services.common.requests import MemoryCounts
 from pmd.services.common.wire import Level
-from pmd.services.memory.ledger.items import Banned, Item, Kind, Status, UnknownBank
+from pmd.services.memory.ledger.items import Banned, Item, UnknownBank
 from pmd.services.memory.ledger.rows import item_at, item_of, load, portions
 from pmd.services.memory.ledger.tables import BANKS, BY_PERSON, ITEMS, PROBLEMS, SETTLED, STEPS, USES, VERSIONS, WORDS
-
-Sort = Literal["newest", "oldest", "text"]
-
 
 SORTED = 200
 """Characters that texts are sorted by."""

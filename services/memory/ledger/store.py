@@ -15,7 +15,7 @@ from pmd.services.common.requests import MemoryCounts
 from pmd.services.common.sql import Database
 from pmd.services.common.wire import Level, Ref
 from pmd.services.memory.ledger import reads, schema
-from pmd.services.memory.ledger.items import Item, UnknownBank, Use
+from pmd.services.memory.ledger.items import BankMoved, Item, UnknownBank, Use
 from pmd.services.memory.ledger.rows import load
 from pmd.services.memory.ledger.tables import BANKS, CONTEXTS, OF_A_BANK, STEPS, USES, WRITES
 from pmd.services.memory.ledger.transaction import Transaction
@@ -108,19 +108,35 @@ class Ledger:
             if shown:
                 db.execute(sa.insert(USES), shown)
 
-    def delete(self, bank: str) -> None:
+    def delete(self, bank: str, seqs: frozenset[int] | None = None) -> None:
         """Forget a bank entirely.
+
+        Args:
+            seqs: where it may be; None: anywhere.
 
         Raises:
             UnknownBank: when it does not exist.
+            BankMoved: when it is at another `seq`.
         """
         with self._database.write() as db:
-            if not db.execute(sa.delete(BANKS).where(BANKS.c.bank == bank)).rowcount:
-                raise UnknownBank(bank)
+            self._lock(db, bank)
+            self._check(db, bank, seqs)
+            db.execute(sa.delete(BANKS).where(BANKS.c.bank == bank))
             for table in OF_A_BANK:
                 db.execute(sa.delete(table).where(table.c.bank == bank))
 
+    def _check(self, db: sa.Connection, bank: str, seqs: frozenset[int] | None) -> None:
+        if not (seq := reads.seq(db, bank)):
+            raise UnknownBank(bank)
+        if seqs is not None and seq not in seqs:
+            raise BankMoved(seq)
+
     # ------------------------------------------------------------ reading
+
+    def check(self, bank: str, seqs: frozenset[int] | None) -> None:
+        """Refuse what `delete` would refuse."""
+        with self.read() as db:
+            self._check(db, bank, seqs)
 
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:

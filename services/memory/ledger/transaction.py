@@ -17,7 +17,8 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
-from pmd.services.memory.ledger.items import Banned, Item, Status, Thought, by_person, fingerprint
+from pmd.services.common.bank import Status
+from pmd.services.memory.ledger.items import Banned, Item, Thought, by_person, fingerprint
 from pmd.services.memory.ledger.rows import item_of, item_row, load, portions, version_row
 from pmd.services.memory.ledger.tables import (
     ANNOTATIONS,

@@ -17,6 +17,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Literal
 
+from pmd.services.common.bank import Kind
 from pmd.services.common.jobs import JobContext
 from pmd.services.common.prompts import render
 from pmd.services.common.requests import MemoryCounts, ReflectRequest
@@ -27,7 +28,7 @@ from pmd.services.memory.evidence.quality import without_duplicates
 from pmd.services.memory.evidence.reach import Reach
 from pmd.services.memory.evidence.terms import AGREE, coverage, terms, union
 from pmd.services.memory.leak.guard import leak
-from pmd.services.memory.ledger import Item, Kind, Ledger, Transaction
+from pmd.services.memory.ledger import Item, Ledger, Transaction
 from pmd.services.memory.write.generator import ChatModel
 from pmd.services.memory.write.notes import Insight, parse_insight
 from pmd.services.memory.write.protected import make_room

@@ -39,10 +39,12 @@ def edge() -> dict[str, httpx.AsyncBaseTransport]:
         return {"object": "list", "data": []}
 
     @memory.get("/v1/banks/{bank}/items")
-    async def items(bank: str, level: str | None = None, kind: str = "rule", limit: int = 50) -> dict[str, Any]:
+    async def items(bank: str, level: str | None = None, kind: str = "behavior", limit: int = 50) -> dict[str, Any]:
         evidence = [{"support": None, "successes": passed, "trials": 4} for passed in (1, 0, 4, 2, 4)]
         texts = [f"{kind} of {bank}, {each['successes']} of 4" for each in evidence]
-        found = [{"id": "i", "level": level, "text": text, **each} for text, each in zip(texts, evidence, strict=True)]
+        rest = {"problem_id": None, "status": "active", "version": 1, "seq": 1, "step": 1, "policy_version": 0}
+        about = {"id": "i", "level": level, "kind": kind, **rest}
+        found = [about | {"text": text, **each} for text, each in zip(texts, evidence, strict=True)]
         return {"items": found[:limit], "next": None}
 
     @memory.patch("/v1/banks/{bank}/items/{item}")
@@ -104,7 +106,7 @@ def app(tmp_path: Path, woken: list[str]) -> FastAPI:
 
 @pytest.fixture
 def registry(app: FastAPI) -> Registry:
-    return app.state.registry
+    return app.state.parts.registry
 
 
 @pytest.fixture

@@ -26,8 +26,13 @@ def test_memory_is_changed_through_the_gateway_as_it_is_at_its_service(http: Tes
     assert (answer.status_code, answer.headers["ETag"]) == (412, '"7"')
     seen = {"if-match": '"6"', "idempotency-key": "k", "x-pmd-actor": "ada"}
     assert answer.json() == {"id": "i-9", "body": {"text": "new"}, **seen}
-    odd = http.patch(f"/v1/runs/{finished}/memory/i-9", json={"text": "new"}, headers=[(b"X-PMD-Actor", b"\xe9")])
-    assert odd.status_code == 412, "what no pattern allows is for the service to refuse"
+    assert http.patch(f"/v1/runs/{finished}/memory/i-9", json={"text": "new"}).status_code == 428
+    odd = http.patch(
+        f"/v1/runs/{finished}/memory/i-9",
+        json={"text": "new"},
+        headers=[(b"If-Match", b"*"), (b"X-PMD-Actor", b"\xe9")],
+    )
+    assert (odd.status_code, odd.json()["errors"][0]["field"]) == (422, "header.X-PMD-Actor")
     context = http.get("/v1/contexts/3:p0%230", params={"run": finished}).json()
     assert context == {"rollout": "3:p0#0", "bank": finished}
 
