@@ -11,7 +11,7 @@ from pmd.services.common.artifacts import load_messages, read_table
 from pmd.services.common.options import ContextSettings, QualitySettings
 from pmd.services.common.requests import RetrieveRequest
 from pmd.services.memory.ledger import Filter, Item, reads
-from pmd.services.memory.retrieve.contexts import shows_feedback, with_chance
+from pmd.services.memory.retrieve.contexts import shows_feedback, with_hold_out
 from pmd.services.memory.retrieve.select import Note, Selection
 from pmd.services.memory.write.record import over_budget
 from tests.memory.test_jobs import RIGHT, WRONG, active, contexts, solved
@@ -175,10 +175,10 @@ def test_what_people_hold_is_outside_budgets_and_never_held_out_by_chance(world:
         out="",
     )
     shown = Selection(strategies=tuple(Note(note(f"s{n}", pinned=n < 9), f"s{n}", 1.0, 1.0, "") for n in range(18)))
-    kept = [n.text for n in with_chance(shown, "p0", request).notes]
+    kept = [n.text for n in with_hold_out(shown, "p0", request).notes]
     assert kept[:9] == [f"s{n}" for n in range(9)]
     assert len(kept) < 18
-    later = [n.text for n in with_chance(shown, "p0", request.model_copy(update={"step": 2})).notes]
+    later = [n.text for n in with_hold_out(shown, "p0", request.model_copy(update={"step": 2})).notes]
     assert later != kept, "chance is another in each step"
 
 
