@@ -9,11 +9,14 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 
+from pmd.services.common.options import MAX_NOTE_CHARS
 from pmd.services.common.strict import Strict
 from pmd.services.common.wire import Level, Slug
 from pmd.services.memory.ledger import Kind, Status
 
-Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=8000, pattern=r"^[^\x00]*$")]
+Text = Annotated[
+    str, StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_NOTE_CHARS, pattern=r"^[^\x00]*$")
+]
 """A note. Postgres can't store NUL."""
 
 

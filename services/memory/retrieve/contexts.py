@@ -5,8 +5,8 @@ A context is the problem with notes (memory), a verified sibling's solution or t
 
 Invariants (Law 3): a rollout is never its own demonstration, and a solution that says what a person has banned is
 nobody's; experience shown through memory is the head of an attempt of an earlier step, never a whole program, and
-passes the leak guard. Law 8: every context lists the items it shows with their versions, and the bank's `seq` it was
-rendered from.
+passes the leak guard. Law 8: every context lists the items it shows with their versions, the bank's `seq` it was
+rendered from, and why a note of a person is not among them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from pmd.services.memory.evidence.quality import held_out
 from pmd.services.memory.evidence.terms import AGREE, excerpt, similarity, terms
 from pmd.services.memory.index.search import Search
 from pmd.services.memory.ledger import Ledger, Use
-from pmd.services.memory.retrieve.render import explained, render
+from pmd.services.memory.retrieve.render import explained, omitted, render
 from pmd.services.memory.retrieve.select import Selection, counts, select
 from pmd.services.memory.retrieve.snapshot import Snapshot, read
 
@@ -87,6 +87,7 @@ def _row(
         "messages": dump_messages(messages),
         "has_context": has_context,
         "items": json.dumps([explained(n) for n in selection.notes]),
+        "left_out": json.dumps([omitted(n) for n in selection.left_out]),
         "demonstration": solution["rollout_id"] if solution else None,
         "feedback": feedback is not None,
         "seq": seq,
@@ -148,6 +149,7 @@ def retrieve(ledger: Ledger, search: Search, request: RetrieveRequest, job: JobC
         edits=edits,
         with_context=sum(r["has_context"] for r in rows),
         items_used=counts(selections) | shown,
+        left_out=sum(any(n.item.held for n in selections[r["problem_id"]].left_out) for r in rows),
         index=snapshot.index if snapshot else None,
         degraded=snapshot is not None and snapshot.degraded,
     )

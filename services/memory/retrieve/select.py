@@ -13,12 +13,15 @@ A pure function of the problem, the snapshot and the settings.
 4. Consistent (`conflicts: resolve`): notes are taken in order of credibility, and one that contradicts a note
    already taken is left out. A reader of two contradicting notes follows either; in the
    experiments behind the design one wrong behavior beside a right insight takes accuracy from .96 to .18.
+5. Fitting (`max_chars`): notes are shown whole. One that does not fit is left out, and hides no other.
+
+Invariant: what a person stands behind is shown, or the selection says why it is not (`left_out`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from pmd.services.common.options import ContextSettings
@@ -55,6 +58,10 @@ class Note:
     def terms(self) -> frozenset[str]:
         return terms(self.text)
 
+    def left_out(self, why: str) -> Note:
+        """The note as one that is not shown."""
+        return replace(self, reason=f"{why}; {self.reason}")
+
 
 @dataclass(frozen=True)
 class Selection:
@@ -64,6 +71,8 @@ class Selection:
     lessons: tuple[Note, ...] = ()
     behaviors: tuple[Note, ...] = ()
     experiences: tuple[Note, ...] = ()
+    left_out: tuple[Note, ...] = ()
+    """Notes that there was no room for, and notes of people that are not shown for whatever reason; each says why."""
 
     @property
     def notes(self) -> tuple[Note, ...]:
@@ -71,21 +80,25 @@ class Selection:
         return (*self.strategies, *self.experiences, *self.behaviors, *self.lessons)
 
     def within(self, chars: int) -> Selection:
-        """The selection without its last notes, so that the rest is at most `chars` long."""
-        left = chars
-        kept: set[str] = set()
-        for note in self.notes:
-            left -= len(note.text) + 1
-            if left < 0:
-                break
-            kept.add(note.item.id)
+        """The selection at `chars` characters or less; the notes that do not fit are left out.
 
-        return self.filtered(lambda note: note.item.id in kept)
+        What people stand behind is fitted in first, then the most specific.
+        """
+        left = chars
+        left_out = list(self.left_out)
+        for note in sorted(self.notes, key=lambda n: not n.item.held):
+            if len(note.text) < left:  # and one for the line's end
+                left -= len(note.text) + 1
+            else:
+                why = f"no room: {len(note.text)} characters, and {left} of {chars} (context.max_chars) were left"
+                left_out.append(note.left_out(why))
+        gone = {note.item.id for note in left_out}
+        return replace(self.filtered(lambda note: note.item.id not in gone), left_out=tuple(left_out))
 
     def filtered(self, keep: Callable[[Note], bool]) -> Selection:
         """The selection with only the notes that `keep` wants."""
-        parts = (self.strategies, self.lessons, self.behaviors, self.experiences)
-        return Selection(*(tuple(n for n in notes if keep(n)) for notes in parts))
+        parts = ("strategies", "lessons", "behaviors", "experiences")
+        return replace(self, **{part: tuple(n for n in getattr(self, part) if keep(n)) for part in parts})
 
 
 def select(problem: Problem, snapshot: Snapshot, settings: ContextSettings, *, leak_guard: bool = True) -> Selection:
@@ -102,33 +115,35 @@ def select(problem: Problem, snapshot: Snapshot, settings: ContextSettings, *, l
     if "experience" in settings.levels and not settings.transient:
         past = [(i, a) for i, a in zip(memory.experience, attempts, strict=True) if a.step < snapshot.step]
 
-    def safe(note: Note) -> bool:
+    def objection(note: Note) -> str:
         if snapshot.bans.forbids(note.item, note.text):
-            return False
+            return "a person has banned what it says"
         # Insights were guarded when they were written. People and imports write what they like, behaviors and notes
         # that speak about this problem too come from others, and attempts are shown as they are: each note is checked
         # for each problem that it is shown for, before it can take the place of another.
-        return not leak_guard or leak(note.text, problem, passed) is None
+        reason = leak(note.text, problem, passed) if leak_guard else None
+        return f"gives the answer away: {reason}" if reason else ""
 
     claims = _strategies(problem.id, memory, snapshot.evidence)
     for item, seen in _newest([(i, a) for i, a in past if a.passed]):
         claims.append(_claim(item, seen.text, problem.id, "passed attempt of an earlier step", snapshot.evidence))
-    candidates = [*claims, *_behaviors(problem, memory, attempts, snapshot, settings)]
-    believed = sorted((n for n in candidates if n.credibility >= BELIEVED), key=lambda n: -n.credibility)
+    behaviors, beyond = _behaviors(problem, memory, attempts, snapshot, settings)
+    believed = [n for n in (*claims, *behaviors) if n.credibility >= BELIEVED]
     conflict = _conflict(attempted, snapshot.evidence.vocabulary) if settings.conflicts == "resolve" else _never
-    chosen = _consistent(believed, conflict, safe)
+    chosen, left_out = _consistent(sorted(believed, key=lambda n: -n.credibility), conflict, objection)
     warned = [note for item in memory.lessons if (note := _warning(item, attempts)) is not None]
-    warnings = list(filter(safe, warned))
+    warnings, unsafe = _consistent(warned, _never, objection)
     if not warnings:
         # A lesson says it already. The attempt word for word is what a model that looks things up repeats.
         failures = [_failure(item, seen) for item, seen in _newest([(i, a) for i, a in past if not a.passed])]
-        chosen += filter(safe, failures)
+        chosen += _consistent(failures, _never, objection)[0]
     plans = [n for n in chosen if n.item.level == "insight" or n.item.facts.get("passed")]
     return Selection(
         strategies=tuple(n for n in chosen if n.item.level == "insight"),
         lessons=tuple(n for n in warnings if n.item.held or not _forbids(n, plans, attempted)),
         behaviors=tuple(n for n in chosen if n.item.level == "behavior"),
         experiences=tuple(n for n in chosen if n.item.level == "experience"),
+        left_out=tuple(n for n in (*left_out, *unsafe, *beyond) if n.item.held),
     ).within(settings.max_chars)
 
 
@@ -181,29 +196,10 @@ def _behaviors(
     attempts: Sequence[Attempt],
     snapshot: Snapshot,
     settings: ContextSettings,
-) -> list[Note]:
-    """The behaviors found for a problem, with how the approaches here that follow them fared."""
-    notes = []
-    for score, item in _found_behaviors(problem, memory, snapshot, settings):
-        seen = approaches(item.text, attempts)
-        prior = behavior_prior(item.facts["support"], item.facts["members"])
-        reason = (
-            f"{_stands_behind(item)}{item.facts['support']} of {item.facts['members']} problems agree; "
-            f"{seen.passes} of {seen.trials} approaches here that follow it passed"
-        )
-        belief = credibility(
-            prior, seen, chance=snapshot.evidence.base_pass_rate, blame=snapshot.evidence.behavior_pass_rate
-        )
-        notes.append(Note(item, item.text, _belief(item, belief), score, reason))
-    return notes
-
-
-def _found_behaviors(
-    problem: Problem, memory: ProblemMemory, snapshot: Snapshot, settings: ContextSettings
-) -> list[Found]:
-    """Up to `k` behaviors by topic or, without one, by similarity; then those that the index finds."""
+) -> tuple[list[Note], list[Note]]:
+    """The behaviors found for a problem, with how the approaches here that follow them fared; and those beyond `k`."""
     if memory.likeness is None:
-        return []
+        return [], []
     mentioned = terms(problem.question())
     found = [
         Found(float(similarity), behavior.item)
@@ -212,9 +208,29 @@ def _found_behaviors(
         or (not behavior.topic and memory.searched is None and similarity >= settings.min_similarity)
     ]
     found.sort(key=lambda one: (not one.item.held, -one.similarity, one.item.text))
-    del found[settings.k :]
-    by_topic = {one.item.id for one in found}
-    return found + [one for one in memory.searched or () if one.item.id not in by_topic]
+    first = found[: settings.k]
+    by_topic = {one.item.id for one in first}
+    first += [one for one in memory.searched or () if one.item.id not in by_topic]
+    taken = {one.item.id for one in first}
+    why = f"{settings.k} behaviors (retrieval.k) come before it"
+    beyond = [one for one in found if one.item.held and one.item.id not in taken]
+    return (
+        [_rule(one, attempts, snapshot.evidence) for one in first],
+        [_rule(one, attempts, snapshot.evidence).left_out(why) for one in beyond],
+    )
+
+
+def _rule(found: Found, attempts: Sequence[Attempt], evidence: Evidence) -> Note:
+    """A behavior, with how the different approaches to the problem that follow it fared."""
+    item = found.item
+    seen = approaches(item.text, attempts)
+    prior = behavior_prior(item.facts["support"], item.facts["members"])
+    reason = (
+        f"{_stands_behind(item)}{item.facts['support']} of {item.facts['members']} problems agree; "
+        f"{seen.passes} of {seen.trials} approaches here that follow it passed"
+    )
+    belief = credibility(prior, seen, chance=evidence.base_pass_rate, blame=evidence.behavior_pass_rate)
+    return Note(item, item.text, _belief(item, belief), found.similarity, reason)
 
 
 Conflict = Callable[[Note, Note], bool]
@@ -242,14 +258,20 @@ def _conflict(attempted: frozenset[str], vocabulary: frozenset[str]) -> Conflict
     return contradict
 
 
-def _consistent(notes: Sequence[Note], conflict: Conflict, safe: Callable[[Note], bool]) -> list[Note]:
-    """The safe ones of `notes`, best first, without those that contradict a better one."""
+def _consistent(
+    notes: Sequence[Note], conflict: Conflict, objection: Callable[[Note], str]
+) -> tuple[list[Note], list[Note]]:
+    """Of `notes`, best first, those that may be shown together, and those that may not, each with the reason."""
     kept: list[Note] = []
+    left_out: list[Note] = []
     for note in notes:
+        better = next((better for better in kept if conflict(note, better)), None)
         # Whether a note is safe is asked last, as that takes longest.
-        if not any(conflict(note, better) for better in kept) and safe(note):
+        if why := f"contradicts {better.item.id}, which is more credible" if better else objection(note):
+            left_out.append(note.left_out(why))
+        else:
             kept.append(note)
-    return kept
+    return kept, left_out
 
 
 def _newest(attempts: Sequence[tuple[Item, Attempt]]) -> Sequence[tuple[Item, Attempt]]:
