@@ -63,7 +63,8 @@ def explained(note: Note) -> dict[str, Any]:
 
 def omitted(note: Note) -> dict[str, Any]:
     """A note that is not shown as the record of a context holds it: which one, and why, but not what it says."""
-    return {"id": note.item.id, "version": note.item.version, "level": note.item.level, "reason": note.reason}
+    known = explained(note)
+    return {name: known[name] for name in ("id", "version", "level", "reason")}
 
 
 def _sources(item: Item) -> list[str]:
