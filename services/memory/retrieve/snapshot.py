@@ -20,7 +20,7 @@ from pmd.services.common.options import ContextSettings
 from pmd.services.common.wire import Level, Problem
 from pmd.services.memory.evidence.bank import attempt, by_scope, lessons, strategies
 from pmd.services.memory.evidence.bank import problems as known_problems
-from pmd.services.memory.evidence.credibility import Attempt, Record, record
+from pmd.services.memory.evidence.credibility import Attempt, Tally, record
 from pmd.services.memory.evidence.reach import Reach
 from pmd.services.memory.evidence.terms import excerpt, terms, union
 from pmd.services.memory.index.embed import Rows
@@ -79,7 +79,7 @@ class Evidence:
     vocabulary: frozenset[str]
     """Terms that the bank's strategies use: what a behavior can be compared by."""
 
-    def of(self, note: str, home: str) -> Record:
+    def of(self, note: str, home: str) -> Tally:
         """How the attempts that follow a note of the problem `home` fared, at all problems that it speaks about."""
         return record(note, [a for pid in self.reach.kin(note, home) for a in self.attempts.get(pid, ())])
 
@@ -152,11 +152,11 @@ def read(
         behaviors = _shown(view, "behavior", step, settings) if settings.k else []
         # What is evidence does not depend on which levels are shown.
         standing = insights if "insight" in settings.levels else view.active("insight")
-        speaking = _speaking(reach, asked, strategies(insights))
+        applicable = _applicable(reach, asked, strategies(insights))
         experience = by_scope(view.active("experience", asked))
-        further = _claimed(reach, speaking, experience, settings.excerpt_chars) - set(experience)
+        further = _claimed(reach, applicable, experience, settings.excerpt_chars) - set(experience)
         everywhere = experience | by_scope(view.active("experience", sorted(further)))
-    followed = (Record(b.facts.get("passes", 0), b.facts.get("trials", 0)) for b in behaviors)
+    followed = (Tally(b.facts.get("passes", 0), b.facts.get("trials", 0)) for b in behaviors)
     known: dict[Level, Sequence[Item]] = {"insight": strategies(insights), "behavior": behaviors}
     searched = {
         level: _search(search, bank, level, problems, known[level], settings, check)
@@ -172,7 +172,7 @@ def read(
         problems={
             pid: ProblemMemory(
                 experience=experience.get(pid, ()),
-                strategies=speaking[pid],
+                strategies=applicable[pid],
                 lessons=lessons(by_problem.get(pid, ())),
                 alike=alike.near[pid] if alike else (),
                 searched=found.near[pid] if found else None,
@@ -187,7 +187,7 @@ def read(
                 pid: [attempt(item, settings.excerpt_chars) for item in items] for pid, items in everywhere.items()
             },
             base_pass_rate=base_pass_rate,
-            behavior_pass_rate=sum(followed, Record()).rate,
+            behavior_pass_rate=sum(followed, Tally()).rate,
             vocabulary=union(terms(i.text) for i in strategies(standing)),
         ),
         bans=bans,
@@ -217,32 +217,32 @@ def _bans(put_away: Sequence[Item], excerpt_chars: int) -> Bans:
     )
 
 
-def _speaking(reach: Reach, asked: Sequence[str], notes: Sequence[Item]) -> dict[str, list[Item]]:
+def _applicable(reach: Reach, asked: Sequence[str], notes: Sequence[Item]) -> dict[str, list[Item]]:
     """The strategies that speak about each problem, its own first, each thought once."""
-    speaking: dict[str, list[Item]] = {pid: [] for pid in asked}
+    applicable: dict[str, list[Item]] = {pid: [] for pid in asked}
     for item in notes:
         for pid in reach.kin(item.text, item.scope):
-            if pid in speaking:
-                speaking[pid].append(item)
-    for pid, items in speaking.items():
+            if pid in applicable:
+                applicable[pid].append(item)
+    for pid, items in applicable.items():
         own, foreign = [i for i in items if i.scope == pid], [i for i in items if i.scope != pid]
         thoughts: dict[frozenset[str], Item] = {}
         for item in (*own, *foreign):
             thoughts.setdefault(terms(item.text), item)
-        speaking[pid] = list(thoughts.values())
-    return speaking
+        applicable[pid] = list(thoughts.values())
+    return applicable
 
 
 def _claimed(
     reach: Reach,
-    speaking: Mapping[str, Sequence[Item]],
+    applicable: Mapping[str, Sequence[Item]],
     experience: Mapping[str, Sequence[Item]],
     excerpt_chars: int,
 ) -> set[str]:
     """The problems that anything which may be claimed here speaks about: strategies, and attempts that passed."""
     passed = {pid: [i for i in items if i.facts["passed"]] for pid, items in experience.items()}
     claims = [(attempt(items[-1], excerpt_chars).text, pid) for pid, items in passed.items() if items]
-    claims += [(i.text, i.scope) for items in speaking.values() for i in items]
+    claims += [(i.text, i.scope) for items in applicable.values() for i in items]
     return {pid for text, home in claims for pid in reach.kin(text, home)}
 
 
