@@ -120,6 +120,8 @@ def _step_view(state: RunState, step: int, records: Mapping[PhaseName, Record], 
     if retrieve := records.get(PhaseName.RETRIEVE):
         contexts = RetrieveResult.model_validate(retrieve.result)
         view["contexts"] = {"with_context": contexts.with_context, **contexts.items_used}
+        if contexts.left_out:
+            view["contexts"]["left_out"] = contexts.left_out
     if train := records.get(PhaseName.TRAIN):
         view["train"] = TrainResult.model_validate(train.result).metrics
     return StepView(

@@ -251,6 +251,15 @@ class ShownItem(Strict):
     """Rollouts (insight) or insights (behavior) it was made from, at that version."""
 
 
+class LeftOut(Strict):
+    """A note that was found for a context and not shown."""
+
+    id: str
+    version: int
+    level: Level
+    reason: str
+
+
 class ContextView(Strict):
     """One teacher context, exactly."""
 
@@ -264,6 +273,8 @@ class ContextView(Strict):
     messages: list[Message]
     has_context: bool
     items: list[ShownItem]
+    left_out: list[LeftOut] = []
+    """Notes without room, and those that a person stands behind which another cause kept out."""
     demonstration: str | None
     """Rollout id of the verified sibling that was shown."""
     feedback: bool

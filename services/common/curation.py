@@ -12,6 +12,7 @@ from fastapi import Header
 from pydantic import Field, StringConstraints, model_validator
 
 from pmd.services.common.bank import Action, ItemRef, Kind, Number, ProposalStatus, Status
+from pmd.services.common.options import MAX_NOTE_CHARS
 from pmd.services.common.strict import Strict
 from pmd.services.common.wire import Level, Slug
 
@@ -47,7 +48,9 @@ Actor = Annotated[
 JSON_LINES = {"application/x-ndjson": {"schema": {"type": "string", "description": "JSON lines."}}}
 """An export, or an import, as the documents tell of it: it is no one value."""
 
-Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=8000, pattern=r"^[^\x00]*$")]
+Text = Annotated[
+    str, StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_NOTE_CHARS, pattern=r"^[^\x00]*$")
+]
 """A note. Postgres can't store NUL."""
 
 

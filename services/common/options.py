@@ -14,6 +14,10 @@ from pydantic import Field
 from pmd.services.common.strict import Strict
 from pmd.services.common.wire import MAX_COUNT, Level
 
+MAX_NOTE_CHARS = 4000
+"""Longest note that anybody may write. The memory block (`ContextRules.max_chars`) has room for one by default, so that
+no note is accepted that can never be shown."""
+
 
 class PromptFiles(Strict):
     """Prompt templates (Jinja) by content, so that a recipe in execution is complete."""
@@ -95,7 +99,8 @@ class ContextRules(Strict):
     conflicts: Literal["resolve", "show"] = "resolve"
     """resolve: of two notes that contradict each other only the more credible one is shown."""
     max_chars: int = Field(default=6000, ge=0, le=MAX_COUNT)
-    """Longest memory block; whole notes are dropped from the end, never cut in the middle."""
+    """Longest memory block, in characters. Notes are shown whole: one that does not fit is left out, which the
+    context's record says, and shorter ones after it are still shown; the notes of people are fitted in first."""
 
 
 class ContextSettings(ContextRules, RetrievalSettings):

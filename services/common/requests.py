@@ -179,6 +179,8 @@ class RetrieveResult(Strict):
     """Contexts that say more than the problem itself."""
     items_used: dict[str, int]
     """How many contexts show an item of each level, and how many a demonstration or feedback."""
+    left_out: int = 0
+    """Contexts that do not show a note which a person stands behind; their column `left_out` says which, and why."""
     edits: int = 0
     """Changes by people that take effect with this step."""
     index: str | None = None

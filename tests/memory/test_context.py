@@ -11,7 +11,7 @@ from pmd.services.common.artifacts import load_messages, read_table
 from pmd.services.common.options import ContextSettings, QualitySettings
 from pmd.services.common.requests import RetrieveRequest
 from pmd.services.memory.ledger import Filter, Item, reads
-from pmd.services.memory.retrieve.contexts import shows_feedback, with_chance
+from pmd.services.memory.retrieve.contexts import shows_feedback, with_hold_out
 from pmd.services.memory.retrieve.select import Note, Selection
 from pmd.services.memory.write.record import over_budget
 from tests.memory.test_jobs import RIGHT, WRONG, active, contexts, solved
@@ -145,6 +145,50 @@ def test_at_most_k_rules_are_shown_and_only_whole_notes_that_fit(world: World) -
     assert said(world, 1, k=1, max_chars=10) == ""
 
 
+def left_out(world: World, step: int, **settings: object) -> list[str]:
+    """Why notes are not shown to the teacher of the first rollout of `step`."""
+    row = contexts(world, step, **ALONE | settings)["p0#0"]
+    return [note["reason"] for note in json.loads(str(row["left_out"]))]
+
+
+def test_a_note_without_room_hides_no_other_and_the_context_says_so(world: World) -> None:
+    """Of a bank that took longer notes than are taken now."""
+    world.record(1, [("p0", WRONG, False)])
+    long = f"zor-mil: {'slowly ' * 1000}"
+    write(world.ledger, "k", note(long, edited=True), note("zor-mil: rotate.", pinned=True))
+    write(world.ledger, "l", note("mind the sign.", kind="lesson"), rule("every zor turns."))
+    shown = said(world, 1)
+    assert "slowly" not in shown
+    assert [part in shown for part in ("Strategy: zor-mil: rotate.", "Lesson: mind", "Behavior: every")] == [True] * 3
+    (reason,) = left_out(world, 1)
+    assert reason.startswith(f"no room: {len(long)} characters, and 6000 of 6000 (context.max_chars) were left"), reason
+    assert world.retrieve(1).left_out == 1
+
+
+def test_notes_of_people_are_fitted_in_first(world: World) -> None:
+    world.record(1, [("p0", WRONG, False)])
+    write(world.ledger, "k", note("zor-mil: rotate."), note("mind the sign.", kind="lesson", pinned=True))
+    shown = said(world, 1, max_chars=20)
+    assert ("mind the sign." in shown, "rotate" in shown) == (True, False)
+    assert world.retrieve(1, max_chars=20).left_out == 0, "what a machine wrote is nobody's act"
+
+
+def test_what_a_person_stands_behind_is_shown_or_the_context_says_why_not(world: World) -> None:
+    world.record(1, [("p0", WRONG, False)])
+    held = {"pinned": True}
+    write(world.ledger, "k", note("zor-mil: rotate then add.", **held), note(f"it is {ANSWER}", kind="lesson", **held))
+    write(world.ledger, "l", *(rule(f"every zor {way}.", **held) for way in ("rotates", "swaps", "turns")))
+    reasons = sorted(left_out(world, 1, k=2, conflicts="show"))
+    assert [reason.split(":")[0].split(";")[0] for reason in reasons] == [
+        "2 behaviors (retrieval.k) come before it",
+        "gives the answer away",
+    ]
+    world.record(2, [("p0", "Plan: rotate then add 3.", True), ("p0", "Plan: rotate then negate.", False)])
+    write(world.ledger, "m", note("zor-mil: rotate then negate.", **held))
+    (first, *_) = left_out(world, 2, k=2)
+    assert first.startswith("contradicts "), first
+
+
 def test_a_lesson_goes_when_what_it_warns_of_passes_or_is_what_a_strategy_says(world: World) -> None:
     write(world.ledger, "k", note("reverse then add 1.", kind="lesson"))
     world.record(1, [("p0", WRONG, False), ("p0", RIGHT, True)])
@@ -175,10 +219,10 @@ def test_what_people_hold_is_outside_budgets_and_never_held_out_by_chance(world:
         out="",
     )
     shown = Selection(strategies=tuple(Note(note(f"s{n}", pinned=n < 9), f"s{n}", 1.0, 1.0, "") for n in range(18)))
-    kept = [n.text for n in with_chance(shown, "p0", request).notes]
+    kept = [n.text for n in with_hold_out(shown, "p0", request).notes]
     assert kept[:9] == [f"s{n}" for n in range(9)]
     assert len(kept) < 18
-    later = [n.text for n in with_chance(shown, "p0", request.model_copy(update={"step": 2})).notes]
+    later = [n.text for n in with_hold_out(shown, "p0", request.model_copy(update={"step": 2})).notes]
     assert later != kept, "chance is another in each step"
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from pmd.services.common.options import MAX_NOTE_CHARS, ContextSettings
 from tests.memory.desk import RIGHT, WRONG, B, Desk
 from tests.memory.world import Words
 
@@ -276,6 +277,25 @@ def test_bad_input_is_refused_by_name(desk: Desk) -> None:
     for part in ("", "/items", "/audit", "/proposals", "/export", "/search?q=x"):
         assert desk.http.get(f"/v1/banks/none{part}").status_code == 404, part
     assert desk.http.post("/v1/banks/none/items", json=wrong).status_code == 404
+
+
+def test_a_note_that_no_context_has_room_for_is_refused_when_it_is_written(desk: Desk) -> None:
+    """One limit for one thing: what may be written fits the memory block."""
+    assert ContextSettings().max_chars > MAX_NOTE_CHARS
+    desk.learn(1)
+    item = desk.one(level="insight")
+    new = {"level": "insight", "kind": "lesson", "problem_id": "p0"}
+    longest, longer = "t" * MAX_NOTE_CHARS, "t" * (MAX_NOTE_CHARS + 1)
+    for refused in (
+        desk.post("items", new | {"text": longer}),
+        desk.edit(item, longer),
+        desk.post(f"items/{item['id']}:split", {"texts": ["rotate.", longer]}, item["version"]),
+    ):
+        assert refused.status_code == 422
+        assert str(MAX_NOTE_CHARS) in refused.text
+    assert desk.post("items", new | {"text": longest}).status_code == 201
+    desk.learn(2)
+    assert longest in desk.shown(2)
 
 
 def test_an_edit_that_says_nothing_is_refused(desk: Desk) -> None:

@@ -7,6 +7,7 @@ import json
 
 import pytest
 
+from pmd.services.common.options import MAX_NOTE_CHARS
 from tests.memory.desk import B, Desk
 from tests.memory.world import Words
 
@@ -43,7 +44,7 @@ def test_pages_from_the_oldest_miss_nothing_that_changes_meanwhile(desk: Desk) -
 def test_pages_by_text_go_on_after_a_long_text(desk: Desk) -> None:
     desk.learn(1)
     for n in range(4):
-        text = "\N{GRINNING FACE}" * 7000 + str(n)
+        text = "\N{GRINNING FACE}" * (MAX_NOTE_CHARS - 1) + str(n)
         assert desk.post("items", {"level": "behavior", "text": text}).status_code == 201
     found: list[str] = []
     after = ""

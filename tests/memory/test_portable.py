@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pmd.services.common.artifacts import load_messages, read_table
-from pmd.services.common.options import ContextSettings
+from pmd.services.common.options import MAX_NOTE_CHARS, ContextSettings
 from pmd.services.common.requests import RecordRequest, RetrieveRequest
 from pmd.services.memory.curate import portable
 from pmd.services.memory.ledger import Item, UnknownBank
@@ -236,6 +236,7 @@ IMPORTED: dict[str, Any] = {
         ('{"item": ITEM"level": "behavior", "kind": "behavior"}}', "line 2: item.facts.topic"),
         ('{"item": ITEM"kind": "attempt"}}', "line 2: item.kind"),
         ('{"item": ITEM"text": " "}}', "line 2: item.text"),
+        ('{"item": ITEM"text": "%s"}}' % ("t" * (MAX_NOTE_CHARS + 1)), "line 2: item.text"),
         ('{"item": ITEM"scope": "%s"}}' % ("p" * 501), "line 2: item.scope"),
         ('{"item": ITEM"id": "\\u0000"}}', "line 2: item.id"),
         ('{"item": ITEM"facts": {"sources": ["\\u0000"]}}}', "line 2: item.facts.sources"),

@@ -12,7 +12,7 @@ from pmd.services.memory.evidence.credibility import (
     BELIEVED,
     STRATEGY_PRIOR,
     Attempt,
-    Record,
+    Tally,
     approaches,
     behavior_prior,
     borne_out,
@@ -69,8 +69,8 @@ def test_an_excerpt_ends_at_a_line_and_hides_thinking() -> None:
 
 def test_a_record_counts_only_attempts_that_follow_the_note() -> None:
     seen = [Attempt("a", 1, PLANS[0], True), Attempt("b", 1, PLANS[1], False), Attempt("c", 1, PLANS[2], False)]
-    assert record("zor-mil: rotate then add 3.", seen) == Record(1, 1)
-    assert record("zor-mil: reverse then add 3.", seen) == Record(0, 1)
+    assert record("zor-mil: rotate then add 3.", seen) == Tally(1, 1)
+    assert record("zor-mil: reverse then add 3.", seen) == Tally(0, 1)
 
 
 def test_a_note_must_be_borne_out_by_an_attempt_with_its_outcome() -> None:
@@ -83,23 +83,23 @@ def test_a_note_must_be_borne_out_by_an_attempt_with_its_outcome() -> None:
 
 
 def test_a_lucky_hit_is_believed_until_attempts_refute_it() -> None:
-    beliefs = [credibility(STRATEGY_PRIOR, Record(1, n)) for n in (1, 3, 6)]
+    beliefs = [credibility(STRATEGY_PRIOR, Tally(1, n)) for n in (1, 3, 6)]
     assert beliefs == sorted(beliefs, reverse=True)
     assert beliefs[0] > BELIEVED > beliefs[-1]
 
 
 def test_notes_are_credited_with_what_goes_beyond_chance() -> None:
     """Of four options a wrong approach picks the right one in a quarter of the cases."""
-    lucky, right = Record(2, 8), Record(8, 8)
+    lucky, right = Tally(2, 8), Tally(8, 8)
     assert credibility(STRATEGY_PRIOR, lucky) >= BELIEVED > credibility(STRATEGY_PRIOR, lucky, chance=0.25)
     assert credibility(STRATEGY_PRIOR, right, chance=0.25) == credibility(STRATEGY_PRIOR, right)
-    assert credibility(STRATEGY_PRIOR, Record(), chance=0.6) > BELIEVED, "what nobody tried is not refuted"
+    assert credibility(STRATEGY_PRIOR, Tally(), chance=0.6) > BELIEVED, "what nobody tried is not refuted"
 
 
 def test_an_exception_outweighs_a_rule_after_a_few_failures_of_the_rule() -> None:
     rule = behavior_prior(support=20, members=22)
-    own = credibility(STRATEGY_PRIOR, Record(1, 1))
-    assert credibility(rule, Record(0, 0)) > own > credibility(rule, Record(0, 3))
+    own = credibility(STRATEGY_PRIOR, Tally(1, 1))
+    assert credibility(rule, Tally(0, 0)) > own > credibility(rule, Tally(0, 3))
 
 
 def test_a_rule_about_a_part_is_not_blamed_for_the_other_part() -> None:
@@ -108,18 +108,18 @@ def test_a_rule_about_a_part_is_not_blamed_for_the_other_part() -> None:
     rule = behavior_prior(support=8, members=9)
     assert credibility(rule, record("every zor begins with rotate", seen)) < BELIEVED
     tried = approaches("every zor begins with rotate", seen)
-    assert tried == Record(0, 2), "sixteen attempts, two approaches"
+    assert tried == Tally(0, 2), "sixteen attempts, two approaches"
     assert credibility(rule, tried, blame=0.3) > 0.7
 
 
 def test_an_approach_passed_if_at_least_half_of_its_attempts_did() -> None:
-    assert approaches("rotate then add 3", attempts(True, False)) == Record(1, 1)
-    assert approaches("rotate then add 3", attempts(True, False, False)) == Record(0, 1)
+    assert approaches("rotate then add 3", attempts(True, False)) == Tally(1, 1)
+    assert approaches("rotate then add 3", attempts(True, False, False)) == Tally(0, 1)
 
 
 def test_failures_count_more_where_the_like_mostly_pass() -> None:
     rule = behavior_prior(support=8, members=9)
-    early, late = (credibility(rule, Record(0, 8), blame=blame) for blame in (Record(2, 40).rate, Record(38, 40).rate))
+    early, late = (credibility(rule, Tally(0, 8), blame=blame) for blame in (Tally(2, 40).rate, Tally(38, 40).rate))
     assert early > 0.7 > BELIEVED > late
 
 

@@ -61,6 +61,7 @@ def context(ledger: Ledger, bank: str, rollout: str) -> ContextView:
                 messages=load_messages(found["messages"]),
                 has_context=found["has_context"],
                 items=[ShownItem(**item) for item in json.loads(found["items"])],
+                left_out=[LeftOut(**note) for note in json.loads(found.get("left_out") or "[]")],
                 demonstration=found["demonstration"],
                 feedback=found["feedback"],
             )

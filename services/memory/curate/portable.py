@@ -26,6 +26,7 @@ import sqlalchemy as sa
 from pydantic import AfterValidator, Field, StringConstraints, ValidationError
 
 from pmd.services.common.bank import Kind, Status
+from pmd.services.common.options import MAX_NOTE_CHARS
 from pmd.services.common.strict import Strict, explain
 from pmd.services.common.wire import Level, Problem, Slug
 from pmd.services.memory.curate import changes
@@ -371,6 +372,8 @@ def _check(n: int, item: PortableItem) -> None:
         refuse("kind", f"a {item.kind} is no {item.level}")
     if item.level != "experience" and not item.text.strip():
         refuse("text", "a note says something")
+    if item.level != "experience" and item.status == "active" and len(item.text) > MAX_NOTE_CHARS:
+        refuse("text", f"a note is at most {MAX_NOTE_CHARS} characters long: a longer one might never be shown")
     for name in NEEDED[item.level]:
         if name not in item.facts:
             refuse(f"facts.{name}", f"an item of level {item.level} needs it")

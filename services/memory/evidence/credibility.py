@@ -33,14 +33,14 @@ class Attempt:
 
 
 @dataclass(frozen=True)
-class Record:
+class Tally:
     """How the attempts that follow a note fared."""
 
     passes: int = 0
     trials: int = 0
 
-    def __add__(self, other: Record) -> Record:
-        return Record(self.passes + other.passes, self.trials + other.trials)
+    def __add__(self, other: Tally) -> Tally:
+        return Tally(self.passes + other.passes, self.trials + other.trials)
 
     @property
     def rate(self) -> float:
@@ -77,13 +77,13 @@ def _following(note: str, attempts: Sequence[Attempt]) -> list[Attempt]:
     return [a for a in attempts if coverage(wanted, vocabulary, a.terms) >= AGREE]
 
 
-def record(note: str, attempts: Sequence[Attempt]) -> Record:
+def record(note: str, attempts: Sequence[Attempt]) -> Tally:
     """How the attempts that follow `note` fared."""
     following = _following(note, attempts)
-    return Record(passes=sum(a.passed for a in following), trials=len(following))
+    return Tally(passes=sum(a.passed for a in following), trials=len(following))
 
 
-def approaches(note: str, attempts: Sequence[Attempt]) -> Record:
+def approaches(note: str, attempts: Sequence[Attempt]) -> Tally:
     """How the different approaches that follow `note` fared; one passed if at least half of its attempts did.
 
     For a note that says only part of an approach. Attempts that read alike share the rest too, so eight of them
@@ -92,7 +92,7 @@ def approaches(note: str, attempts: Sequence[Attempt]) -> Record:
     verdicts: dict[str, list[bool]] = defaultdict(list)
     for one in _following(note, attempts):
         verdicts[one.text].append(one.passed)
-    return Record(passes=sum(2 * sum(passed) >= len(passed) for passed in verdicts.values()), trials=len(verdicts))
+    return Tally(passes=sum(2 * sum(passed) >= len(passed) for passed in verdicts.values()), trials=len(verdicts))
 
 
 def borne_out(note: str, attempts: Sequence[Attempt], *, passed: bool) -> bool:
@@ -109,7 +109,7 @@ def borne_out(note: str, attempts: Sequence[Attempt], *, passed: bool) -> bool:
     return any(score >= AGREE and a.passed == passed for score, a in zip(agreement, attempts, strict=True))
 
 
-def credibility(prior: Prior, seen: Record, *, chance: float = 0.0, blame: float = 1.0) -> float:
+def credibility(prior: Prior, seen: Tally, *, chance: float = 0.0, blame: float = 1.0) -> float:
     """How far attempts that follow a note pass more often than attempts do anyway, in [0, 1].
 
     Posterior mean of a Beta distribution over passes beyond chance: 0 for a note whose followers pass as often as
@@ -129,7 +129,7 @@ def credibility(prior: Prior, seen: Record, *, chance: float = 0.0, blame: float
 
 def behavior_prior(support: int, members: int) -> Prior:
     """The prior of a behavior that `support` of `members` insights agree with."""
-    return Prior(mean=Record(support, members).rate, strength=BEHAVIOR_STRENGTH)
+    return Prior(mean=Tally(support, members).rate, strength=BEHAVIOR_STRENGTH)
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ A context is the problem with notes (memory), a verified sibling's solution or t
 
 Invariants (Law 3): a rollout is never its own demonstration, and a solution that says what a person has banned is
 nobody's; experience shown through memory is the head of an attempt of an earlier step, never a whole program, and
-passes the leak guard. Law 8: every context lists the items it shows with their versions, and the bank's `seq` it was
-rendered from.
+passes the leak guard. Law 8: every context lists the items it shows with their versions, the bank's `seq` it was
+rendered from, and why a note of a person is not among them.
 """
 
 from __future__ import annotations
@@ -14,36 +14,30 @@ from __future__ import annotations
 import json
 import re
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pmd.services.common.artifacts import dump_messages, read_problems, read_table, write_table
 from pmd.services.common.columns import CONTEXTS
 from pmd.services.common.jobs import JobContext
-from pmd.services.common.prompts import render
 from pmd.services.common.requests import RetrieveRequest, RetrieveResult
-from pmd.services.common.wire import Message, Outcome, Problem
+from pmd.services.common.wire import Outcome, Problem
 from pmd.services.memory.evidence.quality import held_out
 from pmd.services.memory.evidence.terms import AGREE, excerpt, similarity, terms
 from pmd.services.memory.index.search import Search
-from pmd.services.memory.ledger import Item, Ledger, Use
-from pmd.services.memory.retrieve.select import Note, Retriever, Selection, Selector, counts, nothing
+from pmd.services.memory.ledger import Ledger, Use
+from pmd.services.memory.retrieve.render import explained, omitted, render
+from pmd.services.memory.retrieve.select import Selection, counts, select
+from pmd.services.memory.retrieve.snapshot import Snapshot, read
 
 _THINK = re.compile(r"<think>.*?</think>\s*", re.DOTALL)
 
 Row = dict[str, Any]
-MayShow = Callable[[str, str], bool]
-"""Whether a solution (the second) of a problem (the first, its id) may be a demonstration."""
 
 
 def without_thinking(text: str) -> str:
     """A demonstration as it may be shown: hidden thinking removed."""
     return _THINK.sub("", text).strip()
-
-
-def anything(problem_id: str, solution: str) -> bool:  # noqa: ARG001 -- a `MayShow`
-    """Without memory nothing is banned."""
-    return True
 
 
 def demonstration(own: Row, siblings: Sequence[Row], request: RetrieveRequest) -> Row | None:
@@ -72,29 +66,6 @@ def shows_feedback(verdict: Row, has_solution: bool, request: RetrieveRequest) -
     return failed and (rule == "always" or (rule == "without_solution" and not has_solution))
 
 
-def context_messages(
-    problem: Problem, selection: Selection, solution: str | None, feedback: str | None, request: RetrieveRequest
-) -> list[Message]:
-    """The problem's messages with the last user turn rendered by the teacher template."""
-    tells = request.settings.feedback != "never"
-    content = render(
-        "teacher",
-        request.prompts.teacher,
-        problem=problem.question(),
-        strategies=[n.text for n in selection.strategies],
-        lessons=[n.text for n in selection.lessons],
-        behaviors=[n.text for n in selection.behaviors],
-        experiences=[
-            {"text": n.text, "passed": n.item.facts["passed"], "feedback": n.item.facts["feedback"] if tells else ""}
-            for n in selection.experiences
-        ],
-        solution=solution,
-        feedback=feedback,
-    )
-    last = max(i for i, m in enumerate(problem.messages) if m.role == "user")
-    return [Message(role="user", content=content) if i == last else m for i, m in enumerate(problem.messages)]
-
-
 def _row(
     prompt_id: str,
     problem: Problem,
@@ -106,39 +77,25 @@ def _row(
 ) -> Row:
     has_context = bool(selection.notes or solution or feedback)
     shown = without_thinking(solution["text"]) if solution else None
-    messages = context_messages(problem, selection, shown, feedback, request) if has_context else problem.messages
+    messages = problem.messages
+    if has_context:
+        messages = render(problem, selection, request.prompts, request.settings, shown, feedback)
     return {
         "prompt_id": prompt_id,
         "problem_id": problem.id,
         "split": problem.split,
         "messages": dump_messages(messages),
         "has_context": has_context,
-        "items": json.dumps([_explained(n) for n in selection.notes]),
+        "items": json.dumps([explained(n) for n in selection.notes]),
+        "left_out": json.dumps([omitted(n) for n in selection.left_out]),
         "demonstration": solution["rollout_id"] if solution else None,
         "feedback": feedback is not None,
         "seq": seq,
     }
 
 
-def _explained(note: Note) -> dict[str, Any]:
-    return {
-        "id": note.item.id,
-        "version": note.item.version,
-        "level": note.item.level,
-        "text": note.text,
-        "score": round(note.score, 4),
-        "credibility": round(note.credibility, 4),
-        "reason": note.reason,
-        "sources": _sources(note.item),
-    }
-
-
-def _sources(item: Item) -> list[str]:
-    return [item.facts["rollout_id"]] if item.level == "experience" else item.facts.get("sources", [])
-
-
-def with_chance(chosen: Selection, problem_id: str, request: RetrieveRequest) -> Selection:
-    """A selection without what chance holds out of it."""
+def with_hold_out(chosen: Selection, problem_id: str, request: RetrieveRequest) -> Selection:
+    """A selection without the notes that are held out at random (`memory.quality.hold_out`)."""
     share = request.quality.hold_out
     if not share:
         return chosen
@@ -158,33 +115,29 @@ def retrieve(ledger: Ledger, search: Search, request: RetrieveRequest, job: JobC
     wanted = request.problem_ids
     if wanted is None:
         wanted = list(dict.fromkeys(r["problem_id"] for r in rollouts)) if rollouts else list(problems)
-    select: Selector = nothing
-    may_show: MayShow = anything
-    seq = edits = 0
-    index, degraded = None, False
+    snapshot: Snapshot | None = None
+    edits = 0
     if request.bank is not None and request.settings.levels:
         edits = ledger.begin_step(request.bank, request.step)
         asked = [problems[pid] for pid in wanted]
-        retriever = Retriever(
+        snapshot = read(
             ledger,
             search,
             request.bank,
             asked,
             request.step,
             request.settings,
-            request.chance,
-            request.quality.leak_guard,
-            job.check,
+            base_pass_rate=request.chance,
+            check=job.check,
         )
-        index, degraded = retriever.index, retriever.degraded
-        select, seq, may_show = retriever.select, retriever.seq, retriever.may_show
-    chosen = {pid: select(problems[pid]) for pid in wanted}
-    selections = {pid: with_chance(selection, pid, request) for pid, selection in chosen.items()}
+    chosen = {pid: _chosen(problems[pid], snapshot, request) for pid in wanted}
+    selections = {pid: with_hold_out(selection, pid, request) for pid, selection in chosen.items()}
+    seq = snapshot.seq if snapshot else 0
     job.check()
     if request.rollouts is None:
         rows = [_row(pid, problems[pid], selections[pid], seq, request) for pid in wanted]
     else:
-        rows = _per_rollout(rollouts, problems, selections, may_show, seq, request)
+        rows = _per_rollout(rollouts, problems, selections, snapshot, request)
     shown = {"demonstration": sum(r["demonstration"] is not None for r in rows)}
     shown |= {"feedback": sum(r["feedback"] for r in rows)}
     contexts = write_table(request.out, rows, CONTEXTS)
@@ -196,9 +149,17 @@ def retrieve(ledger: Ledger, search: Search, request: RetrieveRequest, job: JobC
         edits=edits,
         with_context=sum(r["has_context"] for r in rows),
         items_used=counts(selections) | shown,
-        index=index,
-        degraded=degraded,
+        left_out=sum(any(n.item.held for n in selections[r["problem_id"]].left_out) for r in rows),
+        index=snapshot.index if snapshot else None,
+        degraded=snapshot is not None and snapshot.degraded,
     )
+
+
+def _chosen(problem: Problem, snapshot: Snapshot | None, request: RetrieveRequest) -> Selection:
+    """The notes for a problem; none where there is no memory to choose from."""
+    if snapshot is None:
+        return Selection()
+    return select(problem, snapshot, request.settings, leak_guard=request.quality.leak_guard)
 
 
 def _uses(chosen: Mapping[str, Selection], shown: Mapping[str, Selection]) -> list[Use]:
@@ -214,8 +175,7 @@ def _per_rollout(
     rollouts: Sequence[Row],
     problems: Mapping[str, Problem],
     selections: Mapping[str, Selection],
-    may_show: MayShow,
-    seq: int,
+    snapshot: Snapshot | None,
     request: RetrieveRequest,
 ) -> list[Row]:
     if request.verdicts is None:
@@ -223,8 +183,10 @@ def _per_rollout(
     verdicts = {row["rollout_id"]: row for row in read_table(request.verdicts)}
     passed: dict[str, list[Row]] = defaultdict(list)
     for row in rollouts:
-        if verdicts[row["rollout_id"]]["outcome"] == Outcome.PASSED and may_show(row["problem_id"], row["text"]):
+        banned = snapshot is not None and snapshot.bans.forbids_solution(row["problem_id"], row["text"])
+        if verdicts[row["rollout_id"]]["outcome"] == Outcome.PASSED and not banned:
             passed[row["problem_id"]].append(row)
+    seq = snapshot.seq if snapshot else 0
     rows = []
     for row in rollouts:
         verdict = verdicts[row["rollout_id"]]

@@ -18,7 +18,7 @@ from pmd.services.common.prompts import render
 from pmd.services.common.requests import AbstractRequest, MemoryCounts
 from pmd.services.common.wire import Problem
 from pmd.services.memory.evidence.bank import attempts_at, by_scope, problems, strategies
-from pmd.services.memory.evidence.credibility import Attempt, Record, Support, approaches, support
+from pmd.services.memory.evidence.credibility import Attempt, Support, Tally, approaches, support
 from pmd.services.memory.evidence.quality import without_duplicates
 from pmd.services.memory.evidence.terms import AGREE, terms, union
 from pmd.services.memory.index.index import head
@@ -53,9 +53,9 @@ class Pool:
         joined = [" ".join(item.text for item in items) for items in self.insights.values()]
         return support(rule, joined, self.shared)
 
-    def tried(self, rule: str) -> Record:
+    def tried(self, rule: str) -> Tally:
         """How the different approaches that follow `rule` fared at the pooled problems."""
-        return sum((approaches(rule, self.attempts.get(pid, ())) for pid in self.insights), Record())
+        return sum((approaches(rule, self.attempts.get(pid, ())) for pid in self.insights), Tally())
 
     def on_topic(self, rule: str) -> bool:
         """Whether a rule is about what the cluster is about."""

@@ -22,7 +22,7 @@ _NOTHING = re.compile(r"^\W*none\W*$", re.IGNORECASE)
 _CIRCLE = re.compile(r"\b([^\W\d]\w*(?:\W+\w+){0,7}?)\s+\1\b", re.IGNORECASE)
 """Words, up to eight, and at once the same again. Numbers alone may repeat."""
 
-MAX_NOTE_CHARS = 600
+MAX_LINE_CHARS = 600
 """Longer lines are no notes: the model copied something."""
 
 
@@ -47,7 +47,7 @@ def _labelled(text: str) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {"strategy": [], "lesson": [], "behavior": []}
     for line in text.replace("\0", "\ufffd").splitlines():  # databases keep no NUL
         match = _LINE.match(line)
-        if match and len(match[2]) <= MAX_NOTE_CHARS and not _CIRCLE.search(match[2]):
+        if match and len(match[2]) <= MAX_LINE_CHARS and not _CIRCLE.search(match[2]):
             label = match[1].lower().replace("behaviour", "behavior")
             if match[2] not in found[label]:
                 found[label].append(match[2])
