@@ -7,9 +7,10 @@ recipe when it is loaded; when a run is created its problems are copied beside i
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import date
 from enum import StrEnum
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -17,6 +18,8 @@ from pmd.services.common.options import (
     AbstractSettings,
     ContextRules,
     ContextSettings,
+    HardwareSettings,
+    ObjectiveSettings,
     OptimizerSettings,
     PromptFiles,
     QualitySettings,
@@ -183,6 +186,11 @@ class Recipe(Strict):
     What the method has no use for is left alone, so that `method` is the one key that compares methods.
     """
 
+    renamed: ClassVar[Mapping[str, str]] = {
+        "optimizer.alpha": "objective.divergence_alpha",
+        "retrieval.alpha": "retrieval.vector_weight",
+    }
+
     name: Slug
     model: str
     """Hugging Face folder of the base model (path or file:// URI)."""
@@ -195,7 +203,9 @@ class Recipe(Strict):
     context: ContextRules = ContextRules()
     teacher: Teacher = Teacher()
     policy: PolicySettings = PolicySettings()
+    objective: ObjectiveSettings = ObjectiveSettings()
     optimizer: OptimizerSettings
+    hardware: HardwareSettings = HardwareSettings()
     evaluation: Evaluation = Evaluation()
     generator: GeneratorSettings = GeneratorSettings()
     prompts: PromptFiles
@@ -264,8 +274,10 @@ class Recipe(Strict):
     def train_settings(self) -> TrainSettings:
         """What the trainer needs."""
         return TrainSettings(
-            objective="grpo" if self.method is Method.GRPO else "distill",
+            loss="grpo" if self.method is Method.GRPO else "distill",
             temperature=self.sampling.temperature,
             teacher_ema=self.teacher.ema,
+            **self.objective.model_dump(),
             **self.optimizer.model_dump(),
+            **self.hardware.model_dump(),
         )

@@ -45,7 +45,17 @@ def test_ablations_differ_from_pmd_in_one_thing() -> None:
         assert [key for key in whole if whole[key] != ablated[key] and key != "name"], path.name
         changed = [
             f"{section}.{key}"
-            for section in ("memory", "retrieval", "context", "teacher", "policy", "optimizer", "sampling")
+            for section in (
+                "memory",
+                "retrieval",
+                "context",
+                "teacher",
+                "policy",
+                "objective",
+                "optimizer",
+                "hardware",
+                "sampling",
+            )
             for key in whole[section]
             if whole[section][key] != ablated[section][key]
         ]

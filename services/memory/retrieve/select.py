@@ -199,7 +199,7 @@ class Retriever:
             bank,
             level,
             [p.question() for p in problems],
-            alpha=settings.alpha,
+            alpha=settings.vector_weight,
             limit=CANDIDATES,
             compare=True,
             check=check,

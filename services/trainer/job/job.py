@@ -99,7 +99,7 @@ class Run:
         self._window = AutoConfig.from_pretrained(self._base).get_text_config().max_position_embeddings
         torch.manual_seed(first.seed)
         model = load_model(self._base, torch.bfloat16 if first.settings.precision == "bf16" else torch.float32)
-        teacher = Teacher(model, device) if first.settings.objective == "distill" else None
+        teacher = Teacher(model, device) if first.settings.loss == "distill" else None
         self._engine = Engine(model, first.settings, device)
         self._teacher = teacher
         self._updater = Updater(self._engine, teacher)
@@ -163,11 +163,11 @@ class Run:
         for name, value in zip(ENGINE_SETTINGS, self._engine.built_with, strict=True):
             if getattr(request.settings, name) != value:
                 raise ValueError(f"settings.{name}: was {value} and can't change within a run; start a new run")
-        if (request.settings.objective == "distill") != (self._teacher is not None):
-            raise ValueError("settings.objective can't change within a run; start a new run")
+        if (request.settings.loss == "distill") != (self._teacher is not None):
+            raise ValueError("settings.loss can't change within a run; start a new run")
 
     def _load(self, request: TrainRequest) -> TrainBatch:
-        contexts = request.contexts if request.settings.objective == "distill" else None
+        contexts = request.contexts if request.settings.loss == "distill" else None
         return assemble(
             read_table(request.rollouts),
             read_table(request.verdicts),

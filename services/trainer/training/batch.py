@@ -151,9 +151,9 @@ def assemble(
         for row in rows
     ]
     teacher_ids: list[tuple[int, ...]] = [()] * len(rows)
-    if settings.objective == "distill":
+    if settings.loss == "distill":
         if contexts is None:
-            raise BatchError("objective 'distill' needs teacher contexts, and the request has none")
+            raise BatchError("loss 'distill' needs teacher contexts, and the request has none")
         teacher_ids = _teacher_prompts(rows, trained, contexts, settings.max_teacher_tokens, tokenizer, window)
         trained = [bool(ids) for ids in teacher_ids]
     advantages = group_advantages(rewards, [row["problem_id"] for row in rows], trained)

@@ -113,7 +113,7 @@ class Updater:
         self, samples: tuple[Sample, ...], settings: TrainSettings, watch: Stopwatch
     ) -> list[MicroBatch]:
         """This rank's micro-batches of one mini-batch; empty on all ranks when nothing in it is trained."""
-        share = sequence_mean_weights if settings.objective == "distill" else token_mean_weights
+        share = sequence_mean_weights if settings.loss == "distill" else token_mean_weights
         weights = share([len(s.completion_ids) for s in samples], [s.trained for s in samples])
         trained = [(s, w) for s, w in zip(samples, weights, strict=True) if s.trained]
         lengths = [
@@ -173,7 +173,7 @@ class Updater:
             old_N = now_N.detach() if old_N is None else old_N
             if teacher_NV is not None:
                 loss_N = token_divergence(
-                    student_NV, teacher_NV, alpha=settings.alpha, top_k=settings.top_k, tail=settings.tail
+                    student_NV, teacher_NV, alpha=settings.divergence_alpha, top_k=settings.top_k, tail=settings.tail
                 )
                 loss_N = loss_N * clipped_ratio(now_N, old_N, settings.is_clip)
             else:
