@@ -26,10 +26,10 @@ from pydantic import ValidationError
 from pmd.gateway.recipes.datasets import livecodebench, sciknoweval
 from pmd.gateway.recipes.datasets.records import BadRecord, Decode, Unreadable, load
 from pmd.gateway.recipes.inputs import Inputs
+from pmd.gateway.recipes.methods import METHODS
 from pmd.gateway.recipes.recipe import (
     FileProblems,
     LiveCodeBenchProblems,
-    Method,
     PocketProblems,
     ProblemSource,
     Recipe,
@@ -138,7 +138,7 @@ def problems_of(recipe: Recipe, refused: Refused = lambda _: {}) -> Loaded:
         raise _invalid("problems", "no problem in them; a run needs one")
     practised = sum(problem.split == "train" for problem in problems)
     per_step = recipe.schedule.problems_per_step
-    if recipe.method is not Method.BASE and recipe.schedule.steps and per_step > practised:
+    if not METHODS[recipe.method].evaluates_only and recipe.schedule.steps and per_step > practised:
         raise _invalid("schedule.problems_per_step", f"{per_step} problems a step, but only {practised} of split train")
     return problems, bad
 

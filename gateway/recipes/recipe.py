@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import date
-from enum import StrEnum
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from pmd.gateway.recipes.methods import METHODS, MethodName
 from pmd.services.common.options import (
     AbstractSettings,
     ContextRules,
@@ -30,21 +30,6 @@ from pmd.services.common.options import (
 from pmd.services.common.prompts import check as check_prompt
 from pmd.services.common.strict import Strict
 from pmd.services.common.wire import MAX_COUNT, MAX_SAMPLES, Level, Sampling, Slug, Split
-
-
-class Method(StrEnum):
-    """What a run does with its attempts."""
-
-    BASE = "base"
-    """Evaluates; changes nothing."""
-    GRPO = "grpo"
-    """Group-relative policy gradient on rewards."""
-    SDPO = "sdpo"
-    """Self-distillation from in-batch context: a sibling's solution, else feedback."""
-    MEMORY_AGENT = "memory_agent"
-    """Frozen weights; the memory grows and is put into the prompt, in evaluation too."""
-    PMD = "pmd"
-    """SDPO plus the memory's context on the teacher's side."""
 
 
 class PocketProblems(Strict):
@@ -195,7 +180,8 @@ class Recipe(Strict):
     model: str
     """Hugging Face folder of the base model (path or file:// URI)."""
     problems: ProblemSource
-    method: Method = Method.PMD
+    method: MethodName = "pmd"
+    """What the run does with its attempts."""
     schedule: Schedule = Schedule()
     sampling: Sampling = Sampling()
     memory: MemorySettings = MemorySettings()
@@ -218,8 +204,12 @@ class Recipe(Strict):
     def _consistent(self) -> Self:
         if self.trains and not self.sampling.temperature:
             raise ValueError("sampling.temperature: greedy rollouts are all the same; give a temperature to train")
-        if self.method is Method.GRPO and self.schedule.rollouts_per_problem == 1:
-            raise ValueError("schedule.rollouts_per_problem: a group of one has no advantage; give 2 or more")
+        method = METHODS[self.method]
+        if self.schedule.rollouts_per_problem < method.smallest_group:
+            raise ValueError(
+                f"schedule.rollouts_per_problem: {self.method} compares rollouts of a problem with each other; give"
+                f" {method.smallest_group} or more"
+            )
         for key, named in (
             ("memory.levels", self.memory.levels),
             ("retrieval.by_meaning", self.retrieval.by_meaning),
@@ -227,12 +217,12 @@ class Recipe(Strict):
         ):
             if len(set(named)) < len(named):
                 raise ValueError(f"{key}: names one twice")
-        if self.method is Method.MEMORY_AGENT and not self.memory.levels:
-            raise ValueError("memory.levels: memory_agent without memory is base; name a level or use method: base")
+        if method.prompts_with_memory and not self.memory.levels:
+            raise ValueError(f"memory.levels: {self.method} without memory is base; name a level or use method: base")
         quality = self.memory.quality
         if quality.quarantine and not quality.hold_out:
             raise ValueError("memory.quality.quarantine: needs memory.quality.hold_out, or nothing is measured")
-        if quality.hold_out and self.levels and not (self.method is Method.MEMORY_AGENT or self.lead_gate):
+        if quality.hold_out and self.levels and not (method.prompts_with_memory or self.lead_gate):
             raise ValueError("memory.quality.hold_out: needs teacher.lead_gate, whose probe measures what notes do")
         own = self.generator.model in {"policy", "base"}
         if own == (self.generator.base_url is not None):
@@ -244,17 +234,17 @@ class Recipe(Strict):
     @property
     def trains(self) -> bool:
         """Whether weights change."""
-        return self.method in {Method.GRPO, Method.SDPO, Method.PMD} and not self.policy.freeze
+        return METHODS[self.method].loss is not None and not self.policy.freeze
 
     @property
     def levels(self) -> tuple[Level, ...]:
         """Memory levels in force: none unless the method has a memory."""
-        return self.memory.levels if self.method in {Method.PMD, Method.MEMORY_AGENT} else ()
+        return self.memory.levels if METHODS[self.method].memory else ()
 
     @property
     def has_teacher(self) -> bool:
         """Whether training is distillation from a context."""
-        return self.method in {Method.SDPO, Method.PMD}
+        return METHODS[self.method].has_teacher
 
     @property
     def lead_gate(self) -> bool:
@@ -272,9 +262,16 @@ class Recipe(Strict):
         )
 
     def train_settings(self) -> TrainSettings:
-        """What the trainer needs."""
+        """What the trainer needs.
+
+        Raises:
+            ValueError: when the method trains nothing.
+        """
+        loss = METHODS[self.method].loss
+        if loss is None:
+            raise ValueError(f"method {self.method} has no loss to train by")
         return TrainSettings(
-            loss="grpo" if self.method is Method.GRPO else "distill",
+            loss=loss,
             temperature=self.sampling.temperature,
             teacher_ema=self.teacher.ema,
             **self.objective.model_dump(),

@@ -14,6 +14,9 @@ from pydantic import Field
 from pmd.services.common.strict import Strict
 from pmd.services.common.wire import MAX_COUNT, Level
 
+Loss = Literal["distill", "grpo"]
+"""distill: towards a teacher that reads a context. grpo: by rewards relative to their group."""
+
 
 class PromptFiles(Strict):
     """Prompt templates (Jinja) by content, so that a recipe in execution is complete."""
@@ -165,8 +168,7 @@ class HardwareSettings(Strict):
 class TrainSettings(ObjectiveSettings, OptimizerSettings, HardwareSettings):
     """How one run is trained."""
 
-    loss: Literal["distill", "grpo"]
-    """distill: towards a teacher that reads a context. grpo: by group-relative rewards."""
+    loss: Loss
     temperature: float = Field(default=1.0, gt=0.0)
     """The sampling temperature; logits of student and teacher are divided by it."""
     teacher_ema: float = Field(default=0.05, ge=0.0, le=1.0)

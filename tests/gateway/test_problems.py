@@ -270,7 +270,7 @@ def test_law_11_a_key_that_has_moved_is_refused_with_its_place(
         (
             {"method": "grpo", "schedule": {"rollouts_per_problem": 1}},
             "schedule.rollouts_per_problem",
-            "a group of one has no advantage",
+            "grpo compares rollouts of a problem with each other; give 2 or more",
         ),
         ({"generator": {"model": "big"}}, "generator.base_url", "needed for a model"),
         ({"generator": {"model": "big", "base_url": "host:80"}}, "generator.base_url", "should match pattern"),
