@@ -37,13 +37,19 @@ class PocketProblems(Strict):
 
     source: Literal["pocket"]
     kind: Literal["code", "choice"] = "code"
+    """Programs to write, or questions with four options."""
     world: Literal["easy", "hard"] = "hard"
+    """easy: a family stands for one of 24 procedures; hard: one of 64."""
     world_seed: int = Field(default=0, ge=0, le=MAX_COUNT)
+    """Which world is made: another number has other rules."""
     exceptions: float = Field(default=0.0, ge=0.0, le=1.0)
     """Share of families that break their rule."""
     train: int = Field(default=256, ge=1, le=MAX_COUNT)
+    """Problems that are trained on."""
     test: int = Field(default=64, ge=1, le=MAX_COUNT)
+    """New problems of the families that are trained on."""
     unseen: int = Field(default=64, ge=1, le=MAX_COUNT)
+    """Problems of combinations that never occur in `train`."""
 
 
 class FileProblems(Strict):
@@ -96,8 +102,11 @@ class Schedule(Strict):
     """How much is done."""
 
     steps: int = Field(default=60, ge=0, le=100_000)
+    """Steps of the run; step 0, which evaluates the base, is not counted."""
     problems_per_step: int = Field(default=32, ge=1, le=MAX_COUNT)
+    """Problems that a step draws, without replacement until all of split `train` were drawn."""
     rollouts_per_problem: int = Field(default=8, ge=1, le=MAX_SAMPLES)
+    """Completions of each: its group."""
     keep_weights: int | None = Field(default=None, ge=0, le=MAX_COUNT)
     """Trained versions whose weights stay on disk besides the newest two: those that scored best when they were
     evaluated. null: every version stays."""
@@ -107,7 +116,9 @@ class Abstraction(AbstractSettings):
     """The slow clock: behaviors are rewritten every `every` steps once `warmup` steps are done."""
 
     every: int = Field(default=4, ge=1, le=MAX_COUNT)
+    """Steps between two rewritings of the behaviors."""
     warmup: int = Field(default=4, ge=0, le=MAX_COUNT)
+    """Steps before the first."""
 
     def settings(self) -> AbstractSettings:
         """What the memory service needs to know of it."""
@@ -151,7 +162,9 @@ class Evaluation(Strict):
     every: int = Field(default=10, ge=1, le=MAX_COUNT)
     """Steps between evaluations; step 0 and the last step are always evaluated."""
     samples: int = Field(default=8, ge=1, le=MAX_SAMPLES)
+    """Completions of each problem: n of avg@n, and the largest k of pass@k."""
     splits: tuple[Literal["test", "unseen"], ...] = ("test", "unseen")
+    """Splits that are evaluated."""
     sampling: Sampling = Sampling()
 
 
@@ -177,6 +190,7 @@ class Recipe(Strict):
     }
 
     name: Slug
+    """What runs of it are called; their ids begin with it."""
     model: str
     """Hugging Face folder of the base model (path or file:// URI)."""
     problems: ProblemSource
@@ -197,6 +211,7 @@ class Recipe(Strict):
     prompts: PromptFiles
     """Templates `teacher`, `reflect`, `abstract`: contents, or in a recipe file the folder that holds them."""
     seed: int = Field(default=0, ge=0, le=MAX_COUNT)
+    """Decides which problems a step draws and how its completions are sampled: the same seed, the same run."""
     max_attempts: int = Field(default=5, ge=1, le=MAX_COUNT)
     """How often a phase is tried when it fails for a reason that may pass."""
 

@@ -22,8 +22,12 @@ class PromptFiles(Strict):
     """Prompt templates (Jinja) by content, so that a recipe in execution is complete."""
 
     teacher: str
+    """What the teacher reads. In a recipe file `prompts` is the folder that holds this and the other two as
+    `<name>.jinja`."""
     reflect: str
+    """What asks for the strategies and lessons of a problem."""
     abstract: str
+    """What asks for the rule that a cluster's strategies share."""
 
 
 class ReflectSettings(Strict):
@@ -117,7 +121,7 @@ class ObjectiveSettings(Strict):
     divergence_alpha: float = Field(default=0.5, ge=0.0, le=1.0)
     """Divergence: 0 forward KL(T||S), 1 reverse KL(S||T), between: generalised Jensen-Shannon."""
     top_k: int | None = Field(default=None, ge=1, le=MAX_COUNT)
-    """Distil on the student's top-k tokens; None means the full vocabulary."""
+    """Distil on the student's top-k tokens; null means the full vocabulary."""
     tail: bool = True
     """With top_k: one extra bucket for the rest of the vocabulary, else renormalise over the k."""
     is_clip: float = Field(default=2.0, gt=0.0)
@@ -125,9 +129,9 @@ class ObjectiveSettings(Strict):
     tis_clip: float = Field(default=2.0, gt=0.0)
     """Upper clip of the trainer-to-sampler probability ratio, per token."""
     clip_low: float = Field(default=0.2, ge=0.0, le=1.0)
-    """GRPO: a ratio now / old below 1 - clip_low is not rewarded,"""
+    """GRPO: a ratio now / old below 1 - clip_low is not rewarded."""
     clip_high: float = Field(default=0.28, ge=0.0)
-    """.. nor one above 1 + clip_high."""
+    """GRPO: a ratio now / old above 1 + clip_high is not rewarded."""
     dual_clip: float = Field(default=3.0, gt=1.0)
     """GRPO: with a negative advantage a token's loss is at most this multiple of it."""
     max_prompt_tokens: int = Field(default=2048, ge=1, le=MAX_COUNT)
