@@ -44,8 +44,8 @@ from pmd.gateway.recipes.problems import (
 )
 from pmd.gateway.recipes.recipe import Recipe
 from pmd.gateway.registry.registry import IdempotencyConflict, Registry, UnknownRun
+from pmd.gateway.registry.schema import REGISTRY
 from pmd.gateway.registry.status import Desired, ForbiddenTransition
-from pmd.gateway.registry.tables import open_registry
 from pmd.gateway.settings import GatewaySettings
 from pmd.gateway.views import (
     CheckpointView,
@@ -86,7 +86,7 @@ def create_app(
         wake: asks for a run to be advanced soon; Celery does unless given.
         transports: how to reach services in tests, by name.
     """
-    registry = Registry(open_registry(settings.database()))
+    registry = Registry(REGISTRY.open(settings.database()))
     forward = Forwarder(settings.service_urls(), settings.token.get_secret_value(), transports=transports)
     metrics = RunMetrics(registry)
 

@@ -1,10 +1,8 @@
-"""The registry's tables, for SQLite and Postgres."""
+"""The registry's tables as its queries see them, for SQLite and Postgres; `migrations` make them."""
 
 from __future__ import annotations
 
 from sqlalchemy import Column, Float, ForeignKey, Index, Integer, MetaData, String, Table, Text
-
-from pmd.services.common.sql import Database
 
 METADATA = MetaData()
 
@@ -76,10 +74,3 @@ ARTIFACTS = Table(
     Column("bytes", Integer),
     Column("rows", Integer),
 )
-
-_MIGRATION_LOCK = 0x504D44  # "PMD"
-
-
-def open_registry(url: str) -> Database:
-    """The registry's database, its tables created."""
-    return Database(url, METADATA.create_all, lock=_MIGRATION_LOCK)
