@@ -33,7 +33,7 @@ def main() -> None:
             known += [replace(s, sampler_logps=tuple(p.tolist())) for s, p in zip(some, parts, strict=True)]
     longest = max(len(s.teacher_ids) + len(s.completion_ids) for s in known)
     settings = TrainSettings(
-        objective="distill",
+        loss="distill",
         lr=LR,
         weight_decay=0.0,
         mini_batches=MINI_BATCHES,

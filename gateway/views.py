@@ -6,6 +6,7 @@ from enum import StrEnum
 from typing import Any
 
 from pmd.gateway.recipes.datasets.records import BadRecord
+from pmd.gateway.recipes.methods import MethodName
 from pmd.services.common.requests import MemoryCounts, SplitScore
 from pmd.services.common.strict import Strict
 from pmd.services.common.wire import Split, Weights
@@ -54,7 +55,7 @@ class RunView(Strict):
 
     id: str
     name: str
-    method: str
+    method: MethodName
     status: RunStatus
     step: int
     """Steps that are complete."""

@@ -24,8 +24,8 @@ from pmd.gateway.api.metrics import RunMetrics
 from pmd.gateway.disk import GIB, free_bytes
 from pmd.gateway.recipes.problems import InvalidRecipe
 from pmd.gateway.registry.registry import IdempotencyConflict, Registry, UnknownRun
+from pmd.gateway.registry.schema import REGISTRY
 from pmd.gateway.registry.status import ForbiddenTransition
-from pmd.gateway.registry.tables import open_registry
 from pmd.gateway.settings import GatewaySettings
 from pmd.services.common.app import NotReady, create_service, problem
 
@@ -44,7 +44,7 @@ def create_app(
         wake: asks for a run to be advanced soon; Celery does unless given.
         transports: how to reach services in tests, by name.
     """
-    registry = Registry(open_registry(settings.database()))
+    registry = Registry(REGISTRY.open(settings.database()))
     forward = Forwarder(settings.service_urls(), settings.token.get_secret_value(), transports=transports)
     places = {"runs": settings.runs_uri(), "state": str(settings.state_dir.absolute())}
     metrics = RunMetrics(registry, places)

@@ -8,6 +8,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from pmd.gateway.cli.output import status, table
+from pmd.gateway.recipes.methods import METHODS
 from pmd.gateway.report import figures
 from pmd.gateway.report.statistics import area, curve
 from pmd.gateway.report.units import duration, percent, sparkline
@@ -19,7 +20,7 @@ SAMPLE_CHARS = 160
 
 def render_terminal(report: ReportView) -> RenderableType:
     """Scores before and after, what it took, and a few memories."""
-    evaluated = "with memory" if report.run.method == "memory_agent" else "memory-free"
+    evaluated = "with memory" if METHODS[report.run.method].prompts_with_memory else "memory-free"
     scores = table(f"accuracy, {evaluated}", "before", "after", "by step")
     for change in figures.changes(report):
         bars = sparkline(y for _, y in curve(report.steps, change.split))

@@ -16,6 +16,7 @@ from pmd.gateway.cli.follow import follow
 from pmd.gateway.cli.output import console, status
 from pmd.gateway.cli.progress import LEVELS, Progress
 from pmd.gateway.loop.phases import group_seconds
+from pmd.gateway.recipes.methods import METHODS
 from pmd.gateway.report.units import duration, percent, sparkline, training
 
 
@@ -127,7 +128,7 @@ def render(run: dict[str, Any], progress: Progress) -> RenderableType:
 
     facts = Table.grid(padding=(0, 2))
     facts.add_column(style="dim", min_width=12)
-    evaluated = "accuracy with memory" if run["method"] == "memory_agent" else "memory-free accuracy"
+    evaluated = "accuracy with memory" if METHODS[run["method"]].prompts_with_memory else "memory-free accuracy"
     for split, curve in progress.accuracy.items():
         values = [curve[step] for step in sorted(curve)]
         facts.add_row(

@@ -31,7 +31,7 @@ from pmd.gateway.controller.advance import advance as advance_run
 from pmd.gateway.controller.releases import release as release_run
 from pmd.gateway.loop.state import Service
 from pmd.gateway.registry.registry import Registry
-from pmd.gateway.registry.tables import open_registry
+from pmd.gateway.registry.schema import REGISTRY
 from pmd.gateway.settings import GatewaySettings
 from pmd.services.common.client import ServiceClient
 from pmd.services.common.telemetry import configure_logging
@@ -103,7 +103,7 @@ def _tools() -> tuple[Registry, Services]:
     settings = GatewaySettings()
     token = settings.token.get_secret_value()
     clients = {Service(name): ServiceClient(url, token) for name, url in settings.service_urls().items()}
-    return Registry(open_registry(settings.database())), clients
+    return Registry(REGISTRY.open(settings.database())), clients
 
 
 @celery.task(name="pmd.advance")  # type: ignore[untyped-decorator]

@@ -14,7 +14,8 @@ from __future__ import annotations
 
 from pmd.gateway.loop.requests import request_body
 from pmd.gateway.loop.state import CALLS, Phase, PhaseName, RunState, Service, last_step
-from pmd.gateway.recipes.recipe import Method, Recipe
+from pmd.gateway.recipes.methods import METHODS
+from pmd.gateway.recipes.recipe import Recipe
 from pmd.services.common.artifacts import join
 
 
@@ -25,7 +26,7 @@ def step_plan(recipe: Recipe, step: int) -> tuple[PhaseName, ...]:
     no context.
     """
     P = PhaseName
-    agent = recipe.method is Method.MEMORY_AGENT
+    agent = METHODS[recipe.method].prompts_with_memory
     phases: list[PhaseName] = []
     if step == 0:
         phases.append(P.PUBLISH)

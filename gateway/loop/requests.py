@@ -18,7 +18,7 @@ from pydantic import BaseModel
 from pmd.gateway.loop.gate import OPEN, Lead, Tally, follow, masked_problems, pass_rates
 from pmd.gateway.loop.order import step_problems
 from pmd.gateway.loop.state import PhaseName, Records, RunState, version_after, version_at
-from pmd.gateway.recipes.recipe import Method
+from pmd.gateway.recipes.methods import METHODS
 from pmd.services.common.artifacts import join
 from pmd.services.common.requests import (
     AbstractRequest,
@@ -121,7 +121,7 @@ def _outcomes(state: RunState, step: int) -> dict[str, Any]:
     """What the newest contexts led to: an agent's own attempts, else the probe of the step before."""
     if not state.recipe.memory.quality.hold_out:
         return {}
-    if state.recipe.method is Method.MEMORY_AGENT:
+    if METHODS[state.recipe.method].prompts_with_memory:
         return {"outcomes": _verdicts(state, step), "outcomes_step": step}
     if (step - 1, PhaseName.PROBE_VERIFY) not in state.records:
         return {}
@@ -139,7 +139,7 @@ def _chance(state: RunState) -> float:
 
 def _generate(state: RunState, step: int, name: PhaseName, out: str) -> GenerateRequest:
     recipe, inputs = state.recipe, state.inputs
-    agent = recipe.method is Method.MEMORY_AGENT
+    agent = METHODS[recipe.method].prompts_with_memory
     evaluating = name is PhaseName.EVALUATE
     ids: list[str] | None = None  # an agent's contexts hold exactly the problems that were asked for
     if name is PhaseName.PROBE:
@@ -179,7 +179,7 @@ def _retrieve(state: RunState, step: int, name: PhaseName, out: str) -> Retrieve
         "prompts": recipe.prompts,
         "out": out,
     }
-    if recipe.method is Method.MEMORY_AGENT:
+    if METHODS[recipe.method].prompts_with_memory:
         evaluating = name is PhaseName.EVALUATE_RETRIEVE
         asked = state.inputs.evaluation if evaluating else _step_problems(state, step)
         return RetrieveRequest(problem_ids=list(asked), **common)

@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 from pydantic import BaseModel
 
 from pmd.gateway.recipes.inputs import Inputs
-from pmd.gateway.recipes.recipe import Method, Recipe
+from pmd.gateway.recipes.methods import METHODS
+from pmd.gateway.recipes.recipe import Recipe
 from pmd.services.common.requests import GenerateResult, MemoryCounts, RetrieveResult, TrainResult, VerifyResult
 from pmd.services.common.wire import Policy
 
@@ -126,7 +127,7 @@ class Phase:
 
 def last_step(recipe: Recipe) -> int:
     """The step after which a run has succeeded."""
-    return 0 if recipe.method is Method.BASE else recipe.schedule.steps
+    return 0 if METHODS[recipe.method].evaluates_only else recipe.schedule.steps
 
 
 def version_at(recipe: Recipe, step: int) -> int:

@@ -28,10 +28,10 @@ from pmd.gateway.recipes.datasets import livecodebench, sciknoweval
 from pmd.gateway.recipes.datasets.records import BadRecord, Decode, Unreadable, load
 from pmd.gateway.recipes.inputs import Inputs
 from pmd.gateway.recipes.lengths import too_long
+from pmd.gateway.recipes.methods import METHODS
 from pmd.gateway.recipes.recipe import (
     FileProblems,
     LiveCodeBenchProblems,
-    Method,
     PocketProblems,
     ProblemSource,
     Recipe,
@@ -135,7 +135,7 @@ def problems_of(recipe: Recipe, refused: Refused = lambda _: {}) -> Loaded:
         raise _invalid("problems", "no problem in them; a run needs one")
     practised = sum(problem.split == "train" for problem in problems)
     per_step = recipe.schedule.problems_per_step
-    if recipe.method is not Method.BASE and recipe.schedule.steps and per_step > practised:
+    if not METHODS[recipe.method].evaluates_only and recipe.schedule.steps and per_step > practised:
         raise _invalid("schedule.problems_per_step", f"{per_step} problems a step, but only {practised} of split train")
     return problems, bad
 
@@ -156,7 +156,7 @@ def long_prompts(recipe: Recipe, problems: Sequence[Problem]) -> list[str]:
             f"all {len(long)} train problems have more than {limit} tokens, so none would be trained on; the shortest"
             f" has {shortest} and the chat template: give more"
         )
-        raise _invalid("optimizer.max_prompt_tokens", message)
+        raise _invalid("objective.max_prompt_tokens", message)
     return [f"problem {problem.id}: at least {tokens} tokens, max_prompt_tokens is {limit}" for problem, tokens in long]
 
 

@@ -1,10 +1,8 @@
-"""The registry's tables, for SQLite and Postgres."""
+"""The registry's tables as its queries see them, for SQLite and Postgres; `migrations` make them."""
 
 from __future__ import annotations
 
 from sqlalchemy import Column, Float, ForeignKey, Index, Integer, MetaData, String, Table, Text
-
-from pmd.services.common.sql import Database
 
 METADATA = MetaData()
 
@@ -96,10 +94,3 @@ RELEASES = Table(
     Column("due", Float, nullable=False),  # not to be tried before
 )
 """Calls that a run owes to services since it ended or paused; a row goes when the service has answered."""
-
-_MIGRATION_LOCK = 0x504D44  # "PMD"
-
-
-def open_registry(url: str) -> Database:
-    """The registry's database, its tables created."""
-    return Database(url, METADATA.create_all, lock=_MIGRATION_LOCK)

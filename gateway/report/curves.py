@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from importlib.resources import files
 
-from pmd.gateway.recipes.recipe import Method
+from pmd.gateway.recipes.methods import METHODS
 from pmd.gateway.report.svg import Series, line_chart
 
 COLOURS = ("c1", "c2", "c3", "c4", "c5", "c6", "c7")
@@ -17,7 +17,7 @@ def curve_chart(title: str, curves: Mapping[str, list[tuple[int, float]]]) -> st
 
     A variant that was evaluated once does not change: its line is level. A method looks the same in every picture.
     """
-    names = [*Method, *(name for name in curves if name not in set(Method))]
+    names = list(dict.fromkeys([*METHODS, *curves]))
     styles = {
         name: (COLOURS[i % len(COLOURS)], DASHES[i // len(COLOURS) % len(DASHES)]) for i, name in enumerate(names)
     }

@@ -12,6 +12,7 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from pmd.gateway.recipes.methods import METHODS
 from pmd.gateway.report import figures
 from pmd.gateway.report.statistics import area, curve
 from pmd.gateway.report.svg import Points, Series, line_chart, small_multiples, stacked_bars
@@ -69,7 +70,7 @@ def render_html(report: ReportView) -> str:
     return _pages.get_template("page.html").render(
         css=_css(),
         run=run,
-        with_memory=run.method == "memory_agent",
+        with_memory=METHODS[run.method].prompts_with_memory,
         created=time.strftime("%d %B %Y, %H:%M UTC", time.gmtime(run.created)),
         changes=figures.changes(report),
         split_about=SPLIT_ABOUT,
@@ -112,7 +113,7 @@ def render_compare(reports: Sequence[ReportView]) -> str:
 
 def _labels(reports: Sequence[ReportView]) -> list[str]:
     """The method when it tells the runs apart, else the end of the id."""
-    methods = [report.run.method for report in reports]
+    methods: list[str] = [report.run.method for report in reports]
     return methods if len(set(methods)) == len(methods) else [report.run.id[-14:] for report in reports]
 
 
@@ -127,7 +128,7 @@ def _accuracy(report: ReportView) -> Chart | None:
     ]
     if not lines:
         return None
-    how = "with" if report.run.method == "memory_agent" else "without"
+    how = "with" if METHODS[report.run.method].prompts_with_memory else "without"
     note = f"Share of answers that pass, {how} memory in the prompt, on problems that are never trained on."
     return _chart("Accuracy", note, line_chart("Accuracy", _describe(lines), lines))
 

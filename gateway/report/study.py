@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pmd.gateway.recipes.files import load_recipe, merge
+from pmd.gateway.recipes.methods import METHODS
 from pmd.gateway.report.statistics import Estimate, area, curve, estimate, paired
 from pmd.gateway.views import ReportView, StepView
 
@@ -56,7 +57,7 @@ class Cell:
 
 def variants(recipes: Path) -> dict[str, Path]:
     """The recipes to compare, by name: the five methods, then the ablations."""
-    methods = {name: recipes / "pocket" / f"{name}.yaml" for name in ("base", "grpo", "sdpo", "memory_agent", "pmd")}
+    methods = {name: recipes / "pocket" / f"{name}.yaml" for name in METHODS}
     ablations = {path.stem: path for path in sorted((recipes / "pocket" / "ablations").glob("*.yaml"))}
     return methods | ablations
 

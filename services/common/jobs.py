@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sqlite3
 import threading
 import time
 from collections.abc import Callable
@@ -27,6 +26,7 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel
 
+from pmd.services.common.store import Store
 from pmd.services.common.strict import Strict
 
 Request = TypeVar("Request", bound=BaseModel)
@@ -130,12 +130,10 @@ class JobStore:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
-        self._lock = threading.Lock()
-        self._db.executescript(
-            "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;"
+        self._store = Store(
+            path,
             "CREATE TABLE IF NOT EXISTS jobs(key TEXT PRIMARY KEY, kind TEXT, body_hash TEXT, request TEXT,"
-            " status TEXT, result TEXT, error TEXT, created REAL, seconds REAL);"
+            " status TEXT, result TEXT, error TEXT, created REAL, seconds REAL);",
         )
 
     def submit(self, key: str, submission: JobSubmission) -> tuple[Job, bool]:
@@ -147,12 +145,11 @@ class JobStore:
         # Not `model_dump`, which gives up on what is nested deeper than 255; a request came as JSON.
         body = json.dumps({"kind": submission.kind, "request": submission.request}, sort_keys=True)
         digest = hashlib.sha256(body.encode()).hexdigest()
-        with self._lock:
-            created = self._db.execute(
-                "INSERT INTO jobs VALUES(?,?,?,?,?,NULL,NULL,?,NULL) ON CONFLICT(key) DO NOTHING",
-                (key, submission.kind, digest, json.dumps(submission.request), JobStatus.QUEUED, time.time()),
-            ).rowcount
-            known = self._db.execute("SELECT body_hash FROM jobs WHERE key=?", (key,)).fetchone()[0]
+        created = self._store.change(
+            "INSERT INTO jobs VALUES(?,?,?,?,?,NULL,NULL,?,NULL) ON CONFLICT(key) DO NOTHING",
+            *(key, submission.kind, digest, json.dumps(submission.request), JobStatus.QUEUED, time.time()),
+        )
+        ((known,),) = self._store.rows("SELECT body_hash FROM jobs WHERE key=?", key)
         if known != digest:
             raise JobConflict(f"job {key!r} exists with another body; use a new key for new work")
         job = self.get(key)
@@ -161,10 +158,7 @@ class JobStore:
 
     def get(self, key: str) -> Job | None:
         """The job of `key`, or None."""
-        with self._lock:
-            row = self._db.execute(
-                "SELECT key, kind, status, result, error, created, seconds FROM jobs WHERE key=?", (key,)
-            ).fetchone()
+        row = self._store.row("SELECT key, kind, status, result, error, created, seconds FROM jobs WHERE key=?", key)
         if row is None:
             return None
         return Job(
@@ -179,20 +173,14 @@ class JobStore:
 
     def submission(self, key: str) -> tuple[str, dict[str, Any]]:
         """Kind and request that `key` was submitted with."""
-        with self._lock:
-            row = self._db.execute("SELECT kind, request FROM jobs WHERE key=?", (key,)).fetchone()
-        return row[0], json.loads(row[1])
+        ((kind, request),) = self._store.rows("SELECT kind, request FROM jobs WHERE key=?", key)
+        return kind, json.loads(request)
 
     def start(self, key: str) -> bool:
         """Mark a job as running; False when it has ended meanwhile."""
-        with self._lock:
-            marks = ",".join("?" * len(ENDS))
-            return bool(
-                self._db.execute(
-                    f"UPDATE jobs SET status=? WHERE key=? AND status NOT IN ({marks})",  # noqa: S608
-                    (JobStatus.RUNNING, key, *ENDS),
-                ).rowcount
-            )
+        marks = ",".join("?" * len(ENDS))
+        statement = f"UPDATE jobs SET status=? WHERE key=? AND status NOT IN ({marks})"  # noqa: S608
+        return bool(self._store.change(statement, JobStatus.RUNNING, key, *ENDS))
 
     def end(
         self,
@@ -204,25 +192,18 @@ class JobStore:
         seconds: float = 0.0,
     ) -> None:
         """Record the end of a job; an end that is already recorded stays."""
-        with self._lock:
-            marks = ",".join("?" * len(ENDS))
-            self._db.execute(
-                f"UPDATE jobs SET status=?, result=?, error=?, seconds=? WHERE key=? AND status NOT IN ({marks})",  # noqa: S608
-                (
-                    status,
-                    json.dumps(result) if result is not None else None,
-                    error.model_dump_json() if error else None,
-                    seconds,
-                    key,
-                    *ENDS,
-                ),
-            )
+        marks = ",".join("?" * len(ENDS))
+        self._store.change(
+            f"UPDATE jobs SET status=?, result=?, error=?, seconds=? WHERE key=? AND status NOT IN ({marks})",  # noqa: S608
+            status,
+            json.dumps(result) if result is not None else None,
+            error.model_dump_json() if error else None,
+            seconds,
+            key,
+            *ENDS,
+        )
 
     def unfinished(self) -> list[str]:
         """Keys without an end, oldest first: what a restarted service must run again."""
-        with self._lock:
-            rows = self._db.execute(
-                "SELECT key FROM jobs WHERE status IN (?,?) ORDER BY created",
-                (JobStatus.QUEUED, JobStatus.RUNNING),
-            ).fetchall()
-        return [row[0] for row in rows]
+        query = "SELECT key FROM jobs WHERE status IN (?,?) ORDER BY created"
+        return [key for (key,) in self._store.rows(query, JobStatus.QUEUED, JobStatus.RUNNING)]

@@ -18,13 +18,20 @@ MAX_NOTE_CHARS = 4000
 """Longest note that anybody may write. The memory block (`ContextRules.max_chars`) has room for one by default, so that
 no note is accepted that can never be shown."""
 
+Loss = Literal["distill", "grpo"]
+"""distill: towards a teacher that reads a context. grpo: by rewards relative to their group."""
+
 
 class PromptFiles(Strict):
     """Prompt templates (Jinja) by content, so that a recipe in execution is complete."""
 
     teacher: str
+    """What the teacher reads. In a recipe file `prompts` is the folder that holds this and the other two as
+    `<name>.jinja`."""
     reflect: str
+    """What asks for the strategies and lessons of a problem."""
     abstract: str
+    """What asks for the rule that a cluster's strategies share."""
 
 
 class ReflectSettings(Strict):
@@ -85,7 +92,7 @@ class RetrievalSettings(Strict):
     by_meaning: tuple[Literal["insight", "behavior"], ...] = ()
     """Levels that are also searched by meaning and words, each for up to `k` more notes: strategies of problems that
     ask the like, behaviors whatever their topic. Empty: a problem's own insights, and behaviors by topic."""
-    alpha: float = Field(default=0.5, ge=0.0, le=1.0)
+    vector_weight: float = Field(default=0.5, ge=0.0, le=1.0)
     """Weight of meaning against words in that search: 1 is cosine alone, 0 is BM25 alone."""
 
 
@@ -113,21 +120,13 @@ class ContextSettings(ContextRules, RetrievalSettings):
     """Only memory written in this very step is shown (ablation)."""
 
 
-class OptimizerSettings(Strict):
-    """The optimizer, the divergence and the clips."""
+class ObjectiveSettings(Strict):
+    """What is minimised: the divergence, the clips, and how long a prompt may be that counts in it."""
 
-    lr: float = Field(gt=0.0)
-    warmup_steps: int = Field(default=0, ge=0, le=MAX_COUNT)
-    weight_decay: float = Field(default=0.01, ge=0.0)
-    grad_clip: float = Field(default=1.0, gt=0.0)
-    mini_batches: int = Field(default=1, ge=1, le=MAX_COUNT)
-    """Optimizer steps per training step; each takes an equal share of the samples, of as many problems as possible."""
-    micro_tokens: int = Field(default=32768, ge=1, le=MAX_COUNT)
-    """Padded tokens per forward pass."""
-    alpha: float = Field(default=0.5, ge=0.0, le=1.0)
+    divergence_alpha: float = Field(default=0.5, ge=0.0, le=1.0)
     """Divergence: 0 forward KL(T||S), 1 reverse KL(S||T), between: generalised Jensen-Shannon."""
     top_k: int | None = Field(default=None, ge=1, le=MAX_COUNT)
-    """Distil on the student's top-k tokens; None means the full vocabulary."""
+    """Distil on the student's top-k tokens; null means the full vocabulary."""
     tail: bool = True
     """With top_k: one extra bucket for the rest of the vocabulary, else renormalise over the k."""
     is_clip: float = Field(default=2.0, gt=0.0)
@@ -135,25 +134,50 @@ class OptimizerSettings(Strict):
     tis_clip: float = Field(default=2.0, gt=0.0)
     """Upper clip of the trainer-to-sampler probability ratio, per token."""
     clip_low: float = Field(default=0.2, ge=0.0, le=1.0)
-    """GRPO: a ratio now / old below 1 - clip_low is not rewarded,"""
+    """GRPO: a ratio now / old below 1 - clip_low is not rewarded."""
     clip_high: float = Field(default=0.28, ge=0.0)
-    """.. nor one above 1 + clip_high."""
+    """GRPO: a ratio now / old above 1 + clip_high is not rewarded."""
     dual_clip: float = Field(default=3.0, gt=1.0)
     """GRPO: with a negative advantage a token's loss is at most this multiple of it."""
     max_prompt_tokens: int = Field(default=2048, ge=1, le=MAX_COUNT)
+    """Longest prompt that is trained on."""
     max_teacher_tokens: int = Field(default=10240, ge=1, le=MAX_COUNT)
     """Longest teacher prompt; a longer one, or one that leaves the completion no room in the model's window, is cut
     inside its memory block, never at its closing request."""
+
+
+class OptimizerSettings(Strict):
+    """How the weights follow the gradient."""
+
+    lr: float = Field(gt=0.0)
+    """Learning rate of AdamW."""
+    warmup_steps: int = Field(default=0, ge=0, le=MAX_COUNT)
+    """Training steps over which the learning rate rises linearly to `lr`."""
+    weight_decay: float = Field(default=0.01, ge=0.0)
+    """Decoupled weight decay of AdamW."""
+    grad_clip: float = Field(default=1.0, gt=0.0)
+    """Longest gradient (L2 norm over all weights); a longer one is scaled down to it."""
+    mini_batches: int = Field(default=1, ge=1, le=MAX_COUNT)
+    """Optimizer steps per training step; each takes an equal share of the samples, of as many problems as possible."""
+
+
+class HardwareSettings(Strict):
+    """What the trainer's machine has room for."""
+
+    micro_tokens: int = Field(default=32768, ge=1, le=MAX_COUNT)
+    """Padded tokens per forward pass."""
     precision: Literal["fp32", "bf16"] = "fp32"
+    """Of weights and arithmetic; bf16 keeps fp32 master weights."""
     zero_stage: Literal[0, 1, 2, 3] = 0
+    """What DeepSpeed shards over the ranks: 1 the optimizer's state, 2 gradients too, 3 weights too."""
     checkpoint_every: int = Field(default=1, ge=1, le=MAX_COUNT)
     """Steps between optimizer checkpoints; steps after the last one are replayed on recovery."""
 
 
-class TrainSettings(OptimizerSettings):
-    """The objective and the optimizer of one run."""
+class TrainSettings(ObjectiveSettings, OptimizerSettings, HardwareSettings):
+    """How one run is trained."""
 
-    objective: Literal["distill", "grpo"]
+    loss: Loss
     temperature: float = Field(default=1.0, gt=0.0)
     """The sampling temperature; logits of student and teacher are divided by it."""
     teacher_ema: float = Field(default=0.05, ge=0.0, le=1.0)

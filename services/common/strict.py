@@ -6,9 +6,9 @@ One base class for everything that a person or another process can send: recipes
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from types import UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
@@ -26,6 +26,9 @@ class Strict(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, use_attribute_docstrings=True, str_min_length=0, allow_inf_nan=False
     )
+
+    renamed: ClassVar[Mapping[str, str]] = {}
+    """Dotted keys that are called otherwise now, and how: they are refused like any unknown key, with this guess."""
 
     @model_validator(mode="before")
     @classmethod
@@ -94,10 +97,31 @@ def _valid_keys(model: type[BaseModel], path: tuple[int | str, ...]) -> list[str
     return sorted({key for m in candidates for key in m.model_fields})
 
 
+def _all_keys(model: type[BaseModel], above: tuple[type[BaseModel], ...] = ()) -> Iterator[tuple[str, ...]]:
+    """The path of every key below `model`; of list items and mapping values without their index."""
+    for name, field in model.model_fields.items():
+        yield (name,)
+        for part in _models_of(field.annotation):
+            if part not in above:
+                yield from ((name, *path) for path in _all_keys(part, (*above, part)))
+
+
+def _guess(model: type[BaseModel], path: tuple[int | str, ...]) -> str | None:
+    """What an unknown key was meant to be, quoted: what it was renamed to, the same key in another place, or the
+    nearest one in its own."""
+    dotted, key = ".".join(str(part) for part in path), str(path[-1])
+    renamed = model.renamed.get(dotted) if issubclass(model, Strict) else None
+    elsewhere = list(dict.fromkeys(".".join(found) for found in _all_keys(model) if found[-1] == key))
+    near = nearest(key, _valid_keys(model, path))
+    guesses = [renamed] if renamed else elsewhere or ([near] if near else [])
+    return " or ".join(map(repr, guesses)) or None
+
+
 def explain(error: ValidationError, model: type[BaseModel] | None = None) -> list[dict[str, str]]:
     """Turn a pydantic error into `[{"field": dotted path, "message": cause and fix}]`.
 
-    `model` is the class that was validated; with it, an unknown key gets its nearest valid one.
+    `model` is the class that was validated; with it, an unknown key gets its nearest valid one: the same key in
+    another place comes before a like one in its own.
     """
     return explain_errors(error.errors(include_url=False, include_context=False, include_input=False), model)
 
@@ -117,7 +141,7 @@ def explain_errors(errors: Iterable[Mapping[str, Any]], model: type[BaseModel] |
         message = _plain(str(item["msg"]))
         if item["type"] == "extra_forbidden":
             message = f"unknown key {str(path[-1])!r}"
-            guess = nearest(str(path[-1]), _valid_keys(model, path)) if model is not None else None
-            message += f"; did you mean {guess!r}?" if guess else ""
+            guess = _guess(model, path) if model is not None else None
+            message += f"; did you mean {guess}?" if guess else ""
         explained.append({"field": ".".join(str(part) for part in path), "message": message})
     return explained

@@ -123,7 +123,9 @@ class Sampling(Strict):
     """How completions are drawn."""
 
     temperature: Temperature = 1.0
+    """Logits are divided by it; 0 takes the likeliest token each time."""
     top_p: float = Field(default=1.0, gt=0.0, le=1.0)
+    """Only the likeliest tokens that together have this probability are drawn; 1: all."""
     max_tokens: int = Field(default=512, ge=1, le=MAX_TOKENS)
     """Longest completion, in tokens."""
 

@@ -6,10 +6,9 @@ job ends; every version ever published can still be asked for by name while its 
 
 from __future__ import annotations
 
-import sqlite3
-import threading
 from pathlib import Path
 
+from pmd.services.common.store import Store
 from pmd.services.common.strict import nearest
 from pmd.services.common.wire import Policy, Weights
 
@@ -22,23 +21,20 @@ class Published:
     """The published policies of all runs (SQLite, shared by threads)."""
 
     def __init__(self, path: Path) -> None:
-        self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
-        self._lock = threading.Lock()
         # `at` grows with every publish, so the desired version of a run is its row with the greatest `at`.
-        self._db.executescript(
-            "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;"
+        self._store = Store(
+            path,
             "CREATE TABLE IF NOT EXISTS published(run TEXT, version INTEGER, uri TEXT, sha256 TEXT, at INTEGER,"
-            " PRIMARY KEY(run, version));"
+            " PRIMARY KEY(run, version));",
         )
 
     def publish(self, policy: Policy) -> None:
         """Make `policy` the desired one of its run."""
         weights = policy.weights
-        with self._lock:
-            self._db.execute(
-                "INSERT OR REPLACE INTO published SELECT ?,?,?,?, 1 + COALESCE(MAX(at), 0) FROM published",
-                (policy.run, weights.version, weights.uri, weights.sha256),
-            )
+        self._store.change(
+            "INSERT OR REPLACE INTO published SELECT ?,?,?,?, 1 + COALESCE(MAX(at), 0) FROM published",
+            *(policy.run, weights.version, weights.uri, weights.sha256),
+        )
 
     def all(self) -> list[Policy]:
         """Every published policy, the last published one first."""
@@ -68,6 +64,5 @@ class Published:
         raise UnknownModel(f"no model {model!r} here; {hint}")
 
     def _policies(self, query: str, *values: str) -> list[Policy]:
-        with self._lock:
-            rows = self._db.execute(query, values).fetchall()
+        rows = self._store.rows(query, *values)
         return [Policy(run=r, weights=Weights(version=v, uri=u, sha256=s)) for r, v, u, s, *_ in rows]

@@ -82,7 +82,8 @@ def recipe(method: str, seed: int) -> dict[str, Any]:
         "method": method,
         "problems": {"source": "pocket", "kind": "code", "world": "hard", "world_seed": seed},
         "teacher": {"ema": 0.02, "lead_gate": method == "pmd"},
-        "optimizer": {"lr": 5e-4, "alpha": 0.5},
+        "objective": {"divergence_alpha": 0.5},
+        "optimizer": {"lr": 5e-4},
         "prompts": {"teacher": "{{ problem }}\nNow solve it.", "reflect": "Reflect.", "abstract": "Find <rules>."},
     }
 

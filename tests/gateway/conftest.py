@@ -17,8 +17,9 @@ from pmd.gateway.recipes.files import merge
 from pmd.gateway.recipes.problems import materialise, parse_recipe
 from pmd.gateway.recipes.recipe import Recipe
 from pmd.gateway.registry.registry import Registry
+from pmd.gateway.registry.schema import REGISTRY
 from pmd.gateway.registry.status import ACTIVE
-from pmd.gateway.registry.tables import METADATA, open_registry
+from pmd.gateway.registry.tables import METADATA
 from pmd.services.common.sql import Database
 from tests.gateway.fakes import Fakes
 
@@ -86,10 +87,12 @@ def recipe(recipe_tree: Callable[..., dict[str, Any]]) -> Callable[..., Recipe]:
 def database(tmp_path: Path) -> Iterator[Database]:
     """SQLite; with `PMD_TEST_POSTGRES=postgresql+psycopg://..` the same claims are made of Postgres."""
     url = os.environ.get("PMD_TEST_POSTGRES")
-    opened = open_registry(url or f"sqlite:///{tmp_path / 'registry.db'}")
+    opened = REGISTRY.open(url or f"sqlite:///{tmp_path / 'registry.db'}")
     yield opened
     if url:
         METADATA.drop_all(opened.engine)
+        with opened.write() as db:
+            db.exec_driver_sql(f"DROP TABLE {REGISTRY.version_table}")
     opened.close()
 
 

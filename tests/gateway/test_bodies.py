@@ -109,7 +109,7 @@ def test_the_recipes_switches_reach_the_service_that_obeys_them(recipe: Make) ->
 @pytest.mark.parametrize("method", ["grpo", "sdpo", "pmd"])
 def test_a_method_trains_by_its_own_objective(method: str, recipe: Make) -> None:
     trained = bodies(play(recipe(method=method)), "train")
-    assert {r.settings.objective for r in trained} == {"grpo" if method == "grpo" else "distill"}
+    assert {r.settings.loss for r in trained} == {"grpo" if method == "grpo" else "distill"}
 
 
 def test_notes_are_credited_with_what_goes_beyond_the_first_steps_pass_rate(recipe: Make) -> None:

@@ -22,8 +22,8 @@ from pmd.gateway.loop.plan import last_step, step_plan
 from pmd.gateway.recipes.problems import materialise
 from pmd.gateway.recipes.recipe import Recipe
 from pmd.gateway.registry.registry import LEASE_S, Registry
+from pmd.gateway.registry.schema import REGISTRY
 from pmd.gateway.registry.status import ENDED
-from pmd.gateway.registry.tables import open_registry
 from pmd.gateway.settings import GatewaySettings
 from pmd.services.common.client import ANSWER_TIMEOUT_S, CONNECT_TIMEOUT_S
 from pmd.services.common.sql import Database
@@ -143,7 +143,7 @@ def test_law_6_killed_workers_and_a_flushed_broker_lose_and_double_nothing(
 
     plan = recipe(schedule={"steps": 12}, teacher={"lead_gate": True})
     settings = GatewaySettings(token=TOKEN, state_dir=tmp_path / "state")  # type: ignore[arg-type]
-    registry = Registry(open_registry(settings.database()))
+    registry = Registry(REGISTRY.open(settings.database()))
     run = "demo-1"
     registry.create(run, plan, materialise(plan, run, settings.runs_uri()), recipe_hash="h")
     broker = redis.Redis.from_url(environment["PMD_REDIS_URL"])

@@ -15,6 +15,7 @@ from pmd.gateway.recipes.inputs import Inputs
 from pmd.gateway.recipes.problems import InvalidRecipe, load_problems, materialise, parse_recipe, problems_of
 from pmd.gateway.recipes.recipe import PocketProblems, Recipe
 from pmd.services.common.artifacts import check_weights, load_messages, local_path, read_problems, read_table
+from pmd.services.common.options import HardwareSettings, ObjectiveSettings
 
 Make = Callable[..., Recipe]
 Tree = Callable[..., dict[str, Any]]
@@ -263,11 +264,32 @@ def test_more_pocket_problems_than_there_are_is_a_recipes_mistake() -> None:
 
 
 @pytest.mark.parametrize(
+    ("section", "key", "now"),
+    [
+        *(
+            ("optimizer", key, f"{section}.{key}")
+            for section, model in (("objective", ObjectiveSettings), ("hardware", HardwareSettings))
+            for key in model.model_fields
+            if key != "divergence_alpha"
+        ),
+        ("optimizer", "alpha", "objective.divergence_alpha"),
+        ("retrieval", "alpha", "retrieval.vector_weight"),
+    ],
+)
+def test_law_11_a_key_that_has_moved_is_refused_with_its_place(
+    section: str, key: str, now: str, recipe_tree: Tree
+) -> None:
+    told = refusal(lambda: parse_recipe(recipe_tree(**{section: {key: 1}})))
+    assert told == {"field": f"{section}.{key}", "message": f"unknown key {key!r}; did you mean {now!r}?"}
+
+
+@pytest.mark.parametrize(
     ("over", "field", "message"),
     [
         ({"teacher": {"emma": 1}}, "teacher.emma", "unknown key 'emma'; did you mean 'ema'?"),
         ({"scedule": {}}, "scedule", "unknown key 'scedule'; did you mean 'schedule'?"),
         ({"problems": {"fils": []}}, "problems.fils", "unknown key 'fils'; did you mean 'files'?"),
+        ({"lr": 1e-3}, "lr", "unknown key 'lr'; did you mean 'optimizer.lr'?"),
         ({"optimizer": {"lr": -1}}, "optimizer.lr", "must be greater than 0"),
         ({"memory": {"levels": ["insight", "insight"]}}, "memory.levels", "names one twice"),
         ({"sampling": {"temperature": 0}}, "sampling.temperature", "greedy rollouts are all the same"),
@@ -275,7 +297,7 @@ def test_more_pocket_problems_than_there_are_is_a_recipes_mistake() -> None:
         (
             {"method": "grpo", "schedule": {"rollouts_per_problem": 1}},
             "schedule.rollouts_per_problem",
-            "a group of one has no advantage",
+            "grpo compares rollouts of a problem with each other; give 2 or more",
         ),
         ({"generator": {"model": "big"}}, "generator.base_url", "needed for a model"),
         ({"generator": {"model": "big", "base_url": "host:80"}}, "generator.base_url", "should match pattern"),

@@ -16,8 +16,9 @@ from pmd.gateway.loop.state import Record
 from pmd.gateway.recipes.inputs import Inputs
 from pmd.gateway.recipes.recipe import Recipe
 from pmd.gateway.registry.registry import IdempotencyConflict, Lease, LeaseLost, Registry, UnknownRun
+from pmd.gateway.registry.schema import REGISTRY
 from pmd.gateway.registry.status import VALID_TRANSITIONS, ForbiddenTransition, check_transition
-from pmd.gateway.registry.tables import ARTIFACTS, RUNS, open_registry
+from pmd.gateway.registry.tables import ARTIFACTS, RUNS
 from pmd.gateway.views import RunStatus
 from pmd.services.common.sql import Database
 from pmd.services.common.wire import Policy
@@ -291,7 +292,7 @@ def test_many_processes_may_create_the_tables_at_once(tmp_path: Path) -> None:
 
     def connect() -> None:
         try:
-            open_registry(url).close()
+            REGISTRY.open(url).close()
         except Exception as error:
             errors.append(error)
 

@@ -10,7 +10,8 @@ from dataclasses import replace
 import pytest
 import sqlalchemy as sa
 
-from pmd.services.memory.ledger import Filter, Item, Ledger, LedgerTooNew, Transaction, fingerprint, reads
+from pmd.services.common.schema import SchemaTooNew
+from pmd.services.memory.ledger import Filter, Item, Ledger, Transaction, fingerprint, reads
 from pmd.services.memory.ledger.tables import AUDIT, ITEMS, META, WORDS
 from tests.memory.world import Words, World
 
@@ -123,7 +124,7 @@ def test_a_newer_ledger_is_refused(url: str) -> None:
     engine = sa.create_engine(url)
     with engine.begin() as db:
         db.exec_driver_sql("UPDATE alembic_version SET version_num = '0999'")
-    with pytest.raises(LedgerTooNew, match=r"'0999'.*start the newer release"):
+    with pytest.raises(SchemaTooNew, match=r"'0999'.*start the newer release"):
         Ledger(url)
 
 

@@ -58,7 +58,12 @@ def items(world: World, step: int, **settings: Any) -> list[tuple[str, Any]]:
 def test_both_indexes_show_the_same_items(world: World, remote: Remote, alpha: float) -> None:
     embedded = world.search
     there = Search(world.ledger, VectorFile(world.folder / "other.db"), EmbedderSpec(), SecretStr(""), lambda _: remote)
-    settings: dict[str, Any] = {"by_meaning": ("insight", "behavior"), "k": 3, "alpha": alpha, "min_similarity": 0.1}
+    settings: dict[str, Any] = {
+        "by_meaning": ("insight", "behavior"),
+        "k": 3,
+        "vector_weight": alpha,
+        "min_similarity": 0.1,
+    }
     by_meaning = 0
     for step in range(1, 5):
         plan = PLANS[step - 1]

@@ -125,7 +125,7 @@ def test_grpo_reads_no_context_and_keeps_infra_errors_out_of_the_group(base: Wei
     rollouts, verdicts, _ = rows(problems=1, samples=3)
     for verdict, outcome, reward in zip(verdicts, ("passed", "failed", "infra_error"), (1.0, 0.0, 0.0), strict=True):
         verdict |= {"outcome": outcome, "reward": reward}
-    request = request_for(base, settings={"objective": "grpo"})
+    request = request_for(base, settings={"loss": "grpo"})
     batch = assemble(rollouts, verdicts, None, request, tokenizer, WINDOW)
     assert [s.advantage for s in batch.samples] == [0.5, -0.5, 0.0]
     assert [s.trained for s in batch.samples] == [True, True, False]

@@ -243,7 +243,7 @@ def test_law_6_a_step_is_applied_to_the_run_and_the_version_that_it_names(
         "the run is at version 0, not 1": {"from_version": 1},
         "can't change its base model": {"base": base.model_copy(update={"sha256": "another"})},
         "settings.weight_decay: was 0.01": {"settings": SETTINGS.model_copy(update={"weight_decay": 0.5})},
-        "settings.objective can't change": {"settings": SETTINGS.model_copy(update={"objective": "grpo"})},
+        "settings.loss can't change": {"settings": SETTINGS.model_copy(update={"loss": "grpo"})},
     }
     for cause, changes in refused.items():
         one.apply(request.model_copy(update=changes))

@@ -29,7 +29,7 @@ class Student:
 
     def __init__(self, base: Path, device: torch.device, settings: TrainSettings) -> None:
         model = load_model(base, torch.bfloat16 if settings.precision == "bf16" else torch.float32)
-        self.teacher = Teacher(model, device) if settings.objective == "distill" else None
+        self.teacher = Teacher(model, device) if settings.loss == "distill" else None
         self.engine = Engine(model, settings, device)
         self.updater = Updater(self.engine, self.teacher)
         self.settings = settings
@@ -96,29 +96,29 @@ def test_logits_at_completions_equal_those_of_single_unpadded_sequences(
     torch.testing.assert_close(got, torch.cat(want), atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("objective", ["distill", "grpo"])
+@pytest.mark.parametrize("loss", ["distill", "grpo"])
 def test_shared_prompts_change_only_what_a_step_costs(
-    student: Callable[..., Student], batch: Callable[..., TrainBatch], objective: str
+    student: Callable[..., Student], batch: Callable[..., TrainBatch], loss: str
 ) -> None:
     ends = []
     for share in (True, False):
-        one = student(objective=objective, mini_batches=2)
+        one = student(loss=loss, mini_batches=2)
         assert one.updater._share, "the tiny model can share"
         one.updater._share = share
-        ends.append((one.step(batch(objective=objective)), one.weights()))
+        ends.append((one.step(batch(loss=loss)), one.weights()))
     assert ends[0][0] == pytest.approx(ends[1][0], rel=1e-3, abs=1e-6)
     for name, weight in ends[0][1].items():
         torch.testing.assert_close(weight, ends[1][1][name], atol=2e-4, rtol=1e-3)
 
 
-@pytest.mark.parametrize("objective", ["distill", "grpo"])
+@pytest.mark.parametrize("loss", ["distill", "grpo"])
 def test_micro_batch_size_does_not_change_the_step(
-    student: Callable[..., Student], batch: Callable[..., TrainBatch], objective: str
+    student: Callable[..., Student], batch: Callable[..., TrainBatch], loss: str
 ) -> None:
     ends = []
     for micro_tokens in (1, 120, 100_000):
-        one = student(objective=objective, micro_tokens=micro_tokens)
-        ends.append((one.step(batch(objective=objective)), one.weights()))
+        one = student(loss=loss, micro_tokens=micro_tokens)
+        ends.append((one.step(batch(loss=loss)), one.weights()))
     for metrics, weights in ends[1:]:
         assert metrics == pytest.approx(ends[0][0], rel=1e-3, abs=1e-6)
         for name, weight in weights.items():
@@ -136,7 +136,7 @@ def test_the_loss_compares_the_student_with_the_average_each_on_its_own_prompt(
     student: Callable[..., Student], batch: Callable[..., TrainBatch], base_folder: Path
 ) -> None:
     """By definition: the divergence at the sampling temperature, weighed by trainer against sampler."""
-    rule: dict[str, Any] = {"alpha": 0.3, "top_k": 5, "tail": False}
+    rule: dict[str, Any] = {"divergence_alpha": 0.3, "top_k": 5, "tail": False}
     changes = {**rule, "temperature": 0.7, "tis_clip": 1.2, "teacher_ema": 0.0}
     one = student(**changes)
     one.step(batch(**changes))  # the student leaves the base, where its teacher stays
@@ -185,8 +185,8 @@ def test_distillation_moves_the_student_towards_the_teacher(
 
 
 def test_grpo_raises_rewarded_completions(student: Callable[..., Student], batch: Callable[..., TrainBatch]) -> None:
-    one = student(objective="grpo")
-    b = batch(objective="grpo")
+    one = student(loss="grpo")
+    b = batch(loss="grpo")
     sample = max(b.samples, key=lambda s: s.advantage)
     rows_of = pack([sample], [1.0], one.device, share=True)
 
@@ -253,17 +253,17 @@ def test_zero_learning_rate_moves_nothing(student: Callable[..., Student], batch
     assert all(torch.equal(one.weights()[name], weight) for name, weight in other.weights().items())
 
 
-@pytest.mark.parametrize("objective", ["distill", "grpo"])
+@pytest.mark.parametrize("loss", ["distill", "grpo"])
 def test_a_batch_of_masked_samples_gives_zero_loss_and_moves_nothing(
-    student: Callable[..., Student], batch: Callable[..., TrainBatch], objective: str
+    student: Callable[..., Student], batch: Callable[..., TrainBatch], loss: str
 ) -> None:
     def fail(_: Any, verdicts: list[dict[str, Any]], __: Any) -> None:
         for verdict in verdicts:
             verdict["outcome"] = "infra_error"
 
-    one = student(objective=objective)
+    one = student(loss=loss)
     before = one.weights()
-    metrics = one.step(batch(fail, objective=objective))
+    metrics = one.step(batch(fail, loss=loss))
     assert metrics["loss"] == 0.0
     assert metrics["masked"] == metrics["sequences"] == 16.0
     assert all(math.isfinite(value) for value in metrics.values())

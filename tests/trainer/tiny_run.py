@@ -136,7 +136,7 @@ def rows(
     return rollouts, verdicts, contexts
 
 
-SETTINGS = TrainSettings(objective="distill", lr=1e-2, weight_decay=0.01)
+SETTINGS = TrainSettings(loss="distill", lr=1e-2, weight_decay=0.01)
 
 
 class TinyRun:

@@ -14,7 +14,7 @@ from fastapi import APIRouter, Depends, Path, Query
 
 from pmd.services.common.app import known_query
 from pmd.services.common.artifacts import ArtifactError, load_messages, read_table
-from pmd.services.common.bank import ContextView, LinkView, Provenance, ShownItem, UseView, Utility
+from pmd.services.common.bank import ContextView, LeftOut, LinkView, Provenance, ShownItem, UseView, Utility
 from pmd.services.common.wire import Ref, Slug
 from pmd.services.memory.api.deps import REFUSALS, BankId, InPath, TheLedger
 from pmd.services.memory.api.views import item_view

@@ -6,15 +6,13 @@ Invariant: a row is a function of an embedder's id and a text, so it is never st
 from __future__ import annotations
 
 import hashlib
-import sqlite3
-import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 
+from pmd.services.common.store import Store
 from pmd.services.memory.index.embed import Embedder, Rows
 
 CHUNK = 256
@@ -32,19 +30,16 @@ class VectorFile:
     """The vectors of all embedders, in one SQLite file; safe to kill at any moment, shared by threads."""
 
     def __init__(self, path: Path) -> None:
-        self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
-        self._lock = threading.Lock()
-        self._db.executescript(
-            "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA busy_timeout=10000;"
+        self._store = Store(
+            path,
             "CREATE TABLE IF NOT EXISTS vectors(embedder TEXT, digest BLOB, vector BLOB,"
             " PRIMARY KEY(embedder, digest)) WITHOUT ROWID;"
-            "CREATE TABLE IF NOT EXISTS active(one INTEGER PRIMARY KEY CHECK(one = 1), spec TEXT);"
+            "CREATE TABLE IF NOT EXISTS active(one INTEGER PRIMARY KEY CHECK(one = 1), spec TEXT);",
         )
 
     def close(self) -> None:
         """Close the file."""
-        with self._lock:
-            self._db.close()
+        self._store.close()
 
     def get(self, embedder: str, digests: Sequence[bytes]) -> dict[bytes, Rows]:
         """The vectors that are known, by digest."""
@@ -52,49 +47,31 @@ class VectorFile:
         for part in chunks(digests, 500):
             marks = ",".join("?" * len(part))
             query = f"SELECT digest, vector FROM vectors WHERE embedder=? AND digest IN ({marks})"  # noqa: S608
-            with self._lock:
-                rows = self._db.execute(query, (embedder, *part)).fetchall()
+            rows = self._store.rows(query, embedder, *part)
             found |= {digest: np.frombuffer(blob, dtype=np.float32) for digest, blob in rows}
         return found
 
     def put(self, embedder: str, vectors: dict[bytes, Rows]) -> None:
         """Keep vectors."""
         rows = [(embedder, digest, vector.tobytes()) for digest, vector in vectors.items()]
-        with self._write() as db:
+        with self._store.transaction() as db:
             db.executemany("INSERT OR IGNORE INTO vectors VALUES(?,?,?)", rows)
 
     def dimension(self, embedder: str) -> int | None:
         """Dimensions of an embedder's vectors; None while there are none."""
-        with self._lock:
-            row = self._db.execute(
-                "SELECT length(vector) FROM vectors WHERE embedder=? LIMIT 1", (embedder,)
-            ).fetchone()
+        row = self._store.row("SELECT length(vector) FROM vectors WHERE embedder=? LIMIT 1", embedder)
         return row[0] // 4 if row else None
 
     def active(self) -> str | None:
         """Specification (JSON) of the embedder that reads use; None before there was one."""
-        with self._lock:
-            row = self._db.execute("SELECT spec FROM active").fetchone()
+        row = self._store.row("SELECT spec FROM active")
         return row[0] if row else None
 
     def activate(self, spec: str, embedder: str) -> None:
         """Make this the embedder that reads use, and forget the vectors of all others, in one transaction."""
-        with self._write() as db:
+        with self._store.transaction() as db:
             db.execute("INSERT OR REPLACE INTO active VALUES(1, ?)", (spec,))
             db.execute("DELETE FROM vectors WHERE embedder != ?", (embedder,))
-
-    @contextmanager
-    def _write(self) -> Iterator[sqlite3.Connection]:
-        """One transaction: all of it or nothing. One that a full disk broke off doesn't stand in the next one's way."""
-        with self._lock:
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._db
-                self._db.execute("COMMIT")
-            except BaseException:
-                if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
-                raise
 
 
 def digest(text: str) -> bytes:

@@ -13,7 +13,6 @@ the object that the service holds.
 
 from pmd.services.memory.ledger.items import PERSON, BankMoved, Banned, Item, UnknownBank, Use, fingerprint
 from pmd.services.memory.ledger.reads import Filter, StepView
-from pmd.services.memory.ledger.schema import LedgerTooNew
 from pmd.services.memory.ledger.store import Ledger
 from pmd.services.memory.ledger.transaction import Transaction
 
@@ -24,7 +23,6 @@ __all__ = [
     "Filter",
     "Item",
     "Ledger",
-    "LedgerTooNew",
     "StepView",
     "Transaction",
     "UnknownBank",

@@ -12,11 +12,11 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from pmd.services.common.requests import MemoryCounts
-from pmd.services.common.sql import Database
 from pmd.services.common.wire import Level, Ref
-from pmd.services.memory.ledger import reads, schema
+from pmd.services.memory.ledger import reads
 from pmd.services.memory.ledger.items import BankMoved, Item, UnknownBank, Use
 from pmd.services.memory.ledger.rows import load
+from pmd.services.memory.ledger.schema import LEDGER
 from pmd.services.memory.ledger.tables import BANKS, CONTEXTS, OF_A_BANK, STEPS, USES, WRITES
 from pmd.services.memory.ledger.transaction import Transaction
 
@@ -33,9 +33,9 @@ class Ledger:
         """Connect; creates the tables or upgrades those of an older release.
 
         Raises:
-            LedgerTooNew: when a newer release wrote the database.
+            SchemaTooNew: when a newer release wrote the database.
         """
-        self._database = Database(url, schema.upgrade, lock=schema.LOCK)
+        self._database = LEDGER.open(url)
         self.dialect = self._database.dialect
         self._new = postgresql.insert if self.dialect == "postgresql" else sqlite.insert
 

@@ -274,7 +274,7 @@ def _search(
         bank,
         level,
         [p.question() for p in problems],
-        alpha=settings.alpha,
+        alpha=settings.vector_weight,
         limit=CANDIDATES,
         compare=True,
         check=check,

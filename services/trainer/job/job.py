@@ -43,6 +43,7 @@ from pmd.services.trainer.publish import publish
 from pmd.services.trainer.training.batch import BatchError, TrainBatch, assemble
 from pmd.services.trainer.training.engine import ENGINE_SETTINGS, Engine, lost_a_rank, start_ranks
 from pmd.services.trainer.training.model import load_model
+from pmd.services.trainer.training.objectives import LOSSES
 from pmd.services.trainer.training.teacher import Teacher
 from pmd.services.trainer.training.update import Stopwatch, Updater
 
@@ -102,11 +103,12 @@ class Run:
         self._spool = spool
         self._base = check_weights(first.base)
         self._base_sha256 = first.base.sha256
+        self._loss = first.settings.loss
         self._tokenizer = AutoTokenizer.from_pretrained(self._base)
         self._window = AutoConfig.from_pretrained(self._base).get_text_config().max_position_embeddings
         torch.manual_seed(first.seed)
         model = load_model(self._base, torch.bfloat16 if first.settings.precision == "bf16" else torch.float32)
-        teacher = Teacher(model, device) if first.settings.objective == "distill" else None
+        teacher = Teacher(model, device) if LOSSES[first.settings.loss].reads_teacher else None
         self._engine = Engine(model, first.settings, device)
         self._teacher = teacher
         self._updater = Updater(self._engine, teacher)
@@ -171,11 +173,11 @@ class Run:
         for name, value in zip(ENGINE_SETTINGS, self._engine.built_with, strict=True):
             if getattr(request.settings, name) != value:
                 raise ValueError(f"settings.{name}: was {value} and can't change within a run; start a new run")
-        if (request.settings.objective == "distill") != (self._teacher is not None):
-            raise ValueError("settings.objective can't change within a run; start a new run")
+        if request.settings.loss != self._loss:
+            raise ValueError("settings.loss can't change within a run; start a new run")
 
     def _load(self, request: TrainRequest) -> TrainBatch:
-        contexts = request.contexts if request.settings.objective == "distill" else None
+        contexts = request.contexts if LOSSES[request.settings.loss].reads_teacher else None
         return assemble(
             read_table(request.rollouts),
             read_table(request.verdicts),

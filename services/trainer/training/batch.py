@@ -22,6 +22,7 @@ from typing import Any, Protocol
 from pmd.services.common.artifacts import load_messages
 from pmd.services.common.requests import TrainRequest
 from pmd.services.common.wire import Outcome
+from pmd.services.trainer.training.objectives import LOSSES
 from pmd.services.trainer.training.objectives.grpo import group_advantages
 
 Row = Mapping[str, Any]
@@ -117,13 +118,13 @@ def assemble(
     """The batch of a step.
 
     Masked are: rollouts whose verdict is `infra_error`, problems in `request.masked_problems`, empty
-    completions, prompts longer than `max_prompt_tokens`; and, for `distill`, rollouts without context and those
-    whose problem alone leaves the teacher no room for a context.
+    completions, prompts longer than `max_prompt_tokens`; and, for a loss that reads a teacher, rollouts without
+    context and those whose problem alone leaves the teacher no room for a context.
 
     Args:
         rollouts: rows of schema ROLLOUTS.
         verdicts: rows of schema VERDICTS, one per rollout, in any order.
-        contexts: rows of schema CONTEXTS, one per rollout, in any order; read only by `distill`.
+        contexts: rows of schema CONTEXTS, one per rollout, in any order; read only where there is a teacher.
         tokenizer: of the run's base model.
         window: longest sequence that the model was made for, in tokens; teacher prompts leave room in it for
             the completion.
@@ -151,9 +152,9 @@ def assemble(
         for row in rows
     ]
     teacher_ids: list[tuple[int, ...]] = [()] * len(rows)
-    if settings.objective == "distill":
+    if LOSSES[settings.loss].reads_teacher:
         if contexts is None:
-            raise BatchError("objective 'distill' needs teacher contexts, and the request has none")
+            raise BatchError(f"loss {settings.loss!r} needs teacher contexts, and the request has none")
         teacher_ids = _teacher_prompts(rows, trained, contexts, settings.max_teacher_tokens, tokenizer, window)
         trained = [bool(ids) for ids in teacher_ids]
     advantages = group_advantages(rewards, [row["problem_id"] for row in rows], trained)

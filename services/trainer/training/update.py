@@ -22,14 +22,8 @@ from pmd.services.common.options import TrainSettings
 from pmd.services.trainer.training.batch import Sample, TrainBatch
 from pmd.services.trainer.training.engine import Engine
 from pmd.services.trainer.training.model import completion_logits
-from pmd.services.trainer.training.objectives.distill import (
-    clipped_ratio,
-    entropy,
-    sequence_mean_weights,
-    token_divergence,
-    token_logps,
-)
-from pmd.services.trainer.training.objectives.grpo import policy_loss, token_mean_weights
+from pmd.services.trainer.training.objectives import LOSSES, Tokens
+from pmd.services.trainer.training.objectives.distill import clipped_ratio, entropy, token_logps
 from pmd.services.trainer.training.packing import MicroBatch, filler, pack, plan
 from pmd.services.trainer.training.prefix import shares_prompts
 from pmd.services.trainer.training.teacher import Teacher
@@ -113,8 +107,7 @@ class Updater:
         self, samples: tuple[Sample, ...], settings: TrainSettings, watch: Stopwatch
     ) -> list[MicroBatch]:
         """This rank's micro-batches of one mini-batch; empty on all ranks when nothing in it is trained."""
-        share = sequence_mean_weights if settings.objective == "distill" else token_mean_weights
-        weights = share([len(s.completion_ids) for s in samples], [s.trained for s in samples])
+        weights = LOSSES[settings.loss].weights([len(s.completion_ids) for s in samples], [s.trained for s in samples])
         trained = [(s, w) for s, w in zip(samples, weights, strict=True) if s.trained]
         lengths = [
             (
@@ -161,30 +154,17 @@ class Updater:
         watch: Stopwatch,
     ) -> Tensor:
         """Add a micro-batch's gradient to the engine (if `learn`) and return its `SUMS`."""
+        kind = LOSSES[settings.loss]
         teacher_NV = None
         if micro.teacher is not None and self._teacher is not None:
             with watch.part("teacher"), torch.no_grad():
                 teacher_NV = completion_logits(self._teacher.model, micro.teacher, settings.temperature)
         with watch.part("student"), torch.set_grad_enabled(learn):
             student_NV = self._student_logits(micro, settings)
-            # Distillation learns from the logits; the sampled tokens only weigh them.
-            with torch.set_grad_enabled(learn and teacher_NV is None):
+            with torch.set_grad_enabled(learn and not kind.reads_teacher):
                 now_N = token_logps(student_NV, micro.targets_N)
             old_N = now_N.detach() if old_N is None else old_N
-            if teacher_NV is not None:
-                loss_N = token_divergence(
-                    student_NV, teacher_NV, alpha=settings.alpha, top_k=settings.top_k, tail=settings.tail
-                )
-                loss_N = loss_N * clipped_ratio(now_N, old_N, settings.is_clip)
-            else:
-                loss_N = policy_loss(
-                    now_N,
-                    old_N,
-                    micro.advantages_N,
-                    clip_low=settings.clip_low,
-                    clip_high=settings.clip_high,
-                    dual_clip=settings.dual_clip,
-                )
+            loss_N = kind.of_tokens(Tokens(student_NV, teacher_NV, now_N, old_N, micro.advantages_N), settings)
             loss = (loss_N * clipped_ratio(old_N, micro.sampler_N, settings.tis_clip) * micro.weights_N).sum()
             if learn:
                 self._engine.backward(loss, last=last)

@@ -6,4 +6,18 @@ distribution (V, K, or K and a tail), S sequences.
 An objective gives one loss per token. What a token counts for (its share of the batch's mean) is a weight that
 is fixed before the batch is cut into micro-batches, so that neither the cut nor the number of ranks changes
 the loss.
+
+A loss is one file that ends with its `LOSS`; adding one is that file, a word of `options.Loss` and a line here.
 """
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from pmd.services.common import options
+from pmd.services.trainer.training.objectives import distill, grpo
+from pmd.services.trainer.training.objectives.loss import Loss, Tokens
+
+LOSSES: Mapping[options.Loss, Loss] = {"distill": distill.LOSS, "grpo": grpo.LOSS}
+
+__all__ = ["LOSSES", "Loss", "Tokens"]

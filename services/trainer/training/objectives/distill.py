@@ -10,11 +10,15 @@ Invariants:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
+
+from pmd.services.common.options import TrainSettings
+from pmd.services.trainer.training.objectives.loss import Loss, Tokens
 
 MAX_LOG_HEAD = -1e-7
 """Upper clamp of log Σp over the k tokens, so that the tail keeps a finite log-probability."""
@@ -121,7 +125,7 @@ def clipped_ratio(numerator_N: Tensor, denominator_N: Tensor, clip: float) -> Te
     return log_ratio_N.exp().clamp(max=clip)
 
 
-def sequence_mean_weights(tokens_S: list[int], trained_S: list[bool]) -> list[float]:
+def sequence_mean_weights(tokens_S: Sequence[int], trained_S: Sequence[bool]) -> list[float]:
     """Weight of a token of each sequence, such that Σ weight·loss is the mean over sequences of token means.
 
     Sequences that are not trained count 0 in the sum and 1 in the number of sequences (SDPO's code at
@@ -140,3 +144,18 @@ def entropy(logits_NV: Tensor) -> Tensor:
             logp = torch.log_softmax(logits_NV[i : i + rows], -1)
             entropy_N[i : i + rows] = -(logp.exp() * logp).sum(-1)
         return entropy_N
+
+
+def _of_tokens(tokens: Tokens, settings: TrainSettings) -> Tensor:
+    assert tokens.teacher_NV is not None  # noqa: S101 -- it reads a teacher
+    loss_N = token_divergence(
+        tokens.student_NV,
+        tokens.teacher_NV,
+        alpha=settings.divergence_alpha,
+        top_k=settings.top_k,
+        tail=settings.tail,
+    )
+    return loss_N * clipped_ratio(tokens.now_N, tokens.old_N, settings.is_clip)
+
+
+LOSS = Loss(reads_teacher=True, weights=sequence_mean_weights, of_tokens=_of_tokens)

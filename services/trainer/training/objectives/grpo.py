@@ -12,7 +12,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from pmd.services.common.options import TrainSettings
 from pmd.services.trainer.training.objectives.distill import MAX_LOG_RATIO
+from pmd.services.trainer.training.objectives.loss import Loss, Tokens
 
 
 def group_advantages(rewards_S: Sequence[float], groups_S: Sequence[str], counted_S: Sequence[bool]) -> list[float]:
@@ -51,3 +53,17 @@ def token_mean_weights(tokens_S: Sequence[int], trained_S: Sequence[bool]) -> li
     """Weight of a token of each sequence, such that Σ weight·loss is the mean over all trained tokens."""
     total = sum(n for n, trained in zip(tokens_S, trained_S, strict=True) if trained)
     return [1 / max(total, 1) if trained else 0.0 for trained in trained_S]
+
+
+def _of_tokens(tokens: Tokens, settings: TrainSettings) -> Tensor:
+    return policy_loss(
+        tokens.now_N,
+        tokens.old_N,
+        tokens.advantages_N,
+        clip_low=settings.clip_low,
+        clip_high=settings.clip_high,
+        dual_clip=settings.dual_clip,
+    )
+
+
+LOSS = Loss(reads_teacher=False, weights=token_mean_weights, of_tokens=_of_tokens)
