@@ -16,6 +16,7 @@ from fastapi import HTTPException, Request
 from fastapi.responses import Response, StreamingResponse
 
 from pmd.gateway.views import ServiceView
+from pmd.services.common import outgoing
 from pmd.services.common.client import CONNECT_TIMEOUT_S
 from pmd.services.common.wire import Level
 
@@ -43,7 +44,7 @@ class Forwarder:
     ) -> None:
         self._urls = dict(urls)
         self._clients = {
-            name: httpx.AsyncClient(
+            name: outgoing.inside_async(
                 base_url=url,
                 headers={"Authorization": f"Bearer {token}"},
                 timeout=httpx.Timeout(ANSWER_TIMEOUT_S, connect=CONNECT_TIMEOUT_S),
@@ -160,7 +161,7 @@ class Forwarder:
         return list(await asyncio.gather(*(self._ready(name) for name in self._clients)))
 
     async def _ready(self, name: str) -> ServiceView:
-        view = ServiceView(name=name, url=self._urls[name], ready=False)
+        view = ServiceView(name=name, url=outgoing.shown(self._urls[name]), ready=False)
         try:
             answer = await self._clients[name].get("/readyz", timeout=READY_TIMEOUT_S)
             facts = answer.json()

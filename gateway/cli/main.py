@@ -62,3 +62,7 @@ app.command("reverify")(verify.reverify)
 app.command("chat")(chat.chat)
 app.command("export")(export.export)
 app.command("reproduce")(reproduce.reproduce)
+
+
+if __name__ == "__main__":
+    app()
