@@ -37,6 +37,7 @@ from pmd.gateway.recipes.problems import (
     SHOWN,
     InvalidRecipe,
     Refused,
+    check_allowed,
     find_model,
     materialise,
     parse_recipe,
@@ -199,6 +200,7 @@ def _add_run_routes(
         run = known[0] if known else _run_id(recipe, idempotency_key)
         created = False
         if not known:
+            check_allowed(recipe, settings.allowed())
             inputs = materialise(recipe, run, settings.runs_uri(), refused)
             created = registry.create(run, recipe, inputs, recipe_hash=digest, key=idempotency_key)
             later.add_task(wake, run)  # after the answer: a broker that is away delays nobody
@@ -250,6 +252,7 @@ def _add_run_routes(
     def validate_recipe(body: CreateRun) -> ValidatedRecipe:
         """Check a recipe, its problems and its model, and say what it would do; nothing is started."""
         recipe = parse_recipe(body.recipe)
+        check_allowed(recipe, settings.allowed())
         find_model(recipe.model)
         problems, bad = problems_of(recipe, refused)
         return ValidatedRecipe(

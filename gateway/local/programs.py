@@ -46,6 +46,8 @@ SETTINGS = {
     "trainer": "pmd.services.trainer.app:TrainerSettings",
 }
 """What reads the environment of each program. By name: the gateway imports no service."""
+FOR_BOTH = ("PMD_ALLOWED_URLS",)
+"""Settings of the gateway that the memory service reads too."""
 CLIENT_ONLY = ("PMD_URL",)
 """Read by the command line alone."""
 BARE = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "TZ", "VIRTUAL_ENV", "LD_LIBRARY_PATH")
@@ -144,6 +146,7 @@ def build_environments(
     rest = {k: v for k, v in settings.items() if not any(k in own for own in owned.values())}
     environments = {name: {**system, **owned[name], **shared} for name in SERVICES}
     environments["verifier"] = {**_bare(caller), **owned["verifier"], **shared}
+    environments["memory"] |= {k: v for k, v in settings.items() if k in FOR_BOTH}
     environments["memory"]["PMD_ROLLOUT_URL"] = urls["rollout"]
     environments["control"] = {**system, **rest, **addresses, **shared}
     return environments
