@@ -85,8 +85,9 @@ class Forwarder:
         headers = _passed_on(request)
         body: AsyncIterator[bytes] | bytes | None = await request.body() or None if not streams else None
         if streams and request.method != "GET":
-            # The service wants to know how much comes before it takes any of it.
-            body, headers[b"content-length"] = request.stream(), request.headers.get("content-length", "0").encode()
+            body = request.stream()
+            if "transfer-encoding" not in request.headers:  # else how long it is is not known, whatever is claimed
+                headers[b"content-length"] = request.headers.get("content-length", "0").encode()
         url = httpx.URL(client.base_url).join(quote(path, safe="/:@"))
         timeout = httpx.Timeout(FILE_TIMEOUT_S if streams else ANSWER_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
         outgoing = client.build_request(

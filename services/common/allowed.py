@@ -46,7 +46,7 @@ class Allowed:
         for entry in map(_read, self.urls):
             if entry and entry[0] == asked[0] and _within(asked[1], entry[1]):
                 return
-        raise NotAllowed(f"{url} is not on this installation's list; its operator adds it to PMD_ALLOWED_URLS")
+        raise NotAllowed(f"{url} is not on this installation's list; the operator adds it to PMD_ALLOWED_URLS")
 
     def check_file(self, uri: str) -> None:
         """Follows links, and waits for a file system that hangs.
@@ -63,7 +63,7 @@ class Allowed:
         real = os.path.realpath(path)
         if not any(Path(real).is_relative_to(os.path.realpath(entry)) for entry in self.paths):
             raise NotAllowed(
-                f"{path} is not in a folder that recipes may name; its operator adds it to PMD_ALLOWED_PATHS"
+                f"{path} is not in a folder that recipes may name; the operator adds it to PMD_ALLOWED_PATHS"
             )
 
 

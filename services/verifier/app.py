@@ -2,8 +2,7 @@
 
 Invariants:
 - The service does not start where it can't isolate programs, unless its settings say so.
-- What it holds is bounded: bodies by `Admission`, programs by `Pool`. Too much is 429 with `Retry-After`, before it is
-  read.
+- What it holds is bounded: bodies by `Admission`, programs by `Pool`. Too much is 429 with `Retry-After`.
 - When it stops, a request under way gets its verdicts within the time that uvicorn leaves it, or 503; jobs under way
   stay without an end and run again. Every zygote and child stops with the service.
 """
@@ -16,16 +15,16 @@ import ctypes
 import signal
 import threading
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import asdict
 from types import FrameType
 from typing import Any, TypeVar
 
-from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request, Response
+from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request
 from pydantic import Field
 from starlette.concurrency import run_in_threadpool
 
-from pmd.services.common.app import NotReady, create_service, known_query, problem
+from pmd.services.common.app import NotReady, create_service, known_query
 from pmd.services.common.artifacts import ArtifactError, read_problems, read_table, write_table
 from pmd.services.common.columns import VERDICTS
 from pmd.services.common.jobs import JobContext, JobKind, JobStore
@@ -34,7 +33,7 @@ from pmd.services.common.runner import JobRunner
 from pmd.services.common.serve import DRAIN_S
 from pmd.services.common.strict import Strict
 from pmd.services.common.wire import Outcome, Verdict
-from pmd.services.verifier.admission import Admission, Refused
+from pmd.services.verifier.admission import Admission
 from pmd.services.verifier.grading import Grader, Submission
 from pmd.services.verifier.kinds import SpecError, kinds
 from pmd.services.verifier.metrics import PENDING
@@ -268,26 +267,14 @@ def create_app(settings: VerifierSettings) -> FastAPI:
             verifier.stop()
 
     app = create_service(
-        "verifier", settings, ready=verifier.facts, lifespan=lifespan, max_json_bytes=settings.max_request_mb << 20
+        "verifier",
+        settings,
+        ready=verifier.facts,
+        lifespan=lifespan,
+        max_json_bytes=settings.max_request_mb << 20,
+        admit=verifier.admission.let_in,
     )
     app.include_router(jobs.router())
-
-    @app.middleware("http")
-    async def limit_body(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
-        if request.method not in ("POST", "PUT"):
-            return await call_next(request)
-        length = request.headers.get("content-length", "")
-        if not (length.isascii() and length.isdecimal() and len(length) < 20):
-            return problem(411, "send a Content-Length")
-        if int(length) > settings.max_request_mb << 20:
-            return problem(413, f"the body is over {settings.max_request_mb} MB; send a job with a reference")
-        try:
-            with verifier.admission.let_in(int(length)):
-                return await call_next(request)
-        except Refused as refused:
-            response = problem(refused.status, str(refused))
-            response.headers["Retry-After"] = str(refused.retry_after_s)
-            return response
 
     app.include_router(_judging_routes(verifier))
     return app
@@ -295,7 +282,7 @@ def create_app(settings: VerifierSettings) -> FastAPI:
 
 REFUSALS: dict[int | str, dict[str, Any]] = {
     401: {"description": "no token, or a wrong one"},
-    411: {"description": "no Content-Length"},
+    408: {"description": "the body does not arrive"},
     413: {"description": "the body is too large"},
     422: {"description": "a spec or an artifact is not valid; `errors` names the field"},
     429: {"description": "too much is under way; see Retry-After"},
