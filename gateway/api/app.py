@@ -29,6 +29,7 @@ from pmd.gateway.api.forward import Forwarder
 from pmd.gateway.api.history import checkpoint_views, recipe_of, run_view, step_views
 from pmd.gateway.api.memory import RunId, add_memory_routes
 from pmd.gateway.api.metrics import RunMetrics
+from pmd.gateway.api.reading import Reading
 from pmd.gateway.api.verify import add_judging_routes
 from pmd.gateway.loop.plan import step_plan
 from pmd.gateway.loop.state import CALLS, last_step
@@ -184,29 +185,36 @@ def _run_id(recipe: Recipe, key: str | None) -> str:
 def _add_run_routes(
     routes: APIRouter, settings: GatewaySettings, registry: Registry, wake: Callable[[str], None], refused: Refused
 ) -> None:
+    reading = Reading()
+
     @routes.post("/v1/runs", status_code=201, tags=["runs"], responses=examples.CREATE)
-    def create_run(
+    async def create_run(
         body: CreateRun,
         response: Response,
         later: BackgroundTasks,
         idempotency_key: Annotated[str | None, Header(min_length=1, max_length=200)] = None,
     ) -> RunView:
         """Create a run and start it. With an `Idempotency-Key`, repeating the request returns the same run."""
-        recipe = parse_recipe(body.recipe)
-        digest = hashlib.sha256(json.dumps(recipe.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
-        known = registry.find_key(idempotency_key) if idempotency_key else None
-        if known and known[1] != digest:
-            raise IdempotencyConflict(f"Idempotency-Key names run {known[0]!r} with another recipe; use a new key")
-        run = known[0] if known else _run_id(recipe, idempotency_key)
-        created = False
-        if not known:
-            check_allowed(recipe, settings.allowed())
-            inputs = materialise(recipe, run, settings.runs_uri(), refused)
-            created = registry.create(run, recipe, inputs, recipe_hash=digest, key=idempotency_key)
+        run, created = await reading.run(lambda: make(body.recipe, idempotency_key))
+        if created is not None:
             later.add_task(wake, run)  # after the answer: a broker that is away delays nobody
         response.status_code = 201 if created else 200
         response.headers["Location"] = f"/v1/runs/{run}"
-        return _view(registry, run)
+        return await run_in_threadpool(_view, registry, run)
+
+    def make(tree: dict[str, Any], key: str | None) -> tuple[str, bool | None]:
+        """The run of a recipe, and whether this call created it; None when it was known before."""
+        recipe = parse_recipe(tree)
+        digest = hashlib.sha256(json.dumps(recipe.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
+        known = registry.find_key(key) if key else None
+        if known and known[1] != digest:
+            raise IdempotencyConflict(f"Idempotency-Key names run {known[0]!r} with another recipe; use a new key")
+        if known:
+            return known[0], None
+        check_allowed(recipe, settings.allowed())
+        run = _run_id(recipe, key)
+        inputs = materialise(recipe, run, settings.runs_uri(), refused)
+        return run, registry.create(run, recipe, inputs, recipe_hash=digest, key=key)
 
     @routes.get("/v1/runs", tags=["runs"], responses=examples.RUN_LIST)
     def list_runs(
@@ -249,9 +257,12 @@ def _add_run_routes(
         return steer(run, "cancel", later)
 
     @routes.post("/v1/recipes:validate", tags=["recipes"], responses=examples.VALIDATE)
-    def validate_recipe(body: CreateRun) -> ValidatedRecipe:
+    async def validate_recipe(body: CreateRun) -> ValidatedRecipe:
         """Check a recipe, its problems and its model, and say what it would do; nothing is started."""
-        recipe = parse_recipe(body.recipe)
+        return await reading.run(lambda: preview(body.recipe))
+
+    def preview(tree: dict[str, Any]) -> ValidatedRecipe:
+        recipe = parse_recipe(tree)
         check_allowed(recipe, settings.allowed())
         find_model(recipe.model)
         problems, bad = problems_of(recipe, refused)
