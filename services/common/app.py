@@ -2,7 +2,8 @@
 
 Invariants: every route but health and metrics wants the bearer token; a body larger than its kind may be is refused, by
 what arrives and not by what its head says (`pmd.services.common.bodies`); every 4xx names the field or the cause; no
-stack trace reaches a client; what may succeed later (`Retryable`) is 503.
+stack trace reaches a client; what may succeed later (`Retryable`, a full disk) is 503 with
+`Retry-After`.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from pmd.services.common.jobs import Retryable
 from pmd.services.common.settings import ServiceSettings
 from pmd.services.common.strict import explain_errors, nearest
 from pmd.services.common.telemetry import REQUEST_SECONDS, REQUESTS
+from pmd.services.common.waiting import Away, away
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +50,7 @@ Readiness = Callable[[], dict[str, Any]]
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
 
-class NotReady(RuntimeError):
+class NotReady(Away):
     """The service runs but can't do its work yet; the message says what is missing."""
 
 
@@ -63,6 +65,20 @@ def known_query(request: Request) -> None:
         errors.append({"field": f"query.{name}", "message": f"unknown key {name!r}{hint}"})
     if errors:
         raise HTTPException(422, errors)
+
+
+def _bears(request: Request, token: str) -> bool:
+    """Whether a request carries the token."""
+    scheme, _, given = request.headers.get("authorization", "").partition(" ")
+    return scheme.lower() == "bearer" and hmac.compare_digest(given.encode(), token.encode())
+
+
+def _later(request: Request, error: Retryable) -> JSONResponse:
+    """The answer to a request that can't be served now."""
+    log.warning("request not served now: %s", error, extra={"path": request.url.path})
+    answer = problem(503, f"{error}; try again")
+    answer.headers["Retry-After"] = str(RETRY_AFTER_S)
+    return answer
 
 
 def create_service(
@@ -95,19 +111,21 @@ def create_service(
     @app.middleware("http")
     async def guard(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
         began = time.monotonic()
-        if request.url.path not in open_paths:
-            scheme, _, given = request.headers.get("authorization", "").partition(" ")
-            if scheme.lower() != "bearer" or not hmac.compare_digest(given.encode(), token.encode()):
-                refusal = problem(401, "missing or wrong bearer token; send 'Authorization: Bearer <token>'")
-                refusal.headers["WWW-Authenticate"] = "Bearer"
-                return refusal
+        if request.url.path not in open_paths and not _bears(request, token):
+            refusal = problem(401, "missing or wrong bearer token; send 'Authorization: Bearer <token>'")
+            refusal.headers["WWW-Authenticate"] = "Bearer"
+            return refusal
         try:
             response = await call_next(request)
         except ClientDisconnect:
             response = problem(400, "the body broke off")  # nobody may be there to read it
-        except Exception:
-            log.exception("request failed", extra={"path": request.url.path})
-            response = problem(500, "internal error; the service's log has the cause")
+        except Exception as error:
+            lacking = away(error)
+            if lacking is None:
+                log.exception("request failed", extra={"path": request.url.path})
+                response = problem(500, "internal error; the service's log has the cause")
+            else:
+                response = _later(request, lacking)
         route = getattr(request.scope.get("route"), "path", "-")
         REQUESTS.labels(name, request.method, route, response.status_code).inc()
         REQUEST_SECONDS.labels(name, route).observe(time.monotonic() - began)
@@ -130,15 +148,14 @@ def create_service(
             answer = problem(error.status_code, "the request is not valid", detail)
         else:
             answer = problem(error.status_code, str(detail))
+        if error.status_code == 503:
+            answer.headers["Retry-After"] = str(RETRY_AFTER_S)
         answer.headers.update(error.headers or {})  # of a 405: what is allowed
         return answer
 
     @app.exception_handler(Retryable)
     async def later(request: Request, error: Retryable) -> JSONResponse:
-        log.warning("request not served now: %s", error, extra={"path": request.url.path})
-        answer = problem(503, f"{error}; try again")
-        answer.headers["Retry-After"] = str(RETRY_AFTER_S)
-        return answer
+        return _later(request, error)
 
     @app.get("/healthz", tags=["health"])
     async def healthz() -> dict[str, str]:

@@ -74,7 +74,7 @@ def test_more_runs_than_processes_take_turns_and_their_messages_do_not_pile_up(
 ) -> None:
     """One process, ticks that last, a beat that goes on meanwhile: the worker in small."""
     monkeypatch.setenv("PMD_TOKEN", TOKEN)
-    from pmd.gateway.controller.tasks import tasks
+    from pmd.gateway.controller import tasks
 
     runs = [start(recipe(), f"demo-{n}") for n in range(4)]
     now = [time.time()]

@@ -19,7 +19,7 @@ from fastapi import Depends, FastAPI, Header, HTTPException, Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 
-from pmd.services.common.app import problem
+from pmd.services.common.bodies import problem
 from pmd.services.memory.api.views import ItemView
 from pmd.services.memory.curate import changes
 from pmd.services.memory.ledger import PERSON, Ledger, Transaction, UnknownBank, reads

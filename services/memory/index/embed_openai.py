@@ -9,6 +9,8 @@ import httpx
 import numpy as np
 
 from pmd.services.common import outgoing
+from pmd.services.common.jobs import Retryable
+from pmd.services.common.waiting import AWAY_STATUS
 from pmd.services.memory.index.embed import EmbedderDown, Rows, unit
 
 BATCH = 64
@@ -66,21 +68,23 @@ class OpenAIEmbedder:
         return unit(rows)
 
     def _post(self, body: dict[str, object]) -> httpx.Response:
-        cause = ""
+        cause, down = "", True
         for attempt in range(ATTEMPTS):
             if attempt:
                 time.sleep(BACKOFF_S * 2**attempt)
             try:
                 answer = self._http.post("/embeddings", json=body)
             except httpx.TransportError as error:
-                cause = type(error).__name__
+                cause, down = type(error).__name__, True
                 continue
             if answer.status_code < 400:
                 return answer
+            down = answer.status_code in AWAY_STATUS
             cause = f"HTTP {answer.status_code}"  # its body is another server's, and may hold anything
-            if answer.status_code < 500 and answer.status_code != 429:
+            if answer.status_code < 500 and not down:
                 raise ValueError(f"{self._where()}: {cause}")
-        raise EmbedderDown(f"{self._where()} failed {ATTEMPTS} times: {cause}")
+        said = f"{self._where()} failed {ATTEMPTS} times: {cause}"
+        raise EmbedderDown(said) if down else Retryable(said)
 
     def _where(self) -> str:
         return f"{outgoing.shown(self._http.base_url)}embeddings"
