@@ -6,4 +6,5 @@ from pmd.gateway.api.app import create_app
 from pmd.gateway.settings import GatewaySettings
 from pmd.services.common.serve import serve
 
-serve("gateway", create_app, GatewaySettings())
+if __name__ == "__main__":
+    serve("gateway", create_app, GatewaySettings)

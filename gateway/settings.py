@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic import SecretStr
 
+from pmd.services.common.allowed import Allowed
 from pmd.services.common.serve import PORTS
 from pmd.services.common.settings import ServiceSettings
 
@@ -28,6 +29,16 @@ class GatewaySettings(ServiceSettings):
     """Base URL of the memory service."""
     trainer_url: str = _local("trainer")
     """Base URL of the trainer service."""
+
+    allowed_urls: str = ""
+    """URLs that a recipe may name, and all below them, separated by commas: endpoints of models that write notes,
+    stores of problem files. Give the memory service the same list: it sends its key to no other endpoint."""
+    allowed_paths: str = "/"
+    """Folders of this machine that a recipe may name its model and problem files in, separated by commas."""
+
+    def allowed(self) -> Allowed:
+        """What a recipe may name."""
+        return Allowed.of(self.allowed_urls, self.allowed_paths)
 
     def database(self) -> str:
         """The registry's URL."""

@@ -21,13 +21,15 @@ from pmd.gateway.api import chat, memory, runs, verify
 from pmd.gateway.api.deps import Parts, Wake
 from pmd.gateway.api.forward import Forwarder
 from pmd.gateway.api.metrics import RunMetrics
+from pmd.gateway.api.reading import Reading
 from pmd.gateway.disk import GIB, free_bytes
 from pmd.gateway.recipes.problems import InvalidRecipe
 from pmd.gateway.registry.registry import IdempotencyConflict, Registry, UnknownRun
 from pmd.gateway.registry.schema import REGISTRY
 from pmd.gateway.registry.status import ForbiddenTransition
 from pmd.gateway.settings import GatewaySettings
-from pmd.services.common.app import NotReady, create_service, problem
+from pmd.services.common.app import NotReady, create_service
+from pmd.services.common.bodies import problem
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +69,7 @@ def create_app(
         return facts | {f"{name}_free_gib": round(left / GIB, 2) for name, left in free.items() if left is not None}
 
     app = create_service("gateway", settings, ready=ready, lifespan=lifespan)
-    app.state.parts = Parts(settings, registry, forward, wake or _by_celery)
+    app.state.parts = Parts(settings, registry, forward, wake or _by_celery, Reading())
     _explain_refusals(app)
     for routes in (runs.routes, memory.routes, verify.routes, chat.routes):
         app.include_router(routes)

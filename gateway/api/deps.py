@@ -9,6 +9,7 @@ from typing import Annotated
 from fastapi import Depends, Path, Request
 
 from pmd.gateway.api.forward import Forwarder
+from pmd.gateway.api.reading import Reading
 from pmd.gateway.registry.registry import Registry
 from pmd.gateway.settings import GatewaySettings
 from pmd.services.common.wire import Slug
@@ -27,6 +28,7 @@ class Parts:
     registry: Registry
     services: Forwarder
     wake: Wake
+    reading: Reading
 
 
 async def _parts(request: Request) -> Parts:

@@ -20,6 +20,7 @@ from fastapi import HTTPException, Request
 from fastapi.responses import Response, StreamingResponse
 
 from pmd.gateway.views import ServiceView
+from pmd.services.common import outgoing
 from pmd.services.common.bank import ItemPage, ItemView
 from pmd.services.common.client import CONNECT_TIMEOUT_S
 from pmd.services.common.waiting import delay
@@ -51,7 +52,7 @@ class Forwarder:
     ) -> None:
         self._urls = dict(urls)
         self._clients = {
-            name: httpx.AsyncClient(
+            name: outgoing.inside_async(
                 base_url=url,
                 headers={"Authorization": f"Bearer {token}"},
                 timeout=httpx.Timeout(ANSWER_TIMEOUT_S, connect=CONNECT_TIMEOUT_S),
@@ -92,8 +93,9 @@ class Forwarder:
         headers = _passed_on(request)
         body: AsyncIterator[bytes] | bytes | None = await request.body() or None if not streams else None
         if streams and request.method != "GET":
-            # The service wants to know how much comes before it takes any of it.
-            body, headers[b"content-length"] = request.stream(), request.headers.get("content-length", "0").encode()
+            body = request.stream()
+            if "transfer-encoding" not in request.headers:  # else how long it is is not known, whatever is claimed
+                headers[b"content-length"] = request.headers.get("content-length", "0").encode()
         url = httpx.URL(client.base_url).join(quote(path, safe="/:@"))
         timeout = httpx.Timeout(FILE_TIMEOUT_S if streams else ANSWER_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
         outgoing = client.build_request(
@@ -172,7 +174,7 @@ class Forwarder:
         return list(await asyncio.gather(*(self._ready(name) for name in self._clients)))
 
     async def _ready(self, name: str) -> ServiceView:
-        view = ServiceView(name=name, url=self._urls[name], ready=False)
+        view = ServiceView(name=name, url=outgoing.shown(self._urls[name]), ready=False)
         try:
             answer = await self._clients[name].get("/readyz", timeout=READY_TIMEOUT_S)
             facts = answer.json()

@@ -27,6 +27,7 @@ from pmd.gateway.recipes import specs
 from pmd.gateway.recipes.problems import (
     SHOWN,
     Refused,
+    check_allowed,
     find_model,
     long_prompts,
     materialise,
@@ -93,7 +94,7 @@ def _run_id(recipe: Recipe, key: str | None) -> str:
 
 
 @routes.post("/v1/runs", status_code=201, tags=["runs"], responses=examples.CREATE)
-def create_run(
+async def create_run(
     body: CreateRun,
     parts: TheParts,
     response: Response,
@@ -101,21 +102,27 @@ def create_run(
     idempotency_key: Annotated[str | None, Header(min_length=1, max_length=200)] = None,
 ) -> RunView:
     """Create a run and start it. With an `Idempotency-Key`, repeating the request returns the same run."""
-    registry = parts.registry
-    recipe = parse_recipe(body.recipe)
-    digest = hashlib.sha256(json.dumps(recipe.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
-    known = registry.find_key(idempotency_key) if idempotency_key else None
-    if known and known[1] != digest:
-        raise IdempotencyConflict(f"Idempotency-Key names run {known[0]!r} with another recipe; use a new key")
-    run = known[0] if known else _run_id(recipe, idempotency_key)
-    created = False
-    if not known:
-        inputs = materialise(recipe, run, parts.settings.runs_uri(), _refusing(parts.services))
-        created = registry.create(run, recipe, inputs, recipe_hash=digest, key=idempotency_key)
+    run, created = await parts.reading.run(lambda: _create(parts, body.recipe, idempotency_key))
+    if created is not None:
         later.add_task(parts.wake, run)  # after the answer: a broker that is away delays nobody
     response.status_code = 201 if created else 200
     response.headers["Location"] = f"/v1/runs/{run}"
-    return _view(registry, run)
+    return await run_in_threadpool(_view, parts.registry, run)
+
+
+def _create(parts: Parts, tree: dict[str, Any], key: str | None) -> tuple[str, bool | None]:
+    """The run of a recipe, and whether this call created it; None when it was known before."""
+    recipe = parse_recipe(tree)
+    digest = hashlib.sha256(json.dumps(recipe.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
+    known = parts.registry.find_key(key) if key else None
+    if known and known[1] != digest:
+        raise IdempotencyConflict(f"Idempotency-Key names run {known[0]!r} with another recipe; use a new key")
+    if known:
+        return known[0], None
+    check_allowed(recipe, parts.settings.allowed())
+    run = _run_id(recipe, key)
+    inputs = materialise(recipe, run, parts.settings.runs_uri(), _refusing(parts.services))
+    return run, parts.registry.create(run, recipe, inputs, recipe_hash=digest, key=key)
 
 
 @routes.get("/v1/runs", tags=["runs"], responses=examples.RUN_LIST)
@@ -167,11 +174,16 @@ def cancel_run(run: RunId, parts: TheParts, later: BackgroundTasks) -> RunView:
 
 
 @routes.post("/v1/recipes:validate", tags=["recipes"], responses=examples.VALIDATE)
-def validate_recipe(body: CreateRun, services: Services) -> ValidatedRecipe:
+async def validate_recipe(body: CreateRun, parts: TheParts) -> ValidatedRecipe:
     """Check a recipe, its problems and its model, and say what it would do; nothing is started."""
-    recipe = parse_recipe(body.recipe)
+    return await parts.reading.run(lambda: _preview(parts, body.recipe))
+
+
+def _preview(parts: Parts, tree: dict[str, Any]) -> ValidatedRecipe:
+    recipe = parse_recipe(tree)
+    check_allowed(recipe, parts.settings.allowed())
     find_model(recipe.model)
-    problems, bad = problems_of(recipe, _refusing(services))
+    problems, bad = problems_of(recipe, _refusing(parts.services))
     long = long_prompts(recipe, problems)
     return ValidatedRecipe(
         recipe=recipe.model_dump(mode="json"),

@@ -12,6 +12,7 @@ import httpx
 
 from pmd.gateway.local.launcher import default_state_dir
 from pmd.gateway.local.supervisor import read_state
+from pmd.services.common import outgoing
 
 CONNECT_TIMEOUT_S = 5.0
 ANSWER_TIMEOUT_S = 60.0
@@ -51,17 +52,17 @@ class Gateway:
     """A client of the gateway's REST API."""
 
     def __init__(self, url: str, token: str, *, transport: httpx.BaseTransport | None = None) -> None:
-        self.url = url.rstrip("/")
         self._ids: dict[str, str] = {}
         try:
-            self._http = httpx.Client(
-                base_url=self.url,
+            self._http = outgoing.inside(
+                base_url=url.rstrip("/"),
                 headers={"Authorization": f"Bearer {token}"},
                 timeout=httpx.Timeout(ANSWER_TIMEOUT_S, connect=CONNECT_TIMEOUT_S),
                 transport=transport,
             )
         except httpx.InvalidURL as error:
             raise CliError(f"{url!r} is no address of a gateway: {error}; mend PMD_URL", code=2) from error
+        self.url = outgoing.shown(url).rstrip("/")
 
     def get(self, path: str, **params: Any) -> Any:
         """GET, answered JSON; parameters that are None are left out."""

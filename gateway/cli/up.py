@@ -32,6 +32,7 @@ class Index(StrEnum):
 
 def start_services(state_dir: Path, index: str | None = None) -> bool:
     """Start the services unless they run. True when this call started them."""
+    programs.check_settings(state_dir, programs.index_in_force(index))
     running = read_state(state_dir)
     if running is not None and index not in {None, running["index"]}:
         raise CliError(f"the services run with --index {running['index']}; `pmd down` first to change that")
@@ -93,6 +94,7 @@ def up(
             rest = "\nwhat did start keeps running; `pmd down` stops it" if read_state(state_dir) else ""
             raise CliError(f"{error}{rest}") from error
         return
+    programs.check_settings(state_dir, programs.index_in_force(index))
     _ensure_server(programs.index_in_force(index))
 
     def announce() -> None:

@@ -18,6 +18,7 @@ import functools
 import logging
 import os
 import socket
+import sys
 import uuid
 from typing import Any
 
@@ -34,6 +35,7 @@ from pmd.gateway.registry.registry import Registry
 from pmd.gateway.registry.schema import REGISTRY
 from pmd.gateway.settings import GatewaySettings
 from pmd.services.common.client import ServiceClient
+from pmd.services.common.settings import SettingsError, load_settings
 from pmd.services.common.telemetry import configure_logging
 
 log = logging.getLogger(__name__)
@@ -46,8 +48,15 @@ QUEUE = "pmd"
 SOFT_SHUTDOWN_S = BUDGET_S + 5
 
 
+def _settings() -> GatewaySettings:
+    try:
+        return load_settings(GatewaySettings)
+    except SettingsError as error:
+        sys.exit(f"controller: {error}")  # else Celery shows a traceback of its own insides
+
+
 def _configuration() -> dict[str, Any]:
-    settings = GatewaySettings()
+    settings = _settings()
     return {
         "broker_url": settings.redis_url.get_secret_value(),
         "broker_transport_options": {
@@ -87,6 +96,9 @@ def _configuration() -> dict[str, Any]:
     }
 
 
+for _name in ("CELERY_BROKER_URL", "CELERY_BROKER_READ_URL", "CELERY_BROKER_WRITE_URL", "CELERY_RESULT_BACKEND"):
+    os.environ.pop(_name, None)  # Celery would take them before our settings
+
 celery = Celery("pmd", set_as_current=False)
 # Read when Celery first needs it: importing this module needs no settings.
 celery.add_defaults(_configuration)
@@ -100,7 +112,7 @@ def _log_as_services_do(loglevel: int = logging.INFO, **_: Any) -> None:
 @functools.cache
 def _tools() -> tuple[Registry, Services]:
     """The registry and the services of this process; made after Celery has forked."""
-    settings = GatewaySettings()
+    settings = _settings()
     token = settings.token.get_secret_value()
     clients = {Service(name): ServiceClient(url, token) for name, url in settings.service_urls().items()}
     return Registry(REGISTRY.open(settings.database())), clients

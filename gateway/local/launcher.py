@@ -22,8 +22,9 @@ from typing import Any
 
 import httpx
 
-from pmd.gateway.local.programs import LaunchError, build_programs, choose_ports, index_in_force
-from pmd.gateway.local.supervisor import AlreadyRunning, Supervisor, hold, is_held, read_state
+from pmd.gateway.local.programs import BEAT, LaunchError, build_programs, choose_ports, index_in_force
+from pmd.gateway.local.supervisor import AlreadyRunning, Supervisor, end_leftovers, hold, is_held, read_state
+from pmd.services.common import outgoing
 
 START_PATIENCE_S = 30.0
 """How long a supervisor may take to start its programs."""
@@ -83,11 +84,15 @@ def supervise(state_dir: Path, when_up: Callable[[], None] = lambda: None, index
     Raises:
         AlreadyRunning: when it runs already.
     """
+    os.umask(0o077)  # problems hold hidden tests, runs and registry what was made of them
     with hold(state_dir):  # refuse before ports are chosen: another installation's own ports would only look taken
         token = ensure_token(state_dir)  # here, or of two that start at once each makes its own, and the file has one
+        end_leftovers(state_dir)
+        state_dir.chmod(0o700)
     ports = choose_ports()
     index = index_in_force(index)
     programs = build_programs(state_dir, ports, token, index)
+    (state_dir / BEAT).mkdir(exist_ok=True)
     facts = {"started": time.time(), "url": f"http://127.0.0.1:{ports['gateway']}", "index": index}
     supervisor = Supervisor(state_dir, programs, facts)
     for each in (signal.SIGTERM, signal.SIGINT):
@@ -155,7 +160,8 @@ def probe(name: str, service: Mapping[str, Any]) -> Health:
         settled = time.time() - service["since"] >= SETTLED_S
         return Health(settled, {}, "" if settled else "only just started")
     try:
-        answer = httpx.get(f"{service['url']}{service['ready']}", timeout=PROBE_TIMEOUT_S)
+        with outgoing.inside(timeout=PROBE_TIMEOUT_S) as client:
+            answer = client.get(f"{service['url']}{service['ready']}")
         facts = answer.json() if answer.content else {}
     except (httpx.TransportError, ValueError) as error:
         return Health(False, {}, f"{name} does not answer yet ({type(error).__name__})")
@@ -199,8 +205,11 @@ def wait_ready(state_dir: Path, timeout_s: float = 180.0) -> Iterator[tuple[str,
 def stop(state_dir: Path, patience_s: float = STOP_PATIENCE_S) -> bool:
     """Stop the supervisor and all that it runs: gracefully, then hard. False when nothing ran."""
     state = read_state(state_dir)
-    if state is None:
+    if state is None and not (state_dir / "up.json").exists():
         return False
+    if state is None:
+        with hold(state_dir):
+            return bool(end_leftovers(state_dir))
     for sign, patience in ((signal.SIGTERM, patience_s), (signal.SIGKILL, 5.0)):
         with contextlib.suppress(ProcessLookupError):
             os.kill(state["pid"], sign)  # killed hard, its warden ends the rest

@@ -10,8 +10,10 @@ Invariants:
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import socket
+import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -36,9 +38,21 @@ PREFIXES = {
     "trainer": ("PMD_TRAINER_",),
 }
 """Settings that one service owns. All others are the gateway's, which refuses those that nothing reads."""
+SETTINGS = {
+    "gateway": "pmd.gateway.settings:GatewaySettings",
+    "rollout": "pmd.services.rollout.settings:RolloutSettings",
+    "verifier": "pmd.services.verifier.settings:VerifierSettings",
+    "memory": "pmd.services.memory.settings:MemoryServiceSettings",
+    "trainer": "pmd.services.trainer.app:TrainerSettings",
+}
+"""What reads the environment of each program. By name: the gateway imports no service."""
+FOR_BOTH = ("PMD_ALLOWED_URLS",)
+"""Settings of the gateway that the memory service reads too."""
 CLIENT_ONLY = ("PMD_URL",)
 """Read by the command line alone."""
 BARE = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "TZ", "VIRTUAL_ENV", "LD_LIBRARY_PATH")
+BEAT = "beat"
+"""Folder of beat's schedule, below the state folder."""
 QUIET = {
     # Idle OpenMP threads that spin would take the cores from the process that has work.
     "OMP_WAIT_POLICY": "PASSIVE",
@@ -123,7 +137,7 @@ def build_environments(
     Addresses are ours to set; of the caller's settings each goes to its owner only.
     """
     settings = {k: v for k, v in caller.items() if k.startswith("PMD_") and k not in CLIENT_ONLY}
-    system = {k: v for k, v in caller.items() if not k.startswith("PMD_") and k != "REDIS_URL"} | QUIET
+    system = {k: v for k, v in caller.items() if not k.startswith(("PMD_", "CELERY_")) and k != "REDIS_URL"} | QUIET
     addresses = {f"PMD_{name.upper()}_URL": urls[name] for name in SERVICES}
     owned = {
         name: {k: v for k, v in settings.items() if k.startswith(PREFIXES[name]) and k not in addresses}
@@ -132,6 +146,7 @@ def build_environments(
     rest = {k: v for k, v in settings.items() if not any(k in own for own in owned.values())}
     environments = {name: {**system, **owned[name], **shared} for name in SERVICES}
     environments["verifier"] = {**_bare(caller), **owned["verifier"], **shared}
+    environments["memory"] |= {k: v for k, v in settings.items() if k in FOR_BOTH}
     environments["memory"]["PMD_ROLLOUT_URL"] = urls["rollout"]
     environments["control"] = {**system, **rest, **addresses, **shared}
     return environments
@@ -172,18 +187,39 @@ def build_programs(state_dir: Path, ports: Mapping[str, int], token: str, index:
 
     python = (sys.executable, "-P", "-m")  # -P: a folder named `services` where the user stands is not ours
     celery = (*python, "celery", "-A", "pmd.gateway.controller.tasks")
-    beat_dir = state_dir / "beat"
-    beat_dir.mkdir(parents=True, exist_ok=True)
     programs = [] if redis_url else [_redis(ports["redis"], password)]
     environments["memory"]["PMD_MEMORY_INDEX"] = index
     if runs_weaviate(index):
         programs.append(_weaviate(state_dir, token, environments["memory"]))
-    programs.append(Program("gateway", (*python, "gateway", "--port", str(ports["gateway"])), control, urls["gateway"]))
+    programs.append(
+        Program("gateway", (*python, "pmd.gateway", "--port", str(ports["gateway"])), control, urls["gateway"])
+    )
     for name in SERVICES:
-        argv = (*python, f"services.{name}", "--port", str(ports[name]))
+        argv = (*python, f"pmd.services.{name}", "--port", str(ports[name]))
         programs.append(Program(name, argv, environments[name], urls[name]))
     quiet = ("--without-gossip", "--without-mingle", "--loglevel", "WARNING")
     programs.append(Program("worker", (*celery, "worker", "--autoscale", f"{RUNS_AT_ONCE},2", *quiet), control))
-    beat = ("beat", "--schedule", str(beat_dir / "schedule"), "--loglevel", "WARNING")
+    beat = ("beat", "--schedule", str(state_dir / BEAT / "schedule"), "--loglevel", "WARNING")
     programs.append(Program("beat", (*celery, *beat), control))
     return programs
+
+
+def check_settings(state_dir: Path, index: str) -> None:
+    """Look at the environment of each program as the program will, in a process of its own, before any is started.
+
+    Raises:
+        LaunchError: a variable is unknown to all, or its value is wrong; the message names it.
+    """
+    ports = dict(zip(LISTENERS, range(BASE_PORT, BASE_PORT + len(LISTENERS)), strict=True))
+    token = os.environ.get("PMD_TOKEN") or "-" * 32  # one is made later
+    programs = build_programs(state_dir, ports, token, index)
+    asked = {SETTINGS[program.name]: dict(program.env) for program in programs if program.name in SETTINGS}
+    check = subprocess.run(
+        [sys.executable, "-P", "-m", "pmd.services.common.settings"],
+        input=json.dumps(asked),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if wrong := check.stdout or check.stderr:
+        raise LaunchError(f"nothing was started: {wrong.strip()}")

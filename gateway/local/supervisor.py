@@ -5,6 +5,7 @@ Invariants:
 - A program that ends is started again, after a delay that doubles while it keeps ending early. What its process
   group left behind is killed first.
 - Nothing outlives the supervisor, not even when it is killed with SIGKILL (`pmd.gateway.local.reaper`).
+- Where the reaper was killed too, the next `pmd up` or `pmd down` ends what is left (`end_leftovers`).
 - `up.json` is complete or absent, and says what runs now. It counts only while `supervisor.lock` is held, which
   the supervisor alone holds; otherwise it is a leftover.
 """
@@ -26,6 +27,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from pmd.services.common.process import started
+
 log = logging.getLogger(__name__)
 
 TICK_S = 0.1
@@ -35,6 +38,8 @@ STABLE_S = 30.0
 """A program that ran this long before it ended is restarted without a growing delay."""
 GRACE_S = 15.0
 """From SIGTERM to SIGKILL; longer than the services' own drain."""
+END_PATIENCE_S = 5.0
+"""From SIGKILL to the end of what is left over."""
 LOG_LIMIT_BYTES = 32 << 20
 
 
@@ -149,9 +154,9 @@ class Supervisor:
 
     def _tend_all(self) -> None:
         self._tend_warden()
-        changes = [self._tend(child) for child in self._children]
-        if any(changes):
-            self._write_state()
+        for child in self._children:
+            if self._tend(child):
+                self._write_state()  # after each: what is not written is not found again after a kill
 
     def _tend_warden(self) -> None:
         """Start the warden, again if something killed it, and tell it of every group."""
@@ -240,6 +245,7 @@ class Supervisor:
         services = {
             c.program.name: {
                 "pid": c.process.pid if c.process else None,
+                "ticks": started(c.process.pid) if c.process else None,
                 "since": c.since,
                 "url": c.program.url,
                 "ready": c.program.ready,
@@ -263,3 +269,41 @@ def read_state(state_dir: Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None  # a supervisor is about to write it, or has just removed it
     return state
+
+
+def end_leftovers(state_dir: Path) -> list[str]:
+    """End what a supervisor and its reaper, both killed, have left running; returns the names of the programs.
+
+    For who holds the state folder: nothing of a supervisor that lives is a leftover. A group counts as ours when its
+    leader is the very process that was started, or is gone and one of its members was given this state folder.
+    """
+    try:
+        services = json.loads((state_dir / "up.json").read_text())["services"]
+    except (OSError, ValueError, KeyError):
+        return []
+    ended, groups = [], []
+    for name, service in services.items():
+        group = service.get("pid")
+        if not group:
+            continue
+        began = started(group)
+        if began == service.get("ticks") if began is not None else _has_member_of(group, state_dir):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(group, signal.SIGKILL)
+                ended.append(name)
+                groups.append(group)
+    deadline = time.monotonic() + END_PATIENCE_S
+    while any(started(group) for group in groups) and time.monotonic() < deadline:
+        time.sleep(TICK_S / 2)
+    (state_dir / "up.json").unlink(missing_ok=True)
+    return ended
+
+
+def _has_member_of(group: int, state_dir: Path) -> bool:
+    """Whether a process of the group was started with this state folder in its environment."""
+    given = f"PMD_STATE_DIR={state_dir}".encode()
+    for each in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError, ValueError):
+            if os.getpgid(int(each.name)) == group and given in (each / "environ").read_bytes().split(b"\0"):
+                return True
+    return False

@@ -15,6 +15,9 @@ import yaml
 
 from pmd.services.common.options import PromptFiles
 
+MAX_VALUES = 1 << 20
+"""Of one file, when every alias is written out."""
+
 
 class RecipeError(ValueError):
     """A recipe file can't be read; the message says which and why."""
@@ -71,7 +74,33 @@ for _tag, _pattern, _first in (
 
 
 def _yaml(text: str | bytes) -> Any:
-    return yaml.load(text, _Plain)  # noqa: S506 -- a safe loader that knows less
+    loader = _Plain(text)
+    try:
+        root = loader.get_single_node()
+        if root is None:
+            return None
+        _measure(root, {})
+        return loader.construct_document(root)
+    finally:
+        loader.dispose()
+
+
+def _measure(node: yaml.Node, known: dict[int, int]) -> int:
+    """How many values a node stands for, each alias counted as what it names: a few can stand for billions.
+
+    Raises:
+        MarkedYAMLError: more than `MAX_VALUES`, or a node that holds itself.
+    """
+    if id(node) in known:
+        size = known[id(node)]
+    else:
+        known[id(node)] = MAX_VALUES + 1  # found again below itself, it has no end
+        parts = [part for pair in node.value for part in pair] if isinstance(node, yaml.MappingNode) else []
+        parts += node.value if isinstance(node, yaml.SequenceNode) else []
+        size = known[id(node)] = 1 + sum(_measure(part, known) for part in parts)
+    if size > MAX_VALUES:
+        raise yaml.MarkedYAMLError(problem=f"stands for over {MAX_VALUES} values", problem_mark=node.start_mark)
+    return size
 
 
 def _of_another_source(over: dict[str, Any], base: dict[str, Any]) -> bool:

@@ -37,6 +37,7 @@ from pmd.gateway.recipes.recipe import (
     Recipe,
     SciKnowEvalProblems,
 )
+from pmd.services.common.allowed import Allowed, NotAllowed
 from pmd.services.common.artifacts import (
     MANIFEST,
     ArtifactError,
@@ -93,6 +94,31 @@ def _readable(field: dict[str, str], tree: dict[str, Any]) -> dict[str, str]:
     if not path and ": " in message:  # written by `Recipe` itself as "dotted.key: cause and fix"
         path, message = message.split(": ", 1)
     return {"field": path, "message": message}
+
+
+def check_allowed(recipe: Recipe, allowed: Allowed) -> None:
+    """Look at every URL and path that a recipe names, before any is opened.
+
+    Raises:
+        InvalidRecipe: the installation does not let recipes name one.
+    """
+    source = recipe.problems
+    files: Sequence[str] = ()
+    if isinstance(source, FileProblems):
+        files = source.files
+    elif not isinstance(source, PocketProblems):
+        files = [file for each in source.files.values() for file in each]
+    named = [("model", recipe.model), *(("problems.files", file) for file in files)]
+    checks: list[tuple[str, str, Callable[[str], None]]] = [(*each, allowed.check_file) for each in named]
+    if recipe.generator.base_url is not None:
+        checks.append(("generator.base_url", recipe.generator.base_url, allowed.check_url))
+    for field, name, check in checks:
+        try:
+            check(name)
+        except NotAllowed as error:
+            raise _invalid(field, str(error)) from None
+        except (OSError, ValueError) as error:
+            raise _invalid(field, f"no path: {error}") from None
 
 
 def load_problems(source: ProblemSource) -> Loaded:

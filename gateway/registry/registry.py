@@ -35,6 +35,8 @@ LEASE_S = 30.0
 """How long a run waits for an owner that has died. Owners renew several times in it."""
 
 
+LONGEST_DELAY_S = 600.0
+"""No run is left alone for longer."""
 RELEASE_AGAIN_S = 30.0
 """How long a release that a service did not answer is left alone."""
 HOLDERS = (Service.ROLLOUT, Service.MEMORY, Service.TRAINER)
@@ -434,7 +436,9 @@ class Registry:
     def _wants_owner(self) -> ColumnElement[bool]:
         now = self._clock()
         wanted = or_(RUNS.c.status.in_(ACTIVE), and_(RUNS.c.status == RunStatus.PAUSED, RUNS.c.desired == "cancel"))
-        return and_(wanted, RUNS.c.lease_until < now, RUNS.c.due <= now)
+        # What lies further ahead than anybody sets it was written before the clock was set back.
+        free = or_(RUNS.c.lease_until < now, RUNS.c.lease_until > now + 2 * LEASE_S)
+        return and_(wanted, free, or_(RUNS.c.due <= now, RUNS.c.due > now + LONGEST_DELAY_S))
 
     def _locked(self, db: Connection, run: str) -> RowMapping:
         row = db.execute(select(RUNS).where(RUNS.c.id == run).with_for_update()).mappings().first()

@@ -1,8 +1,9 @@
 """The shell of every service: auth, problem-detail errors, health, metrics.
 
-Invariants: every route but health and metrics wants the bearer token; a body larger than its kind may be is refused
-before it is read; every 4xx names the field or the cause; no stack trace reaches a client; what may succeed later
-(`Retryable`, a full disk) is 503 with `Retry-After`.
+Invariants: every route but health and metrics wants the bearer token; a body larger than its kind may be is refused, by
+what arrives and not by what its head says (`pmd.services.common.bodies`); every 4xx names the field or the cause; no
+stack trace reaches a client; what may succeed later (`Retryable`, a full disk) is 503 with
+`Retry-After`.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import hmac
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
@@ -21,7 +22,9 @@ from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.requests import ClientDisconnect
 
+from pmd.services.common.bodies import Admit, BodyLimit, anyone, problem
 from pmd.services.common.document import describe_refusals
 from pmd.services.common.jobs import Retryable
 from pmd.services.common.settings import ServiceSettings
@@ -34,9 +37,9 @@ log = logging.getLogger(__name__)
 PUBLIC = frozenset({"/healthz", "/readyz", "/metrics", "/openapi.json", "/docs"})
 
 MAX_JSON_BYTES = 16 << 20
-"""Largest JSON body unless a service says otherwise: it is parsed while all other requests wait."""
+"""Largest body unless a service says otherwise: it is parsed while all other requests wait."""
 MAX_UPLOAD_BYTES = 256 << 20
-"""Largest body that is no JSON."""
+"""Largest upload."""
 
 NO_PRECONDITION = 'send If-Match with the ETag that you saw (or "*" for whatever is there)'
 """Said with 428."""
@@ -52,19 +55,6 @@ Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
 class NotReady(Away):
     """The service runs but can't do its work yet; the message says what is missing."""
-
-
-def problem(
-    status: int,
-    title: str,
-    fields: list[dict[str, str]] | None = None,
-    headers: Mapping[str, str] | None = None,
-) -> JSONResponse:
-    """An error body (RFC 9457): `title` is cause and fix, `errors` names the fields."""
-    body: dict[str, Any] = {"status": status, "title": title}
-    if fields:
-        body["errors"] = fields
-    return JSONResponse(body, status, headers=headers, media_type="application/problem+json")
 
 
 def known_query(request: Request) -> None:
@@ -84,16 +74,10 @@ def known_query(request: Request) -> None:
         raise HTTPException(422, errors)
 
 
-def _oversized(request: Request, max_json_bytes: int) -> JSONResponse | None:
-    """The refusal of a body that is too large, or may be."""
-    length = request.headers.get("content-length")
-    if length is None:
-        return problem(411, "send a Content-Length") if "transfer-encoding" in request.headers else None
-    is_json = request.headers.get("content-type", "").partition(";")[0].strip().endswith("json")
-    limit = max_json_bytes if is_json else MAX_UPLOAD_BYTES
-    if not length.isdecimal() or int(length) > limit:
-        return problem(413, f"the body has {length} bytes; at most {limit} are taken")
-    return None
+def _bears(request: Request, token: str) -> bool:
+    """Whether a request carries the token."""
+    scheme, _, given = request.headers.get("authorization", "").partition(" ")
+    return scheme.lower() == "bearer" and hmac.compare_digest(given.encode(), token.encode())
 
 
 def _later(request: Request, error: Retryable) -> JSONResponse:
@@ -112,13 +96,15 @@ def create_service(
     lifespan: Lifespan | None = None,
     public: frozenset[str] = frozenset(),
     max_json_bytes: int = MAX_JSON_BYTES,
+    admit: Admit = anyone,
 ) -> FastAPI:
     """A FastAPI application with what all services share; the caller adds its routes.
 
     Args:
         ready: facts for `/readyz` (profile and versions in force); raises `NotReady` for 503.
         public: more paths that need no token.
-        max_json_bytes: largest JSON body that is taken.
+        max_json_bytes: largest body that is taken, but for uploads.
+        admit: entered for each request with a body; refuses it, or what comes of it, by an `HTTPException`.
     """
     app = FastAPI(
         title=f"pmd {name}",
@@ -132,15 +118,13 @@ def create_service(
     @app.middleware("http")
     async def guard(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
         began = time.monotonic()
-        if request.url.path not in open_paths:
-            scheme, _, given = request.headers.get("authorization", "").partition(" ")
-            if scheme.lower() != "bearer" or not hmac.compare_digest(given.encode(), token.encode()):
-                title = "missing or wrong bearer token; send 'Authorization: Bearer <token>'"
-                return problem(401, title, headers={"WWW-Authenticate": "Bearer"})
-        if (refusal := _oversized(request, max_json_bytes)) is not None:
-            return refusal
+        if request.url.path not in open_paths and not _bears(request, token):
+            title = "missing or wrong bearer token; send 'Authorization: Bearer <token>'"
+            return problem(401, title, headers={"WWW-Authenticate": "Bearer"})
         try:
             response = await call_next(request)
+        except ClientDisconnect:
+            response = problem(400, "the body broke off")  # nobody may be there to read it
         except Exception as error:
             lacking = away(error)
             if lacking is None:
@@ -152,6 +136,8 @@ def create_service(
         REQUESTS.labels(name, request.method, route, response.status_code).inc()
         REQUEST_SECONDS.labels(name, route).observe(time.monotonic() - began)
         return response
+
+    app.add_middleware(BodyLimit, max_json_bytes=max_json_bytes, max_bytes=MAX_UPLOAD_BYTES, admit=admit)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
@@ -181,8 +167,9 @@ def create_service(
         return {"status": "ok", "service": name}
 
     @app.get("/readyz", tags=["health"], responses={503: {"description": "not ready"}})
-    async def readyz() -> dict[str, Any]:
+    def readyz() -> dict[str, Any]:
         """The service can do its work; says which profile and versions are in force."""
+        # Not on the event loop: it takes a thread of those that requests take, and says so when there is none.
         try:
             return {"status": "ready", "service": name, **ready()}
         except NotReady as reason:

@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 from pydantic import BaseModel
 
+from pmd.services.common import outgoing
 from pmd.services.common.jobs import ENDS, Job, JobSubmission
 from pmd.services.common.waiting import Away
 
@@ -49,12 +50,12 @@ class ServiceClient:
     """A client of one service; thread-safe."""
 
     def __init__(self, base_url: str, token: str, *, transport: httpx.BaseTransport | None = None) -> None:
-        self._http = httpx.Client(
+        self._http = outgoing.inside(
             base_url=base_url,
             headers={"Authorization": f"Bearer {token}"},
             transport=transport,
         )
-        self.base_url = base_url
+        self.base_url = outgoing.shown(base_url)
 
     def close(self) -> None:
         """Close the connections."""

@@ -33,7 +33,7 @@ UNAUTHORIZED = {401: "missing or wrong bearer token"}
 LATER = {503: "can't be served at the moment; try again"}
 OF_BODIES = {
     400: "the body can't be read",
-    411: "the body's length is not given",
+    408: "the body does not arrive",
     413: "the body is too large",
 }
 INVALID = "the request is not valid; `errors` names the fields"

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable
 from typing import TypeVar
 
 import uvicorn
 from fastapi import FastAPI
 
-from pmd.services.common.settings import ServiceSettings, check_environment
+from pmd.services.common.protocol import Connection
+from pmd.services.common.settings import ServiceSettings, SettingsError, load_settings
 from pmd.services.common.telemetry import configure_logging
 
 S = TypeVar("S", bound=ServiceSettings)
@@ -20,22 +22,29 @@ PORTS = {"gateway": 8700, "rollout": 8701, "verifier": 8702, "memory": 8703, "tr
 DRAIN_S = 10
 
 
-def serve(name: str, create_app: Callable[[S], FastAPI], settings: S) -> None:
+def serve(name: str, create_app: Callable[[S], FastAPI], settings: type[S]) -> None:
     """Serve until SIGTERM, then drain open requests for at most `DRAIN_S` seconds.
 
-    Raises:
-        SettingsError: the environment holds a `PMD_` variable that this service doesn't know.
+    Settings that are missing, wrong or unknown end the process with one sentence and code 1.
     """
-    check_environment(type(settings))
     parser = argparse.ArgumentParser(prog=name)
     parser.add_argument("--port", type=int, default=PORTS[name])
     port = parser.parse_args().port
+    try:
+        given = load_settings(settings)
+    except SettingsError as error:
+        sys.exit(f"{name}: {error}")
     configure_logging(name)
     uvicorn.run(
-        create_app(settings),
-        host=settings.host,
+        create_app(given),
+        host=given.host,
         port=port,
+        http=Connection,
         log_config=None,
         access_log=False,
         timeout_graceful_shutdown=DRAIN_S,
+        # Said here, or uvicorn asks the environment (WEB_CONCURRENCY, FORWARDED_ALLOW_IPS).
+        workers=1,
+        proxy_headers=False,
+        forwarded_allow_ips="",
     )

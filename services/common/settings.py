@@ -6,13 +6,19 @@ deployment file must not be a silent default.
 
 from __future__ import annotations
 
+import importlib
+import json
 import os
+import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TypeVar
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsError as PydanticSettingsError
 
-from pmd.services.common.strict import nearest
+from pmd.services.common.strict import explain, nearest
 
 PREFIX = "PMD_"
 TOKEN_CHARS = 16
@@ -20,7 +26,7 @@ TOKEN_CHARS = 16
 
 
 class SettingsError(ValueError):
-    """The environment holds a variable that nothing reads."""
+    """The environment holds a variable that nothing reads, or lacks one, or one is wrong: a sentence says which."""
 
 
 class ServiceSettings(BaseSettings):
@@ -40,7 +46,7 @@ class ServiceSettings(BaseSettings):
     def service_dir(self, service: str) -> Path:
         """The service's own folder below `state_dir`, created."""
         path = self.state_dir.absolute() / service
-        path.mkdir(parents=True, exist_ok=True)
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
         return path
 
     def runs_uri(self) -> str:
@@ -60,3 +66,47 @@ def check_environment(settings: type[ServiceSettings]) -> None:
             guess = nearest(name.upper(), valid)
             hint = f"; did you mean {guess}?" if guess else f"; valid are {', '.join(valid)}"
             raise SettingsError(f"unknown setting {name}{hint}")
+
+
+S = TypeVar("S", bound=ServiceSettings)
+
+
+def load_settings(settings: type[S]) -> S:
+    """The settings that the environment holds.
+
+    Raises:
+        SettingsError: naming each variable that is unknown, missing or wrong. It shows no value: one may be a secret.
+    """
+    check_environment(settings)
+    try:
+        return settings()
+    except ValidationError as error:
+        wrong = [
+            f"{PREFIX}{each['field'].upper()}: {each['message']}" if each["field"] else each["message"]
+            for each in explain(error)
+        ]
+        raise SettingsError("\n".join(wrong).replace("Field required", "set it, it has no default")) from None
+    except PydanticSettingsError as error:
+        field = str(error).partition('"')[2].partition('"')[0]
+        raise SettingsError(f"{PREFIX}{field.upper()}: no JSON, as which lists are written") from None
+
+
+def check_all(environments: Mapping[str, Mapping[str, str]]) -> list[str]:
+    """What is wrong with settings, by `module:class` and the environment that its process would have.
+
+    In this process, whose environment is replaced: for one that does nothing else.
+    """
+    wrong = []
+    for name, environment in environments.items():
+        module, _, kind = name.partition(":")
+        os.environ.clear()
+        os.environ.update(environment)
+        try:
+            load_settings(getattr(importlib.import_module(module), kind))
+        except SettingsError as error:
+            wrong += str(error).splitlines()
+    return wrong
+
+
+if __name__ == "__main__":  # `pmd up`, which must not import a service, asks so before it starts anything
+    print("\n".join(dict.fromkeys(check_all(json.load(sys.stdin)))), end="")

@@ -10,4 +10,4 @@ from pmd.services.memory.settings import MemoryServiceSettings
 if __name__ == "__main__":
     if sys.argv[1:2] == ["reindex"]:
         reindex.main(sys.argv[2:])
-    serve("memory", create_app, MemoryServiceSettings())
+    serve("memory", create_app, MemoryServiceSettings)

@@ -41,6 +41,8 @@ def create_app(settings: MemoryServiceSettings) -> FastAPI:
     token = settings.token.get_secret_value()
 
     def model(generator: Generator) -> ChatModel:
+        if generator.base_url is not None:
+            settings.allowed().check_url(generator.base_url)
         return ChatModel(generator, settings.rollout_url, token, settings.memory_generator_key.get_secret_value())
 
     def run_reflect(request: ReflectRequest, job: JobContext) -> MemoryCounts:

@@ -6,6 +6,7 @@ from typing import Literal, Self
 
 from pydantic import SecretStr, model_validator
 
+from pmd.services.common.allowed import Allowed
 from pmd.services.common.settings import ServiceSettings
 from pmd.services.memory.index.embedders import EmbedderSpec
 
@@ -17,8 +18,10 @@ class MemoryServiceSettings(ServiceSettings):
     """SQLAlchemy URL of the ledger; empty means SQLite in the state folder."""
     rollout_url: str = "http://127.0.0.1:8701"
     """The rollout service: its chat completions write insights and behaviors unless a recipe names others."""
+    allowed_urls: str = ""
+    """Endpoints of models that a recipe may name at `generator.base_url`, and all below them, separated by commas."""
     memory_generator_key: SecretStr = SecretStr("")
-    """API key for a model that a recipe names at a `generator.base_url`; no other secret is sent there."""
+    """API key for a model at one of `allowed_urls`; no other secret is sent there, and this one nowhere else."""
 
     memory_index: Literal["exact", "weaviate"] = "exact"
     """exact: in this process, over the ledger. weaviate: the server at `weaviate_url`."""
@@ -64,6 +67,10 @@ class MemoryServiceSettings(ServiceSettings):
     def ledger_url(self) -> str:
         """The ledger's database."""
         return self.memory_database_url or f"sqlite:///{self.service_dir('memory') / 'ledger.db'}"
+
+    def allowed(self) -> Allowed:
+        """What a recipe may name."""
+        return Allowed.of(self.allowed_urls)
 
     def profile(self) -> str:
         """`embedded` needs nothing but this process."""

@@ -7,4 +7,4 @@ from pmd.services.rollout.app import create_app
 from pmd.services.rollout.settings import RolloutSettings
 
 if __name__ == "__main__":
-    serve("rollout", create_app, RolloutSettings())
+    serve("rollout", create_app, RolloutSettings)

@@ -4,4 +4,4 @@ from pmd.services.common.serve import serve
 from pmd.services.trainer.app import TrainerSettings, create_app
 
 if __name__ == "__main__":
-    serve("trainer", create_app, TrainerSettings())
+    serve("trainer", create_app, TrainerSettings)

@@ -5,4 +5,4 @@ from pmd.services.verifier.app import create_app
 from pmd.services.verifier.settings import VerifierSettings
 
 if __name__ == "__main__":
-    serve("verifier", create_app, VerifierSettings())
+    serve("verifier", create_app, VerifierSettings)

@@ -1,8 +1,8 @@
 """Which requests are let in: what they hold in memory is bounded, and a service that stops takes no new ones.
 
 Invariants:
-- A body is counted before it is read, by its announced length. What doesn't fit is refused with 429 and the time after
-  which to try again; nothing that was let in is dropped for another.
+- A body is counted as it arrives: one that is announced and never sent holds nothing. What doesn't fit is refused with
+  429 and the time after which to try again; nothing that has arrived is dropped for another.
 - One request alone always fits: the largest body is smaller than the bound.
 - After `drain`, requests under way have `grace_s` to end; new ones are refused with 503.
 
@@ -14,11 +14,10 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 
-from fastapi import FastAPI, Request, Response
+from fastapi import HTTPException
 
-from pmd.services.common.app import problem
 from pmd.services.verifier.metrics import PENDING_BYTES, REFUSED
 
 RETRY_MIN_S, RETRY_MAX_S = 1, 60
@@ -27,13 +26,11 @@ ASSUMED_BYTES_PER_S = 1e6
 SMOOTHING = 0.3
 
 
-class Refused(RuntimeError):
-    """A request that is not let in: `status` is 429 or 503, `retry_after_s` when to try again."""
+class Refused(HTTPException):
+    """A request that is not let in: 429 or 503, and when to try again."""
 
     def __init__(self, status: int, message: str, retry_after_s: int) -> None:
-        super().__init__(message)
-        self.status = status
-        self.retry_after_s = retry_after_s
+        super().__init__(status, message, {"Retry-After": str(retry_after_s)})
 
 
 class Admission:
@@ -48,30 +45,42 @@ class Admission:
         self._ends: float | None = None
 
     @contextlib.contextmanager
-    def let_in(self, size: int) -> Iterator[None]:
-        """Hold `size` bytes while a request is answered.
+    def let_in(self) -> Iterator[Callable[[int], None]]:
+        """Hold a request's body while it is answered; yields what to tell of bytes that have come.
 
         Raises:
-            Refused: the service stops, or too much is under way.
+            Refused: the service stops, or (from what is yielded) too much is under way; nothing is held any more.
         """
-        with self._lock:
-            if self._ends is not None:
-                raise self._refused(503, "the verifier is stopping; send the request again", 5)
-            if self._bytes + size > self.max_bytes:
-                wait_s = int(max(RETRY_MIN_S, min(RETRY_MAX_S, self._bytes / self._rate)))
-                message = f"requests of {self._bytes} bytes are under way; send this one again in {wait_s} s"
-                raise self._refused(429, message, wait_s)
-            self._bytes += size
-            PENDING_BYTES.inc(size)
+        if self._ends is not None:
+            raise self._refused(503, "the verifier is stopping; send the request again", 5)
+        held = 0
         began = time.monotonic()
+
+        def take(size: int) -> None:
+            nonlocal held
+            with self._lock:
+                others = self._bytes - held
+                if self._bytes + size > self.max_bytes:
+                    self._hold(-held)
+                    held = 0
+                    wait_s = int(max(RETRY_MIN_S, min(RETRY_MAX_S, others / self._rate)))
+                    message = f"requests of {others} bytes are under way; send this one again in {wait_s} s"
+                    raise self._refused(429, message, wait_s)
+                self._hold(size)
+                held += size
+
         try:
-            yield
+            yield take
         finally:
             with self._lock:
-                rate = size / max(time.monotonic() - began, 1e-3)
-                self._rate += SMOOTHING * (max(rate, 1.0) - self._rate)
-                self._bytes -= size
-                PENDING_BYTES.dec(size)
+                if held:
+                    rate = held / max(time.monotonic() - began, 1e-3)
+                    self._rate += SMOOTHING * (max(rate, 1.0) - self._rate)
+                self._hold(-held)
+
+    def _hold(self, size: int) -> None:
+        self._bytes += size
+        PENDING_BYTES.inc(size)
 
     def _refused(self, status: int, message: str, retry_after_s: int) -> Refused:
         REFUSED.labels(status).inc()
@@ -91,24 +100,3 @@ class Admission:
     def overdue(self) -> bool:
         """Whether requests under way have had their time."""
         return self._ends is not None and time.monotonic() >= self._ends
-
-
-def limit_bodies(app: FastAPI, admission: Admission, max_mb: int) -> None:
-    """Take bodies of a known length, of at most `max_mb` each, and together what `admission` lets in."""
-
-    @app.middleware("http")
-    async def limit_body(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
-        if request.method not in ("POST", "PUT"):
-            return await call_next(request)
-        length = request.headers.get("content-length", "")
-        if not (length.isascii() and length.isdecimal() and len(length) < 20):
-            return problem(411, "send a Content-Length")
-        if int(length) > max_mb << 20:
-            return problem(413, f"the body is over {max_mb} MB; send a job with a reference")
-        try:
-            with admission.let_in(int(length)):
-                return await call_next(request)
-        except Refused as refused:
-            response = problem(refused.status, str(refused))
-            response.headers["Retry-After"] = str(refused.retry_after_s)
-            return response

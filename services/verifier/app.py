@@ -2,8 +2,7 @@
 
 Invariants:
 - The service does not start where it can't isolate programs, unless its settings say so.
-- What it holds is bounded: bodies by `Admission`, programs by `Pool`. Too much is 429 with `Retry-After`, before it is
-  read.
+- What it holds is bounded: bodies by `Admission`, programs by `Pool`. Too much is 429 with `Retry-After`.
 - When it stops, a request under way gets its verdicts within the time that uvicorn leaves it, or 503; jobs under way
   stay without an end and run again. Every zygote and child stops with the service.
 """
@@ -19,7 +18,7 @@ from pmd.services.common.app import create_service
 from pmd.services.common.jobs import JobStore
 from pmd.services.common.runner import JobRunner
 from pmd.services.common.serve import DRAIN_S
-from pmd.services.verifier.admission import Admission, limit_bodies
+from pmd.services.verifier.admission import Admission
 from pmd.services.verifier.routes import routes
 from pmd.services.verifier.service import Verifier, job_kinds
 from pmd.services.verifier.settings import VerifierSettings
@@ -53,11 +52,15 @@ def create_app(settings: VerifierSettings) -> FastAPI:
             verifier.stop()
 
     app = create_service(
-        "verifier", settings, ready=verifier.facts, lifespan=lifespan, max_json_bytes=settings.max_request_mb << 20
+        "verifier",
+        settings,
+        ready=verifier.facts,
+        lifespan=lifespan,
+        max_json_bytes=settings.max_request_mb << 20,
+        admit=verifier.admission.let_in,
     )
     app.include_router(jobs.router())
 
     app.state.verifier = verifier
     app.include_router(routes)
-    limit_bodies(app, verifier.admission, settings.max_request_mb)
     return app

@@ -19,7 +19,7 @@ from pmd.services.verifier.service import RefusedSpec, Verifier
 
 REFUSALS: dict[int | str, dict[str, Any]] = {
     401: {"description": "no token, or a wrong one"},
-    411: {"description": "no Content-Length"},
+    408: {"description": "the body does not arrive"},
     413: {"description": "the body is too large"},
     422: {"description": "a spec or an artifact is not valid; `errors` names the field"},
     429: {"description": "too much is under way; see Retry-After"},

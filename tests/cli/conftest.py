@@ -12,8 +12,16 @@ from typer.testing import CliRunner, Result
 
 from pmd.gateway.cli import main
 from pmd.gateway.cli.client import Gateway
+from tests.hostile import HOSTILE
 
 Answers = dict[str, Any]
+
+
+@pytest.fixture(autouse=True)
+def hostile_shell(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing that a shell holds for others decides what the command does."""
+    for name, value in HOSTILE.items():
+        monkeypatch.setenv(name, value)
 
 
 class Api:

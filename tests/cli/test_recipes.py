@@ -150,6 +150,20 @@ def test_a_recipe_that_cannot_be_read_says_why(text: str, cause: str, tmp_path: 
         load_recipe(tmp_path / "own.yaml")
 
 
+@pytest.mark.parametrize("bomb", ["b: [*a, *a]", "b: &b {<<: *a}\nc: *b", "b: &b [*b]"])
+def test_a_few_aliases_that_stand_for_too_much_are_refused(bomb: str, tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text("a: &a {x: [" + "1," * (1 << 19) + "]}\n" + f"{bomb}\nd: [*a]\n")
+    with pytest.raises(RecipeError, match="stands for over 1048576 values"):
+        load_recipe(path)
+    many = "\n".join(f"l{i}: &l{i} [{', '.join([f'*l{i - 1}'] * 9)}]" for i in range(1, 12))
+    path.write_text(f"l0: &l0 [x]\n{many}\n")
+    with pytest.raises(RecipeError, match="stands for over"):
+        load_recipe(path)
+    path.write_text("a: &a {x: [1, 2]}\nb: *a\n")
+    assert load_recipe(path) == {"a": {"x": [1, 2]}, "b": {"x": [1, 2]}}
+
+
 @pytest.mark.parametrize(
     ("text", "value"),
     [

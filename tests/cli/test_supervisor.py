@@ -15,12 +15,14 @@ from typing import Any
 
 import pytest
 
-from pmd.gateway.local.supervisor import AlreadyRunning, hold, is_held, read_state
+from pmd.gateway.local import launcher
+from pmd.gateway.local.supervisor import AlreadyRunning, end_leftovers, hold, is_held, read_state
 
 # A supervisor of two programs, one of which has a child of its own.
 SCRIPT = """
 import os, signal, sys
 from pathlib import Path
+from pmd.gateway.local import launcher
 from pmd.gateway.local.supervisor import Program, Supervisor
 sleep = (sys.executable, "-c", "import time; time.sleep(600)")
 parent = (sys.executable, "-c", "import subprocess, sys, time; p = subprocess.Popen(%r); "
@@ -145,3 +147,31 @@ def test_a_killed_supervisor_says_nothing_from_that_moment(tmp_path: Path) -> No
         process.kill()
         process.wait()
         assert read_state(tmp_path) is None
+
+
+def test_what_is_left_when_the_reaper_is_killed_too_is_ended_by_whoever_comes_next(tmp_path: Path) -> None:
+    with supervised(tmp_path) as process:
+        everyone = [*pids(tmp_path).values(), int(log(tmp_path, "parent")[0])]
+        (reaper,) = subprocess.run(
+            ["pgrep", "-P", str(process.pid), "-f", "pmd.gateway.local.reaper"],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.split()
+        process.send_signal(signal.SIGSTOP)  # else it starts another reaper
+        os.kill(int(reaper), signal.SIGKILL)
+        process.kill()
+        process.wait()
+        assert all(map(alive, everyone))
+        assert launcher.stop(tmp_path)
+        assert not any(map(alive, everyone))
+        assert not launcher.stop(tmp_path)
+
+
+def test_a_stranger_with_a_reused_id_is_no_leftover(tmp_path: Path) -> None:
+    with subprocess.Popen(["sleep", "60"], start_new_session=True) as stranger:
+        service = {"pid": stranger.pid, "ticks": 1}
+        (tmp_path / "up.json").write_text(json.dumps({"pid": 1, "services": {"redis": service}}))
+        assert end_leftovers(tmp_path) == []
+        assert stranger.poll() is None
+        stranger.kill()

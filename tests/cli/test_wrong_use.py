@@ -98,6 +98,26 @@ def test_who_watches_a_paused_run_is_told_what_to_do() -> None:
     assert not progress.notice
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("PMD_GATEWAY_PORT", "abc", "unknown setting PMD_GATEWAY_PORT"),
+        ("PMD_MEMORY_EMBEDER", "hash", "did you mean PMD_MEMORY_EMBEDDER?"),
+        ("PMD_TRAINER_NPROC", "many", "PMD_TRAINER_NPROC: "),
+        ("PMD_TOKEN", "short", "PMD_TOKEN: "),
+    ],
+)
+def test_a_wrong_setting_is_a_sentence_before_anything_is_started(
+    pmd: Pmd, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, value: str, said: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    monkeypatch.setattr("pmd.gateway.local.launcher.start_detached", lambda *_: pytest.fail("something was started"))
+    refused = pmd("up")
+    assert refused.exit_code == 1
+    assert said in refused.output
+    assert not (tmp_path / "state").exists()
+
+
 RUNS = ["pocket-7f3a0001", "pocket-7f3b0002", "code-00000003"]
 
 

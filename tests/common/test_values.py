@@ -6,14 +6,12 @@ import json
 from pathlib import Path
 
 import pytest
-from fastapi import FastAPI
-from pydantic import SecretStr, ValidationError
+from pydantic import ValidationError
 
 from pmd.services.common import artifacts
 from pmd.services.common.columns import VERDICTS
 from pmd.services.common.options import ContextSettings
 from pmd.services.common.requests import GenerateRequest, RetrieveRequest, SplitScore
-from pmd.services.common.serve import serve
 from pmd.services.common.settings import ServiceSettings, SettingsError, check_environment
 from pmd.services.common.strict import explain
 from pmd.services.common.wire import Message, Problem
@@ -53,8 +51,6 @@ def test_law_11_an_unknown_setting_is_refused(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("PMD_STATE_DRI", "x")
     with pytest.raises(SettingsError, match=r"PMD_STATE_DRI.*PMD_STATE_DIR"):
         check_environment(ServiceSettings)
-    with pytest.raises(SettingsError):
-        serve("gateway", lambda _: FastAPI(), ServiceSettings(token=SecretStr("a-token-for-tests")))
 
 
 def test_values_are_frozen() -> None:

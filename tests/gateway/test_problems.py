@@ -208,7 +208,7 @@ def test_prompts_that_training_would_mask_are_known_at_creation(
     base = str(Path(__file__).parents[2] / "examples/pocket/base")
 
     def made(limit: int, **over: Any) -> Inputs:
-        tree = recipe_tree(model=base, optimizer={"max_prompt_tokens": limit}, **over)
+        tree = recipe_tree(model=base, objective={"max_prompt_tokens": limit}, **over)
         return materialise(parse_recipe(tree), f"demo-{limit}", f"file://{tmp_path}/runs")
 
     refused = refusal(lambda: made(5))

@@ -302,3 +302,19 @@ def test_many_processes_may_create_the_tables_at_once(tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
     assert errors == []
+
+
+def test_a_clock_that_is_set_back_holds_no_run(recipe: Make, start: Start, database: Database) -> None:
+    now = [10_000.0]
+    registry = Registry(database, clock=lambda: now[0])
+    start(recipe())
+    run = "demo-1"
+    lease = registry.claim(run, "dead")
+    assert lease is not None
+    now[0] -= 3600.0
+    again = registry.claim(run, "next")
+    assert again is not None
+    registry.release(again, delay=60.0)
+    assert registry.claim(run, "early") is None
+    now[0] -= 3600.0
+    assert registry.claim(run, "later") is not None

@@ -79,7 +79,7 @@ def test_of_a_server_that_is_away_only_what_is_missing_is_asked_again_and_of_our
 ) -> None:
     server, work = Away503(), job()
     with model(generator, server) as chat:
-        with pytest.raises(Away, match="503 starting") as away:
+        with pytest.raises(Away, match="HTTP 503") as away:
             chat.notes(["one", "two", "three"], work, str)
         assert away.value.after_s == 7
         first = len(server.asked)

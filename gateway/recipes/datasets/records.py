@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import codecs
 import json
+import os
 import re
+import stat
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from itertools import islice
-from typing import Any
+from typing import IO, Any, cast
 
 import fsspec
 from pydantic import ValidationError
 
+from pmd.services.common.allowed import local
 from pmd.services.common.strict import Strict, explain
 from pmd.services.common.wire import Problem
 
@@ -91,7 +95,7 @@ def load(uris: Iterable[str], decode: Decode, known: set[str] | None = None) -> 
 def _records(uri: str) -> Iterator[tuple[str, int, bytes]]:
     """Where each record is, its number from 1, and what should be its JSON."""
     try:
-        with fsspec.open(uri, "rb") as f:
+        with _open(uri) as f:
             begun = False
             for number, line in enumerate(f, 1):
                 text = line.removeprefix(codecs.BOM_UTF8).strip() if number == 1 else line.strip()
@@ -102,8 +106,24 @@ def _records(uri: str) -> Iterator[tuple[str, int, bytes]]:
                 if text:
                     begun = True
                     yield f"{uri} line {number}", number, text
-    except Exception as error:  # every store's driver raises its own, and may be missing
-        raise Unreadable(f"{uri} can't be read: {error}") from error
+    except Unreadable:
+        raise
+    except OSError as error:
+        raise Unreadable(f"{uri} can't be read: {error.strerror or type(error).__name__}") from error
+    except Exception as error:  # every store's driver raises its own, with whatever the store has said
+        raise Unreadable(f"{uri} can't be read: {type(error).__name__}") from error
+
+
+def _open(uri: str) -> AbstractContextManager[IO[bytes]]:
+    """Open a file for reading; a device, a pipe or a folder in its place is no file."""
+    path = local(uri)
+    if path is None:
+        return cast(AbstractContextManager[IO[bytes]], fsspec.open(uri, "rb"))
+    file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb")  # a pipe that nobody writes to would block
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise Unreadable(f"{uri} can't be read: it is no regular file")
+    return file
 
 
 def _elements(array: bytes) -> Iterator[bytes]:

@@ -20,7 +20,7 @@ from fastapi import Depends, FastAPI, Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 
-from pmd.services.common.app import problem
+from pmd.services.common.bodies import problem
 from pmd.services.common.curation import Actor, IdempotencyKey, IfMatch
 from pmd.services.memory.api.views import item_view
 from pmd.services.memory.curate import changes

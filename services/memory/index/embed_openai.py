@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import httpx
 import numpy as np
 
+from pmd.services.common import outgoing
 from pmd.services.common.jobs import Retryable
 from pmd.services.common.waiting import AWAY_STATUS
 from pmd.services.memory.index.embed import EmbedderDown, Rows, unit
@@ -38,12 +39,12 @@ class OpenAIEmbedder:
         self.id = f"openai-{model}" + (f"-{dim}" if dim else "")
         self._model, self._dim = model, dim
         headers = {"Authorization": f"Bearer {key}"} if key else {}
-        self._http = httpx.Client(base_url=url.rstrip("/"), headers=headers, timeout=TIMEOUT, transport=transport)
+        self._http = outgoing.outside(url.rstrip("/"), headers=headers, timeout=TIMEOUT, transport=transport)
 
     def embed(self, texts: Sequence[str]) -> Rows:
         parts = [self._batch(texts[i : i + BATCH]) for i in range(0, len(texts), BATCH)]
         if len({part.shape[1] for part in parts}) > 1:
-            raise ValueError(f"{self._http.base_url}: model {self._model!r} answered vectors of different dimensions")
+            raise ValueError(f"{self._where()}: model {self._model!r} answered vectors of different dimensions")
         return np.concatenate(parts) if parts else np.zeros((0, 0), dtype=np.float32)
 
     def _batch(self, texts: Sequence[str]) -> Rows:
@@ -54,7 +55,7 @@ class OpenAIEmbedder:
             data = sorted(answer.json()["data"], key=lambda d: d["index"])
             rows = np.array([d["embedding"] for d in data], dtype=np.float32)
         except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{self._where()} did not answer embeddings: {answer.text[:300]!r}") from error
+            raise ValueError(f"{self._where()} did not answer embeddings") from error
         if rows.ndim != 2 or len(rows) != len(texts):
             raise ValueError(f"{self._where()} answered shape {rows.shape} for {len(texts)} texts")
         if self._dim and rows.shape[1] != self._dim:
@@ -74,16 +75,16 @@ class OpenAIEmbedder:
             try:
                 answer = self._http.post("/embeddings", json=body)
             except httpx.TransportError as error:
-                cause, down = f"{type(error).__name__}: {error}", True
+                cause, down = type(error).__name__, True
                 continue
             if answer.status_code < 400:
                 return answer
             down = answer.status_code in AWAY_STATUS
-            cause = f"HTTP {answer.status_code}: {answer.text[:300]}"
+            cause = f"HTTP {answer.status_code}"  # its body is another server's, and may hold anything
             if answer.status_code < 500 and not down:
                 raise ValueError(f"{self._where()}: {cause}")
         said = f"{self._where()} failed {ATTEMPTS} times: {cause}"
         raise EmbedderDown(said) if down else Retryable(said)
 
     def _where(self) -> str:
-        return f"{self._http.base_url}embeddings"
+        return f"{outgoing.shown(self._http.base_url)}embeddings"

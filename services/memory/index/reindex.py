@@ -10,7 +10,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from pmd.services.common.settings import check_environment
+from pmd.services.common.settings import SettingsError, load_settings
 from pmd.services.common.telemetry import configure_logging
 from pmd.services.common.wire import Level
 from pmd.services.memory.index.index import Index
@@ -50,9 +50,11 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("bank", nargs="*", help="banks to rebuild; all when none is named")
     parser.add_argument("--check", action="store_true", help="change nothing, only compare")
     given = parser.parse_args(arguments)
-    check_environment(MemoryServiceSettings)
+    try:
+        settings = load_settings(MemoryServiceSettings)
+    except SettingsError as error:
+        sys.exit(f"memory: {error}")
     configure_logging("memory", "WARNING")
-    settings = MemoryServiceSettings()
     ledger = Ledger(settings.ledger_url())
     search = open_search(ledger, settings)
     unknown = [bank for bank in given.bank if not ledger.seq(bank)]

@@ -24,10 +24,11 @@ import httpx
 import weaviate
 from weaviate.classes.config import Configure, DataType, Property, StopwordsPreset, Tokenization, VectorDistances
 from weaviate.classes.data import DataObject
-from weaviate.classes.init import AdditionalConfig, Auth, Timeout
+from weaviate.classes.init import AdditionalConfig, Auth, GrpcConfig, Timeout
 from weaviate.classes.query import Filter, HybridFusion, MetadataQuery
 from weaviate.exceptions import WeaviateBaseError
 
+from pmd.services.common.outgoing import shown
 from pmd.services.common.wire import Level
 from pmd.services.memory.index.embed import Rows
 from pmd.services.memory.index.fusion import K1, B, words
@@ -37,6 +38,8 @@ MARKS = "PmdMarks"
 LEVELS: tuple[Level, ...] = ("experience", "insight", "behavior")
 BATCH = 200
 PARALLEL = 8
+NO_PROXY = ("grpc.enable_http_proxy", 0)
+"""Else the gRPC library asks the environment for one."""
 _OBJECT = uuid.UUID("2f0d6d0e-4f0b-4a55-8e0f-6a5a3a3d9d11")
 _TENANT = re.compile(r"^[A-Za-z0-9_-]{1,64}$")
 
@@ -80,12 +83,11 @@ class WeaviateIndex:
         Raises:
             ValueError: when an address can't be read.
         """
-        self.url = url
+        self.url = shown(url)
         parts, remote = urlsplit(url), urlsplit(f"//{grpc}")
         if parts.scheme not in {"http", "https"} or not parts.hostname or not remote.hostname or not remote.port:
-            raise ValueError(
-                f"PMD_WEAVIATE_URL {url!r} (http://host:port) or PMD_WEAVIATE_GRPC {grpc!r} (host:port) can't be read"
-            )
+            given = f"PMD_WEAVIATE_URL {self.url!r} (http://host:port) or PMD_WEAVIATE_GRPC {grpc!r} (host:port)"
+            raise ValueError(f"{given} can't be read")
         self._secure = parts.scheme == "https"
         self._http = (parts.hostname, parts.port or (443 if self._secure else 80))
         self._grpc = (remote.hostname, remote.port)
@@ -218,7 +220,11 @@ class WeaviateIndex:
                     grpc_port=self._grpc[1],
                     grpc_secure=self._secure,
                     auth_credentials=Auth.api_key(self._api_key) if self._api_key else None,
-                    additional_config=AdditionalConfig(timeout=Timeout(init=5, query=20, insert=60)),
+                    additional_config=AdditionalConfig(
+                        timeout=Timeout(init=5, query=20, insert=60),
+                        trust_env=False,
+                        grpc_config=GrpcConfig(channel_options=[NO_PROXY]),
+                    ),
                 )
                 try:
                     self._ensure_schema(client)

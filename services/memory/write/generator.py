@@ -19,7 +19,7 @@ from typing import TypeVar
 
 import httpx
 
-from pmd.services.common.client import reason
+from pmd.services.common import outgoing
 from pmd.services.common.jobs import JobContext, Retryable
 from pmd.services.common.requests import Generator
 from pmd.services.common.waiting import AWAY_STATUS, Away, retry_after
@@ -60,14 +60,17 @@ class ChatModel:
             key: API key for a server that `generator` names; empty where none is wanted.
         """
         secret = token if generator.base_url is None else key
-        self._http = httpx.Client(
-            base_url=generator.base_url or f"{rollout_url.rstrip('/')}/v1",
+        make = outgoing.inside if generator.base_url is None else outgoing.outside
+        url = generator.base_url or f"{rollout_url.rstrip('/')}/v1"
+        self._http = make(
+            base_url=url,
             headers={"Authorization": f"Bearer {secret}"} if secret else {},
             timeout=httpx.Timeout(TIMEOUT_S, connect=5.0),
             limits=httpx.Limits(max_connections=PARALLEL),
             transport=transport,
         )
         self._generator = generator
+        self._where = f"{outgoing.shown(url).rstrip('/')}/chat/completions"
 
     def __enter__(self) -> ChatModel:
         return self
@@ -163,18 +166,29 @@ class ChatModel:
         try:
             response = self._http.post("/chat/completions", json=body)
         except httpx.TransportError as error:
-            why = f"{type(error).__name__}: {error}"
-            raise Away(f"the model that writes notes can't be reached at {self._http.base_url}: {why}") from error
+            raise Away(
+                f"the model that writes notes can't be reached at {self._where}: {type(error).__name__}"
+            ) from error
         if response.status_code in AWAY_STATUS:
             raise Away(
-                f"the model that writes notes at {self._http.base_url} can't answer now: {reason(response)}",
+                f"the model that writes notes at {self._where} can't answer now: "
+                f"HTTP {response.status_code}{self._reason(response)}",
                 after_s=retry_after(response.headers),
             )
         if response.status_code >= 400:
-            cause = f"{self._http.base_url}chat/completions: HTTP {response.status_code}: {response.text[:500]}"
+            cause = f"{self._where}: HTTP {response.status_code}{self._reason(response)}"
             if response.status_code in {400, 413, 422}:
                 return Refused(cause)
             if response.status_code < 500 and response.status_code not in {404, 409}:
                 raise ValueError(cause)
             raise Retryable(cause)
         return str(response.json()["choices"][0]["message"]["content"])
+
+    def _reason(self, response: httpx.Response) -> str:
+        """Why our rollout service refuses; of another server nothing is passed on but the status."""
+        if self._generator.base_url is not None:
+            return ""
+        try:
+            return f": {response.json()['title']}"
+        except (ValueError, KeyError, TypeError):
+            return ""

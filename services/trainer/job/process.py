@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import threading
 import time
-from pathlib import Path
 
+from pmd.services.common import process
 from pmd.services.common.strict import Strict
 
 
@@ -20,12 +20,8 @@ class ProcessId(Strict):
     @staticmethod
     def of(pid: int) -> ProcessId | None:
         """The process that has this id now, or None. A zombie has ended."""
-        try:
-            stat = Path(f"/proc/{pid}/stat").read_text()
-        except (FileNotFoundError, ProcessLookupError):
-            return None
-        fields = stat.rpartition(")")[2].split()  # the command name before it may hold anything
-        return None if fields[0] in "ZX" else ProcessId(pid=pid, started=int(fields[19]))
+        began = process.started(pid)
+        return None if began is None else ProcessId(pid=pid, started=began)
 
     @staticmethod
     def me() -> ProcessId:

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from pmd.services.common.jobs import Retryable
@@ -34,6 +34,19 @@ RESTARTS = 2
 
 COMPUTE_ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0", "TOKENIZERS_PARALLELISM": "false"}
 """On shared cores, threads that spin while they wait cost a factor of 20."""
+
+
+OTHERS_RANKS = (
+    *("RANK", "LOCAL_RANK", "GROUP_RANK", "ROLE_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE"),
+    *("ROLE_WORLD_SIZE", "ROLE_NAME", "MASTER_ADDR", "MASTER_PORT"),
+)
+"""What another launcher tells the ranks that it starts; a service started by one must not pass it on."""
+
+
+def _environment(service: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a job process, from the service's own."""
+    foreign = {k for k in service if k in OTHERS_RANKS or k.startswith(("TORCHELASTIC_", "PET_"))}
+    return COMPUTE_ENVIRONMENT | {k: v for k, v in service.items() if k not in {*foreign, "PMD_TOKEN"}}
 
 
 class LocalLauncher:
@@ -134,7 +147,7 @@ class LocalLauncher:
             with (spool.root / "log").open("ab") as output:
                 child = subprocess.Popen(
                     command,
-                    env=COMPUTE_ENVIRONMENT | {k: v for k, v in os.environ.items() if k != "PMD_TOKEN"},
+                    env=_environment(os.environ),
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=output,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -356,3 +357,33 @@ def test_every_route_has_an_example(http: TestClient) -> None:
             text = json.dumps(operation)
             assert '"example' in text, f"{verb} {path}"
             assert operation["description"], f"{verb} {path}"
+
+
+@pytest.mark.parametrize("path", ["/v1/runs", "/v1/recipes:validate"])
+def test_a_pipe_in_the_place_of_problems_is_refused_at_once(
+    path: str, http: TestClient, recipe_tree: Tree, tmp_path: Path
+) -> None:
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    for place in (tmp_path / "pipe.jsonl", tmp_path, Path("/dev/zero")):
+        answer = http.post(path, json={"recipe": recipe_tree(problems={"files": [str(place)]})})
+        assert (answer.status_code, answer.json()["errors"][0]["field"]) == (422, "problems.files")
+
+
+@pytest.mark.parametrize(
+    ("over", "field"),
+    [
+        ({"problems": {"files": ["problems.jsonl"]}}, "problems.files"),
+        ({"problems": {"files": ["ftp://user:secret@host/problems.jsonl"]}}, "problems.files"),
+        ({"problems": {"files": ["simplecache::http://host/problems.jsonl"]}}, "problems.files"),
+        ({"model": "/etc"}, "model"),
+        ({"generator": {"model": "m", "base_url": "http://user:secret@host/v1"}}, "generator.base_url"),
+        ({"generator": {"model": "m", "base_url": "http://169.254.169.254/v1"}}, "generator.base_url"),
+    ],
+)
+def test_a_recipe_names_only_what_the_installation_lists(
+    over: dict[str, Any], field: str, http: TestClient, recipe_tree: Tree
+) -> None:
+    for path in ("/v1/runs", "/v1/recipes:validate"):
+        answer = http.post(path, json={"recipe": recipe_tree(**over)})
+        assert (answer.status_code, answer.json()["errors"][0]["field"]) == (422, field)
+        assert "secret" not in answer.text
