@@ -15,7 +15,7 @@ export GOMP_SPINCOUNT := 0
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --dist loadfile
 NONE_IS_FINE := || [ $$? -eq 5 ]
 
-.PHONY: help quickstart reproduce-pocket weaviate test test-slow test-chaos lint format clean
+.PHONY: help quickstart reproduce-pocket results weaviate test test-slow test-chaos lint format clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -23,10 +23,13 @@ help: ## Show the targets
 quickstart: $(VENV)/.laptop ## Train the bundled model on the bundled benchmark and show what it learnt
 	@$(BIN)/pmd quickstart
 
-reproduce-pocket: $(VENV)/.laptop ## Compare all methods over 5 worlds (hours; resumable); writes docs/results
+reproduce-pocket: $(VENV)/.laptop ## Compare all methods over 6 worlds (hours; resumable); writes docs/results
 	@$(BIN)/pmd up
 	@$(BIN)/pmd reproduce
 	@$(BIN)/pmd down
+
+results: $(VENV)/.laptop ## Write docs/results and the table of README.md again from docs/results/pocket.csv
+	@$(BIN)/python -m pmd.gateway.report.results docs/results README.md
 
 weaviate: $(VENV)/.laptop ## Build a Weaviate server with Go (5 minutes, once), for tests and `pmd up --index weaviate`
 	@$(BIN)/python -m pmd.gateway.local.weaviate
