@@ -1,4 +1,4 @@
-"""The distillation objective says what docs/method.md says: golden values."""
+"""The distillation objective says what docs/method.md 2.1 says: golden values."""
 
 from __future__ import annotations
 

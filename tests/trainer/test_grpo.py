@@ -1,4 +1,4 @@
-"""The GRPO baseline says what docs/method.md says: golden values."""
+"""The GRPO baseline says what docs/method.md 2.2 says: golden values."""
 
 from __future__ import annotations
 
