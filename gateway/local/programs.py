@@ -170,17 +170,18 @@ def build_programs(state_dir: Path, ports: Mapping[str, int], token: str, index:
     own_redis = f"redis://:{password}@127.0.0.1:{ports['redis']}/0"
     control = environments["control"] | {"PMD_REDIS_URL": redis_url or own_redis}
 
-    python = (sys.executable, "-P", "-m")  # -P: a folder named `services` where the user stands is not ours
-    celery = (*python, "celery", "-A", "pmd.gateway.controller.tasks")
+    python = (sys.executable, "-P", "-m")  # -P: a folder named `pmd` where the user stands is not ours
+    celery = (*python, "pmd.gateway.controller")
     beat_dir = state_dir / "beat"
     beat_dir.mkdir(parents=True, exist_ok=True)
     programs = [] if redis_url else [_redis(ports["redis"], password)]
     environments["memory"]["PMD_MEMORY_INDEX"] = index
     if runs_weaviate(index):
         programs.append(_weaviate(state_dir, token, environments["memory"]))
-    programs.append(Program("gateway", (*python, "gateway", "--port", str(ports["gateway"])), control, urls["gateway"]))
+    gateway = (*python, "pmd.gateway", "--port", str(ports["gateway"]))
+    programs.append(Program("gateway", gateway, control, urls["gateway"]))
     for name in SERVICES:
-        argv = (*python, f"services.{name}", "--port", str(ports[name]))
+        argv = (*python, f"pmd.services.{name}", "--port", str(ports[name]))
         programs.append(Program(name, argv, environments[name], urls[name]))
     quiet = ("--without-gossip", "--without-mingle", "--loglevel", "WARNING")
     programs.append(Program("worker", (*celery, "worker", "--autoscale", f"{RUNS_AT_ONCE},2", *quiet), control))

@@ -74,7 +74,7 @@ def test_more_runs_than_processes_take_turns_and_their_messages_do_not_pile_up(
 ) -> None:
     """One process, ticks that last, a beat that goes on meanwhile: the worker in small."""
     monkeypatch.setenv("PMD_TOKEN", TOKEN)
-    from pmd.gateway.controller.tasks import tasks
+    from pmd.gateway.controller import tasks
 
     runs = [start(recipe(), f"demo-{n}") for n in range(4)]
     now = [time.time()]
@@ -149,7 +149,7 @@ def test_law_6_killed_workers_and_a_flushed_broker_lose_and_double_nothing(
     broker = redis.Redis.from_url(environment["PMD_REDIS_URL"])
 
     def celery(*argv: str) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "celery", "-A", "pmd.gateway.controller.tasks", *argv, "--loglevel", "ERROR"]
+        command = [sys.executable, "-m", "pmd.gateway.controller", *argv, "--loglevel", "ERROR"]
         return subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True)
 
     def recorded() -> int:
