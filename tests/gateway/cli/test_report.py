@@ -14,7 +14,7 @@ from pmd.gateway.cli.report import render_compare_terminal, render_terminal
 from pmd.gateway.report import render_compare, render_html
 from pmd.gateway.report.svg import Series, line_chart, spread, stacked_bars, ticks
 from pmd.gateway.views import ReportView
-from tests.cli.synthetic import report
+from tests.gateway.cli.synthetic import report
 
 VOID = {"meta", "br", "hr", "img", "link", "input"}
 

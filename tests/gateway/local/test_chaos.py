@@ -15,7 +15,7 @@ import pytest
 from pmd.gateway.local import launcher
 from pmd.gateway.local.supervisor import read_state
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 PMD = (sys.executable, "-c", "from pmd.gateway.cli.main import app; app()")
 SMALL = ("schedule.steps=3", "schedule.problems_per_step=8", "evaluation.samples=1")
 

@@ -29,7 +29,7 @@ from pmd.services.common.client import ANSWER_TIMEOUT_S, CONNECT_TIMEOUT_S
 from pmd.services.common.sql import Database
 from tests.gateway.fakes import TOKEN, Fakes
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def free_port() -> int:

@@ -13,7 +13,7 @@ from pmd.gateway.recipes.files import RecipeError, load_recipe, parse_overrides
 from pmd.gateway.recipes.problems import InvalidRecipe, parse_recipe
 from pmd.gateway.recipes.recipe import Method, Recipe
 
-RECIPES = Path(__file__).parents[2] / "recipes"
+RECIPES = Path(__file__).parents[3] / "recipes"
 POCKET = [RECIPES / "pocket.yaml", *sorted((RECIPES / "pocket").rglob("*.yaml"))]
 
 

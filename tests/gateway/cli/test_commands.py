@@ -13,10 +13,10 @@ import httpx
 import pytest
 
 from pmd.gateway.cli import client, output, verify
-from tests.cli.conftest import Api, Pmd
-from tests.cli.synthetic import report
+from tests.gateway.cli.conftest import Api, Pmd
+from tests.gateway.cli.synthetic import report
 
-RECIPE = Path(__file__).parents[2] / "recipes" / "pocket.yaml"
+RECIPE = Path(__file__).parents[3] / "recipes" / "pocket.yaml"
 
 
 def run_view(**changes: Any) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Literal
 from pmd.gateway.recipes.recipe import Recipe
 from pmd.gateway.report.study import Cell, Setting, cell_recipe, recipe_key, variants
 
-RECIPES = Path(__file__).parents[2] / "recipes"
+RECIPES = Path(__file__).parents[3] / "recipes"
 CODE = Setting("code", "hard")
 
 

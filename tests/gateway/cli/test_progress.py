@@ -16,7 +16,7 @@ from pmd.gateway.cli.follow import follow
 from pmd.gateway.cli.progress import Progress
 from pmd.gateway.cli.watch import render
 from pmd.gateway.report.units import count, duration, percent, sparkline
-from tests.cli.synthetic import report
+from tests.gateway.cli.synthetic import report
 
 
 def event(seq: int, kind: str, **payload: Any) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pmd.services.common.artifacts import seal_weights
-from tests.cli.conftest import Api, Pmd
+from tests.gateway.cli.conftest import Api, Pmd
 
 
 def published(folder: Path) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from pmd.gateway.report.study import Setting
 from pmd.gateway.views import ReportView, RunStatus, RunView, StepView
 from pmd.services.common.requests import SplitScore
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 COMMITTED = ROOT / "docs" / "results"
 CODE = Setting("code", "hard")
 

@@ -16,7 +16,7 @@ from pmd.services.common.requests import (
     TrainRequest,
 )
 from pmd.services.common.wire import Policy
-from tests.gateway.playing import INPUTS, answer, bodies, play
+from tests.gateway.loop.playing import INPUTS, answer, bodies, play
 
 Make = Callable[..., Recipe]
 

@@ -22,7 +22,7 @@ from pmd.services.memory.index.vectors import VectorFile, digest
 from pmd.services.memory.index.weaviate import WeaviateIndex
 from pmd.services.memory.ledger import Ledger
 from pmd.services.memory.settings import MemoryServiceSettings
-from tests.memory.embedding_endpoint import Endpoint, serving
+from tests.memory.index.embedding_endpoint import Endpoint, serving
 from tests.memory.world import Words, World
 
 TOKEN = "a-token-of-this-test"

@@ -12,8 +12,8 @@ import httpx
 import pytest
 
 from pmd.gateway.cli.progress import Progress
-from tests.cli.conftest import Api, Pmd
-from tests.cli.synthetic import report
+from tests.gateway.cli.conftest import Api, Pmd
+from tests.gateway.cli.synthetic import report
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_a_terminal_that_knows_ascii_only_still_shows_a_report(tmp_path: Path) -
     code = (
         "import sys, httpx\n"
         "from pmd.gateway.cli import client, main, runs\n"
-        "from tests.cli.synthetic import report\n"
+        "from tests.gateway.cli.synthetic import report\n"
         "told = httpx.MockTransport(lambda _: httpx.Response(200, json=report().model_dump(mode='json')))\n"
         "runs.connect = lambda: client.Gateway('http://gateway', 'token', transport=told)\n"
         "main.app(sys.argv[1:])\n"

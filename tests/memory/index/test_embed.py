@@ -16,7 +16,7 @@ from pmd.services.memory.index.embed import EmbedderDown, HashEmbedder, Rows
 from pmd.services.memory.index.embed_local import LocalEmbedder
 from pmd.services.memory.index.embed_openai import BATCH, OpenAIEmbedder
 from pmd.services.memory.index.vectors import VectorFile, Vectors
-from tests.memory.embedding_endpoint import Endpoint, serving
+from tests.memory.index.embedding_endpoint import Endpoint, serving
 
 TEXTS = ["Reverse the list first.", "Begin by flipping the array's order.", "Add three to each number.", ""]
 

@@ -12,7 +12,7 @@ from pmd.gateway.report.results import Measurement, read, write
 from pmd.gateway.report.study import Cell, Setting, cell_recipe, recipe_key
 from pmd.gateway.views import ReportView, RunStatus, RunView, StepView
 from pmd.services.common.requests import SplitScore
-from tests.cli.conftest import Pmd
+from tests.gateway.cli.conftest import Pmd
 
 
 @pytest.fixture

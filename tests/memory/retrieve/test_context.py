@@ -14,8 +14,8 @@ from pmd.services.memory.ledger import Filter, Item, reads
 from pmd.services.memory.retrieve.contexts import shows_feedback, with_chance
 from pmd.services.memory.retrieve.select import Note, Selection
 from pmd.services.memory.write.record import over_budget
+from tests.memory.ledger.test_ledger import note, write
 from tests.memory.test_jobs import RIGHT, WRONG, active, contexts, solved
-from tests.memory.test_ledger import note, write
 from tests.memory.world import PROMPTS, Words, World
 
 ANSWER = "[1, 4, 1, 5]"

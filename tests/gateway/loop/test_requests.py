@@ -16,8 +16,8 @@ from pmd.services.common.requests import (
     VerifyResult,
 )
 from pmd.services.common.wire import Ref
-from tests.gateway.playing import INPUTS, bodies, play, ref
-from tests.gateway.test_gate import lead
+from tests.gateway.loop.playing import INPUTS, bodies, play, ref
+from tests.gateway.loop.test_gate import lead
 
 Make = Callable[..., Recipe]
 

@@ -10,7 +10,7 @@ from pmd.services.common.requests import RecordRequest
 from pmd.services.memory.evidence.quality import held_out, lift, over_budget, same, stale, without_duplicates
 from pmd.services.memory.write.record import _rewards as rewards_of
 from pmd.services.memory.write.record import record
-from tests.memory.test_ledger import note, write
+from tests.memory.ledger.test_ledger import note, write
 from tests.memory.world import Words, World
 
 
