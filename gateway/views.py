@@ -32,6 +32,23 @@ class PhaseView(Strict):
     error: str | None = None
 
 
+class LatestView(Strict):
+    """The newest numbers of a run, each of the newest step that recorded it; what was not recorded is left out."""
+
+    pass_rate: float | None = None
+    """Share of the training rollouts that passed."""
+    reward: float | None = None
+    """Mean reward of the training rollouts."""
+    infra_error_share: float | None = None
+    """Of the training rollouts."""
+    lead: float | None = None
+    """Pass rate with the teacher's context minus without."""
+    train: dict[str, float] = {}
+    """Metrics of the training step: loss, mismatch_kl, entropy, grad_norm, lr, masked, skipped and more."""
+    accuracy: dict[str, float] = {}
+    """By split."""
+
+
 class RunView(Strict):
     """A run as it stands."""
 
@@ -49,8 +66,17 @@ class RunView(Strict):
     """Unix seconds."""
     updated: float
     error: str | None = None
+    """Why it failed, or why an alarm paused it."""
+    waiting: str | None = None
+    """What the run waits for, and why; it goes on by itself when that is there."""
+    waiting_since: float | None = None
+    """Unix seconds."""
+    warnings: list[str] = []
+    """What people should know of it, an end in success included; the newest of each kind of alarm."""
     phases: list[PhaseView] = []
     """Of the step in progress."""
+    latest: LatestView | None = None
+    """Where one run is asked for."""
 
 
 class StepView(Strict):
@@ -100,8 +126,8 @@ class EventView(Strict):
     seq: int
     ts: float
     type: str
-    """run.created, run.desired, run.status, run.waiting, run.ended, problems.left_out, phase.submitted,
-    phase.succeeded, phase.failed, memory.edited, step.completed"""
+    """run.created, run.desired, run.status, run.waiting, run.waited, run.ended, run.alarm, problems.left_out,
+    problems.too_long, phase.submitted, phase.succeeded, phase.failed, memory.edited, step.completed"""
     payload: dict[str, Any]
 
 
@@ -136,6 +162,10 @@ class ValidatedRecipe(Strict):
     bad_records: int = 0
     """Records of problem files that are wrong and would be left out."""
     bad_examples: list[BadRecord] = []
+    """The first of them."""
+    too_long: int = 0
+    """Train problems whose prompt is too long to be trained on."""
+    long_examples: list[str] = []
     """The first of them."""
     phases: dict[int, list[PlannedPhase]]
     """Of steps 0 and 1."""

@@ -22,14 +22,16 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import HTMLResponse, JSONResponse, StreamingResponse
 from prometheus_client import REGISTRY as PROMETHEUS
 from pydantic import BeforeValidator, Field
+from sqlalchemy import RowMapping
 from sqlalchemy.exc import SQLAlchemyError
 
 from pmd.gateway.api import events, examples
 from pmd.gateway.api.forward import Forwarder
-from pmd.gateway.api.history import checkpoint_views, recipe_of, run_view, step_views
+from pmd.gateway.api.history import checkpoint_views, latest_view, recipe_of, run_view, step_views
 from pmd.gateway.api.memory import RunId, add_memory_routes
 from pmd.gateway.api.metrics import RunMetrics
 from pmd.gateway.api.verify import add_judging_routes
+from pmd.gateway.disk import GIB, LOW_BYTES, free_bytes
 from pmd.gateway.loop.plan import step_plan
 from pmd.gateway.loop.state import CALLS, last_step
 from pmd.gateway.recipes import specs
@@ -38,13 +40,14 @@ from pmd.gateway.recipes.problems import (
     InvalidRecipe,
     Refused,
     find_model,
+    long_prompts,
     materialise,
     parse_recipe,
     problems_of,
 )
 from pmd.gateway.recipes.recipe import Recipe
 from pmd.gateway.registry.registry import IdempotencyConflict, Registry, UnknownRun
-from pmd.gateway.registry.status import Desired, ForbiddenTransition
+from pmd.gateway.registry.status import ENDED, Desired, ForbiddenTransition
 from pmd.gateway.registry.tables import open_registry
 from pmd.gateway.settings import GatewaySettings
 from pmd.gateway.views import (
@@ -88,7 +91,8 @@ def create_app(
     """
     registry = Registry(open_registry(settings.database()))
     forward = Forwarder(settings.service_urls(), settings.token.get_secret_value(), transports=transports)
-    metrics = RunMetrics(registry)
+    places = {"runs": settings.runs_uri(), "state": str(settings.state_dir.absolute())}
+    metrics = RunMetrics(registry, places)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -103,7 +107,9 @@ def create_app(
             runs = registry.count_by_status()
         except SQLAlchemyError as error:
             raise NotReady(f"the run registry is out of reach: {error}") from error
-        return {"registry": registry.database.engine.dialect.name, "runs_uri": settings.runs_uri(), "runs": runs}
+        facts = {"registry": registry.database.engine.dialect.name, "runs_uri": settings.runs_uri(), "runs": runs}
+        free = {name: free_bytes(uri) for name, uri in places.items()}
+        return facts | {f"{name}_free_gib": round(left / GIB, 2) for name, left in free.items() if left is not None}
 
     app = create_service("gateway", settings, ready=ready, lifespan=lifespan)
     app.state.registry = registry
@@ -170,9 +176,20 @@ def _explain_refusals(app: FastAPI) -> None:
 
 def _view(registry: Registry, run: str) -> RunView:
     row = registry.run(run)
+    raised, latest = registry.alarms([run]).get(run, []), latest_view(registry.latest(run))
     open_steps = [phase for phase in registry.phases(run, since=row["step"]) if phase["status"] != "forgiven"]
     newest = max((phase["step"] for phase in open_steps), default=0)
-    return run_view(row, [phase for phase in open_steps if phase["step"] == newest])
+    phases = [phase for phase in open_steps if phase["step"] == newest]
+    view = run_view(row, phases, waiting=registry.reason(row), alarms=raised, latest=latest)
+    return view.model_copy(update={"warnings": [*view.warnings, *_full_disk(row)]})
+
+
+def _full_disk(row: RowMapping) -> list[str]:
+    """Told as it is now: where the disk is full, no event can be written that says so."""
+    free = free_bytes(json.loads(row["inputs"])["root"])
+    if row["status"] in ENDED or free is None or free >= LOW_BYTES:
+        return []
+    return [f"now only {free / GIB:.2f} GiB free where the run is kept; a full disk is waited for: make room"]
 
 
 def _run_id(recipe: Recipe, key: str | None) -> str:
@@ -219,7 +236,8 @@ def _add_run_routes(
             chosen = f"&status={status}" if status else ""
             last = rows[limit - 1]["id"]
             response.headers["Link"] = f'</v1/runs?limit={limit}&after={last}{chosen}>; rel="next"'
-        return [run_view(row) for row in rows[:limit]]
+        raised = registry.alarms([row["id"] for row in rows[:limit]])
+        return [run_view(row, waiting=registry.reason(row), alarms=raised.get(row["id"], ())) for row in rows[:limit]]
 
     @routes.get("/v1/runs/{run}", tags=["runs"], responses=examples.RUN)
     def get_run(run: RunId) -> RunView:
@@ -252,12 +270,15 @@ def _add_run_routes(
         recipe = parse_recipe(body.recipe)
         find_model(recipe.model)
         problems, bad = problems_of(recipe, refused)
+        long = long_prompts(recipe, problems)
         return ValidatedRecipe(
             recipe=recipe.model_dump(mode="json"),
             steps=last_step(recipe),
             problems=dict(Counter(p.split for p in problems)),
             bad_records=len(bad),
             bad_examples=bad[:SHOWN],
+            too_long=len(long),
+            long_examples=long[:SHOWN],
             phases={
                 step: [
                     PlannedPhase(name=name, service=CALLS[name].service, kind=CALLS[name].kind)
@@ -297,7 +318,7 @@ def _add_reading_routes(routes: APIRouter, registry: Registry, forward: Forwarde
         row = await run_in_threadpool(registry.run, run)
         state, _ = await run_in_threadpool(registry.state, run)
         report = ReportView(
-            run=run_view(row),
+            run=run_view(row, alarms=(await run_in_threadpool(registry.alarms, [run])).get(run, ())),
             recipe=recipe_of(row),
             steps=await run_in_threadpool(step_views, state),
             memory_samples=await forward.memory_samples(run, state.recipe.levels),

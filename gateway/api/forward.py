@@ -1,13 +1,17 @@
 """What the gateway passes on: chat to the rollout service, memory to its service, completions to the verifier.
 
-Invariant: a body is passed on byte for byte, streams included; a service out of reach is 503 with its name.
+Invariants:
+- A body is passed on byte for byte, streams included.
+- A service that starts again is waited for, for `PATIENCE_S`; then it is 503 with its name and `Retry-After`. Only what
+  no service has received, or what changes nothing, is sent again.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 from urllib.parse import quote
 
@@ -17,9 +21,12 @@ from fastapi.responses import Response, StreamingResponse
 
 from pmd.gateway.views import ServiceView
 from pmd.services.common.client import CONNECT_TIMEOUT_S
+from pmd.services.common.waiting import delay
 from pmd.services.common.wire import Level
 
 READY_TIMEOUT_S = 3.0
+PATIENCE_S = 5.0
+"""Longest wait for a service that takes no connection or says 503: about as long as one takes to start again."""
 GENERATION_TIMEOUT_S = 600.0
 ANSWER_TIMEOUT_S = 30.0
 FILE_TIMEOUT_S = 600.0
@@ -60,7 +67,7 @@ class Forwarder:
         """The answer of a service to a GET, as it came."""
         given = {key: value for key, value in (params or {}).items() if value is not None}
         try:
-            answer = await self._clients[service].get(path, params=given)
+            answer = await _patiently(lambda: self._clients[service].get(path, params=given), reads=True)
         except httpx.TransportError as error:
             raise _away(service, error) from error
         return _same(answer, answer.content)
@@ -92,7 +99,8 @@ class Forwarder:
             request.method, url, params=given, content=body, headers=headers, timeout=timeout
         )
         try:
-            answer = await client.send(outgoing, stream=streams)
+            # A streamed body has not been touched as long as there is no connection.
+            answer = await _patiently(lambda: client.send(outgoing, stream=streams), reads=request.method == "GET")
         except httpx.TransportError as error:
             raise _away(service, error) from error
         if not streams:
@@ -119,7 +127,7 @@ class Forwarder:
             timeout=httpx.Timeout(GENERATION_TIMEOUT_S, connect=CONNECT_TIMEOUT_S),
         )
         try:
-            answer = await client.send(outgoing, stream=True)
+            answer = await _patiently(lambda: client.send(outgoing, stream=True), reads=True)
         except httpx.TransportError as error:
             raise _away(service, error) from error
         if not answer.headers.get("content-type", "").startswith("text/event-stream"):
@@ -150,7 +158,10 @@ class Forwarder:
         # In ASCII: httpx itself can't write a text that no encoding can, which is for the service to refuse.
         content, headers = json.dumps(body).encode(), {"Content-Type": "application/json"}
         try:
-            answer = await self._clients[service].post(path, content=content, headers=headers, timeout=timeout)
+            client = self._clients[service]
+            answer = await _patiently(
+                lambda: client.post(path, content=content, headers=headers, timeout=timeout), reads=True
+            )
         except httpx.TransportError as error:
             raise _away(service, error) from error
         return _same(answer, answer.content)
@@ -188,6 +199,27 @@ class Forwarder:
                 except (httpx.TransportError, ValueError, KeyError, TypeError):
                     continue  # the report is worth reading without them
         return {level: texts for level, texts in samples.items() if texts}
+
+
+async def _patiently(send: Callable[[], Awaitable[httpx.Response]], *, reads: bool) -> httpx.Response:
+    """The answer to `send`, asked for again while the service can't be reached or, where it only reads, says 503.
+
+    Raises:
+        httpx.TransportError: when it still can't be reached after `PATIENCE_S`, or broke off.
+    """
+    began = time.monotonic()
+    while True:
+        pause = delay(time.monotonic() - began)
+        late = time.monotonic() - began + pause > PATIENCE_S
+        try:
+            answer = await send()
+            if answer.status_code != 503 or not reads or late:
+                return answer
+            await answer.aclose()
+        except (httpx.ConnectError, httpx.ConnectTimeout):
+            if late:
+                raise
+        await asyncio.sleep(pause)
 
 
 def _evidence(item: Mapping[str, Any]) -> tuple[int, int, int]:

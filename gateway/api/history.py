@@ -13,15 +13,22 @@ from pmd.gateway.loop.gate import Lead
 from pmd.gateway.loop.plan import open_phases
 from pmd.gateway.loop.requests import leads, superseded
 from pmd.gateway.loop.state import PhaseName, Record, RunState, version_at
-from pmd.gateway.views import CheckpointView, PhaseView, RunStatus, RunView, StepView
+from pmd.gateway.views import CheckpointView, LatestView, PhaseView, RunStatus, RunView, StepView
 from pmd.services.common.requests import MemoryCounts, RetrieveResult, SplitScore, TrainResult, VerifyResult
-from pmd.services.common.wire import Weights
+from pmd.services.common.wire import Outcome, Weights
 
 Row = Mapping[Any, Any]
 
 
-def run_view(run: Row, phases: Iterable[Row] = ()) -> RunView:
-    """A run as it stands, from its row and the newest attempt of each phase of its open steps."""
+def run_view(
+    run: Row,
+    phases: Iterable[Row] = (),
+    *,
+    waiting: str | None = None,
+    alarms: Iterable[Row] = (),
+    latest: LatestView | None = None,
+) -> RunView:
+    """A run as it stands: its row, the newest attempt of each phase of its open steps, its wait and its alarms."""
     newest = {(row["step"], row["name"]): row for row in phases}
     return RunView(
         id=run["id"],
@@ -34,6 +41,10 @@ def run_view(run: Row, phases: Iterable[Row] = ()) -> RunView:
         created=run["created"],
         updated=run["updated"],
         error=run["error"],
+        waiting=waiting,
+        waiting_since=run["waiting_since"],
+        warnings=[_said(alarm) for alarm in alarms],
+        latest=latest,
         phases=[
             PhaseView(
                 name=row["name"],
@@ -45,6 +56,37 @@ def run_view(run: Row, phases: Iterable[Row] = ()) -> RunView:
             for row in newest.values()
         ],
     )
+
+
+def _said(alarm: Row) -> str:
+    """An alarm with when it was raised last, and how often."""
+    if alarm["step"] is None:
+        return str(alarm["message"])
+    often = f", {alarm['count']} times so far" if alarm["count"] > 1 else ""
+    return f"step {alarm['step']}{often}: {alarm['message']}"
+
+
+def latest_view(records: Mapping[PhaseName, tuple[int, Mapping[str, Any]]]) -> LatestView:
+    """The newest numbers of a run, from the newest record of each of its phases."""
+    view: dict[str, Any] = {}
+    if PhaseName.VERIFY in records:
+        step, result = records[PhaseName.VERIFY]
+        verdicts = VerifyResult.model_validate(result)
+        drawn = sum(verdicts.outcomes.values())
+        view["pass_rate"] = _pass_rate(verdicts.splits)
+        view["reward"] = verdicts.splits["train"].reward if "train" in verdicts.splits else None
+        view["infra_error_share"] = verdicts.outcomes.get(Outcome.INFRA_ERROR, 0) / drawn if drawn else None
+        probed, probe = records.get(PhaseName.PROBE_VERIFY, (None, {}))
+        if probed == step:
+            rate = _pass_rate(VerifyResult.model_validate(probe).splits)
+            if rate is not None and view["pass_rate"] is not None:
+                view["lead"] = rate - view["pass_rate"]
+    if PhaseName.TRAIN in records:
+        view["train"] = TrainResult.model_validate(records[PhaseName.TRAIN][1]).metrics
+    if PhaseName.EVALUATE_VERIFY in records:
+        splits = VerifyResult.model_validate(records[PhaseName.EVALUATE_VERIFY][1]).splits
+        view["accuracy"] = {split: score.pass_rate for split, score in splits.items()}
+    return LatestView(**view)
 
 
 def step_views(state: RunState) -> list[StepView]:

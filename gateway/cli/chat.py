@@ -23,7 +23,8 @@ def chat(
     run = run_id(name)
     if at and not version.isdigit():
         raise CliError(f"{model!r}: a version is a number, e.g. {run}@60", code=2)
-    name = model if at else f"{run}@{gateway.get(f'/v1/runs/{run}')['version']}"
+    view = gateway.get(f"/v1/runs/{run}")
+    name = f"{view['id']}@{version if at else view['version']}"
     if prompt is not None:
         answer(gateway, name, [{"role": "user", "content": prompt}], temperature, max_tokens)
         return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from typing import IO, Any
 
@@ -19,6 +20,19 @@ GENERATION_TIMEOUT_S = 600.0
 """An answer comes in one piece, after whatever the engine draws for runs."""
 SILENCE_S = 45.0
 """An event stream that is silent for three heartbeats is dead."""
+
+
+PAGE = 500
+"""Runs that the gateway is asked for at once."""
+_RUN_IN_PATH = re.compile(r"/v1/runs/([^/:?]+)")
+_COMMANDS = {
+    r"GET /v1/runs lists them": "`pmd runs list` shows them",
+    r"GET /v1/models lists what there is": "`pmd runs list` shows the runs",
+    r"GET /v1/services": "`pmd status`",
+    r"(?<![\w`]):(pause|resume|cancel)\b": r"`pmd runs \1`",
+    r"use a new Idempotency-Key": "create it under another name",
+}
+"""How the gateway's words for who speaks its API read for who types commands."""
 
 
 class CliError(Exception):
@@ -38,6 +52,7 @@ class Gateway:
 
     def __init__(self, url: str, token: str, *, transport: httpx.BaseTransport | None = None) -> None:
         self.url = url.rstrip("/")
+        self._ids: dict[str, str] = {}
         try:
             self._http = httpx.Client(
                 base_url=self.url,
@@ -68,9 +83,11 @@ class Gateway:
         """GET of a file, written to `file` as it comes."""
         given = {k: v for k, v in params.items() if v is not None}
         try:
-            with self._http.stream("GET", path, params=given, timeout=UPLOAD_TIMEOUT_S) as answer:
+            with self._http.stream("GET", self._whole(path), params=given, timeout=UPLOAD_TIMEOUT_S) as answer:
                 if answer.is_error:
                     answer.read()
+                    if self._meant(path, answer):
+                        return self.download(path, file, **params)
                     raise explain(answer, self.url)
                 for chunk in answer.iter_bytes():
                     file.write(chunk)
@@ -85,13 +102,14 @@ class Gateway:
         body: Any = None,
         headers: Mapping[str, str] | None = None,
         silence_s: float = SILENCE_S,
+        beats: bool = False,
     ) -> Iterator[str]:
         """The `data` of each server-sent event, until the server ends the stream; `silence_s` without a byte is an
-        error."""
+        error. With `beats` a heartbeat is an empty text."""
         try:
             timeout = httpx.Timeout(silence_s, connect=CONNECT_TIMEOUT_S)
             accept = {"Accept": "text/event-stream", **(headers or {})}
-            with self._http.stream(method, path, json=body, headers=accept, timeout=timeout) as answer:
+            with self._http.stream(method, self._whole(path), json=body, headers=accept, timeout=timeout) as answer:
                 if answer.is_error:
                     answer.read()
                     raise explain(answer, self.url)
@@ -99,6 +117,8 @@ class Gateway:
                 for line in answer.iter_lines():
                     if line.startswith("data:"):
                         data.append(line.removeprefix("data:").removeprefix(" "))
+                    elif beats and line.startswith(":"):
+                        yield ""
                     elif not line and data:
                         yield "\n".join(data)
                         data = []
@@ -114,12 +134,46 @@ class Gateway:
 
     def _answer(self, method: str, path: str, **kwargs: Any) -> httpx.Response:
         try:
-            answer = self._http.request(method, path, **kwargs)
+            answer = self._http.request(method, self._whole(path), **kwargs)
         except httpx.TransportError as error:
             raise self._unreachable(error) from error
         if answer.is_error:
+            if self._meant(path, answer):
+                return self._answer(method, path, **kwargs)
             raise explain(answer, self.url)
         return answer
+
+    def _whole(self, path: str) -> str:
+        """`path` with a run's whole id where it has the beginning of one that is known."""
+        named = _RUN_IN_PATH.match(path)
+        return f"/v1/runs/{self._ids.get(named[1], named[1])}{path[named.end() :]}" if named else path
+
+    def _meant(self, path: str, refusal: httpx.Response) -> bool:
+        """Whether a request was refused because its path has only the beginning of a run's id, which is known now.
+
+        Raises:
+            CliError: when several runs begin so.
+        """
+        named = _RUN_IN_PATH.match(path)
+        if named is None or named[1] in self._ids or f"no run {named[1]!r}" not in refusal.text:
+            return False
+        ids: list[str] = []
+        page = self._page()
+        while page:
+            ids += [run for run in page if run.startswith(named[1])]
+            page = self._page(page[-1]) if len(page) == PAGE else []
+        if len(ids) > 1:
+            raise CliError(f"{named[1]!r} begins {len(ids)} ids: {', '.join(ids[:5])}; give more of it", code=2)
+        if ids:
+            self._ids[named[1]] = ids[0]
+        return bool(ids)
+
+    def _page(self, after: str | None = None) -> list[str]:
+        answer = self._http.get("/v1/runs", params={"limit": PAGE} | ({"after": after} if after else {}))
+        try:
+            return [str(view["id"]) for view in answer.json()] if answer.is_success else []
+        except (ValueError, TypeError, KeyError):
+            return []
 
     def _unreachable(self, error: httpx.TransportError) -> Unreachable:
         return Unreachable(
@@ -136,12 +190,19 @@ def explain(answer: httpx.Response, url: str) -> CliError:
     ours = isinstance(body, dict) and "title" in body
     title = str(body["title"]) if ours else f"HTTP {answer.status_code} {answer.text[:200]}".strip()
     lines = [f"{each['field']}: {each['message']}" for each in body.get("errors", [])] if ours else []
+    title, *lines = (_in_commands(text) for text in (title, *lines))
     if answer.status_code == httpx.codes.UNAUTHORIZED:
         return CliError(f"the gateway at {url} refuses the token; set PMD_TOKEN to the one it was started with")
     if answer.status_code >= httpx.codes.INTERNAL_SERVER_ERROR:
         return Unreachable(f"the gateway at {url} can't answer: {title}")
     code = 2 if answer.status_code == httpx.codes.UNPROCESSABLE_ENTITY else 1
     return CliError("\n  ".join([title, *lines]), code)
+
+
+def _in_commands(text: str) -> str:
+    for route, command in _COMMANDS.items():
+        text = re.sub(route, command, text)
+    return text
 
 
 def connect() -> Gateway:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from pmd.gateway.cli.client import Gateway, Unreachable
@@ -19,8 +19,13 @@ PATIENCE_S = 300.0
 """How long a gateway may be away before following gives up."""
 
 
-def follow(gateway: Gateway, run: str, after: int = 0) -> Iterator[dict[str, Any]]:
+def follow(
+    gateway: Gateway, run: str, after: int = 0, *, quiet: Callable[[], None] = lambda: None
+) -> Iterator[dict[str, Any]]:
     """The events of `run` with a `seq` above `after`, until it has ended.
+
+    Args:
+        quiet: called at each heartbeat of the stream: nothing has happened for a while.
 
     Raises:
         CliError: when the run does not exist, or when the gateway stays away for `PATIENCE_S`.
@@ -32,7 +37,12 @@ def follow(gateway: Gateway, run: str, after: int = 0) -> Iterator[dict[str, Any
         try:
             ended = gateway.get(f"/v1/runs/{run}")["status"] in ENDS
             lost_at = None
-            for data in gateway.stream("GET", f"/v1/runs/{run}/events", headers={"Last-Event-ID": str(seq)}):
+            for data in gateway.stream(
+                "GET", f"/v1/runs/{run}/events", headers={"Last-Event-ID": str(seq)}, beats=True
+            ):
+                if not data:
+                    quiet()
+                    continue
                 event = json.loads(data)
                 if event["seq"] > seq:
                     news, seq = True, event["seq"]

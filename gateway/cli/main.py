@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -44,12 +44,32 @@ def _said(error: Exception) -> str:
 
 app = typer.Typer(
     cls=Root,
+    context_settings={"help_option_names": ["-h", "--help"]},
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     help="Procedural Memory Distillation: a model learns from its own verified attempts.\n\n"
     "Commands talk to the gateway that `pmd up` started in ./var (PMD_STATE_DIR), or to PMD_URL with PMD_TOKEN.",
 )
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version  # noqa: PLC0415 -- only this answer needs it
+
+        typer.echo(f"pmd {version('pmd')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    _: Annotated[bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)] = (
+        False
+    ),
+) -> None:
+    """What stands before a command."""
+
+
 app.command("quickstart")(quickstart.quickstart)
 app.command("up")(up.up)
 app.command("down")(up.down)
@@ -62,3 +82,6 @@ app.command("reverify")(verify.reverify)
 app.command("chat")(chat.chat)
 app.command("export")(export.export)
 app.command("reproduce")(reproduce.reproduce)
+
+if __name__ == "__main__":
+    app(prog_name="pmd")

@@ -19,6 +19,9 @@ from pmd.gateway.report.units import duration
 PIPE_WIDTH = 240
 """Characters of a line where no terminal says how many it shows: a table's row is then one line, for grep and awk."""
 
+ROOM = 60
+"""Characters that the rest of a row of runs takes."""
+
 
 def line_width() -> int | None:
     """`PIPE_WIDTH`, or None where rich finds out itself: from a terminal, or from COLUMNS, the user's own word."""
@@ -65,6 +68,13 @@ def table(*columns: str, **options: Any) -> Table:
     for column in made.columns:
         column.overflow = "fold"
     return made
+
+
+def print_rows(rows: Table, longest: int) -> None:
+    """Print a table whose first column, of `longest` characters, is copied: it is never broken over lines. Where the
+    rest has no room beside it, the terminal breaks the row."""
+    room = longest + ROOM
+    (console if console.width >= room else Console(highlight=False, width=room)).print(rows)
 
 
 def status(word: str) -> str:

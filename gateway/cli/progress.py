@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pmd.gateway.report.units import duration, percent
+from pmd.gateway.report.units import duration, percent, training
 
 LEVELS = ("experience", "insight", "behavior")
 PAUSED = "paused; `pmd runs resume` goes on"
@@ -35,8 +35,12 @@ class Progress:
     """Of the last complete step, by phase."""
     accuracy: dict[str, dict[int, float]] = field(default_factory=dict)
     """Memory-free accuracy by split and step."""
+    train: dict[str, float] = field(default_factory=dict)
+    """Metrics of the last training step."""
     notice: str = ""
     """What went wrong last and was not made good yet."""
+    warnings: dict[str, str] = field(default_factory=dict)
+    """What should be known of the run: the newest of each kind."""
     _recorded: set[int] = field(default_factory=set)
 
     def apply(self, event: Mapping[str, Any]) -> None:
@@ -47,11 +51,18 @@ class Progress:
                 self.status = payload["status"]
                 self.notice = payload.get("error") or (PAUSED if self.status == "paused" else "")
                 self.phase = ""
+            case "run.alarm":
+                at = "" if payload["step"] is None else f"step {payload['step']}: "
+                self.warnings[payload["kind"]] = at + payload["message"]
+            case "problems.left_out" | "problems.too_long":
+                what = "bad records left out" if event["type"].endswith("out") else "train problems too long to train"
+                first = f"; first: {payload['examples'][0]}" if payload["examples"] else ""
+                self.warnings[event["type"]] = f"{payload['count']} {what}{first}"
             case "run.waiting":
                 self.notice = payload["reason"]
             case "phase.submitted":
                 self.phase = payload["name"]
-            case "phase.succeeded":
+            case "phase.succeeded" | "run.waited":
                 self.notice = ""
             case "phase.failed":
                 self.notice = f"{payload['name']} failed and is tried again: {payload['error']}"
@@ -80,6 +91,7 @@ class Progress:
         if step["memory"]:
             self.memory = {level: step["memory"][level] for level in LEVELS}
         self.seconds = dict(step["seconds"])
+        self.train = dict(step["train"]) or self.train
 
     def _line(self, step: Mapping[str, Any], scored: Iterable[str], *, only_scores: bool) -> str:
         """A step in one line, for logs."""
@@ -91,6 +103,8 @@ class Progress:
                 parts.append(f"lead {100 * lead:+.0f}")
             if step["memory"]:
                 parts.append("memory " + "/".join(str(step["memory"][level]) for level in LEVELS))
+            if step["train"]:
+                parts.append(training(step["train"]))
             if step["seconds"]:
                 parts.append(duration(sum(step["seconds"].values())))
         parts += [f"{split} {percent(self.accuracy[split][step['step']])}" for split in scored]

@@ -29,12 +29,15 @@ def render_terminal(report: ReportView) -> RenderableType:
     facts.add_row(
         "steps", f"{run.step} of {run.steps}, {figures.rollouts(report)} rollouts, {duration(figures.seconds(report))}"
     )
+    if trained := figures.last_update(report):
+        facts.add_row("last update", trained)
     if counts := figures.memory_counts(report):
         facts.add_row("memory", ", ".join(f"{n} {level}s" for level, n in counts.items()))
     if spent := figures.phase_seconds(report):
         totals = {group: sum(y for _, y in points) for group, points in spent.items()}
         facts.add_row("seconds", ", ".join(f"{group} {total:.0f}" for group, total in totals.items()))
     parts: list[RenderableType] = ["", scores, "", facts]
+    parts += [Text(f"warning: {warning}", style="yellow") for warning in run.warnings]
     for level in ("behavior", "insight"):
         if texts := report.memory_samples.get(level):
             parts += ["", f"[bold]{level}s that it wrote[/]"]

@@ -8,13 +8,12 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from pmd.gateway.cli.client import CliError, Gateway, Unreachable, connect
-from pmd.gateway.cli.output import AsJson, RunId, age, console, print_json, status, table
+from pmd.gateway.cli.client import PAGE, CliError, Gateway, Unreachable, connect
+from pmd.gateway.cli.output import AsJson, RunId, age, console, print_json, print_rows, status, table
 from pmd.gateway.cli.watch import watch as watch_run
 from pmd.gateway.local.launcher import default_state_dir
+from pmd.gateway.report.units import percent, training
 
-PAGE = 500
-"""Runs that the gateway is asked for at once."""
 OBEYED_LATER = {"pause": "pauses once its service calls in progress have ended", "cancel": "is about to be cancelled"}
 
 app = typer.Typer(no_args_is_help=True, help="Start runs, look at them, steer them.")
@@ -78,9 +77,11 @@ def create(
         check_recipe(data)
         from pmd.gateway.recipes.recipe import Recipe  # noqa: PLC0415 - loads pyarrow
 
-        problems, left_out, bad = _checked(data)
+        problems, left_out, bad, long = _checked(data)
         for record in left_out:
             typer.echo(f"left out: {record}", err=True)
+        for problem in long:
+            typer.echo(f"too long to be trained on: {problem}", err=True)
         typer.echo(f"{problems} problems, {bad} bad records left out", err=True)
         print_json(Recipe.model_validate(data).model_dump(mode="json"))
         return
@@ -89,16 +90,26 @@ def create(
     if as_json:
         print_json(view)
     else:
-        console.print(f"run [bold]{view['id']}[/] started")
+        console.print(f"run [bold]{view['id']}[/] started", soft_wrap=True)
+        print_warnings(view)
     if watch and watch_run(gateway, view["id"]) != "succeeded":
         raise typer.Exit(1)
 
 
-def _checked(data: dict[str, Any]) -> tuple[int, list[str], int]:
-    """How many problems a recipe has, the bad records to name, and how many there are; by the gateway's word if one
-    answers: there are the files that the recipe names, and the verifier, which alone knows which specs are right."""
+def _checked(data: dict[str, Any]) -> tuple[int, list[str], int, list[str]]:
+    """How many problems a recipe has, the bad records to name, how many there are, and the problems too long to train.
+
+    By the gateway's word if one answers: there are the files that the recipe names, and the verifier, which alone
+    knows which specs are right.
+    """
     from pmd.gateway.recipes.datasets.records import BadRecord  # noqa: PLC0415 - loads pyarrow
-    from pmd.gateway.recipes.problems import SHOWN, InvalidRecipe, find_model, problems_of  # noqa: PLC0415
+    from pmd.gateway.recipes.problems import (  # noqa: PLC0415
+        SHOWN,
+        InvalidRecipe,
+        find_model,
+        long_prompts,
+        problems_of,
+    )
     from pmd.gateway.recipes.recipe import PocketProblems, Recipe  # noqa: PLC0415
 
     try:
@@ -110,11 +121,12 @@ def _checked(data: dict[str, Any]) -> tuple[int, list[str], int]:
         try:
             find_model(checked.model)
             problems, bad = problems_of(checked)
+            long = long_prompts(checked, problems)
         except InvalidRecipe as error:
             raise _refusal(error.fields) from error
-        return len(problems), [str(record) for record in bad[:SHOWN]], len(bad)
+        return len(problems), [str(record) for record in bad[:SHOWN]], len(bad), long[:SHOWN]
     left_out = [str(BadRecord.model_validate(record)) for record in told["bad_examples"]]
-    return sum(told["problems"].values()), left_out, told["bad_records"]
+    return sum(told["problems"].values()), left_out, told["bad_records"], told.get("long_examples", [])
 
 
 @app.command("list")
@@ -128,13 +140,17 @@ def list_runs(as_json: AsJson = False) -> None:
     if as_json:
         print_json(views)
         return
-    rows = table("run", "method", "status", "step", "version", "created")
+    rows = table()
+    rows.add_column("run", no_wrap=True)
+    for column in ("method", "status", "step", "version", "created"):
+        rows.add_column(column, overflow="fold")
     for view in views:
         steps = f"{view['step']}/{view['steps']}"
-        rows.add_row(
-            view["id"], view["method"], status(view["status"]), steps, str(view["version"]), age(view["created"])
-        )
-    console.print(rows if views else "no runs yet; start one with `pmd runs create recipes/pocket.yaml --watch`")
+        rows.add_row(view["id"], view["method"], _marked(view), steps, str(view["version"]), age(view["created"]))
+    if views:
+        print_rows(rows, max(len(view["id"]) for view in views))
+    else:
+        console.print("no runs yet; start one with `pmd runs create recipes/pocket.yaml --watch`")
 
 
 @app.command("show")
@@ -145,16 +161,41 @@ def show(run: RunId, as_json: AsJson = False) -> None:
         print_json(view)
         return
     console.print(
-        f"[bold]{view['id']}[/]  {view['method']}  {status(view['status'])}  step {view['step']}/{view['steps']}"
+        f"[bold]{view['id']}[/]  {view['method']}  {status(view['status'])}  step {view['step']}/{view['steps']}",
+        soft_wrap=True,
     )
     if view["error"]:
         console.print(f"[red]{escape(view['error'])}[/]", soft_wrap=True)
+    print_warnings(view)
+    if view["latest"]:
+        console.print(_newest(view["latest"]), soft_wrap=True, markup=False)
     rows = table("phase", "status", "attempt", "seconds", "error")
     for phase in view["phases"]:
         seconds = "" if phase["seconds"] is None else f"{phase['seconds']:.1f}"
         rows.add_row(phase["name"], phase["status"], str(phase["attempt"]), seconds, escape(phase["error"] or ""))
     if view["phases"]:
         console.print(rows)
+
+
+def _marked(view: dict[str, Any]) -> str:
+    """A run's status, and how many warnings stand behind it."""
+    count = len(view["warnings"])
+    return status(view["status"]) + (f" [yellow]({count} warning{'s' * (count > 1)})[/]" if count else "")
+
+
+def print_warnings(view: dict[str, Any]) -> None:
+    """What should be known of a run, a line each."""
+    for warning in view["warnings"]:
+        console.print(f"[yellow]warning:[/] {escape(warning)}", soft_wrap=True)
+
+
+def _newest(latest: dict[str, Any]) -> str:
+    """The newest numbers of a run in one line."""
+    parts = [f"{split} {percent(rate)}" for split, rate in latest["accuracy"].items()]
+    parts += [f"train {percent(latest['pass_rate'])}"] if latest["pass_rate"] is not None else []
+    parts += [f"lead {100 * latest['lead']:+.0f}"] if latest["lead"] is not None else []
+    parts += [f"infra_error {percent(latest['infra_error_share'])}"] if latest["infra_error_share"] else []
+    return "  ".join([*parts, training(latest["train"])]).strip()
 
 
 @app.command("watch")

@@ -6,7 +6,8 @@ Invariants:
   in one fenced transaction.
 - A phase is noted as submitted before its job is, so that cancelling a run finds every job that may exist.
 - A failure that may pass is tried again under a new key, `max_attempts` times; then the run fails with the reason.
-  A service or a storage out of reach is waited for, which is no attempt.
+- Waiting is not failing (Law 12): a service or a storage out of reach, and a job that says what it waits for, cost no
+  attempt and end no run, however long they take; the run says what it waits for until a person pauses or cancels it.
 """
 
 from __future__ import annotations
@@ -22,10 +23,13 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from sqlalchemy.exc import SQLAlchemyError
 
+from pmd.gateway.disk import free_bytes
+from pmd.gateway.loop.alarms import alarms, at_the_end
 from pmd.gateway.loop.gate import probe_prompts, tally
 from pmd.gateway.loop.plan import first_of, next_phases, steps_complete
 from pmd.gateway.loop.state import Phase, PhaseName, Record, Service, version_after
 from pmd.gateway.registry.registry import Lease, LeaseLost, Registry
+from pmd.gateway.registry.status import Desired
 from pmd.gateway.views import RunStatus
 from pmd.services.common.artifacts import ArtifactError, read_table
 from pmd.services.common.client import ServiceClient, ServiceRefused, ServiceUnavailable
@@ -43,8 +47,6 @@ POLL_MANY_S = 0.2
 RETRY_S = 1.0
 RETRY_MAX_S = 60.0
 WAIT_MAX_S = 15.0
-PATIENCE_S = 600.0
-"""How long a service may be out of reach before the run fails."""
 
 Services = Mapping[Service, ServiceClient]
 
@@ -108,32 +110,42 @@ class _Tick:
         self._state, attempts = registry.state(run)
         self._failures = {at: attempt.failures for at, attempt in attempts.items()}
         self._open = {at for at, attempt in attempts.items() if attempt.status == "submitted"}
+        self._desired: Desired = "run"
+        self._starts = registry.run(run)["status"] == RunStatus.QUEUED
 
     def work(self, deadline: float) -> float | None:
         """Phase after phase, until the time is up, the run ends, or there is something to wait for."""
+        if self._starts and self._state.recipe.trains:
+            self._prepare()
         answered = False
+        waiting = ""
         while True:
-            desired = self._registry.renew(self._lease, answered=answered)
+            desired = self._desired = self._registry.renew(self._lease, answered=answered)
             due = next_phases(self._state)
             if desired == "cancel":
                 self._cancel(due)
                 return None
             phases = [phase for phase in due if desired == "run" or (phase.step, phase.name) in self._open]
-            if not phases:
-                self._registry.finish(self._lease, RunStatus.PAUSED if due else RunStatus.SUCCEEDED)
+            if not phases or (waiting and desired == "pause"):  # what waits may do so for long, and goes on by itself
+                if due:
+                    self._registry.finish(self._lease, RunStatus.PAUSED)
+                else:
+                    self._registry.finish(self._lease, RunStatus.SUCCEEDED, alarms=at_the_end(self._state))
                 return None
             left = deadline - time.monotonic()
             if left <= 0:
                 self._registry.release(self._lease)
                 return 0.0
             wait = min(left, POLL_S if len(phases) == 1 else POLL_MANY_S)
-            for phase in phases:
-                # Of several jobs the newest is the one that the run waits for.
-                self._attend(phase, wait if phase is phases[-1] else 0.0)
-            answered = True
+            # Of several jobs the newest is the one that the run waits for.
+            waits = [self._attend(phase, wait if phase is phases[-1] else 0.0) for phase in phases]
+            waiting = next(filter(None, waits), "")
+            if waiting:
+                self._registry.waits(self._lease, waiting)
+            answered = not waiting
 
-    def _attend(self, phase: Phase, wait: float) -> None:
-        """Submit or poll one phase and record its end.
+    def _attend(self, phase: Phase, wait: float) -> str:
+        """Submit or poll one phase and record its end; returns what its job waits for, empty when for nothing.
 
         Raises:
             _Over: when this leaves nothing to do now.
@@ -141,12 +153,12 @@ class _Tick:
         try:
             job = self._job(phase, wait)
         except ServiceUnavailable as error:
-            raise self._wait_for(phase, str(error)) from error
+            raise self._wait_for(f"the {phase.call.service} service at {error}") from error
         except ServiceRefused as error:
             # 409: the key names another body, as after an upgrade that changed a request; a new key is new work.
             raise self._attempt_failed(phase, str(error), retryable=error.status == 409) from error
         if job.status not in ENDS:
-            return
+            return job.waiting or ""
         if job.status is not JobStatus.SUCCEEDED:
             message = job.error.message if job.error else "the job was cancelled at the service"
             raise self._attempt_failed(phase, message, retryable=job.error is None or job.error.retryable)
@@ -160,8 +172,9 @@ class _Tick:
             raise self._attempt_failed(phase, str(error), retryable=True) from error
         except OSError as error:
             # The storage fails this process; what the job made may be whole.
-            raise self._wait_for(phase, f"the result of {phase.name} can't be read: {error}") from error
+            raise self._wait_for(f"the result of {phase.name} can't be read: {error}") from error
         self._record(phase, Record(result.model_dump(mode="json"), facts, job.seconds or 0.0))
+        return ""
 
     def _job(self, phase: Phase, wait: float) -> Job:
         client = self._services[phase.call.service]
@@ -197,7 +210,8 @@ class _Tick:
         version = version_after(state.recipe, phase.step) if published else None
         first = first_of(self._state.recipe, phase.step, Service.MEMORY)
         edits = int(record.result.get("edits", 0)) if phase.name is first else 0
-        self._registry.succeeded(self._lease, phase, record, step=step, version=version, edits=edits)
+        raised = alarms(state, phase.step, phase.name, free_bytes=free_bytes(state.inputs.root))
+        self._registry.succeeded(self._lease, phase, record, step=step, version=version, edits=edits, alarms=raised)
         self._state = state
         self._open.discard((phase.step, phase.name))
         self._failures.pop((phase.step, phase.name), None)
@@ -216,25 +230,25 @@ class _Tick:
         self._registry.finish(self._lease, RunStatus.FAILED, f"step {phase.step}, {phase.name}: {tried}{message}")
         return _Over(None)
 
-    def _wait_for(self, phase: Phase, reason: str) -> _Over:
-        """Come back later for what is out of reach, or fail the run when it has been for too long."""
-        waited = self._registry.waits(self._lease, reason)
-        if waited > PATIENCE_S:
-            error = f"step {phase.step}, {phase.name}: out of reach for {waited:.0f} s: {reason}"
-            self._registry.finish(self._lease, RunStatus.FAILED, error)
+    def _wait_for(self, reason: str) -> _Over:
+        """Come back later for what is out of reach; a run that shall pause does so now."""
+        if self._desired == "pause":
+            self._registry.finish(self._lease, RunStatus.PAUSED)
             return _Over(None)
-        delay = min(RETRY_S + waited / 4, WAIT_MAX_S)
+        delay = min(RETRY_S + self._registry.waits(self._lease, reason) / 4, WAIT_MAX_S)
         self._registry.release(self._lease, delay=delay)
         return _Over(delay)
 
     def _cancel(self, phases: list[Phase]) -> None:
+        """End the run; that its jobs are to end too is owed to their services (`releases`)."""
         for phase in phases:
-            if (phase.step, phase.name) not in self._open:
-                continue
-            try:
-                self._services[phase.call.service].cancel(phase.key)
-            except (ServiceUnavailable, ServiceRefused) as error:
-                # The run ends all the same: a job without a run records nothing.
-                log.warning("job not cancelled", extra={"job": phase.key, "reason": str(error)})
-            self._registry.failed(self._lease, phase, "the run was cancelled", retry=False, cancelled=True)
+            if (phase.step, phase.name) in self._open:
+                self._registry.failed(self._lease, phase, "the run was cancelled", retry=False, cancelled=True)
         self._registry.finish(self._lease, RunStatus.CANCELLED)
+
+    def _prepare(self) -> None:
+        """Let the trainer start its process while the first rollouts are drawn; without it the first step does."""
+        try:
+            self._services[Service.TRAINER].prepare(self._lease.run)
+        except (ServiceUnavailable, ServiceRefused) as error:
+            log.info("training not prepared", extra={"run": self._lease.run, "reason": str(error)})

@@ -28,6 +28,7 @@ from kombu.exceptions import KombuError
 
 from pmd.gateway.controller.advance import BUDGET_S, Services
 from pmd.gateway.controller.advance import advance as advance_run
+from pmd.gateway.controller.releases import release as release_run
 from pmd.gateway.loop.state import Service
 from pmd.gateway.registry.registry import Registry
 from pmd.gateway.registry.tables import open_registry
@@ -113,14 +114,24 @@ def advance(run: str, epoch: int | None = None) -> None:
     delay = advance_run(registry, services, run, owner, epoch=epoch, interrupts=(SoftTimeLimitExceeded,))
     if delay is not None:
         advance.apply_async((run, registry.run(run)["epoch"]), countdown=delay)
+    else:
+        release_run(registry, services, run)
+
+
+@celery.task(name="pmd.release")  # type: ignore[untyped-decorator]
+def release(run: str) -> None:
+    """Tell services that a run has ended or pauses, those that have not answered yet."""
+    release_run(*_tools(), run)
 
 
 @celery.task(name="pmd.reconcile")  # type: ignore[untyped-decorator]
 def reconcile() -> None:
-    """Wake up every run that wants an owner: its message was lost, or its owner has died."""
+    """Wake up every run that wants an owner (its message was lost, or its owner has died), and release what is owed."""
     registry, _ = _tools()
     for wake_up in registry.due().items():
         advance.apply_async(wake_up)
+    for run in registry.owing():
+        release.apply_async((run,), expires=RECONCILE_LIFE_S)
 
 
 def wake(run: str) -> None:

@@ -7,6 +7,7 @@ side of the wire.
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,16 @@ class RecipeError(ValueError):
     """A recipe file can't be read; the message says which and why."""
 
 
+_OLD_RULES = (":timestamp", ":int", ":float", ":bool")
+"""Values that YAML 1.1 reads as people do not: `010` is 8, `1:30` is 90, `1_000` is 1000, `no` is false."""
+
+
 class _Plain(yaml.SafeLoader):
-    """YAML that says what JSON can say: a date is the text that it was written as, a key stands once."""
+    """YAML that says what JSON can say, numbers and truths as YAML 1.2 reads them (its core schema): a date is the text
+    that it was written as, a key stands once."""
 
     yaml_implicit_resolvers = {
-        first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":timestamp")]
+        first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(_OLD_RULES)]
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
     yaml_constructors = {
@@ -40,6 +46,28 @@ class _Plain(yaml.SafeLoader):
                 raise yaml.MarkedYAMLError(problem=f"key {key.value!r} stands twice", problem_mark=key.start_mark)
             seen.add(key.value)
         return node
+
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        """Octal and hexadecimal by their prefix, all else decimal."""
+        text = self.construct_scalar(node)
+        base = {"0o": 8, "0x": 16}.get(text[:2], 10)
+        try:
+            return int(text, base)
+        except ValueError as error:  # more digits than Python reads
+            raise yaml.MarkedYAMLError(problem=str(error), problem_mark=node.start_mark) from error
+
+
+_Plain.add_constructor("tag:yaml.org,2002:int", _Plain.construct_yaml_int)
+for _tag, _pattern, _first in (
+    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    ("int", r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", "-+0123456789"),
+    (
+        "float",
+        r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+        "-+.0123456789",
+    ),
+):
+    _Plain.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_pattern})$"), list(_first))
 
 
 def _yaml(text: str | bytes) -> Any:

@@ -22,3 +22,7 @@ class Inputs(Strict):
     """Records of problem files that were left out because they are wrong."""
     bad_examples: tuple[str, ...] = ()
     """Where the first of them are, and what is wrong."""
+    too_long: int = 0
+    """Train problems that training would mask because their prompt is too long."""
+    long_examples: tuple[str, ...] = ()
+    """The first of them, with their lengths."""

@@ -3,7 +3,7 @@
 Invariants:
 - `prompts.*.parquet` holds questions only. Expected answers are in `problems.*.parquet`, which goes to the verifier and
   the memory service and never to the rollout service (Law 4).
-- Problem ids are unique, and no evaluation problem is a training problem (Law 3).
+- Problem ids are unique: of records with one id the first is used. No evaluation problem is a training problem (Law 3).
 - Version 0 is the base model's own files (hard links where the disk allows), sealed by a manifest.
 - A record that is wrong, or whose spec the verifier refuses, is left out and reported; the rest is used.
 - A creation that was cut short can be repeated, or made twice at once: what is written has the same bytes or another
@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,6 +27,7 @@ from pydantic import ValidationError
 from pmd.gateway.recipes.datasets import livecodebench, sciknoweval
 from pmd.gateway.recipes.datasets.records import BadRecord, Decode, Unreadable, load
 from pmd.gateway.recipes.inputs import Inputs
+from pmd.gateway.recipes.lengths import too_long
 from pmd.gateway.recipes.recipe import (
     FileProblems,
     LiveCodeBenchProblems,
@@ -97,15 +99,10 @@ def load_problems(source: ProblemSource) -> Loaded:
     """The problems of a recipe, checked, and the records of its files that are left out because they are wrong.
 
     Raises:
-        InvalidRecipe: the set as a whole can't be used: a file can't be read, no record is right, an id occurs twice,
-            an evaluation problem is a training problem.
+        InvalidRecipe: the set as a whole can't be used: a file can't be read, no record is right, an evaluation
+            problem is a training problem.
     """
     problems, bad = (list(_pocket(source)), []) if isinstance(source, PocketProblems) else _from_files(source)
-    seen: set[str] = set()
-    for problem in problems:
-        if problem.id in seen:
-            raise _invalid("problems", f"problem id {problem.id!r} occurs twice; ids are unique across splits")
-        seen.add(problem.id)
     practised = {dump_messages(p.messages): p.id for p in problems if p.split == "train"}
     if isinstance(source, PocketProblems) or not source.shared_questions:
         for problem in problems:
@@ -143,6 +140,26 @@ def problems_of(recipe: Recipe, refused: Refused = lambda _: {}) -> Loaded:
     return problems, bad
 
 
+def long_prompts(recipe: Recipe, problems: Sequence[Problem]) -> list[str]:
+    """Train problems that training would mask because their prompt is too long, each with its length.
+
+    Raises:
+        InvalidRecipe: when that is all of them: nothing would be learnt.
+    """
+    if not recipe.trains:
+        return []
+    limit, practised = recipe.train_settings().max_prompt_tokens, [p for p in problems if p.split == "train"]
+    long = too_long(practised, find_model(recipe.model), limit)
+    if long and len(long) == len(practised):
+        shortest = min(tokens for _, tokens in long)
+        message = (
+            f"all {len(long)} train problems have more than {limit} tokens, so none would be trained on; the shortest"
+            f" has {shortest} and the chat template: give more"
+        )
+        raise _invalid("optimizer.max_prompt_tokens", message)
+    return [f"problem {problem.id}: at least {tokens} tokens, max_prompt_tokens is {limit}" for problem, tokens in long]
+
+
 def _from_files(source: FileProblems | LiveCodeBenchProblems | SciKnowEvalProblems) -> Loaded:
     problems: list[Problem] = []
     bad: list[BadRecord] = []
@@ -150,8 +167,9 @@ def _from_files(source: FileProblems | LiveCodeBenchProblems | SciKnowEvalProble
         if isinstance(source, FileProblems):
             problems, bad = load(source.files, lambda record, _: Problem.model_validate(record))
         else:
+            known: set[str] = set()
             for split, files in source.files.items():
-                found, wrong = load(files, _decoder(source, split))
+                found, wrong = load(files, _decoder(source, split), known)
                 problems += found
                 bad += wrong
     except Unreadable as error:
@@ -190,6 +208,7 @@ def materialise(recipe: Recipe, run: str, runs_uri: str, refused: Refused = lamb
         InvalidRecipe: when the problems or the model can't be used.
     """
     problems, bad = problems_of(recipe, refused)
+    long = long_prompts(recipe, problems)
     train = tuple(p.id for p in problems if p.split == "train")
     evaluation = tuple(p.id for p in problems if p.split in recipe.evaluation.splits)
     # What the verifier refuses depends on whether it answers: a creation that is repeated may find other problems.
@@ -207,6 +226,8 @@ def materialise(recipe: Recipe, run: str, runs_uri: str, refused: Refused = lamb
         prompts=write_table(join(root, "problems", f"prompts.{mark}.parquet"), prompts, PROMPTS),
         train=train,
         evaluation=evaluation,
+        too_long=len(long),
+        long_examples=tuple(long[:SHOWN]),
         bad_records=len(bad),
         bad_examples=tuple(str(record) for record in bad[:SHOWN]),
     )
@@ -225,13 +246,24 @@ def find_model(model: str) -> Path:
     if not folder.is_absolute():
         raise _invalid("model", f"{model!r} is a relative path; send an absolute one")
     if not folder.is_dir():
-        raise _invalid("model", f"no folder {folder}; give the Hugging Face folder of the base model")
+        raise _invalid("model", f"no folder {folder}; {_how_to_get(folder)}")
     for patterns in (("config.json",), ("*.safetensors",), TOKENIZERS):
         if not any(path.is_file() for pattern in patterns for path in folder.glob(pattern)):
             raise _invalid("model", f"{folder} holds no {patterns[0]}; give the Hugging Face folder of the base model")
     if not _has_chat_template(folder):
         raise _invalid("model", f"{folder} holds no chat template; add the chat_template.jinja that its answers follow")
     return folder
+
+
+def _how_to_get(folder: Path) -> str:
+    """What to do about a model folder that is not there: it may be a name of the hub, made absolute as a path is."""
+    name = "/".join(folder.parts[-2:])
+    if folder.parent.is_dir() or not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        return "give the Hugging Face folder of the base model"
+    return (
+        f"nothing is downloaded by a run. If {name} is a name of the Hugging Face hub, run `hf download {name}"
+        f" --local-dir models/{folder.name}` and give model: models/{folder.name}"
+    )
 
 
 def _has_chat_template(folder: Path) -> bool:

@@ -167,6 +167,23 @@ class Evaluation(Strict):
     sampling: Sampling = Sampling()
 
 
+class AlarmSettings(Strict):
+    """What pauses a run with a sentence. null switches an alarm off; none of them changes a result."""
+
+    infra_error_share: float | None = Field(default=0.5, ge=0.0, lt=1.0)
+    """Share of a step's rollouts that could not be judged; more than this pauses."""
+    mismatch_kl: float | None = Field(default=0.05, gt=0.0)
+    """Nats a token by which sampler and trainer may disagree about the sampled tokens."""
+    idle_steps: int | None = Field(default=5, ge=1, le=MAX_COUNT)
+    """Steps in a row that had nothing to learn from although not every rollout passed."""
+    skipped_steps: int | None = Field(default=3, ge=1, le=MAX_COUNT)
+    """Steps in a row with updates whose gradient was not finite."""
+    no_pass_steps: int | None = Field(default=10, ge=1, le=MAX_COUNT)
+    """First steps of a run in which no training rollout passes."""
+    free_gib: float | None = Field(default=2.0, gt=0.0)
+    """Space on the run's disk below which each step says so. It pauses nothing: a full disk is waited for."""
+
+
 class GeneratorSettings(Strict):
     """Who writes insights and behaviors."""
 
@@ -198,6 +215,7 @@ class Recipe(Strict):
     optimizer: OptimizerSettings
     evaluation: Evaluation = Evaluation()
     generator: GeneratorSettings = GeneratorSettings()
+    alarms: AlarmSettings = AlarmSettings()
     prompts: PromptFiles
     """Templates `teacher`, `reflect`, `abstract`: contents, or in a recipe file the folder that holds them."""
     seed: int = Field(default=0, ge=0, le=MAX_COUNT)

@@ -6,6 +6,7 @@ Invariants:
   the epoch that it claimed: a stale owner writes nothing and learns it by `LeaseLost`.
 - A change and its event are one transaction; `events.seq` of a run grows by one and has no gaps.
 - A phase is recorded at most once: an attempt that has ended stays ended.
+- With a run's end or pause stands what services are to be told of it, until they have answered.
 """
 
 from __future__ import annotations
@@ -16,21 +17,28 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, and_, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, RowMapping, and_, delete, func, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
-from pmd.gateway.loop.state import Phase, PhaseName, Record, RunState, last_step
+from pmd.gateway.loop.alarms import Alarm, at_creation
+from pmd.gateway.loop.state import Phase, PhaseName, Record, RunState, Service, last_step
 from pmd.gateway.recipes.inputs import Inputs
 from pmd.gateway.recipes.recipe import Recipe
 from pmd.gateway.registry.recorded import Attempt, recorded
 from pmd.gateway.registry.status import ACTIVE, ENDED, GOALS, Desired, ForbiddenTransition, check_transition
-from pmd.gateway.registry.tables import ARTIFACTS, EVENTS, PHASES, RUNS
+from pmd.gateway.registry.tables import ALARMS, ARTIFACTS, EVENTS, PHASES, RELEASES, RUNS
 from pmd.gateway.views import EventView, RunStatus
 from pmd.services.common.sql import Database
 from pmd.services.common.wire import Ref, Weights
 
 LEASE_S = 30.0
 """How long a run waits for an owner that has died. Owners renew several times in it."""
+
+
+RELEASE_AGAIN_S = 30.0
+"""How long a release that a service did not answer is left alone."""
+HOLDERS = (Service.ROLLOUT, Service.MEMORY, Service.TRAINER)
+"""Services that hold memory for a run."""
 
 
 class LeaseLost(RuntimeError):
@@ -96,6 +104,11 @@ class Registry:
                 if inputs.bad_records:
                     facts = {"count": inputs.bad_records, "examples": list(inputs.bad_examples)}
                     self._log(db, run, "problems.left_out", facts)
+                if inputs.too_long:
+                    facts = {"count": inputs.too_long, "examples": list(inputs.long_examples)}
+                    self._log(db, run, "problems.too_long", facts)
+                for alarm in at_creation(inputs):
+                    self._keep_alarm(db, run, None, alarm)
         except IntegrityError as error:
             with self.database.read() as db:
                 known = db.scalar(select(RUNS.c.recipe_hash).where(RUNS.c.id == run))
@@ -128,7 +141,8 @@ class Registry:
             if row["desired"] == "cancel" and status is not RunStatus.FAILED:
                 raise ForbiddenTransition(run, RunStatus.CANCELLED)
             if row["desired"] != desired:
-                db.execute(update(RUNS).where(RUNS.c.id == run).values(desired=desired, due=0.0))
+                # The sentence of an alarm's pause is obsolete as soon as a person says what they want.
+                db.execute(update(RUNS).where(RUNS.c.id == run).values(desired=desired, due=0.0, error=None))
                 self._log(db, run, "run.desired", {"desired": desired})
             if reopen:
                 # The epoch grows, or an owner that has slept since before the end could still write.
@@ -139,6 +153,7 @@ class Registry:
                 db.execute(
                     update(PHASES).where(PHASES.c.run_id == run, PHASES.c.status == "failed").values(status="forgiven"),
                 )
+                db.execute(delete(RELEASES).where(RELEASES.c.run_id == run))  # it needs again what it holds
 
     # ------------------------------------------------------------ what a controller does
 
@@ -169,13 +184,15 @@ class Registry:
         """Keep the lease, and learn what people ask for: from then on a run that shall run is running.
 
         Args:
-            answered: all services that the run asked have answered, so it waits for none any more.
+            answered: all services that the run asked have answered and none waits, so the run does not any more.
 
         Raises:
             LeaseLost: when another owner has claimed the run.
         """
         with self.database.write() as db:
             row = self._fence(db, lease, {"waiting_since": None} if answered else {})
+            if answered and row["waiting_since"] is not None:
+                self._log(db, lease.run, "run.waited", {"seconds": self._clock() - row["waiting_since"]})
             desired: Desired = row["desired"]
             if row["status"] == RunStatus.QUEUED and desired == "run":
                 self._set_status(db, lease.run, RunStatus.QUEUED, RunStatus.RUNNING)
@@ -222,12 +239,21 @@ class Registry:
             self._log(db, lease.run, "phase.submitted", _about(phase))
 
     def succeeded(
-        self, lease: Lease, phase: Phase, record: Record, *, step: int, version: int | None = None, edits: int = 0
+        self,
+        lease: Lease,
+        phase: Phase,
+        record: Record,
+        *,
+        step: int,
+        version: int | None = None,
+        edits: int = 0,
+        alarms: Sequence[Alarm] = (),
     ) -> None:
         """Record a phase: its result, its artifacts, the run's progress and the events, in one transaction.
 
         `step` counts the steps that are complete with it; `version` is given when it puts a policy version in force;
-        `edits` counts changes of memory by people that take effect with its step.
+        `edits` counts changes of memory by people that take effect with its step; `alarms` are what the record gives
+        reason to say, and one that pauses asks for a pause as a person would.
         """
         progress = {"waiting_since": None, "step": step} | ({} if version is None else {"version": version})
         with self.database.write() as db:
@@ -248,6 +274,12 @@ class Registry:
             if edits:
                 edited = {"step": phase.step, "edits": edits, "seq": record.result["seq"]}
                 self._log(db, lease.run, "memory.edited", edited)
+            for alarm in alarms:
+                self._raise_alarm(db, lease.run, phase.step, alarm)
+            grave = next((alarm.message for alarm in alarms if alarm.pauses), None)
+            if grave and old["desired"] == "run":
+                paused = f"step {phase.step}: {grave}"
+                db.execute(update(RUNS).where(RUNS.c.id == lease.run).values(desired="pause", error=paused))
             for complete in range(old["step"] + 1, step + 1):
                 self._log(db, lease.run, "step.completed", {"step": complete})
 
@@ -260,21 +292,63 @@ class Registry:
                 self._log(db, lease.run, "phase.failed", _about(phase) | {"error": error, "retry": retry})
 
     def waits(self, lease: Lease, reason: str) -> float:
-        """Note that a service is out of reach; returns for how long it has been."""
+        """Note what the run waits for; returns for how long it has waited, whatever for."""
         now = self._clock()
         with self.database.write() as db:
             since = self._fence(db, lease, {})["waiting_since"]
+            known = since is not None and _last_reason(db, lease.run) == reason
             if since is None:
                 since = now
                 db.execute(update(RUNS).where(RUNS.c.id == lease.run).values(waiting_since=now))
+            if not known:
                 self._log(db, lease.run, "run.waiting", {"reason": reason})
         return now - float(since)
 
-    def finish(self, lease: Lease, status: RunStatus, error: str | None = None) -> None:
-        """Change a run's status and give the lease back."""
+    def finish(
+        self, lease: Lease, status: RunStatus, error: str | None = None, *, alarms: Sequence[Alarm] = ()
+    ) -> None:
+        """Change a run's status and give the lease back; what services hold for it is to be released (`owed`).
+
+        A pause keeps the sentence of the alarm that asked for it.
+        """
         with self.database.write() as db:
             old = self._fence(db, lease, {"lease_until": 0.0, "lease_owner": None, "due": 0.0, "waiting_since": None})
+            if status is RunStatus.PAUSED:
+                error = error or old["error"]
+            for alarm in alarms:
+                self._raise_alarm(db, lease.run, None, alarm)
             self._set_status(db, lease.run, RunStatus(old["status"]), status, error=error)
+            jobs: list[tuple[str, str]] = [(service, "") for service in HOLDERS]
+            if status is RunStatus.CANCELLED:
+                cancelled = and_(PHASES.c.run_id == lease.run, PHASES.c.status == "cancelled")
+                jobs += [
+                    (row[0], row[1]) for row in db.execute(select(PHASES.c.service, PHASES.c.key).where(cancelled))
+                ]
+            db.execute(delete(RELEASES).where(RELEASES.c.run_id == lease.run))
+            owed = [{"run_id": lease.run, "service": service, "job": job, "due": 0.0} for service, job in jobs]
+            db.execute(insert(RELEASES), owed)
+
+    def owing(self) -> list[str]:
+        """Runs that owe a release to a service now. Each is named once in `RELEASE_AGAIN_S`."""
+        now = self._clock()
+        with self.database.write() as db:
+            runs = [row[0] for row in db.execute(select(RELEASES.c.run_id).where(RELEASES.c.due <= now).distinct())]
+            if runs:
+                again = now + RELEASE_AGAIN_S
+                db.execute(update(RELEASES).where(RELEASES.c.run_id.in_(runs)).values(due=again))
+        return runs
+
+    def owed(self, run: str) -> list[tuple[str, str]]:
+        """What a run owes: (service, key of a job to cancel, or empty for all that is held); jobs first."""
+        query = select(RELEASES.c.service, RELEASES.c.job).where(RELEASES.c.run_id == run)
+        with self.database.read() as db:
+            return [(row[0], row[1]) for row in db.execute(query.order_by(RELEASES.c.job.desc()))]
+
+    def released(self, run: str, service: str, job: str) -> None:
+        """Note that a service has answered."""
+        paid = and_(RELEASES.c.run_id == run, RELEASES.c.service == service, RELEASES.c.job == job)
+        with self.database.write() as db:
+            db.execute(delete(RELEASES).where(paid))
 
     # ------------------------------------------------------------ what readers ask
 
@@ -289,6 +363,17 @@ class Registry:
         if row is None:
             raise UnknownRun(run)
         return row
+
+    def reason(self, run: RowMapping) -> str | None:
+        """What a run waits for, None when for nothing.
+
+        Args:
+            run: its row.
+        """
+        if run["waiting_since"] is None:
+            return None
+        with self.database.read() as db:
+            return _last_reason(db, run["id"])
 
     def runs(self, *, limit: int, after: str | None = None, status: RunStatus | None = None) -> list[RowMapping]:
         """Runs, newest first, that come after the run `after` in that order."""
@@ -322,6 +407,27 @@ class Registry:
         with self.database.read() as db:
             rows = db.execute(query).mappings().all()
         return [EventView(seq=r["seq"], ts=r["ts"], type=r["type"], payload=json.loads(r["payload"])) for r in rows]
+
+    def alarms(self, runs: Sequence[str]) -> dict[str, list[RowMapping]]:
+        """The newest alarm of each kind, by run; runs without one are left out."""
+        query = select(ALARMS).where(ALARMS.c.run_id.in_(runs)).order_by(ALARMS.c.run_id, ALARMS.c.kind)
+        found: dict[str, list[RowMapping]] = {}
+        with self.database.read() as db:
+            for row in db.execute(query).mappings():
+                found.setdefault(row["run_id"], []).append(row)
+        return found
+
+    def latest(self, run: str) -> dict[PhaseName, tuple[int, dict[str, Any]]]:
+        """Step and result of the newest record of each phase of a run."""
+        done = and_(PHASES.c.run_id == run, PHASES.c.status == "succeeded")
+        newest = select(PHASES.c.name, func.max(PHASES.c.step).label("step")).where(done).group_by(PHASES.c.name)
+        last = newest.subquery()
+        query = select(PHASES.c.name, PHASES.c.step, PHASES.c.result).join(
+            last, and_(PHASES.c.name == last.c.name, PHASES.c.step == last.c.step)
+        )
+        with self.database.read() as db:
+            rows = db.execute(query.where(done)).all()
+        return {PhaseName(name): (step, json.loads(result)) for name, step, result in rows}
 
     # ------------------------------------------------------------ inside a transaction
 
@@ -359,6 +465,19 @@ class Registry:
         at = and_(PHASES.c.key == phase.key, PHASES.c.status == "submitted")
         return bool(db.execute(update(PHASES).where(at).values(ended=self._clock(), **values)).rowcount)
 
+    def _raise_alarm(self, db: Connection, run: str, step: int | None, alarm: Alarm) -> None:
+        said = {"step": step, "kind": alarm.kind, "message": alarm.message, "pauses": alarm.pauses}
+        self._log(db, run, "run.alarm", said)
+        self._keep_alarm(db, run, step, alarm)
+
+    def _keep_alarm(self, db: Connection, run: str, step: int | None, alarm: Alarm) -> None:
+        # The run's row is locked: nobody else looks whether there is one.
+        at = and_(ALARMS.c.run_id == run, ALARMS.c.kind == alarm.kind)
+        again = {"message": alarm.message, "step": step, "count": ALARMS.c.count + 1}
+        if not db.execute(update(ALARMS).where(at).values(again)).rowcount:
+            new = {"run_id": run, "kind": alarm.kind, "message": alarm.message, "step": step, "count": 1}
+            db.execute(insert(ALARMS).values(new))
+
     def _log(self, db: Connection, run: str, type_: str, payload: Mapping[str, Any]) -> None:
         # The run's row is locked by now (or was just inserted), so no other transaction takes the same number.
         last = db.execute(select(func.max(EVENTS.c.seq)).where(EVENTS.c.run_id == run)).scalar()
@@ -371,6 +490,13 @@ class Registry:
                 payload=json.dumps(payload),
             )
         )
+
+
+def _last_reason(db: Connection, run: str) -> str | None:
+    """What a run waits for, or waited for last."""
+    of_run = and_(EVENTS.c.run_id == run, EVENTS.c.type == "run.waiting")
+    newest = db.scalar(select(EVENTS.c.payload).where(of_run).order_by(EVENTS.c.seq.desc()).limit(1))
+    return str(json.loads(newest)["reason"]) if newest else None
 
 
 def _about(phase: Phase) -> dict[str, Any]:

@@ -27,7 +27,7 @@ RUNS = Table(
     Column("lease_owner", String(200)),
     Column("lease_until", Float, nullable=False),
     Column("due", Float, nullable=False),  # not to be advanced before: backoff and waiting
-    Column("waiting_since", Float),  # a service has been out of reach since
+    Column("waiting_since", Float),  # what it needs has been away since; the newest event `run.waiting` says what
     Column("error", Text),
     Column("created", Float, nullable=False),
     Column("updated", Float, nullable=False),
@@ -64,6 +64,16 @@ EVENTS = Table(
     Column("payload", Text, nullable=False),
 )
 
+ALARMS = Table(
+    "alarms",
+    METADATA,
+    Column("run_id", String(128), ForeignKey("runs.id"), primary_key=True),
+    Column("kind", String(32), primary_key=True),
+    Column("message", Text, nullable=False),  # of the newest
+    Column("step", Integer),  # of the newest; null when it was raised at the run's creation or end
+    Column("count", Integer, nullable=False),
+)
+
 ARTIFACTS = Table(
     "artifacts",
     METADATA,
@@ -76,6 +86,16 @@ ARTIFACTS = Table(
     Column("bytes", Integer),
     Column("rows", Integer),
 )
+
+RELEASES = Table(
+    "releases",
+    METADATA,
+    Column("run_id", String(128), ForeignKey("runs.id"), primary_key=True),
+    Column("service", String(16), primary_key=True),
+    Column("job", String(200), primary_key=True),  # key of a job to cancel; empty: all that is held for the run
+    Column("due", Float, nullable=False),  # not to be tried before
+)
+"""Calls that a run owes to services since it ended or paused; a row goes when the service has answered."""
 
 _MIGRATION_LOCK = 0x504D44  # "PMD"
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pmd.gateway.loop.phases import PHASE_GROUPS, group_seconds
+from pmd.gateway.report.units import training
 from pmd.gateway.views import ReportView, StepView
 
 Curve = Sequence[tuple[float, float]]
@@ -111,6 +112,11 @@ def rollouts(report: ReportView) -> int:
 def seconds(report: ReportView) -> float:
     """Wall-clock time of the run, from its creation to its last change."""
     return max(0.0, report.run.updated - report.run.created)
+
+
+def last_update(report: ReportView) -> str:
+    """The numbers of the last training step in one line; empty when none was recorded."""
+    return training(next((step.train for step in reversed(report.steps) if step.train), {}))
 
 
 def differences(reports: Sequence[ReportView]) -> list[tuple[str, list[str]]]:

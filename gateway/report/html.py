@@ -65,6 +65,7 @@ def render_html(report: ReportView) -> str:
         ("training rollouts", count(figures.rollouts(report))),
     ]
     facts += [(f"{level}s kept", count(n)) for level, n in figures.memory_counts(report).items()]
+    facts += [("last update", told)] if (told := figures.last_update(report)) else []
     return _pages.get_template("page.html").render(
         css=_css(),
         run=run,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 SPARKS = "▁▂▃▄▅▆▇█"
 
@@ -27,6 +27,18 @@ def percent(rate: float | None) -> str:
 def count(number: float) -> str:
     """A whole number with its thousands apart."""
     return f"{number:,.0f}".replace(",", "\u2009")
+
+
+def training(metrics: Mapping[str, float]) -> str:
+    """The numbers of one training step in one line; what was not recorded is left out."""
+    words = {"loss": "loss", "mismatch_kl": "kl", "entropy": "entropy", "grad_norm": "grad", "lr": "lr"}
+    parts = [f"{word} {metrics[name]:.2g}" for name, word in words.items() if name in metrics]
+    if "masked" in metrics:
+        of = f" of {metrics['sequences']:.0f}" if "sequences" in metrics else ""
+        parts.append(f"masked {metrics['masked']:.0f}{of}")
+    if metrics.get("skipped"):
+        parts.append(f"skipped {metrics['skipped']:.0f}")
+    return "  ".join(parts)
 
 
 def sparkline(rates: Iterable[float]) -> str:

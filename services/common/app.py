@@ -2,7 +2,7 @@
 
 Invariants: every route but health and metrics wants the bearer token; a body larger than its kind may be is refused
 before it is read; every 4xx names the field or the cause; no stack trace reaches a client; what may succeed later
-(`Retryable`) is 503.
+(`Retryable`, a full disk) is 503 with `Retry-After`.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from pmd.services.common.jobs import Retryable
 from pmd.services.common.settings import ServiceSettings
 from pmd.services.common.strict import explain_errors, nearest
 from pmd.services.common.telemetry import REQUEST_SECONDS, REQUESTS
+from pmd.services.common.waiting import Away, away
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +47,7 @@ Readiness = Callable[[], dict[str, Any]]
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
 
-class NotReady(RuntimeError):
+class NotReady(Away):
     """The service runs but can't do its work yet; the message says what is missing."""
 
 
@@ -81,6 +82,14 @@ def _oversized(request: Request, max_json_bytes: int) -> JSONResponse | None:
     if not length.isdecimal() or int(length) > limit:
         return problem(413, f"the body has {length} bytes; at most {limit} are taken")
     return None
+
+
+def _later(request: Request, error: Retryable) -> JSONResponse:
+    """The answer to a request that can't be served now."""
+    log.warning("request not served now: %s", error, extra={"path": request.url.path})
+    answer = problem(503, f"{error}; try again")
+    answer.headers["Retry-After"] = str(RETRY_AFTER_S)
+    return answer
 
 
 def create_service(
@@ -119,9 +128,13 @@ def create_service(
             return refusal
         try:
             response = await call_next(request)
-        except Exception:
-            log.exception("request failed", extra={"path": request.url.path})
-            response = problem(500, "internal error; the service's log has the cause")
+        except Exception as error:
+            lacking = away(error)
+            if lacking is None:
+                log.exception("request failed", extra={"path": request.url.path})
+                response = problem(500, "internal error; the service's log has the cause")
+            else:
+                response = _later(request, lacking)
         route = getattr(request.scope.get("route"), "path", "-")
         REQUESTS.labels(name, request.method, route, response.status_code).inc()
         REQUEST_SECONDS.labels(name, route).observe(time.monotonic() - began)
@@ -140,14 +153,14 @@ def create_service(
         detail: Any = error.detail
         if isinstance(detail, list):
             return problem(error.status_code, "the request is not valid", detail)
-        return problem(error.status_code, str(detail))
+        answer = problem(error.status_code, str(detail))
+        if error.status_code == 503:
+            answer.headers["Retry-After"] = str(RETRY_AFTER_S)
+        return answer
 
     @app.exception_handler(Retryable)
     async def later(request: Request, error: Retryable) -> JSONResponse:
-        log.warning("request not served now: %s", error, extra={"path": request.url.path})
-        answer = problem(503, f"{error}; try again")
-        answer.headers["Retry-After"] = str(RETRY_AFTER_S)
-        return answer
+        return _later(request, error)
 
     @app.get("/healthz", tags=["health"])
     async def healthz() -> dict[str, str]:

@@ -48,7 +48,11 @@ def local_path(uri: str) -> Path:
 
 
 def write_bytes(uri: str, data: bytes) -> Ref:
-    """Write `data` at `uri` atomically; overwriting equal bytes is a no-op in effect."""
+    """Write `data` at `uri` atomically; overwriting equal bytes is a no-op in effect.
+
+    Raises:
+        OSError: the storage is full or out of reach; it names the place.
+    """
     fs, path = fsspec.core.url_to_fs(uri)
     fs.makedirs(fs._parent(path), exist_ok=True)
     part = f"{path}.{uuid.uuid4().hex[:8]}.tmp"
@@ -56,7 +60,9 @@ def write_bytes(uri: str, data: bytes) -> Ref:
         with fs.open(part, "wb") as f:
             f.write(data)
         fs.mv(part, path)
-    except BaseException:  # on a full disk, above all: what is repeated must not fill it further
+    except BaseException as error:  # on a full disk, above all: what is repeated must not fill it further
+        if isinstance(error, OSError) and error.errno is not None and error.filename is None:
+            error.filename = uri  # a write that fails does not say where
         with contextlib.suppress(OSError):
             fs.rm(part)
         raise

@@ -15,6 +15,7 @@ import httpx
 from pydantic import BaseModel
 
 from pmd.services.common.jobs import ENDS, Job, JobSubmission
+from pmd.services.common.waiting import Away
 
 ATTEMPTS = 3
 BACKOFF_S = 0.3
@@ -23,8 +24,8 @@ ANSWER_TIMEOUT_S = 20.0
 LONG_POLL_S = 20.0
 
 
-class ServiceUnavailable(RuntimeError):
-    """A service can't be reached or answers 5xx; try again later."""
+class ServiceUnavailable(Away):
+    """A service can't be reached or answers 5xx; try again later. The message is the same whatever it was asked."""
 
 
 class ServiceRefused(RuntimeError):
@@ -33,6 +34,15 @@ class ServiceRefused(RuntimeError):
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
         self.status = status
+
+
+def reason(response: httpx.Response) -> str:
+    """What a refusal says: its status, and the sentence of a service of ours. Nothing else of a body is repeated."""
+    try:
+        title = response.json()["title"]
+    except (ValueError, KeyError, TypeError):
+        title = ""
+    return f"HTTP {response.status_code} {title}".strip()
 
 
 class ServiceClient:
@@ -79,8 +89,8 @@ class ServiceClient:
                 return response.json()
             if response.status_code < 500 and response.status_code != 429:
                 raise ServiceRefused(response.status_code, f"{method} {self.base_url}{path}: {response.text[:2000]}")
-            cause = f"HTTP {response.status_code}: {response.text[:500]}"
-        raise ServiceUnavailable(f"{method} {self.base_url}{path} failed: {cause}")
+            cause = reason(response)
+        raise ServiceUnavailable(f"{self.base_url} can't serve now: {cause}")
 
     def submit(self, key: str, kind: str, request: BaseModel) -> Job:
         """Start (or find) the job `key`."""
@@ -94,6 +104,14 @@ class ServiceClient:
     def cancel(self, key: str) -> Job:
         """Cancel the job `key`."""
         return Job.model_validate(self.call("DELETE", f"/v1/jobs/{key}"))
+
+    def release(self, run: str) -> None:
+        """Free what the service holds for a run that has ended or pauses."""
+        self.call("PUT", f"/v1/runs/{run}/release")
+
+    def prepare(self, run: str) -> None:
+        """Let the service begin to load what a run that starts will need."""
+        self.call("PUT", f"/v1/runs/{run}/prepare")
 
     def run(self, key: str, kind: str, request: BaseModel, timeout: float) -> Job:
         """Submit and wait for the end: for scripts and tests; the controller polls instead.

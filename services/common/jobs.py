@@ -8,6 +8,8 @@ Invariants:
   must be idempotent: they publish by rename or in one transaction, and doing them twice is doing them once.
 - An end (succeeded, failed, cancelled) is final.
 - A failure says whether repeating the same work could help (`retryable`); the caller repeats under a new key.
+- A job whose work needs what is away (`pmd.services.common.waiting`) has not failed: it stays `running`, says what it
+  waits for, and begins again by itself.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -28,6 +30,7 @@ from pydantic import BaseModel
 from pmd.services.common.strict import Strict
 
 Request = TypeVar("Request", bound=BaseModel)
+Made = TypeVar("Made")
 
 
 class JobStatus(StrEnum):
@@ -63,6 +66,10 @@ class Job(Strict):
     status: JobStatus
     result: dict[str, Any] | None = None
     error: JobError | None = None
+    waiting: str | None = None
+    """What a running job waits for, and why: a service, a server or a storage that is away, starting or full."""
+    waiting_since: float | None = None
+    """Unix seconds."""
     created: float
     """Unix seconds."""
     seconds: float | None = None
@@ -70,7 +77,10 @@ class Job(Strict):
 
 
 class Retryable(RuntimeError):
-    """Raised by a handler when the same work may succeed later (a dependency is down, a child was killed)."""
+    """Raised by a handler whose work was tried and failed, and may succeed when it is tried again (a child was killed).
+
+    What could not even be tried, because something that it needs is away, is `pmd.services.common.waiting.Away`.
+    """
 
 
 class Cancelled(RuntimeError):
@@ -83,6 +93,15 @@ class JobContext:
 
     key: str
     cancelled: threading.Event
+    kept: dict[str, Any] = field(default_factory=dict)
+    """What earlier tries of this job have made; gone with the process."""
+
+    def once(self, name: str, make: Callable[[], Made]) -> Made:
+        """What `make` gives, made once however often this job has to wait and begins again."""
+        if name not in self.kept:
+            self.kept[name] = make()
+        made: Made = self.kept[name]
+        return made
 
     def check(self) -> None:
         """Call between units of work.
@@ -110,6 +129,7 @@ class JobStore:
     """Jobs of one service on disk (SQLite): safe to kill at any moment, shared by threads."""
 
     def __init__(self, path: Path) -> None:
+        self.path = path
         self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
         self._lock = threading.Lock()
         self._db.executescript(

@@ -70,6 +70,8 @@ class SplitScore(Strict):
     """avg@n: mean over problems of the share of their rollouts that passed."""
     pass_at: dict[int, float]
     """pass@k by the unbiased estimator 1 - C(n-c,k)/C(n,k), for k = 1, 2, 4, .. up to n."""
+    reward: float | None = None
+    """Mean over problems of their rollouts' mean reward; null in records older than this field."""
 
 
 class VerifyResult(Strict):

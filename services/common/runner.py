@@ -1,6 +1,9 @@
 """Jobs at work: the threads of a service that do them, and the HTTP face of the protocol (`pmd.services.common.jobs`).
 
-Invariant: a job whose end can't be recorded (a full disk) keeps its thread until it can be; it never stays without one.
+Invariants:
+- A job whose work needs what is away (`pmd.services.common.waiting`) waits without a thread, says for what, and begins
+  again until that is there: others go on, no number of tries ends it, it can be cancelled, and a restart resumes it.
+- A job whose end can't be recorded (a full disk) keeps its thread until it can be; it never stays without one.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Depends, HTTPException, Query, Response
@@ -35,6 +39,7 @@ from pmd.services.common.jobs import (
 )
 from pmd.services.common.strict import explain, nearest
 from pmd.services.common.telemetry import JOB_SECONDS, JOBS
+from pmd.services.common.waiting import Away, away, delay
 
 log = logging.getLogger(__name__)
 
@@ -46,8 +51,46 @@ STORE_RETRY_S = 2.0
 Key = Annotated[str, PathParam(pattern=r"^[A-Za-z0-9._:@-]{1,200}$", examples=["demo.s0003.rollout.1"])]
 
 
+TRY_S = 10.0
+"""A try that has lasted longer has got what it waited for."""
+
+
 class _Closing(Exception):
     """The service stops before its store could be used."""
+
+
+@dataclass
+class _Hand:
+    """A job that this process has in hand."""
+
+    context: JobContext
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+    waiting: str | None = None
+    since: float = 0.0
+    """Unix seconds; of `waiting`."""
+    tried: float = 0.0
+    """Unix seconds: when the newest try began."""
+    timer: threading.Timer | None = None
+    """Begins the next try."""
+
+    def waits(self, reason: str) -> float:
+        """Note what the job waits for; returns for how long it has."""
+        now = time.time()
+        if self.waiting is None or (self.tried and now - self.tried > TRY_S):
+            self.since = now
+        self.waiting = reason
+        return max(0.0, now - self.since)
+
+    def seen(self) -> dict[str, Any]:
+        """What the job waits for, as its view says it."""
+        waits = self.waiting is not None and (self.timer is not None or time.time() - self.tried <= TRY_S)
+        return {"waiting": self.waiting, "waiting_since": self.since} if waits else {}
+
+
+def _said(error: Exception) -> str:
+    """What an exception says, as JSON can carry it: a file's name in it may be no Unicode."""
+    said = str(error) if isinstance(error, Away) else f"{type(error).__name__}: {error}"
+    return said.encode(errors="backslashreplace").decode()
 
 
 class JobRunner:
@@ -58,8 +101,9 @@ class JobRunner:
         self._store = store
         self._kinds = kinds
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix=f"{service}-job")
-        self._cancels: dict[str, threading.Event] = {}
-        self._ended: dict[str, asyncio.Event] = {}
+        self._hands: dict[str, _Hand] = {}
+        self._lock = threading.Lock()
+        """Between a job that begins to wait, the timer that ends that, and somebody who cancels it."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closing = threading.Event()
 
@@ -67,15 +111,17 @@ class JobRunner:
         """Run the jobs that a crash left without an end. Call once the service can work."""
         self._loop = asyncio.get_running_loop()
         for key in self._store.unfinished():
-            if key not in self._cancels:  # somebody asked for it first
+            if key not in self._hands:  # somebody asked for it first
                 log.info("job resumed after a restart", extra={"job": key})
                 self._enqueue(key)
 
     def close(self) -> None:
         """Stop taking work; running jobs are left without an end and run again at the next start."""
         self._closing.set()
-        for cancel in list(self._cancels.values()):
-            cancel.set()
+        for hand in list(self._hands.values()):
+            hand.context.cancelled.set()
+            if hand.timer is not None:
+                hand.timer.cancel()
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def validate(self, submission: JobSubmission) -> BaseModel:
@@ -97,46 +143,80 @@ class JobRunner:
         return request
 
     def _enqueue(self, key: str) -> None:
-        cancel = self._cancels[key] = threading.Event()
-        self._ended[key] = asyncio.Event()
-        self._pool.submit(self._run, key, cancel)
+        hand = self._hands[key] = _Hand(JobContext(key, threading.Event()))
+        self._pool.submit(self._run, key, hand)
 
-    def _run(self, key: str, cancel: threading.Event) -> None:
+    def _run(self, key: str, hand: _Hand) -> None:
+        waits = False
         try:
-            if self._insist(lambda: self._store.start(key)):
-                self._work(key, cancel)
+            if self._insist(hand, lambda: self._store.start(key)):
+                waits = self._work(key, hand)
         except _Closing:
             log.warning("job left for the next start", extra={"job": key})
         finally:
-            self._release(key)
+            if not waits:
+                self._release(key)
 
-    def _work(self, key: str, cancel: threading.Event) -> None:
-        """Run a job that is marked as running, and record its end."""
-        name, body = self._insist(lambda: self._store.submission(key))
-        began = time.monotonic()
+    def _work(self, key: str, hand: _Hand) -> bool:
+        """Try a job that is marked as running, and record its end; whether it has none, because it waits."""
+        name, body = self._insist(hand, lambda: self._store.submission(key))
+        hand.tried, began = time.time(), time.monotonic()
         result: dict[str, Any] | None = None
         error: JobError | None = None
+        places = [str(self._store.path.absolute())]
         try:
             kind = self._kinds[name]
             request = kind.request.model_validate(body)
-            result = kind.run(request, JobContext(key, cancel)).model_dump(mode="json")
+            places = [str(getattr(request, "out", None) or ""), *places]
+            hand.context.check()
+            result = kind.run(request, hand.context).model_dump(mode="json")
             status = JobStatus.SUCCEEDED
         except Cancelled:
             if self._closing.is_set():
-                return
+                return False
             status = JobStatus.CANCELLED
         except Exception as exception:  # a handler's failure is the job's end, never the service's
-            status = JobStatus.FAILED
-            # A file's name in it may be no Unicode, which JSON can't carry.
-            message = f"{type(exception).__name__}: {exception}".encode(errors="backslashreplace").decode()
-            error = JobError(message=message, retryable=isinstance(exception, Retryable))
-            log.exception("job failed", extra={"job": key, "kind": name})
+            if (lacking := away(exception, *places)) is not None:
+                if self._park(key, hand, lacking):
+                    return True
+                if self._closing.is_set():
+                    return False
+                status = JobStatus.CANCELLED
+            else:
+                status = JobStatus.FAILED
+                # Other faults of the system (a right, a missing file) may pass too: a lost mount looks like them.
+                again = isinstance(exception, Retryable | OSError)
+                error = JobError(message=_said(exception), retryable=again)
+                log.exception("job failed", extra={"job": key, "kind": name})
         seconds = time.monotonic() - began
-        self._insist(lambda: self._store.end(key, status, result=result, error=error, seconds=seconds))
+        self._insist(hand, lambda: self._store.end(key, status, result=result, error=error, seconds=seconds))
         JOBS.labels(self.service, name, status).inc()
         JOB_SECONDS.labels(self.service, name).observe(seconds)
+        return False
 
-    def _insist(self, use: Callable[[], Answer]) -> Answer:
+    def _park(self, key: str, hand: _Hand, lacking: Away) -> bool:
+        """Let a job wait without a thread; False when nobody wants it any more."""
+        with self._lock:
+            if hand.context.cancelled.is_set():
+                return False
+            reason = _said(lacking)
+            if hand.waiting != reason:
+                log.warning("job waits", extra={"job": key, "reason": reason})
+            waited = hand.waits(reason)
+            hand.timer = threading.Timer(delay(waited, lacking.after_s), self._again, (key, hand))
+            hand.timer.daemon = True
+            hand.timer.start()
+            return True
+
+    def _again(self, key: str, hand: _Hand) -> None:
+        """The next try of a job that waited."""
+        with self._lock:
+            hand.timer, hand.tried = None, time.time()
+        if not self._closing.is_set():
+            with contextlib.suppress(RuntimeError):  # the pool was shut down at this moment
+                self._pool.submit(self._run, key, hand)
+
+    def _insist(self, hand: _Hand, use: Callable[[], Answer]) -> Answer:
         """Use the store, as often as it takes until that works.
 
         Raises:
@@ -147,15 +227,16 @@ class JobRunner:
                 return use()
             except sqlite3.Error as error:
                 log.warning("the job store can't be used; look after its disk", extra={"reason": str(error)})
+                hand.tried = time.time()
+                hand.waits(f"the job store {self._store.path.absolute()} can't be used: {error}; look after its disk")
             if self._closing.wait(STORE_RETRY_S):
                 raise _Closing
 
     def _release(self, key: str) -> None:
         """Nobody works on a job any more: let those who wait for it look at it."""
-        self._cancels.pop(key, None)
-        ended = self._ended.pop(key, None)
-        if ended is not None and self._loop is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(ended.set)
+        hand = self._hands.pop(key, None)
+        if hand is not None and self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(hand.ended.set)
 
     def submit(self, key: str, submission: JobSubmission) -> tuple[Job, bool]:
         """Start the job of `key`, or return the one that exists.
@@ -169,7 +250,7 @@ class JobRunner:
         except JobConflict as conflict:
             raise HTTPException(409, str(conflict)) from conflict
         # Not `created` alone: the call that did may have failed before it came to this line.
-        if job.status not in ENDS and key not in self._cancels:
+        if job.status not in ENDS and key not in self._hands:
             self._enqueue(key)
         return job, created
 
@@ -179,25 +260,30 @@ class JobRunner:
         Raises:
             HTTPException: 404 when no such job exists.
         """
-        ended = self._ended.get(key)
-        if ended is not None and seconds > 0:
+        hand = self._hands.get(key)
+        if hand is not None and seconds > 0:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(ended.wait(), seconds)
+                await asyncio.wait_for(hand.ended.wait(), seconds)
         job = self._store.get(key)
         if job is None:
             raise HTTPException(404, f"no job {key!r} here")
-        return job
+        hand = self._hands.get(key)
+        return job if hand is None or job.status in ENDS else job.model_copy(update=hand.seen())
 
     def cancel(self, key: str) -> None:
-        """Ask a job to end; a queued job ends at once, a running one at its next check."""
-        cancel = self._cancels.get(key)
+        """Ask a job to end; one that is queued or waits ends at once, a running one at its next check."""
         job = self._store.get(key)
         if job is None:
             raise HTTPException(404, f"no job {key!r} here")
-        if cancel is not None:
-            cancel.set()
-        if job.status is JobStatus.QUEUED or cancel is None:
+        with self._lock:
+            hand = self._hands.get(key)
+            if hand is not None:
+                hand.context.cancelled.set()
+            timer = hand.timer if hand is not None else None
+        if job.status is JobStatus.QUEUED or hand is None or timer is not None:
             self._store.end(key, JobStatus.CANCELLED)
+            if timer is not None:
+                timer.cancel()
             self._release(key)
 
     def router(self) -> APIRouter:

@@ -2,7 +2,8 @@
 
 Invariants: a transaction that writes holds the write lock from its start (SQLite: `BEGIN IMMEDIATE`), so it never
 fails half-way with "database is locked"; a reading transaction is one consistent view; preparing the schema is safe
-when many processes start at once; what fails only because others hold a lock or the server is away, fails with `Busy`.
+when many processes start at once; what fails only because others hold a lock, the disk is full or the server is away,
+fails with `Busy`, which is waited for.
 """
 
 from __future__ import annotations
@@ -16,18 +17,20 @@ from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as NoConnectionFree
 
-from pmd.services.common.jobs import Retryable
+from pmd.services.common.waiting import Away, sqlite_away
 
 BUSY_TIMEOUT_S = 30
 """Longest that a SQLite writer waits for the others."""
 
-_SQLITE_BUSY = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
-_POSTGRES_BUSY = frozenset({"53300", "55P03", "57P01", "57P02", "57P03"})
-"""Too many connections, a lock not available in time, and a server that stops or starts."""
+_POSTGRES_BUSY = frozenset({"25006", "55P03", "57P01", "57P02", "57P03"})
+"""A server that only reads (a failover), a lock not available in time, and a server that stops or starts."""
+_POSTGRES_BUSY_CLASSES = frozenset({"08", "40", "53", "58"})
+"""The connection is lost; of transactions that are in each other's way this one is undone; the server is short of
+something (disk, memory, connections); its system failed it."""
 
 
-class Busy(Retryable, SQLAlchemyError):
-    """Others hold the database, or it is out of reach: the same work may succeed later.
+class Busy(Away, SQLAlchemyError):
+    """Others hold the database, its disk is full, or it is out of reach: the same work may succeed later.
 
     Nothing was done, unless the answer to a commit was lost: repeat only what is safe to repeat.
     """
@@ -36,24 +39,26 @@ class Busy(Retryable, SQLAlchemyError):
 def _is_busy(error: DBAPIError) -> bool:
     cause = error.orig
     if isinstance(cause, sqlite3.Error):
-        return getattr(cause, "sqlite_errorcode", 0) & 0xFF in _SQLITE_BUSY
+        return sqlite_away(cause)
     state = getattr(cause, "sqlstate", None)
     if state is None:  # no word of the server's
         return isinstance(error, OperationalError)
-    # 08: the connection is lost. 40: of transactions that are in each other's way this one is undone.
-    return state[:2] in {"08", "40"} or state in _POSTGRES_BUSY
+    return state[:2] in _POSTGRES_BUSY_CLASSES or state in _POSTGRES_BUSY
 
 
 @contextmanager
-def _busy_is_retryable() -> Iterator[None]:
+def _busy_is_waited_for(name: str) -> Iterator[None]:
+    """Args:
+    name: of the database, without a secret.
+    """
     try:
         yield
     except NoConnectionFree as error:
-        raise Busy(f"the database is busy: {error}") from error
+        raise Busy(f"the database {name} is busy: {error}") from error
     except DBAPIError as error:
         if not _is_busy(error):
             raise
-        raise Busy(f"the database is busy or out of reach: {error.orig}") from error
+        raise Busy(f"the database {name} is busy, full or out of reach: {error.orig}") from error
 
 
 class Database:
@@ -69,6 +74,8 @@ class Database:
         sqlite = url.startswith("sqlite")
         self.engine: Engine = create_engine(url, pool_pre_ping=not sqlite)
         self.dialect = self.engine.dialect.name
+        at = self.engine.url
+        self.name = str(at.database) if sqlite else f"{at.database} at {at.host}"
         if sqlite:
             event.listen(self.engine, "connect", _set_up_sqlite)
             event.listen(self.engine, "begin", _begin_sqlite)
@@ -84,7 +91,7 @@ class Database:
         Raises:
             Busy: when others hold the lock for long, or the database is out of reach.
         """
-        with _busy_is_retryable(), self.engine.connect().execution_options(pmd_write=True) as db, db.begin():
+        with _busy_is_waited_for(self.name), self.engine.connect().execution_options(pmd_write=True) as db, db.begin():
             yield db
 
     @contextmanager
@@ -96,7 +103,7 @@ class Database:
         """
         # By default each statement of a Postgres transaction sees its own moment.
         options = {} if self.dialect == "sqlite" else {"isolation_level": "REPEATABLE READ"}
-        with _busy_is_retryable(), self.engine.connect().execution_options(**options) as db, db.begin():
+        with _busy_is_waited_for(self.name), self.engine.connect().execution_options(**options) as db, db.begin():
             yield db
 
     def close(self) -> None:

@@ -102,12 +102,19 @@ def explain(error: ValidationError, model: type[BaseModel] | None = None) -> lis
     return explain_errors(error.errors(include_url=False, include_context=False, include_input=False), model)
 
 
+def _plain(message: str) -> str:
+    """A message of pydantic in the words of who wrote the value."""
+    if message == "Field required":
+        return "missing; it must be given"
+    return message.removeprefix("Value error, ").replace("Input should be", "must be")
+
+
 def explain_errors(errors: Iterable[Mapping[str, Any]], model: type[BaseModel] | None = None) -> list[dict[str, str]]:
     """`explain` for errors that are already dictionaries, as FastAPI hands them over."""
     explained = []
     for item in errors:
         path = tuple(item["loc"])
-        message = str(item["msg"])
+        message = _plain(str(item["msg"]))
         if item["type"] == "extra_forbidden":
             message = f"unknown key {str(path[-1])!r}"
             guess = nearest(str(path[-1]), _valid_keys(model, path)) if model is not None else None

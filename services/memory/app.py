@@ -10,6 +10,7 @@ from typing import Any
 from fastapi import FastAPI
 
 from pmd.services.common.app import create_service
+from pmd.services.common.holdings import holdings
 from pmd.services.common.jobs import JobContext, JobKind, JobStore
 from pmd.services.common.requests import (
     AbstractRequest,
@@ -76,6 +77,7 @@ def create_app(settings: MemoryServiceSettings) -> FastAPI:
 
     app = create_service("memory", settings, ready=ready, lifespan=lifespan)
     app.include_router(jobs.router())
+    app.include_router(holdings(release=search.release))
     app.include_router(search_router(ledger, search))
 
     app.include_router(router(ledger, search))

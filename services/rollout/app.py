@@ -25,6 +25,7 @@ from jinja2 import TemplateError
 
 from pmd.services.common.app import NotReady, create_service
 from pmd.services.common.artifacts import ArtifactError
+from pmd.services.common.holdings import holdings
 from pmd.services.common.jobs import JobStore, Retryable
 from pmd.services.common.runner import JobRunner
 from pmd.services.common.wire import Policy, Sampling
@@ -36,19 +37,19 @@ from pmd.services.rollout.published import Published, UnknownModel
 from pmd.services.rollout.settings import RolloutSettings
 
 if TYPE_CHECKING:
-    from pmd.services.rollout.engines.transformers.engine import TransformersEngine
+    from pmd.services.rollout.engines import Engine
 
 log = logging.getLogger(__name__)
 
 
-def start_engine(settings: RolloutSettings, published: Published) -> TransformersEngine:
+def start_engine(settings: RolloutSettings, published: Published) -> Engine:
     """Import torch, make the engine, load the desired version of the runs that fit."""
     # Threads that spin while they wait cost a factor of 20 on shared cores; OpenMP reads this when it is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("GOMP_SPINCOUNT", "0")
     from pmd.services.rollout.engines.transformers.engine import TransformersEngine  # noqa: PLC0415 -- imports torch
 
-    engine = TransformersEngine(settings)
+    engine: Engine = TransformersEngine(settings)
     for policy in reversed(list(islice(published.desired().values(), settings.rollout_resident_runs))):
         try:
             engine.load(policy)
@@ -76,17 +77,16 @@ def create_app(settings: RolloutSettings) -> FastAPI:
     """The service as an ASGI application; its state lives in `<state_dir>/rollout`."""
     folder = settings.service_dir("rollout")
     published = Published(folder / "published.sqlite")
-    starting: Future[TransformersEngine] = Future()
-    jobs = JobRunner("rollout", JobStore(folder / "jobs.sqlite"), job_kinds(starting, published))
+    starting: Future[Engine] = Future()
 
     def start() -> None:
         try:
             starting.set_result(start_engine(settings, published))
-        except Exception as error:  # reported by /readyz and by every job
+        except Exception as error:  # reported by /readyz and by every job, which waits for somebody to mend it
             log.exception("the engine does not start")
             starting.set_exception(error)
 
-    def engine() -> TransformersEngine:
+    def engine() -> Engine:
         """The engine.
 
         Raises:
@@ -97,6 +97,8 @@ def create_app(settings: RolloutSettings) -> FastAPI:
         if cause := starting.exception():
             raise NotReady(f"the engine does not start: {cause}; install the extra 'rollout' and see the log")
         return starting.result()
+
+    jobs = JobRunner("rollout", JobStore(folder / "jobs.sqlite"), job_kinds(engine, published))
 
     def draw(policy: Policy, rows: Sequence[Row], sampling: Sampling) -> list[Completion]:
         return engine().generate(policy, rows, sampling, lambda: None)
@@ -125,7 +127,8 @@ def create_app(settings: RolloutSettings) -> FastAPI:
         jobs.close()
 
     app = create_service("rollout", settings, ready=ready, lifespan=lifespan)
-    app.include_router(jobs.router())
+    for router in (jobs.router(), holdings(release=lambda run: engine().release(run))):
+        app.include_router(router)
 
     @app.get("/v1/models", tags=["chat"])
     async def list_models() -> dict[str, Any]:

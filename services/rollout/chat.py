@@ -1,8 +1,9 @@
 """`POST /v1/chat/completions` as OpenAI's clients speak it.
 
 Invariants:
-- A field that OpenAI does not have is refused by name (Law 11). Fields that it has and that this service does not
-  use (`IGNORED`) are accepted and have no effect. A field that is null says what leaving it out says.
+- A field that OpenAI does not have is refused by name (Law 11), and so is one that it has and that would change the
+  text as this service can't (`UNSUPPORTED`), unless its value changes nothing. Fields without a bearing on the text
+  (`IGNORED`) are accepted and have no effect. A field that is null says what leaving it out says.
 - The answer's `model` is `<run>@<version>`: which weights answered, whatever name the client asked for.
 - The same request with a `seed` gives the same answer from the same weights, up to floating-point rounding; in an
   announced burst (`metadata.batch`), bit for bit.
@@ -17,10 +18,11 @@ import secrets
 import time
 import uuid
 from bisect import bisect_left
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from pmd.services.common.strict import Strict
 from pmd.services.common.wire import MAX_TOKENS, Message, Policy, Sampling, Temperature
@@ -29,32 +31,36 @@ from pmd.services.rollout.completion import Completion, Row
 
 IGNORED = frozenset(
     [
-        "audio",
-        "frequency_penalty",
-        "function_call",
-        "functions",
-        "logit_bias",
-        "modalities",
         "moderation",
         "parallel_tool_calls",
         "prediction",
-        "presence_penalty",
         "prompt_cache_key",
         "prompt_cache_options",
         "prompt_cache_retention",
-        "reasoning_effort",
-        "response_format",
         "safety_identifier",
         "service_tier",
         "store",
-        "tool_choice",
-        "tools",
         "user",
-        "verbosity",
-        "web_search_options",
     ]
 )
-"""Fields of OpenAI's schema that have no effect here."""
+"""Fields of OpenAI's schema that change no text: they have no effect here."""
+
+UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {
+    "audio": (),
+    "frequency_penalty": (0,),
+    "function_call": ("none",),
+    "functions": ([],),
+    "logit_bias": ({},),
+    "modalities": (["text"],),
+    "presence_penalty": (0,),
+    "reasoning_effort": ("none",),
+    "response_format": ({"type": "text"},),
+    "tool_choice": ("none", "auto"),
+    "tools": ([],),
+    "verbosity": ("medium",),
+    "web_search_options": (),
+}
+"""Fields of OpenAI's schema that would change the text as this service can't, and their values that change nothing."""
 
 
 ANSWERED = frozenset(["annotations", "audio", "function_call", "refusal", "tool_calls"])
@@ -85,6 +91,13 @@ class Turn(Strict):
         """This turn in the words of the other services; developer is OpenAI's newer word for system."""
         text = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
         return Message(role="system" if self.role == "developer" else self.role, content=text)
+
+
+def _unsupported(field: str) -> PydanticCustomError:
+    same = " or ".join(json.dumps(value) for value in UNSUPPORTED[field])
+    hint = f"leave it out, or send {same}" if same else "leave it out"
+    # As a value of the template: braces in a template would be names.
+    return PydanticCustomError("unsupported", "not supported: it would change the text; {hint}", {"hint": hint})
 
 
 def without_nulls(data: dict[str, Any], names: Collection[str]) -> dict[str, Any]:
@@ -135,7 +148,12 @@ class ChatRequest(Strict):
     def _ignore(cls, data: Any) -> Any:
         if not isinstance(data, dict):
             return data
-        return {key: value for key, value in without_nulls(data, cls.model_fields).items() if key not in IGNORED}
+        data = without_nulls(data, (*cls.model_fields, *UNSUPPORTED))
+        wrong = [key for key, same in UNSUPPORTED.items() if key in data and data[key] not in same]
+        if wrong:
+            details = [InitErrorDetails(type=_unsupported(key), loc=(key,), input=data[key]) for key in wrong]
+            raise ValidationError.from_exception_data(cls.__name__, details)
+        return {key: value for key, value in data.items() if key not in IGNORED and key not in UNSUPPORTED}
 
     @model_validator(mode="after")
     def _check_burst(self) -> ChatRequest:

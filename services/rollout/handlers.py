@@ -14,12 +14,11 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
 from pmd.services.common.artifacts import load_messages, read_table, write_table
 from pmd.services.common.columns import ROLLOUTS
-from pmd.services.common.jobs import JobContext, JobKind, Retryable
+from pmd.services.common.jobs import JobContext, JobKind
 from pmd.services.common.requests import GenerateRequest, GenerateResult, PublishRequest
 from pmd.services.common.strict import nearest
 from pmd.services.common.wire import Policy
@@ -27,7 +26,7 @@ from pmd.services.rollout.completion import Completion, NoRoom, Row, require_roo
 from pmd.services.rollout.published import Published
 
 if TYPE_CHECKING:
-    from pmd.services.rollout.engines.transformers.engine import TransformersEngine
+    from pmd.services.rollout.engines import Engine
 
 
 log = logging.getLogger(__name__)
@@ -56,7 +55,7 @@ def select(prompts: Mapping[str, dict[str, Any]], ids: list[str] | None) -> list
     return list(prompts.values()) if ids is None else [prompts[prompt_id] for prompt_id in ids]
 
 
-def generate(engine: TransformersEngine, request: GenerateRequest, context: JobContext) -> GenerateResult:
+def generate(engine: Engine, request: GenerateRequest, context: JobContext) -> GenerateResult:
     """Draw `request.n` completions of each prompt and write them as a ROLLOUTS artifact.
 
     Raises:
@@ -73,7 +72,10 @@ def generate(engine: TransformersEngine, request: GenerateRequest, context: JobC
         for sample in range(request.n)
     ]
     fitting = [row for prompt, _, row in asked if prompt["prompt_id"] not in too_long]
-    drawn = iter(engine.generate(request.policy, fitting, request.sampling, context.check))
+    # Not again when it is the disk that there is no room on for them.
+    drawn = iter(
+        context.once("drawn", lambda: engine.generate(request.policy, fitting, request.sampling, context.check))
+    )
     nothing = Completion([], [], "", "length", request.policy.weights.version)
     completions = [nothing if prompt["prompt_id"] in too_long else next(drawn) for prompt, _, _ in asked]
     rows = [
@@ -121,7 +123,7 @@ def _too_long(
     return set(reasons)
 
 
-def publish(engine: TransformersEngine, published: Published, request: PublishRequest) -> Policy:
+def publish(engine: Engine, published: Published, request: PublishRequest) -> Policy:
     """Load the weights, then make them the run's desired version.
 
     In this order a version that cannot be loaded never becomes the desired one.
@@ -131,20 +133,13 @@ def publish(engine: TransformersEngine, published: Published, request: PublishRe
     return request.policy
 
 
-def job_kinds(engine: Future[TransformersEngine], published: Published) -> dict[str, JobKind[Any]]:
-    """The jobs of this service; a job that arrives while the engine starts waits for it."""
+def job_kinds(engine: Callable[[], Engine], published: Published) -> dict[str, JobKind[Any]]:
+    """The jobs of this service.
 
-    def patient(work: Callable[[], Any]) -> Any:
-        try:
-            return work()
-        except OSError as error:  # the store or the disk, not the request: the same work may succeed later
-            raise Retryable(f"{type(error).__name__}: {error}") from error
-
+    Args:
+        engine: the engine; raises `NotReady` while there is none, which a job waits for.
+    """
     return {
-        "generate": JobKind(
-            GenerateRequest, lambda request, context: patient(lambda: generate(engine.result(), request, context))
-        ),
-        "publish": JobKind(
-            PublishRequest, lambda request, _: patient(lambda: publish(engine.result(), published, request))
-        ),
+        "generate": JobKind(GenerateRequest, lambda request, context: generate(engine(), request, context)),
+        "publish": JobKind(PublishRequest, lambda request, _: publish(engine(), published, request)),
     }

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.metadata
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from fastapi import Depends, FastAPI
@@ -16,13 +17,16 @@ from fastapi import Path as PathParam
 from pydantic import Field
 
 from pmd.services.common.app import NotReady, create_service, known_query
-from pmd.services.common.jobs import JobContext, JobKind, JobStore, Retryable
+from pmd.services.common.holdings import holdings
+from pmd.services.common.jobs import JobContext, JobKind, JobStore
 from pmd.services.common.requests import TrainRequest, TrainResult
 from pmd.services.common.runner import JobRunner
 from pmd.services.common.settings import ServiceSettings
 from pmd.services.common.strict import Strict
 from pmd.services.common.wire import Slug, Weights
-from pmd.services.trainer.launchers.local import Launcher
+from pmd.services.trainer.launchers import Launcher
+from pmd.services.trainer.launchers.external import ExternalLauncher
+from pmd.services.trainer.launchers.local import LocalLauncher
 
 
 class TrainerSettings(ServiceSettings):
@@ -36,7 +40,8 @@ class TrainerSettings(ServiceSettings):
     trainer_nproc: int = Field(default=1, ge=1)
     """Processes (GPUs) per run under the local launcher; more than one go under torchrun."""
     trainer_idle_s: float = Field(default=600.0, gt=0.0)
-    """Seconds without work after which a job process ends and frees its memory."""
+    """Seconds without work after which a job process ends and frees its memory; that of a run which has ended or
+    pauses does so at once."""
     trainer_runs: int = Field(default=4, ge=1)
     """Runs that may train at the same time."""
 
@@ -48,21 +53,20 @@ class Published(Strict):
     weights: list[Weights]
 
 
+def open_launcher(settings: TrainerSettings, root: Path) -> Launcher:
+    """The launcher that `settings` name, with its spools below `root`."""
+    if settings.trainer_launcher == "external":
+        return ExternalLauncher(root)
+    return LocalLauncher(root, nproc=settings.trainer_nproc, idle_s=settings.trainer_idle_s)
+
+
 def create_app(settings: TrainerSettings) -> FastAPI:
     """The service."""
     folder = settings.service_dir("trainer")
-    launcher = Launcher(
-        folder / "runs",
-        nproc=settings.trainer_nproc,
-        idle_s=settings.trainer_idle_s,
-        external=settings.trainer_launcher == "external",
-    )
+    launcher = open_launcher(settings, folder / "runs")
 
     def train(request: TrainRequest, context: JobContext) -> TrainResult:
-        try:
-            return launcher.train(request, context.check)
-        except OSError as error:  # the spool's disk, not the request: the same step may succeed later
-            raise Retryable(f"{type(error).__name__}: {error}") from error
+        return launcher.train(request, context.check)
 
     jobs = JobRunner(
         "trainer",
@@ -92,6 +96,9 @@ def create_app(settings: TrainerSettings) -> FastAPI:
 
     app = create_service("trainer", settings, ready=ready, lifespan=lifespan)
     app.include_router(jobs.router())
+    app.include_router(
+        holdings(release=launcher.release, prepare=lambda run: launcher.prepare(run, settings.trainer_runs))
+    )
 
     @app.get("/v1/runs/{run}/weights", tags=["weights"], dependencies=[Depends(known_query)])
     def list_weights(run: Annotated[Slug, PathParam()]) -> Published:

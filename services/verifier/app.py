@@ -33,6 +33,7 @@ from pmd.services.common.requests import VerifyRequest, VerifyResult
 from pmd.services.common.runner import JobRunner
 from pmd.services.common.serve import DRAIN_S
 from pmd.services.common.strict import Strict
+from pmd.services.common.waiting import away
 from pmd.services.common.wire import Outcome, Verdict
 from pmd.services.verifier.admission import Admission, Refused
 from pmd.services.verifier.grading import Grader, Submission
@@ -41,7 +42,7 @@ from pmd.services.verifier.metrics import PENDING
 from pmd.services.verifier.metrics import VERDICTS as VERDICT_COUNT
 from pmd.services.verifier.reverify import Grade, ReverifyRequest, ReverifyResult, reverify
 from pmd.services.verifier.sandbox.pool import Pool
-from pmd.services.verifier.sandbox.tier import Tier, open_sandbox
+from pmd.services.verifier.sandbox.tier import SandboxUnavailable, Tier, open_sandbox
 from pmd.services.verifier.scores import split_scores
 from pmd.services.verifier.settings import VerifierSettings
 
@@ -112,7 +113,7 @@ class Verifier:
 
         Raises:
             KindError: an installed package offers a kind that can't be used.
-            SandboxUnavailable: this machine can't isolate programs.
+            SandboxUnavailable: this machine can't isolate programs, or a package is not installed.
         """
         kinds()
         # Programs run as our user where there is no other: our memory and /proc entries are not theirs to read.
@@ -123,7 +124,19 @@ class Verifier:
             libraries=settings.sandbox_libraries,
             insecure=settings.sandbox_insecure,
         )
-        self.sandbox = pool, tier, Grader(pool, tier)
+        graders = None
+        if settings.sandbox_grader_libraries:
+            try:
+                graders, _ = open_sandbox(
+                    settings.workers(),
+                    memory_mb=pool.memory,
+                    libraries=(*settings.sandbox_libraries, *settings.sandbox_grader_libraries),
+                    insecure=settings.sandbox_insecure,
+                )
+            except SandboxUnavailable:
+                pool.close()
+                raise
+        self.sandbox = pool, tier, Grader(pool, tier, graders)
 
     def stop(self) -> None:
         """End every zygote and child."""
@@ -193,14 +206,12 @@ class Verifier:
         return done.result()
 
     def refusals(self, specs: list[dict[str, Any]]) -> list[RefusedSpec]:
-        """Those of `specs` that are not valid, or not here."""
+        """Those of `specs` that nothing can be judged by here."""
         if self.sandbox is None:
             raise NotReady("the sandbox is not open")
-        grader = self.sandbox[2]
         return [
             RefusedSpec(index=index, errors=[SpecField(**field) for field in error.fields])
-            for index, spec in enumerate(specs)
-            if (error := grader.refusal(spec)) is not None
+            for index, error in sorted(self.sandbox[2].refusals(specs).items())
         ]
 
     def verify_job(self, request: VerifyRequest, job: JobContext) -> VerifyResult:
@@ -212,7 +223,8 @@ class Verifier:
             raise ValueError(f"rollouts of problems that the problems artifact does not hold: {', '.join(unknown[:5])}")
         submissions = [Submission(problems[row["problem_id"]].verifier, row["text"]) for row in rollouts]
         try:
-            verdicts = self.grade(submissions, job.check, spare=True)
+            # Not again when it is the disk that there is no room on for them.
+            verdicts = job.once("verdicts", lambda: self.grade(submissions, job.check, spare=True))
         except Exception:
             job.check()  # whatever goes wrong because the service stops is a cancelled job, not a failed one
             raise
@@ -228,13 +240,18 @@ class Verifier:
         return VerifyResult(
             verdicts=write_table(request.out, rows, VERDICTS),
             outcomes=dict(Counter(verdict.outcome for verdict in verdicts)),
-            splits=split_scores((row["split"], row["problem_id"], Outcome(row["outcome"])) for row in rows),
+            splits=split_scores(
+                (row["split"], row["problem_id"], Outcome(row["outcome"]), float(row["reward"])) for row in rows
+            ),
         )
 
 
 def _job_kinds(verifier: Verifier) -> dict[str, JobKind[Any]]:
     def again(request: ReverifyRequest, job: JobContext) -> ReverifyResult:
-        return reverify(request, lambda submissions: verifier.grade(submissions, job.check))
+        def grade(submissions: list[Submission]) -> list[Verdict]:
+            return job.once("verdicts", lambda: verifier.grade(submissions, job.check))
+
+        return reverify(request, grade)
 
     return {"verify": JobKind(VerifyRequest, verifier.verify_job), "reverify": JobKind(ReverifyRequest, again)}
 
@@ -320,7 +337,8 @@ def _judging_routes(verifier: Verifier) -> APIRouter:
 
     @routes.post("/v1/specs:validate", tags=["verify"], responses=REFUSALS)
     def validate_specs(batch: SpecBatch) -> SpecBatchResult:
-        """Check specs without a completion: those that `/v1/verify` would refuse, and why."""
+        """Check specs: those that `/v1/verify` would refuse, whose function can't be loaded, or whose own `solution`
+        (a completion that must pass) does not; and why."""
         try:
             return SpecBatchResult(refused=verifier.refusals(batch.specs))
         except NotReady as error:
@@ -333,10 +351,12 @@ def _judging_routes(verifier: Verifier) -> APIRouter:
             return await verifier.answer(lambda grade: reverify(what, grade), request)
         except SpecError as error:
             raise _bad_specs(error) from error
-        except (ArtifactError, ValueError, OSError) as error:
-            raise HTTPException(422, str(error)) from error
         except NotReady as error:
             raise HTTPException(503, str(error)) from error
+        except (ArtifactError, ValueError, OSError) as error:
+            if away(error) is not None:
+                raise
+            raise HTTPException(422, str(error)) from error
 
     return routes
 

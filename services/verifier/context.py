@@ -15,6 +15,8 @@ class Context:
 
     pool: Pool
     """Runs programs."""
+    graders: Pool
+    """Runs functions of specs; `pool`, unless they may import more than programs."""
     library: Library
     """Runs judges that need third-party libraries."""
     tier: str

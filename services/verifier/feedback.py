@@ -3,8 +3,9 @@
 Invariants:
 - Deterministic: the same program on the same tests gives the same text (memory addresses are masked).
 - Bounded: `MAX_CHARS` in all, `FIELD_CHARS` and `FIELD_LINES` per quoted field.
-- Inert: control characters, lone surrogates, invisible and direction marks, and the opening of special tokens
-  (`<|`) are escaped, because this text, which the program may have written, is put into a prompt.
+- Inert: control characters, lone surrogates, invisible and direction marks, and the opening of what models and
+  templates take for a mark (`<|`, `<think>`, `</feedback>`, `<start_of_turn>`, `[INST]`) are escaped, because this
+  text, which the program may have written, is put into a prompt.
 - An expected output is quoted only when the spec allows it.
 """
 
@@ -24,6 +25,10 @@ NO_PROGRAM = "No code block found."
 TOO_LONG = "The program is too long."
 PRIVATE_ERROR = "Runtime error on a private test."
 PRIVATE_WRONG = "Wrong answer on a private test."
+_MARK = re.compile(
+    r"<(?=[|\uff5c]|/?[A-Za-z_]\w*[ \t]*/?>)|\[(?=/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|THINK|TOOL_\w{1,20})\])"
+)
+"""The first character of a mark: a tag's without attributes, a special token's, one of Mistral's."""
 _ADDRESS = re.compile(r"\b0x[0-9a-fA-F]{6,}\b")
 _ESCAPED_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 
@@ -72,6 +77,11 @@ def limit_exceeded(what: str, case: Case | None) -> str:
     return _bounded(f"{what} limit exceeded.\n{_field('Input', case.input)}")
 
 
+def limit_exceeded_while_loading(what: str) -> str:
+    """A limit that the program ran into before its function was called, whatever the input."""
+    return f"{what} limit exceeded while loading the program."
+
+
 def wrong_text(answer: str, expected: str) -> str:
     """An answer that is not the expected one; `expected` is empty when it must not be shown."""
     return _bounded("\n".join(_field(n, t) for n, t in (("Answer", answer), ("Expected", expected)) if t))
@@ -110,7 +120,7 @@ def _quote(text: str) -> str:
 
 
 def _clean(text: str) -> str:
-    text = _ADDRESS.sub("0x..", text).replace("<|", "\\x3c|")
+    text = _MARK.sub(lambda mark: f"\\x{ord(mark[0]):02x}", _ADDRESS.sub("0x..", text))
     if text.isascii() and text.isprintable():
         return text
     return "".join(c if c == "\t" or unicodedata.category(c) not in _ESCAPED_CATEGORIES else _escape(c) for c in text)

@@ -3,11 +3,12 @@
 Invariants:
 - Verdicts come back in the order of the submissions.
 - Equal answers to an equal spec are judged once: rollouts of one problem often hold the same program, and a program
-  is deterministic in the sandbox. Reasoning around the program does not matter.
+  in the sandbox does the same again, unless it asks the clock. Reasoning around the program does not matter.
 - What ran in the sandbox and passed or failed is remembered over batches: a policy that has learnt something writes
   the same programs step after step. A limit or trouble of ours may depend on the machine, so it is judged again.
 - A kind that raises spoils the verdict it was asked for, as `infra_error`, and no other. So does a wrong spec where a
   batch holds right ones too and is asked to `spare` them.
+- A sandbox that does not start judges nothing: the batch ends with `Away`, and whoever asked for it waits.
 - Batches share the workers: a short one is not kept waiting until a long one is through.
 """
 
@@ -24,12 +25,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from pmd.services.common.strict import Strict
+from pmd.services.common.waiting import away
 from pmd.services.common.wire import Outcome, Verdict
 from pmd.services.verifier.context import Context
-from pmd.services.verifier.kinds import SpecError, parse_spec
+from pmd.services.verifier.kinds import SOLUTION, SpecError, parse_spec
 from pmd.services.verifier.kinds.kind import Kind
 from pmd.services.verifier.library import Library
 from pmd.services.verifier.limits import RunLimits
+from pmd.services.verifier.sandbox.job import SandboxAway, SandboxError
 from pmd.services.verifier.sandbox.pool import Pool
 from pmd.services.verifier.sandbox.tier import Tier
 from pmd.services.verifier.trouble import infra_error
@@ -91,24 +94,42 @@ class _Known:
 class Grader:
     """Grades batches on as many threads as the sandbox has workers; thread-safe."""
 
-    def __init__(self, pool: Pool, tier: Tier) -> None:
+    def __init__(self, pool: Pool, tier: Tier, graders: Pool | None = None) -> None:
+        """`graders` runs the functions of specs, where they may import more than programs."""
         self._library = Library(min(pool.workers, MAX_JUDGES), memory=pool.memory, insecure=bool(tier.escaped))
-        self._context = Context(pool, self._library, tier.name, lambda: None)
+        self._context = Context(pool, graders or pool, self._library, tier.name, lambda: None)
         self._threads = ThreadPoolExecutor(pool.workers, thread_name_prefix="grade")
         self._known = _Known()
 
     def close(self) -> None:
         """Take no more work. Close the sandbox first: what is under way then ends at once."""
+        if self._context.graders is not self._context.pool:
+            self._context.graders.close()
         self._library.close()
         self._threads.shutdown()
 
-    def refusal(self, verifier: Mapping[str, Any]) -> SpecError | None:
-        """Why a spec can't be judged by here; None when it can."""
-        try:
-            _parse(verifier, self._context.pool.memory.total_mb)
-        except SpecError as error:
-            return error
-        return None
+    def refusals(self, specs: Sequence[Mapping[str, Any]]) -> dict[int, SpecError]:
+        """Specs that nothing can be judged by here, by their index, and why: not valid, of no use when tried, or such
+        that their own `solution` does not pass. Trouble of ours refuses nothing."""
+        refused: dict[int, SpecError] = {}
+        tried: dict[str, Future[SpecError | None]] = {}
+        waiting: list[tuple[int, str]] = []
+        for index, raw in enumerate(specs):
+            try:
+                kind, spec = _parse(raw, self._context.pool.memory.total_mb)
+            except SpecError as error:
+                refused[index] = error
+                continue
+            solution = raw.get(SOLUTION)
+            if kind.prove is not None or solution is not None:
+                key = json.dumps(raw, sort_keys=True)
+                waiting.append((index, key))
+                if key not in tried:
+                    tried[key] = self._threads.submit(_try, kind, spec, solution, self._context)
+        for index, key in waiting:
+            if (wrong := tried[key].result()) is not None:
+                refused[index] = wrong
+        return refused
 
     def grade(
         self, submissions: Sequence[Submission], check: Callable[[], None] = lambda: None, *, spare: bool = False
@@ -174,10 +195,34 @@ def _answer(kind: Kind[Any], spec: Strict, completion: str) -> str | None:
 def _grade(kind: Kind[Any], spec: Strict, completion: str, context: Context) -> Verdict:
     try:
         return kind.grade(spec, completion, context)
+    except SandboxAway:
+        raise
+    except SandboxError as error:
+        context.check()  # a sandbox that closes because the service stops is no verdict at all
+        return infra_error(str(error), sandbox_tier=context.tier)
     except Exception as error:
         context.check()  # cancelled work has no verdict
+        if (lacking := away(error)) is not None:  # nothing was judged, and nothing is wrong with answer or spec
+            raise lacking from error
         log.exception("a kind failed to judge a completion")
         return infra_error(f"{type(error).__name__}: {error}")
+
+
+def _try(kind: Kind[Any], spec: Strict, solution: str | None, context: Context) -> SpecError | None:
+    """What trying a valid spec shows to be wrong with it."""
+    try:
+        if kind.prove is not None and (wrong := kind.prove(spec, context)) is not None:
+            return SpecError([{"field": "", "message": wrong}])
+        if solution is None:
+            return None
+        verdict = kind.grade(spec, solution, context)
+    except Exception:
+        log.exception("a spec could not be tried")
+        return None
+    if verdict.outcome is Outcome.PASSED:
+        return None
+    said = f"the solution does not pass: {verdict.outcome}. {verdict.error or verdict.feedback}".rstrip(". ")
+    return SpecError([{"field": SOLUTION, "message": said}])
 
 
 def _parse(verifier: Mapping[str, Any], memory_mb: int) -> tuple[Kind[Any], Strict]:

@@ -33,6 +33,8 @@ class Report:
 
     limit: Outcome | None = None
     """A key of `LIMITS`."""
+    loading: bool = False
+    """The limit was met before the function was called."""
     error: Error | None = None
     value: Any = None
     returned: bool = False
@@ -41,14 +43,16 @@ class Report:
 def read(execution: Execution) -> Report:
     """The report of an ended child."""
     match execution.end:
-        case End.EXIT:
+        case End.EXIT if execution.spoke:
             return _parse(execution.report)
+        case End.EXIT:
+            return Report(error=Error("SystemExit", "the program ended before it returned a result or came to its end"))
         case End.OUTPUT:
-            return Report(limit=Outcome.OUTPUT_LIMIT)
+            return Report(limit=Outcome.OUTPUT_LIMIT, loading=execution.loading)
         case End.CPU | End.WALL:
-            return Report(limit=Outcome.TIMEOUT)
-        case _ if execution.code == signal.SIGKILL:
-            return Report(limit=Outcome.MEMORY)
+            return Report(limit=Outcome.TIMEOUT, loading=execution.loading)
+        case End.MEMORY | End.THREADS:
+            return Report(limit=Outcome.MEMORY, loading=execution.loading)
         case _:
             return Report(error=Error("Crash", signal.strsignal(execution.code) or f"signal {execution.code}"))
 
@@ -60,10 +64,7 @@ def _parse(data: bytes) -> Report:
         return Report()
     if not isinstance(report, dict):
         return Report()
-    error = _error(report.get("error"))
-    if error is not None and error.name == "MemoryError":
-        return Report(limit=Outcome.MEMORY)
-    return Report(error=error, value=report.get("value"), returned="value" in report)
+    return Report(error=_error(report.get("error")), value=report.get("value"), returned="value" in report)
 
 
 def _error(error: Any) -> Error | None:

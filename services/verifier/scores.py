@@ -18,21 +18,21 @@ def pass_at_k(n: int, c: int, k: int) -> float:
     return 1.0 - comb(n - c, k) / comb(n, k)
 
 
-def split_scores(judged: Iterable[tuple[str, str, Outcome]]) -> dict[str, SplitScore]:
-    """Scores per split of (split, problem id, outcome).
+def split_scores(judged: Iterable[tuple[str, str, Outcome, float]]) -> dict[str, SplitScore]:
+    """Scores per split of (split, problem id, outcome, reward).
 
     pass@k is a mean over the problems with at least k judged rollouts, for k = 1, 2, 4, .. up to the most that a
     problem has.
     """
-    outcomes: dict[str, dict[str, list[bool]]] = defaultdict(lambda: defaultdict(list))
-    for split, problem, outcome in judged:
+    outcomes: dict[str, dict[str, list[tuple[bool, float]]]] = defaultdict(lambda: defaultdict(list))
+    for split, problem, outcome, reward in judged:
         if outcome is not Outcome.INFRA_ERROR:
-            outcomes[split][problem].append(outcome is Outcome.PASSED)
+            outcomes[split][problem].append((outcome is Outcome.PASSED, reward))
     return {split: _score(list(problems.values())) for split, problems in outcomes.items()}
 
 
-def _score(problems: list[list[bool]]) -> SplitScore:
-    counts = [(len(passed), sum(passed)) for passed in problems]
+def _score(problems: list[list[tuple[bool, float]]]) -> SplitScore:
+    counts = [(len(judged), sum(passed for passed, _ in judged)) for judged in problems]
     pass_at: dict[int, float] = {}
     k = 1
     while any(n >= k for n, _ in counts):
@@ -44,4 +44,5 @@ def _score(problems: list[list[bool]]) -> SplitScore:
         rollouts=sum(n for n, _ in counts),
         pass_rate=sum(c / n for n, c in counts) / len(counts),
         pass_at=pass_at,
+        reward=sum(sum(reward for _, reward in judged) / len(judged) for judged in problems) / len(problems),
     )

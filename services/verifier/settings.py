@@ -20,6 +20,8 @@ class VerifierSettings(ServiceSettings):
     sandbox_libraries: tuple[str, ...] = ("numpy",)
     """Installed packages that programs may import besides the standard library (a JSON list). They are imported once,
     before any program runs, and their files can be read by every program."""
+    sandbox_grader_libraries: tuple[str, ...] = ()
+    """Installed packages that functions of specs (kind `python`) may import besides those; programs may not."""
     sandbox_insecure: bool = False
     """Start even where programs can't be isolated. For development only."""
     max_request_mb: int = Field(default=64, ge=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import sqlite3
 import threading
@@ -9,16 +10,18 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from pmd.services.common.app import create_service
+from pmd.services.common.app import NotReady, create_service
 from pmd.services.common.jobs import JobContext, JobKind, JobStore, JobSubmission, Retryable
 from pmd.services.common.runner import JobRunner
 from pmd.services.common.settings import ServiceSettings
 from pmd.services.common.strict import Strict
+from pmd.services.common.waiting import Away
 
 TOKEN = "test-token-0123456789"
 
@@ -37,11 +40,15 @@ class Counter:
 
     def __init__(self) -> None:
         self.runs = 0
+        self.lacking: list[Exception] = []
+        """What it meets first, one a run."""
         self.started = threading.Event()
 
     def __call__(self, work: Work, job: JobContext) -> Done:
         self.runs += 1
         self.started.set()
+        if self.lacking:
+            raise self.lacking.pop(0)
         deadline = time.monotonic() + work.seconds
         while time.monotonic() < deadline:
             job.check()
@@ -67,6 +74,41 @@ def service(folder: Path, handler: Counter) -> FastAPI:
     app = create_service("test", ServiceSettings(token=TOKEN, state_dir=folder), ready=dict, lifespan=lifespan)
     app.include_router(runner.router())
     return app
+
+
+def waits(http: TestClient, key: str) -> dict[str, Any]:
+    """The job of `key`, once it waits."""
+    while not (job := http.get(f"/v1/jobs/{key}").json())["waiting"]:
+        time.sleep(0.005)
+    return dict(job)
+
+
+def numbered(code: int) -> Exception:
+    """An error of SQLite as it raises it."""
+    error = sqlite3.OperationalError("said by SQLite")
+    error.sqlite_errorcode = code
+    return error
+
+
+AWAY: list[Exception] = [
+    Away("the model is loading"),
+    NotReady("the engine is starting"),
+    OSError(errno.ENOSPC, "No space left on device"),
+    OSError(errno.EIO, "Input/output error"),
+    OSError(errno.EROFS, "Read-only file system"),
+    ConnectionRefusedError("storage"),
+    RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)"),
+    *(
+        numbered(code)
+        for code in (
+            sqlite3.SQLITE_FULL,
+            sqlite3.SQLITE_IOERR_FSYNC,
+            sqlite3.SQLITE_CANTOPEN,
+            sqlite3.SQLITE_READONLY,
+            sqlite3.SQLITE_BUSY,
+        )
+    ),
+]
 
 
 class FullDisk:
@@ -167,6 +209,58 @@ def test_failures_say_why_and_whether_to_retry(http: TestClient) -> None:
     ]
 
 
+@pytest.mark.parametrize("lacking", AWAY, ids=str)
+def test_law_12_what_is_away_is_waited_for_in_sight_and_is_no_failure(
+    lacking: Exception, http: TestClient, handler: Counter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pmd.services.common.runner.delay", lambda *_: 0.02)
+    handler.lacking = [lacking] * 50
+    put(http, "a")
+    job = waits(http, "a")
+    assert (job["status"], job["error"]) == ("running", None)
+    assert str(lacking).split("] ")[-1] in job["waiting"]
+    assert job["waiting_since"] == pytest.approx(time.time(), abs=30)
+    job = http.get("/v1/jobs/a", params={"wait": 20}).json()
+    assert (job["status"], job["result"], job["waiting"]) == ("succeeded", {"count": 51}, None)
+
+
+def test_a_full_disk_is_named(http: TestClient, handler: Counter, tmp_path: Path) -> None:
+    handler.lacking = [OSError(errno.ENOSPC, "No space left on device")] * 10
+    put(http, "a")
+    assert f"({tmp_path.absolute()}/jobs.db is full)" in waits(http, "a")["waiting"]
+    http.delete("/v1/jobs/a")
+
+
+def test_a_job_that_waits_holds_up_no_other_and_is_cancelled_at_once(
+    http: TestClient, handler: Counter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pmd.services.common.runner.delay", lambda *_: 60.0)
+    handler.lacking = [Away("the model is loading")]
+    put(http, "a")
+    waits(http, "a")
+    put(http, "b")
+    assert http.get("/v1/jobs/b", params={"wait": 20}).json()["status"] == "succeeded", "there is one worker"
+    assert http.delete("/v1/jobs/a").json()["status"] == "cancelled"
+    assert http.get("/v1/jobs/a").json()["waiting"] is None
+
+
+def test_a_job_that_waits_goes_on_after_a_restart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("pmd.services.common.runner.delay", lambda *_: 60.0)
+        first = Counter()
+        first.lacking = [Away("the model is loading")]
+        with client(service(tmp_path, first)) as http:
+            put(http, "a")
+            waits(http, "a")
+    with client(service(tmp_path, Counter())) as http:
+        assert http.get("/v1/jobs/a", params={"wait": 20}).json()["status"] == "succeeded"
+
+
+def test_what_a_job_has_made_before_it_waits_is_not_made_again() -> None:
+    made, context = [], JobContext("a", threading.Event())
+    assert [context.once("rows", lambda: made.append(1) or len(made)) for _ in range(3)] == [1, 1, 1]
+
+
 def test_a_job_without_an_end_runs_again_after_a_restart(tmp_path: Path) -> None:
     store = JobStore(tmp_path / "jobs.db")
     store.submit("a", JobSubmission(kind="work", request={}))
@@ -222,7 +316,7 @@ def test_a_failure_that_is_no_unicode_is_an_end(http: TestClient, caplog: pytest
     caplog.set_level(logging.CRITICAL)  # the report of a test can't carry what is no Unicode to xdist's terminal
     put(http, "a", fail="bytes")
     error = http.get("/v1/jobs/a", params={"wait": 5}).json()["error"]
-    assert error == {"message": r"FileNotFoundError: /data/\udcff", "retryable": False}
+    assert error == {"message": r"FileNotFoundError: /data/\udcff", "retryable": True}
 
 
 def test_a_job_of_a_kind_that_is_gone_is_an_end(tmp_path: Path) -> None:
@@ -273,3 +367,16 @@ def test_unknown_jobs_and_wrong_tokens(http: TestClient) -> None:
     assert http.delete("/v1/jobs/none").status_code == 404
     assert http.get("/v1/jobs/none", headers={"Authorization": "Bearer wrong"}).status_code == 401
     assert http.get("/healthz", headers={"Authorization": ""}).status_code == 200
+
+
+@pytest.mark.parametrize("lacking", [a for a in AWAY if not isinstance(a, RuntimeError)], ids=str)
+def test_a_request_that_storage_fails_is_503_with_the_reason_and_says_when_to_ask_again(
+    lacking: Exception, http: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise lacking
+
+    monkeypatch.setattr(JobStore, "submit", fails)
+    refused = http.put("/v1/jobs/a", json={"kind": "work", "request": {}})
+    assert (refused.status_code, refused.headers["Retry-After"]) == (503, "5")
+    assert str(lacking) in refused.json()["title"]

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from pmd.gateway.controller.advance import advance
+from pmd.gateway.controller.releases import release
 from pmd.gateway.recipes.files import merge
 from pmd.gateway.recipes.problems import materialise, parse_recipe
 from pmd.gateway.recipes.recipe import Recipe
@@ -127,6 +128,7 @@ def drive(registry: Registry, fakes: Fakes, monkeypatch: pytest.MonkeyPatch) -> 
         for call in range(1, at_most + 1):
             waits = advance(registry, clients, run, f"owner-{call}", budget_s) is None
             if registry.run(run)["status"] not in ACTIVE and run not in registry.due():
+                release(registry, clients, run)
                 return call
             time.sleep(0.002 if waits else 0.0)
         return at_most

@@ -24,6 +24,7 @@ from pmd.gateway.registry.registry import Registry
 from pmd.services.common.artifacts import join, local_path, read_table, seal_weights, write_table
 from pmd.services.common.client import ServiceClient
 from pmd.services.common.columns import CONTEXTS, ROLLOUTS, VERDICTS
+from pmd.services.common.holdings import holdings
 from pmd.services.common.jobs import JobContext, JobKind, JobStore, Retryable
 from pmd.services.common.requests import (
     AbstractRequest,
@@ -70,6 +71,8 @@ class Fakes:
         """Changes of memory by people, by the step that they take effect with."""
         self.done: list[tuple[str, str, dict[str, Any]]] = []
         """(service, key, request) of every handler that ran."""
+        self.told: list[tuple[str, str, str]] = []
+        """(service, release or prepare, run) as services were told."""
         self.failing: dict[str, list[Exception]] = {}
         """Errors to raise next, by phase name."""
         self.holding: dict[str, threading.Event] = {}
@@ -79,6 +82,8 @@ class Fakes:
         self.passing: Callable[[str, str], bool] = lambda _, rollout: rollout.endswith(("#0", "#1"))
         self.no_context: set[str] = set()
         """Problems without teacher context."""
+        self.metrics = {"loss": 0.5}
+        """Of each training step."""
         self.folder = folder
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
@@ -119,6 +124,13 @@ class Fakes:
         runner = JobRunner(name, store, {kind: JobKind(req, handler(run)) for kind, (req, run) in kinds.items()})
         app = FastAPI()
         app.include_router(runner.router())
+        told = self.told
+        app.include_router(
+            holdings(
+                release=lambda run: told.append((name, "release", run)),
+                prepare=lambda run: told.append((name, "prepare", run)),
+            )
+        )
         self.runners[name], self.apps[name] = runner, app
 
     def forget(self, name: str) -> None:
@@ -237,7 +249,7 @@ class Fakes:
         folder.mkdir(parents=True, exist_ok=True)
         body = request.model_dump_json(exclude={"base"}).replace(request.run, "RUN")
         (folder / "model.safetensors").write_bytes(hashlib.sha256(body.encode()).digest())
-        return TrainResult(weights=seal_weights(folder, version, {"step": request.step}), metrics={"loss": 0.5})
+        return TrainResult(weights=seal_weights(folder, version, {"step": request.step}), metrics=self.metrics)
 
 
 def retryable(message: str = "a child was killed") -> Exception:

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -50,21 +49,50 @@ def test_a_person_who_writes_while_the_ledger_is_held_is_asked_to_try_again(impa
     assert desk.edit(item, "turn it round.").status_code == 200
 
 
-def test_a_job_that_meets_a_held_ledger_may_be_repeated(impatient: tuple[Desk, str]) -> None:
-    desk, url = impatient
-    rollouts, verdicts = desk.world.batch(1, [("p0", RIGHT, True)])
+def recording(desk: Desk, key: str, attempt: str = RIGHT) -> None:
+    """Submit the record of one passed attempt."""
+    rollouts, verdicts = desk.world.batch(1, [("p0", attempt, True)])
     refs = {"rollouts": rollouts, "verdicts": verdicts, "problems": desk.world.problems_ref}
     request = {"bank": "b", "step": 1, **{name: ref.model_dump() for name, ref in refs.items()}}
+    assert desk.http.put(f"/v1/jobs/{key}", json={"kind": "record", "request": request}).status_code == 201
 
-    def run(key: str) -> dict[str, Any]:
-        assert desk.http.put(f"/v1/jobs/{key}", json={"kind": "record", "request": request}).status_code == 201
-        return dict(desk.http.get(f"/v1/jobs/{key}", params={"wait": 20}).json())
 
+def waiting(desk: Desk, key: str) -> str:
+    """What a job waits for, once it does."""
+    while not (job := desk.http.get(f"/v1/jobs/{key}").json())["waiting"]:
+        time.sleep(0.01)
+    assert (job["status"], job["error"]) == ("running", None)
+    return str(job["waiting"])
+
+
+def test_law_12_a_job_that_meets_a_held_ledger_waits_for_it(impatient: tuple[Desk, str]) -> None:
+    desk, url = impatient
     with held(url):
-        job = run("s1.record.0")
-        assert (job["status"], job["error"]["retryable"]) == ("failed", True)
-    assert run("s1.record.1")["status"] == "succeeded"
+        recording(desk, "s1.record.0")
+        assert "locked" in waiting(desk, "s1.record.0")
+    assert desk.http.get("/v1/jobs/s1.record.0", params={"wait": 20}).json()["status"] == "succeeded"
     assert desk.http.get(B).json()["experience"] == 1
+
+
+def test_law_12_a_job_that_meets_a_ledger_without_space_waits_for_some_and_names_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    full, begin = [False], sql._begin_sqlite
+
+    def bounded(connection: sa.Connection) -> None:
+        pages = connection.exec_driver_sql("PRAGMA page_count").scalar() if full[0] else 2**30
+        connection.exec_driver_sql(f"PRAGMA max_page_count={pages}")
+        begin(connection)
+
+    monkeypatch.setattr(sql, "_begin_sqlite", bounded)
+    with open_desk(f"sqlite:///{tmp_path / 'ledger.db'}", tmp_path) as desk:
+        full[0] = True
+        recording(desk, "s1.record.0", RIGHT + "# long " * 10_000)
+        reason = waiting(desk, "s1.record.0")
+        assert "database or disk is full" in reason
+        assert f"{tmp_path}/ledger.db" in reason
+        full[0] = False
+        assert desk.http.get("/v1/jobs/s1.record.0", params={"wait": 20}).json()["status"] == "succeeded"
 
 
 def test_a_process_whose_connections_are_all_in_use_is_busy(tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ class Words:
         self.answer = answer
         self.asked: list[str] = []
 
-    def notes(self, prompts: Sequence[str], key: str, parse: Callable[[str], Any]) -> list[Any]:  # noqa: ARG002
+    def notes(self, prompts: Sequence[str], job: JobContext, parse: Callable[[str], Any]) -> list[Any]:  # noqa: ARG002
         self.asked += prompts
         found = []
         for prompt in prompts:

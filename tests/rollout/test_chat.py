@@ -15,7 +15,7 @@ from fastapi.testclient import TestClient
 from pmd.services.common.artifacts import seal_weights
 from pmd.services.common.wire import Policy, Sampling, Weights
 from pmd.services.rollout.batching import Batcher, Burst
-from pmd.services.rollout.chat import ANSWERED, IGNORED, ChatRequest, cut
+from pmd.services.rollout.chat import ANSWERED, IGNORED, UNSUPPORTED, ChatRequest, cut
 from pmd.services.rollout.completion import Completion, Row
 from tests.rollout.conftest import MakePolicy, make_model, make_tokenizer, open_service, publish
 
@@ -126,7 +126,43 @@ def test_an_unknown_field_is_422_with_the_nearest(service: TestClient) -> None:
 
 
 def test_fields_that_only_openai_knows_are_accepted(service: TestClient) -> None:
-    assert ask(service, **dict.fromkeys(sorted(IGNORED)))["choices"] == ask(service)["choices"]
+    assert ask(service, **dict.fromkeys(sorted({*IGNORED, *UNSUPPORTED})))["choices"] == ask(service)["choices"]
+    assert ask(service, **dict.fromkeys(sorted(IGNORED), "any"))["choices"] == ask(service)["choices"]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("tools", [{"type": "function", "function": {"name": "f"}}]),
+        ("tool_choice", "required"),
+        ("response_format", {"type": "json_object"}),
+        ("logit_bias", {"5": 100}),
+        ("frequency_penalty", 0.5),
+        ("presence_penalty", -1),
+        ("reasoning_effort", "high"),
+        ("modalities", ["text", "audio"]),
+        ("audio", {"voice": "alloy"}),
+        ("web_search_options", {}),
+        ("functions", [{"name": "f"}]),
+        ("function_call", "auto"),
+        ("verbosity", "low"),
+    ],
+)
+def test_what_would_change_the_text_and_can_not_is_refused_by_name(
+    service: TestClient, field: str, value: object
+) -> None:
+    answer = service.post(URL, json=body(**{field: value}))
+    assert answer.status_code == 422
+    (error,) = answer.json()["errors"]
+    assert error["field"] == f"body.{field}"
+    assert error["message"].startswith("not supported: it would change the text; leave it out")
+
+
+def test_values_that_change_nothing_are_accepted(service: TestClient) -> None:
+    plain = ask(service)["choices"]
+    for field, values in UNSUPPORTED.items():
+        for value in values:
+            assert ask(service, **{field: value})["choices"] == plain, field
 
 
 def test_a_field_that_is_null_says_what_leaving_it_out_says(service: TestClient) -> None:

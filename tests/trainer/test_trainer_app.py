@@ -15,10 +15,12 @@ import pytest
 from fastapi.testclient import TestClient
 from tiny_run import ROOT, TinyRun
 
+from pmd.services.common.artifacts import local_path
 from pmd.services.common.wire import Weights
 from pmd.services.trainer.app import TrainerSettings, create_app
 from pmd.services.trainer.job.process import ProcessId
-from pmd.services.trainer.launchers.local import Launcher
+from pmd.services.trainer.launchers.external import ExternalLauncher
+from pmd.services.trainer.launchers.local import LocalLauncher
 
 TOKEN = "t" * 32
 
@@ -125,15 +127,55 @@ def test_a_step_that_was_given_up_may_be_replaced_until_it_is_applied(tmp_path: 
         raise GivenUpError
 
     run = TinyRun(tmp_path, base)
-    launcher = Launcher(tmp_path, nproc=1, idle_s=60.0, external=True)
+    launcher = ExternalLauncher(tmp_path)
     for request in (run.request(0), run.request(0, lr_scale=0.5)):
         with pytest.raises(GivenUpError):
             launcher.train(request, give_up)
         assert launcher.spool("tiny").request(0) == request
 
 
+def test_a_run_is_warmed_before_its_first_step_and_released_after_and_goes_on_to_the_same_weights(
+    tmp_path: Path, base: Weights
+) -> None:
+    """Prepared, released half-way, and resumed by a fresh process, it makes what an undisturbed run makes."""
+
+    def trained(http: TestClient, run: TinyRun, version: int) -> str:
+        body = {"kind": "train", "request": run.request(version).model_dump(mode="json")}
+        http.put(f"/v1/jobs/tiny.s{version}", json=body)
+        while (job := http.get(f"/v1/jobs/tiny.s{version}?wait=20").json())["status"] in ("queued", "running"):
+            pass
+        weights = Weights.model_validate(job["result"]["weights"])
+        return (local_path(weights.uri) / "model.safetensors").read_bytes().hex()
+
+    calm = tmp_path / "calm"
+    calm.mkdir()
+    with client(calm) as http:
+        undisturbed = [trained(http, TinyRun(calm, base), version) for version in (0, 1)]
+    run = TinyRun(tmp_path, base)
+    with client(tmp_path) as http:
+        for _ in range(2):
+            assert http.put("/v1/runs/tiny/prepare").status_code == 200
+        warm = job_process(tmp_path)
+        assert warm.alive
+        first = trained(http, run, 0)
+        assert job_process(tmp_path) == warm, "the step found it"
+        for _ in range(2):
+            assert http.put("/v1/runs/tiny/release").status_code == 200
+        assert not warm.alive
+        assert [first, trained(http, run, 1)] == undisturbed
+        assert job_process(tmp_path) != warm
+
+
+def test_no_more_processes_are_warmed_than_runs_may_train(tmp_path: Path) -> None:
+    launcher = LocalLauncher(tmp_path, nproc=1, idle_s=60.0)
+    for run in ("a", "b", "c"):
+        launcher.prepare(run, 1)
+    assert [launcher.spool(run).process_file.is_file() for run in ("a", "b", "c")] == [True, False, False]
+    launcher.close()
+
+
 def test_a_step_that_is_given_up_ends_its_process(tmp_path: Path, base: Weights) -> None:
-    launcher = Launcher(tmp_path, nproc=1, idle_s=60.0)
+    launcher = LocalLauncher(tmp_path, nproc=1, idle_s=60.0)
     process_file = launcher.spool("tiny").process_file
 
     def give_up() -> None:

@@ -52,6 +52,25 @@ PROGRAMS = {
     "another interpreter": ("```pypy3\nx\n```", "x\n"),
     "language in braces": ("```{.python}\nx\n```", "x\n"),
     "language and file": ("```python:solution.py\nx\n```", "x\n"),
+    "sample output in a bare block": ("```python\na\n```\nIt prints\n```\n42\n```", "a\n"),
+    "sample output before it": ("```\n42\n```\n```python\na\n```", "a\n"),
+    "a marked block between two bare ones": ("```\n1\n```\n```py\na\n```\n```\n42\n```", "a\n"),
+    "the last of two bare ones": ("```\na\n```\n```\nb\n```", "b\n"),
+    "how to run it": ("```python\na\n```\nRun it:\n```bash\npython a.py\n```\nOutput:\n```\n42\n```", "a\n"),
+    "the prompt opened the block": ("import sys\nprint(1)\n```\nThis prints 1.", "import sys\nprint(1)\n"),
+    "the prompt opened it, a line down": ("\ndef f(a):\n    return a\n```", "\ndef f(a):\n    return a\n"),
+    "the prompt opened it, sample output": ("x = 1\nprint(x)\n```\nIt prints\n```\n1\n```\n", "x = 1\nprint(x)\n"),
+    "the prompt opened it, a comment first": ("# add\nprint(1)\n```", None),
+    "the prompt opened it, cut short": ("import sys\nprint(1)", None),
+    "prose, then cut short": ("for example, this:\n```\nx", None),
+    "prose and a bare block": ("Solution\n```\nx\n```", "x\n"),
+    "in an answer block": ("<answer>\n```python\nx\n```\n</answer>", "x\n"),
+    "in an answer block without lines of its own": ("<answer>```python\nx\n```</answer>", "x\n"),
+    "behind reasoning": ("<reasoning>\nSort.\n</reasoning>\n<answer>```python\nx\n```</answer>", "x\n"),
+    "a special token behind it": ("```python\nx\n```<|im_end|>", "x\n"),
+    "a heading and steps": ("### Solution\n\n1. Read.\n2. Sum.\n\n```python\nx\n```\n\n### Complexity\nO(n)", "x\n"),
+    "two attempts": ("```python\na\n```\nWait, that fails. Corrected:\n```python\nb\n```", "b\n"),
+    "bold, and a colon": ("**Code:**\n```python\nx\n```", "x\n"),
     "a session is no program": ("```pycon\n>>> x\n```", None),
 }
 
@@ -101,6 +120,24 @@ CHOICES = {
     "<answer>**B**</answer>": "passed",
     "<answer>\\boxed{B}</answer>": "passed",
     "<answer>Ｂ</answer>": "passed",  # a full-width B
+    "<answer>$B$</answer>": "passed",
+    "<answer>$$B$$</answer>": "passed",
+    "<answer>\\(B\\)</answer>": "passed",
+    "<answer>\\[B\\]</answer>": "passed",
+    "<answer>\\text{B}</answer>": "passed",
+    "<answer>\\textbf{(B)}</answer>": "passed",
+    "<answer>\\mathrm{B}</answer>": "passed",
+    "<answer>\\boxed{\\text{B}}</answer>": "passed",
+    "<answer>$\\boxed{\\textbf{B}}$.</answer>": "passed",
+    "<answer><b>B</b></answer>": "passed",
+    "<answer><strong>(B)</strong></answer>": "passed",
+    "<answer>`B`</answer>": "passed",
+    "<answer>__B__</answer>": "passed",
+    "<answer>$A$</answer>": "failed",
+    "<answer>$A$ $B$</answer>": "format",
+    "<answer>\\text{A}\\text{B}</answer>": "format",
+    "<answer><b>A</b><b>B</b></answer>": "format",
+    "<answer>\\text{A or B}</answer>": "format",
     "<answer>B</answer> <answer>": "format",
     "<answer>BB</answer>": "format",
     "<answer>B B</answer>": "format",
@@ -162,6 +199,35 @@ def test_a_wrong_spec_is_an_error_that_names_the_field(spec: dict[str, object], 
     with pytest.raises(SpecError, match=message) as error:
         parse_spec(spec)
     assert any(f["field"] == field for f in error.value.fields)
+
+
+DRESSED = (
+    "**42 km**",
+    "$42 km$",
+    r"\(42 km\)",
+    r"\text{42 km}",
+    r"$\textbf{42 km}$",
+    "<b>42 km</b>",
+    "`42 km`",
+    "42 km",
+)
+TWO = (
+    "**42 km** **42 km**",
+    r"\text{42} \text{km}",
+    "<b>42 km</b> or <b>43 km</b>",
+    "$42 km$ or $43 km$",
+    "$",
+    "**",
+    "$$$$",
+)
+
+
+@pytest.mark.parametrize("spec", [{"kind": "exact", "answer": "42 km"}, {"kind": "regex", "pattern": "[0-9]+ km"}])
+def test_what_only_dresses_an_answer_is_no_part_of_it(spec: dict[str, object]) -> None:
+    assert {judge(spec, f"<answer>{text}</answer>").outcome for text in DRESSED} == {"passed"}
+    assert {judge(spec, f"<answer>{text}</answer>").outcome for text in TWO} == {"failed"}
+    dressed = {"kind": "exact", "answer": "$x$"}
+    assert judge(dressed, "<answer>$x$</answer>").outcome == "passed"
 
 
 STRICT_VALUES = {
@@ -293,6 +359,48 @@ def test_feedback_is_inert_and_deterministic() -> None:
     text.encode()
 
 
+MARKS = (
+    "<think>",
+    "</think>",
+    "</feedback>",
+    "<start_of_turn>",
+    "<end_of_turn>",
+    "<s>",
+    "</s>",
+    "<tool_call>",
+    "<<SYS>>",
+    "<|im_end|>",
+    "<\uff5cend\u2581of\u2581sentence\uff5c>",
+    "[INST]",
+    "[/INST]",
+    "[TOOL_CALLS]",
+    "<br/>",
+)
+PLAIN = (
+    "a < b > c",
+    "[1, 2]",
+    "<class 'int'>",
+    "<object object at 0x..>",
+    "x <y and y> z",
+    "[INF]",
+    "1<2>1",
+    "List[INT]",
+)
+
+
+def test_marks_of_models_and_templates_are_escaped() -> None:
+    for mark in MARKS:
+        texts = [
+            feedback.wrong_answers([Case("1", f"x {mark} y")]),
+            feedback.runtime_error("E", mark, [Frame(1, "f", mark)], Case(mark)),
+            feedback.wrong_text(mark, mark),
+            feedback.note(mark),
+        ]
+        assert not [text for text in texts if mark in text], mark
+    for text in PLAIN:
+        assert text in feedback.note(text)
+
+
 def test_feedback_never_shows_an_expected_output_unasked() -> None:
     assert "Expected" not in feedback.wrong_answers([Case("1", "2")])
 
@@ -304,7 +412,9 @@ def test_pass_at_k_golden_values() -> None:
 def test_scores_leave_infra_errors_out() -> None:
     p, f, i = Outcome.PASSED, Outcome.FAILED, Outcome.INFRA_ERROR
     rows = [("train", "a", o) for o in (p, f, i, i)] + [("train", "b", o) for o in (p, p, p, p)] + [("test", "c", i)]
-    scores = split_scores(rows)
+    rewards = {p: 1.0, f: 0.5, i: 0.0}
+    scores = split_scores((*row, rewards[row[2]]) for row in rows)
     assert set(scores) == {"train"}
     assert (scores["train"].problems, scores["train"].rollouts, scores["train"].pass_rate) == (2, 6, 0.75)
     assert scores["train"].pass_at == {1: 0.75, 2: 1.0, 4: 1.0}
+    assert scores["train"].reward == 0.875

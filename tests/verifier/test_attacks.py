@@ -16,7 +16,7 @@ import yaml
 import pmd.services.verifier.app
 from pmd.services.verifier.grading import Submission
 from pmd.services.verifier.sandbox import watch
-from pmd.services.verifier.sandbox.job import Job, Limits
+from pmd.services.verifier.sandbox.job import End, Job, Limits
 from pmd.services.verifier.sandbox.tier import SandboxUnavailable, open_sandbox
 from tests.verifier.conftest import RIGHT, Sandbox
 
@@ -174,10 +174,29 @@ def test_programs_are_deterministic(sandbox: Sandbox) -> None:
     assert len(feedback) == 1
 
 
+def test_randomness_of_the_kernel_repeats(sandbox: Sandbox) -> None:
+    program = (
+        "import os, random, secrets, uuid\nimport numpy as np\n"
+        "def solve(a):\n"
+        "    return [os.urandom(4).hex(), os.urandom(4).hex(), secrets.token_hex(4), str(uuid.uuid4()),"
+        " random.SystemRandom().random(), float(np.random.default_rng().random())]"
+    )
+    feedback = {sandbox.judge(program).feedback for _ in range(4)}
+    assert len(feedback) == 1
+    assert "Error" not in feedback.pop()
+    sandbox_of_its_own, tier = open_sandbox(1, memory_mb=512, libraries=("numpy",), insecure=False)
+    try:
+        assert Sandbox(sandbox_of_its_own, tier).judge(program).feedback == sandbox.judge(program).feedback
+    finally:
+        sandbox_of_its_own.close()
+    twice = "import os\ndef solve(a): return os.urandom(8) == os.urandom(8)"
+    assert sandbox.judge(twice, spec_of({"output": "false"})).outcome == "passed"
+
+
 def test_memory_stays_below_its_limit(sandbox: Sandbox) -> None:
     grow = "hoard = []\nwhile True:\n    hoard.append(bytearray(1 << 20))"
     execution = sandbox.pool.run(Job(grow, None, "", Limits(cpu_s=4, memory_mb=256, output_kb=64)))
-    assert b"MemoryError" in execution.report
+    assert execution.end is End.MEMORY
     assert execution.max_rss_kb < (256 + 64) << 10, "the limit and what every child shares with its zygote"
 
 

@@ -54,6 +54,11 @@ FEEDBACK = {
         spec(PRIVATE),
         "Time limit exceeded.\nInput: [7]",
     ),
+    "a time limit before the function is called": (
+        "while True: pass\ndef solve(a): pass",
+        spec(PRIVATE),
+        "Time limit exceeded while loading the program.",
+    ),
     "an error is told before a wrong answer": (
         "def solve(a):\n    return a if len(a) == 1 else 1 / 0",
         spec(PRIVATE, PUBLIC),
@@ -103,6 +108,27 @@ def test_modes_of_comparison(mode: tuple[str, str], sandbox: Sandbox) -> None:
     compare, printed = mode
     given = {"kind": "code", "tests": [{"input": "", "output": "2\n"}], "compare": compare}
     assert sandbox.judge(f"print({printed!r})", given).outcome == MODES[mode]
+
+
+RETURNED = {
+    # program's value, expected JSON: strict, livecodebench
+    ("(1, (2, 3))", "[1, [2, 3]]"): ("passed", "failed"),
+    ("[(1, 2)]", "[[1, 2]]"): ("passed", "failed"),
+    ("{3, 1, 2}", "[1, 2, 3]"): ("passed", "failed"),
+    ("frozenset('ba')", '["a", "b"]'): ("passed", "failed"),
+    ("{1: 'a'}", '{"1": "a"}'): ("passed", "failed"),
+    ("{1, 'a'}", "[1]"): ("failed", "failed"),
+    ("(1, 2)", "[1, 2]"): ("passed", "passed"),
+    ("__file__", '"/solution.py"'): ("passed", "passed"),
+}
+
+
+@pytest.mark.parametrize("returned", RETURNED)
+def test_what_a_function_may_return(returned: tuple[str, str], sandbox: Sandbox) -> None:
+    value, output = returned
+    for compare, outcome in zip(("strict", "livecodebench"), RETURNED[returned], strict=True):
+        given = spec({"input": "1", "output": output}, compare=compare)
+        assert sandbox.judge(f"def solve(a): return {value}", given).outcome == outcome, compare
 
 
 def test_all_tests_must_pass(sandbox: Sandbox) -> None:

@@ -24,12 +24,13 @@ RIGHT_AND_WRONG = [
     (r"\boxed{0.5}", r"\boxed{2}"),
     ('{"name": "Ada"}', '{"name": 1}'),
     ("three little words", "two words"),
+    (r"\boxed{0.5\pi}", r"\boxed{\pi}"),
 ]
 
 
 def test_every_kind_has_an_example() -> None:
     kinds = [spec["kind"] for spec in SPECS]
-    assert kinds == ["code", "code", "choice", "exact", "regex", "math", "json_schema", "python"]
+    assert kinds == ["code", "code", "choice", "exact", "regex", "math", "json_schema", "python", "math"]
 
 
 @pytest.mark.parametrize(("spec", "pair"), list(zip(SPECS, RIGHT_AND_WRONG, strict=True)))
@@ -37,3 +38,8 @@ def test_examples(spec: dict[str, Any], pair: tuple[str, str], sandbox: Sandbox)
     right, wrong = sandbox.grader.grade([Submission(spec, completion) for completion in pair])
     assert (right.outcome, right.reward) == ("passed", 1.0), right
     assert (wrong.outcome, wrong.reward) == ("failed", 0.0), wrong
+
+
+def test_no_example_is_refused(sandbox: Sandbox) -> None:
+    assert sum("solution" in spec for spec in SPECS) == 1
+    assert sandbox.grader.refusals(SPECS) == {}

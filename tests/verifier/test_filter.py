@@ -11,6 +11,8 @@ import pytest
 
 from pmd.services.verifier.sandbox.syscalls import ALLOW, ALLOWED, ARCHITECTURES, CHECKED, ERRNO, KILL, build_filter
 
+OWN = 4321
+"""The process that a program is made for."""
 EPERM, ENOSYS = ERRNO | errno.EPERM, ERRNO | errno.ENOSYS
 MACHINES = tuple(ARCHITECTURES)
 FORBIDDEN = {
@@ -124,7 +126,7 @@ class Call:
 
     def __init__(self, machine: str) -> None:
         self.column, self.arch = ARCHITECTURES[machine]
-        self.program = build_filter(machine)
+        self.program = build_filter(machine).of(OWN)
 
     def __call__(self, number: int, *arguments: int) -> int:
         return run_filter(self.program, self.arch, number, arguments)
@@ -221,6 +223,15 @@ def test_prctl_names_threads_and_nothing_else(call: Call) -> None:
     assert call.named("prctl", 15) == ALLOW
     for option in (1, 4, 8, 22, 23, 28, 38, 47, 0x59616D61):
         assert call.named("prctl", option) == EPERM
+
+
+def test_a_process_can_abort_itself_and_signal_nothing_else(call: Call) -> None:
+    abort, thread = 6, 7
+    assert call.named("tgkill", OWN, thread, abort) == ALLOW
+    for other in (0, 1, OWN - 1, OWN + 1, 0xFFFFFFFF):
+        assert call.named("tgkill", other, thread, abort) == EPERM
+    for signal in (*range(abort), *range(abort + 1, 65)):
+        assert call.named("tgkill", OWN, thread, signal) == EPERM
 
 
 def test_ioctl_can_not_push_input_to_a_terminal(call: Call) -> None:

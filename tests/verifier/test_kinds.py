@@ -13,8 +13,10 @@ from typing import Any
 import pytest
 
 from pmd.services.common.wire import Verdict
-from pmd.services.verifier.grading import Submission
+from pmd.services.verifier.grading import Grader, Submission
 from pmd.services.verifier.kinds import SpecError, parse_spec
+from pmd.services.verifier.sandbox.job import SandboxError
+from pmd.services.verifier.sandbox.tier import open_sandbox
 from tests.verifier.conftest import Sandbox
 
 
@@ -205,6 +207,79 @@ def test_a_wrong_spec_names_the_field(spec: dict[str, Any], field: str, message:
     with pytest.raises(SpecError, match=message) as caught:
         parse_spec(spec)
     assert any(f["field"].startswith(field) for f in caught.value.fields)
+
+
+VERIFY = "def verify(completion, reference):\n    return reference in completion\n"
+LOADS: dict[str, tuple[str, str]] = {
+    "right": (VERIFY, ""),
+    "a class that can be called": ("class V:\n    def __call__(self, c, r): return 1\nverify = V()", ""),
+    "no function": ("def check(completion, reference): return 1", "defines no function verify"),
+    "no callable": ("verify = 3", "defines no function verify"),
+    "no Python": ("def verify(completion, reference):\n    return (", "SyntaxError"),
+    "an import that is not there": ("import no_such_package\n" + VERIFY, "No module named 'no_such_package' (line 1)"),
+    "a loop": ("while True: pass\n" + VERIFY, "exceeds its time limit while it loads"),
+}
+
+
+@pytest.mark.parametrize("name", LOADS)
+def test_a_function_that_can_not_be_loaded_is_refused_before(name: str, sandbox: Sandbox) -> None:
+    source, message = LOADS[name]
+    refused = sandbox.grader.refusals([{"kind": "python", "source": source, "limits": {"cpu_s": 0.3}}])
+    assert bool(refused) == bool(message)
+    assert message in str(refused.get(0, "")), refused
+
+
+ADDS = {"kind": "code", "fn_name": "add", "tests": [{"input": "1\n2", "output": "3"}]}
+SOLVED: dict[str, tuple[dict[str, Any], str]] = {
+    "code": (ADDS, "```python\ndef add(a, b): return a + b\n```"),
+    "choice": ({"kind": "choice", "answer": "B"}, "<answer>B</answer>"),
+    "exact": ({"kind": "exact", "answer": "42"}, "<answer>42</answer>"),
+    "regex": ({"kind": "regex", "pattern": "4."}, "42"),
+    "math": (HALF, r"\boxed{0.5}"),
+    "json_schema": ({"kind": "json_schema", "json_schema": {"type": "object"}}, "{}"),
+    "python": ({"kind": "python", "source": VERIFY, "reference": "42"}, "It is 42."),
+}
+
+
+@pytest.mark.parametrize("name", SOLVED)
+def test_a_spec_proves_itself_by_its_solution(name: str, sandbox: Sandbox) -> None:
+    spec, solution = SOLVED[name]
+    assert sandbox.grader.refusals([spec, {**spec, "solution": solution}]) == {}
+    assert judge(sandbox, solution, **spec, solution="what is wrong there spoils no verdict").outcome == "passed"
+    refused = sandbox.grader.refusals([{**spec, "solution": "nonsense"}, spec])
+    assert list(refused) == [0]
+    assert refused[0].fields[0]["field"] == "solution"
+    assert "the solution does not pass" in refused[0].fields[0]["message"]
+    assert list(sandbox.grader.refusals([{**spec, "solution": 3}])) == [0]
+
+
+def test_a_solution_that_the_function_fails_on_names_the_cause(sandbox: Sandbox) -> None:
+    spec = {"kind": "python", "source": "def verify(c, r): return r[0]", "reference": 3, "solution": "x"}
+    assert "TypeError" in str(sandbox.grader.refusals([spec])[0])
+
+
+def test_trouble_of_ours_refuses_no_spec(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> Any:
+        raise SandboxError("no zygote")
+
+    monkeypatch.setattr(sandbox.pool, "run", fail)
+    specs = [SOLVED["python"][0], {**ADDS, "solution": SOLVED["code"][1]}]
+    assert sandbox.grader.refusals(specs) == {}
+
+
+def test_packages_of_graders_are_not_for_programs() -> None:
+    pool, tier = open_sandbox(1, memory_mb=512, insecure=False)
+    graders, _ = open_sandbox(1, memory_mb=pool.memory, libraries=("numpy",), insecure=False)
+    box = Grader(pool, tier, graders)
+    try:
+        source = "import numpy\ndef verify(c, r): return float(numpy.float64(1))"
+        program = "```python\nimport numpy\ndef add(a, b): return a + b\n```"
+        verdicts = box.grade([Submission({"kind": "python", "source": source}, "x"), Submission(ADDS, program)])
+        assert [verdict.outcome for verdict in verdicts] == ["passed", "failed"]
+        assert "numpy" in verdicts[1].feedback
+    finally:
+        pool.close()
+        box.close()
 
 
 @pytest.mark.timeout(60)

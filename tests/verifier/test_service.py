@@ -22,10 +22,12 @@ from pmd.services.common.columns import ROLLOUTS
 from pmd.services.common.requests import VerifyRequest
 from pmd.services.common.wire import Message, Problem, Ref
 from pmd.services.verifier.app import create_app
-from pmd.services.verifier.grading import Submission
+from pmd.services.verifier.grading import Grader, Submission
 from pmd.services.verifier.sandbox import tier
+from pmd.services.verifier.sandbox.job import SandboxAway
 from pmd.services.verifier.sandbox.pool import Pool
 from pmd.services.verifier.settings import VerifierSettings
+from tests.limits import FullDisk
 from tests.verifier.conftest import RIGHT, SOLVE_SPEC, Sandbox, fenced
 
 TOKEN = "a-token-of-some-length"
@@ -91,6 +93,12 @@ def test_specs_are_checked_without_a_completion(http: TestClient) -> None:
     assert refused[0]["errors"][0]["field"] == "kind"
     assert "did you mean 'exact'?" in refused[0]["errors"][0]["message"]
     assert refused[3]["errors"][0]["field"] == "limits.memory_mb"
+    solved = {**SOLVE_SPEC, "solution": fenced(RIGHT)}
+    wrong = {**SOLVE_SPEC, "solution": fenced("def solve(a): return a")}
+    proven = http.post("/v1/specs:validate", json={"specs": [solved, wrong]}).raise_for_status().json()["refused"]
+    assert [(spec["index"], spec["errors"][0]["field"]) for spec in proven] == [(1, "solution")]
+    answer = http.post("/v1/verify", json={"items": [{"verifier": call, "completion": "x"}]})
+    assert [error["field"] for error in answer.json()["errors"]] == ["items.0.verifier"]
     unwritable = b'{"specs": [{"kind": "exact", "answer": "\\ud800"}]}'
     answer = http.post("/v1/specs:validate", content=unwritable, headers={"content-type": "application/json"})
     assert answer.json()["refused"][0]["errors"][0]["field"] == "answer"
@@ -153,6 +161,61 @@ def test_job_verify_judges_an_artifact(http: TestClient, tmp_path: Path) -> None
     verdicts = read_table(Ref(**result["verdicts"]))
     assert [v["rollout_id"] for v in verdicts] == [r["rollout_id"] for r in rows]
     assert [v["outcome"] for v in verdicts] == ["failed", "passed", "failed", "passed", "passed"]
+
+
+def test_law_12_a_full_disk_is_waited_for_by_name_and_nothing_is_judged_twice(
+    http: TestClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graded = []
+    plain = Grader.grade
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        graded.append(1)
+        return plain(*args, **kwargs)
+
+    monkeypatch.setattr(Grader, "grade", counted)
+    spec = {"kind": "exact", "answer": "1"}
+    problems = [Problem(id="p", messages=[Message(role="user", content="q")], verifier=spec)]
+    request = VerifyRequest(
+        rollouts=write_table(f"file://{tmp_path}/rollouts.parquet", [rollout("p", "train", 0, "1")], ROLLOUTS),
+        problems=write_problems(f"file://{tmp_path}/problems.parquet", problems),
+        out=f"file://{tmp_path}/out/verdicts.parquet",
+    )
+    disk = FullDisk(tmp_path / "out", monkeypatch)
+    http.put("/v1/jobs/full.1", json={"kind": "verify", "request": request.model_dump(mode="json")})
+    while disk.met < 3:
+        time.sleep(0.01)
+    job = http.get("/v1/jobs/full.1").json()
+    assert (job["status"], job["error"]) == ("running", None)
+    assert f"{tmp_path}/out/verdicts.parquet" in job["waiting"]
+    disk.emptied()
+    assert http.get("/v1/jobs/full.1", params={"wait": 20}).json()["result"]["outcomes"] == {"passed": 1}
+    assert len(graded) == 1
+
+
+def test_law_12_a_sandbox_that_does_not_start_judges_nothing_and_is_waited_for(
+    http: TestClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, refused = Pool.run, []
+
+    def away(pool: Pool, job: Any) -> Any:
+        if len(refused) < 8:
+            refused.append(1)
+            raise SandboxAway("the sandbox's zygote could not start: Cannot allocate memory")
+        return plain(pool, job)
+
+    monkeypatch.setattr(Pool, "run", away)
+    problems = [Problem(id="p", messages=[Message(role="user", content="q")], verifier=SOLVE_SPEC)]
+    new = RIGHT + "\n# a program that was never judged before"
+    request = VerifyRequest(
+        rollouts=write_table(f"file://{tmp_path}/rollouts.parquet", [rollout("p", "train", 0, fenced(new))], ROLLOUTS),
+        problems=write_problems(f"file://{tmp_path}/problems.parquet", problems),
+        out=f"file://{tmp_path}/verdicts.parquet",
+    )
+    http.put("/v1/jobs/sandbox.1", json={"kind": "verify", "request": request.model_dump(mode="json")})
+    job = http.get("/v1/jobs/sandbox.1", params={"wait": 20}).json()
+    assert job["result"]["outcomes"] == {"passed": 1}, "and no infra_error"
+    assert len(refused) == 8
 
 
 def test_a_wrong_spec_among_right_ones_spoils_only_its_own_rollouts(http: TestClient, tmp_path: Path) -> None:

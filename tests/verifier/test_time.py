@@ -42,11 +42,11 @@ def test_cpu_counts_towards_the_total(sandbox: Sandbox) -> None:
 
 
 def test_quick_tests_cost_the_total_nothing_but_their_cpu() -> None:
-    quick = Execution("exit", 0, b"", b"", b"", cpu_s=0.004, wall_s=0.09, max_rss_kb=1, own_s=0.09)
+    quick = Execution("exit", 0, b"", b"", b"", True, False, cpu_s=0.004, wall_s=0.09, max_rss_kb=1, own_s=0.09)
     assert quick.spent_s == 0.004
-    kept_waiting = Execution("exit", 0, b"", b"", b"", cpu_s=0.1, wall_s=9.0, max_rss_kb=1, own_s=0.2)
+    kept_waiting = Execution("exit", 0, b"", b"", b"", True, False, cpu_s=0.1, wall_s=9.0, max_rss_kb=1, own_s=0.2)
     assert kept_waiting.spent_s == pytest.approx(0.1)
-    asleep = Execution("exit", 0, b"", b"", b"", cpu_s=0.1, wall_s=9.0, max_rss_kb=1, own_s=9.0)
+    asleep = Execution("exit", 0, b"", b"", b"", True, False, cpu_s=0.1, wall_s=9.0, max_rss_kb=1, own_s=9.0)
     assert asleep.spent_s == pytest.approx(8.9)
 
 

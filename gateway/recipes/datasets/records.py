@@ -37,7 +37,7 @@ class BadRecord(Strict):
     message: str
 
     def __str__(self) -> str:
-        return f"{self.where}: field {self.field!r}: {self.message}"
+        return f"{self.where}: " + (f"field {self.field!r}: " if self.field else "") + self.message
 
 
 class BadField(ValueError):
@@ -53,14 +53,18 @@ Decode = Callable[[dict[str, Any], str], Problem | None]
 is unique to the file and line."""
 
 
-def load(uris: Iterable[str], decode: Decode) -> tuple[list[Problem], list[BadRecord]]:
-    """The problems of all files, and the records that are none.
+def load(uris: Iterable[str], decode: Decode, known: set[str] | None = None) -> tuple[list[Problem], list[BadRecord]]:
+    """The problems of all files, and the records that are none. A record whose id is taken is one of these.
+
+    Args:
+        known: ids that are taken; those of the problems are added.
 
     Raises:
         Unreadable: a file is missing, or its store can't be reached.
     """
     problems: list[Problem] = []
     bad: list[BadRecord] = []
+    known = set() if known is None else known
     for uri in uris:
         stem = re.sub(r"[^A-Za-z0-9._-]", "-", uri.rsplit("/", 1)[-1].partition(".")[0])[:80].strip("._-") or "file"
         for where, number, text in _records(uri):
@@ -73,8 +77,14 @@ def load(uris: Iterable[str], decode: Decode) -> tuple[list[Problem], list[BadRe
                 first = explain(error, Problem)[0]
                 bad.append(BadRecord(where=where, **first))
             else:
-                if problem is not None:
-                    problems.append(problem)
+                if problem is None:
+                    continue
+                if problem.id in known:
+                    message = f"{problem.id!r} is the id of an earlier record; ids are unique across splits"
+                    bad.append(BadRecord(where=where, field="id", message=message))
+                    continue
+                known.add(problem.id)
+                problems.append(problem)
     return problems, bad
 
 

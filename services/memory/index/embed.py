@@ -18,14 +18,14 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from pmd.services.common.jobs import Retryable
+from pmd.services.common.waiting import Away
 
 Rows = npt.NDArray[np.float32]
 """float32 [texts, dimensions], unit length."""
 
 
-class EmbedderDown(Retryable):
-    """The embedder can't be reached or answers an error that may pass."""
+class EmbedderDown(Away):
+    """The embedder can't be reached, starts or has too much to do."""
 
 
 class Embedder(Protocol):
@@ -37,7 +37,8 @@ class Embedder(Protocol):
         """One row per text.
 
         Raises:
-            EmbedderDown: when the same call may succeed later.
+            EmbedderDown: when it is away, starts or has too much to do.
+            Retryable: when it tried and failed, and the same call may succeed later.
             ValueError: when it never will (wrong model, wrong key, wrong dimension).
         """
         ...

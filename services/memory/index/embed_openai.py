@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import httpx
 import numpy as np
 
+from pmd.services.common.jobs import Retryable
+from pmd.services.common.waiting import AWAY_STATUS
 from pmd.services.memory.index.embed import EmbedderDown, Rows, unit
 
 BATCH = 64
@@ -65,21 +67,23 @@ class OpenAIEmbedder:
         return unit(rows)
 
     def _post(self, body: dict[str, object]) -> httpx.Response:
-        cause = ""
+        cause, down = "", True
         for attempt in range(ATTEMPTS):
             if attempt:
                 time.sleep(BACKOFF_S * 2**attempt)
             try:
                 answer = self._http.post("/embeddings", json=body)
             except httpx.TransportError as error:
-                cause = f"{type(error).__name__}: {error}"
+                cause, down = f"{type(error).__name__}: {error}", True
                 continue
             if answer.status_code < 400:
                 return answer
+            down = answer.status_code in AWAY_STATUS
             cause = f"HTTP {answer.status_code}: {answer.text[:300]}"
-            if answer.status_code < 500 and answer.status_code != 429:
+            if answer.status_code < 500 and not down:
                 raise ValueError(f"{self._where()}: {cause}")
-        raise EmbedderDown(f"{self._where()} failed {ATTEMPTS} times: {cause}")
+        said = f"{self._where()} failed {ATTEMPTS} times: {cause}"
+        raise EmbedderDown(said) if down else Retryable(said)
 
     def _where(self) -> str:
         return f"{self._http.base_url}embeddings"

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from pmd.services.common.jobs import Retryable
+from pmd.services.common.waiting import Away
 from pmd.services.common.wire import Level, Problem
 from pmd.services.memory.evidence.terms import excerpt
 from pmd.services.memory.index.embed import Rows
@@ -34,7 +34,7 @@ PAGE = 2000
 Mode = Literal["hybrid", "text", "vector"]
 
 
-class IndexDown(Retryable):
+class IndexDown(Away):
     """The index can't be reached, or failed in a way that may pass."""
 
 

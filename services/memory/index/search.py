@@ -23,6 +23,7 @@ from prometheus_client import Counter, Gauge
 from pydantic import SecretStr
 
 from pmd.services.common.jobs import Retryable
+from pmd.services.common.waiting import Away
 from pmd.services.common.wire import Level
 from pmd.services.memory.index.embedders import EmbedderSpec
 from pmd.services.memory.index.exact import ExactIndex
@@ -84,7 +85,7 @@ class Found:
     """The configured index was out of reach."""
 
 
-class Behind(Retryable):
+class Behind(Away):
     """The search's time was up before the index had caught up with the ledger."""
 
 
@@ -153,6 +154,12 @@ class Search:
         for generation in (self._now, self._next):
             if generation is not None and generation.remote is not None:
                 generation.remote.close()
+
+    def release(self, bank: str) -> None:
+        """Free the memory of a bank's embedded index; the next search builds it again from the ledger."""
+        exact = self._now.exact
+        with self._locks[bank, exact.name]:
+            exact.drop(bank)
 
     def status(self) -> dict[str, Any]:
         """Facts for `/readyz`."""

@@ -9,6 +9,7 @@ import hashlib
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -59,10 +60,8 @@ class VectorFile:
     def put(self, embedder: str, vectors: dict[bytes, Rows]) -> None:
         """Keep vectors."""
         rows = [(embedder, digest, vector.tobytes()) for digest, vector in vectors.items()]
-        with self._lock:
-            self._db.execute("BEGIN IMMEDIATE")
-            self._db.executemany("INSERT OR IGNORE INTO vectors VALUES(?,?,?)", rows)
-            self._db.execute("COMMIT")
+        with self._write() as db:
+            db.executemany("INSERT OR IGNORE INTO vectors VALUES(?,?,?)", rows)
 
     def dimension(self, embedder: str) -> int | None:
         """Dimensions of an embedder's vectors; None while there are none."""
@@ -80,11 +79,22 @@ class VectorFile:
 
     def activate(self, spec: str, embedder: str) -> None:
         """Make this the embedder that reads use, and forget the vectors of all others, in one transaction."""
+        with self._write() as db:
+            db.execute("INSERT OR REPLACE INTO active VALUES(1, ?)", (spec,))
+            db.execute("DELETE FROM vectors WHERE embedder != ?", (embedder,))
+
+    @contextmanager
+    def _write(self) -> Iterator[sqlite3.Connection]:
+        """One transaction: all of it or nothing. One that a full disk broke off doesn't stand in the next one's way."""
         with self._lock:
             self._db.execute("BEGIN IMMEDIATE")
-            self._db.execute("INSERT OR REPLACE INTO active VALUES(1, ?)", (spec,))
-            self._db.execute("DELETE FROM vectors WHERE embedder != ?", (embedder,))
-            self._db.execute("COMMIT")
+            try:
+                yield self._db
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise
 
 
 def digest(text: str) -> bytes:

@@ -134,7 +134,7 @@ def abstract(
         for pool in asked
     ]
     parse = partial(parse_behaviors, budget=request.settings.max_behaviors)
-    answers = dict(zip((p.cluster.id for p in asked), model.notes(prompts, job.key, parse), strict=True))
+    answers = dict(zip((p.cluster.id for p in asked), model.notes(prompts, job, parse), strict=True))
     job.check()
     with ledger.at_step(request.bank, request.step) as view:
         banned = view.banned

@@ -3,7 +3,11 @@
 The requests of a burst carry `metadata` (batch, size, index): our rollout service runs them as one batch in
 that order, which makes reflection reproducible (Law 10). Other servers ignore it.
 
-Invariant: the installation's token goes to its own rollout service and nowhere else.
+Invariants:
+- The installation's token goes to its own rollout service and nowhere else.
+- A server that is away, starts or has too much to do is waited for (`Away`). What it had answered before is kept: a
+  burst to our own service is asked anew as a whole, because its batch is part of the result; elsewhere only what is
+  missing.
 """
 
 from __future__ import annotations
@@ -15,8 +19,10 @@ from typing import TypeVar
 
 import httpx
 
-from pmd.services.common.jobs import Retryable
+from pmd.services.common.client import reason
+from pmd.services.common.jobs import JobContext, Retryable
 from pmd.services.common.requests import Generator
+from pmd.services.common.waiting import AWAY_STATUS, Away, retry_after
 from pmd.services.memory.write.notes import InvalidNotes
 
 T = TypeVar("T")
@@ -69,30 +75,31 @@ class ChatModel:
     def __exit__(self, *_: object) -> None:
         self._http.close()
 
-    def notes(self, prompts: Sequence[str], key: str, parse: Callable[[str], T]) -> list[T | None]:
+    def notes(self, prompts: Sequence[str], job: JobContext, parse: Callable[[str], T]) -> list[T | None]:
         """Ask every prompt once, and those with an invalid answer once more; None where both were invalid, and for a
         prompt that the server refuses.
 
         Args:
-            key: names the burst; answers are a function of it, the prompts, the seed and the weights.
+            job: its key names the burst; answers are a function of it, the prompts, the seed and the weights.
             parse: reads one answer; raises `InvalidNotes`.
 
         Raises:
-            Retryable: when the server can't be reached or answers an error.
+            Away: when the server can't be reached, starts or has too much to do.
+            Retryable: when it answers an error.
             Refused: when it refuses every prompt, and a single word too: then the model or a setting is wrong.
         """
         found: list[T | None] = [None] * len(prompts)
         open_ = list(range(len(prompts)))
         for attempt in range(2):
-            answers = self._burst([prompts[i] for i in open_], f"{key}.{attempt}", open_, attempt)
+            answers = self._burst([prompts[i] for i in open_], job, f"{job.key}.{attempt}", open_, attempt)
             refused = [answer for answer in answers if isinstance(answer, Refused)]
             if refused and len(refused) == len(prompts):
                 # Often that is one prompt only, of a problem with long attempts.
-                word = self._ask(WORD, 0, f"{key}.word", 1, 0)
+                word = self._ask(WORD, 0, f"{job.key}.word", 1, 0)
                 if isinstance(word, Refused):
                     raise word
             if refused:
-                facts = {"batch": key, "refused": len(refused), "asked": len(answers), "reason": str(refused[0])}
+                facts = {"batch": job.key, "refused": len(refused), "asked": len(answers), "reason": str(refused[0])}
                 log.warning("prompts for notes refused", extra=facts)
             still_open = []
             for i, answer in zip(open_, answers, strict=True):
@@ -105,18 +112,42 @@ class ChatModel:
             open_ = still_open
         return found
 
-    def _burst(self, prompts: Sequence[str], key: str, numbers: Sequence[int], attempt: int) -> list[str | Refused]:
+    def _burst(
+        self, prompts: Sequence[str], job: JobContext, key: str, numbers: Sequence[int], attempt: int
+    ) -> list[str | Refused]:
         answers: list[str | Refused] = []
         for start in range(0, len(prompts), PARALLEL):
+            job.check()
             part = prompts[start : start + PARALLEL]
             batch = f"{key}.{start}"
-            with ThreadPoolExecutor(len(part)) as pool:
-                tasks = [
-                    pool.submit(self._ask, prompt, numbers[start + i] * 2 + attempt, batch, len(part), i)
-                    for i, prompt in enumerate(part)
-                ]
-                answers += [task.result() for task in tasks]
+            seeds = [number * 2 + attempt for number in numbers[start : start + PARALLEL]]
+            known: dict[int, str | Refused] = job.once(batch, dict)
+            if len(known) < len(part):
+                self._complete(known, part, batch, seeds)
+            answers += [known[i] for i in range(len(part))]
         return answers
+
+    def _complete(
+        self, known: dict[int, str | Refused], prompts: Sequence[str], batch: str, seeds: Sequence[int]
+    ) -> None:
+        """Ask for the answers of a burst that are not `known`.
+
+        Raises:
+            Away: when some did not come; those that did are known from then on, unless they are of a batch of ours.
+        """
+        missing = [i for i in range(len(prompts)) if i not in known]
+        lacking: Away | None = None
+        with ThreadPoolExecutor(len(missing)) as pool:
+            tasks = {i: pool.submit(self._ask, prompts[i], seeds[i], batch, len(prompts), i) for i in missing}
+            for i, task in tasks.items():
+                try:
+                    known[i] = task.result()
+                except Away as away:
+                    lacking = away
+        if lacking is not None:
+            if self._generator.base_url is None:
+                known.clear()
+            raise lacking
 
     def _ask(self, prompt: str, seed_offset: int, batch: str, batch_size: int, index: int) -> str | Refused:
         sampling = self._generator.sampling
@@ -132,14 +163,18 @@ class ChatModel:
         try:
             response = self._http.post("/chat/completions", json=body)
         except httpx.TransportError as error:
-            raise Retryable(
-                f"the model that writes notes can't be reached at {self._http.base_url}: {error}"
-            ) from error
+            why = f"{type(error).__name__}: {error}"
+            raise Away(f"the model that writes notes can't be reached at {self._http.base_url}: {why}") from error
+        if response.status_code in AWAY_STATUS:
+            raise Away(
+                f"the model that writes notes at {self._http.base_url} can't answer now: {reason(response)}",
+                after_s=retry_after(response.headers),
+            )
         if response.status_code >= 400:
             cause = f"{self._http.base_url}chat/completions: HTTP {response.status_code}: {response.text[:500]}"
             if response.status_code in {400, 413, 422}:
                 return Refused(cause)
-            if response.status_code < 500 and response.status_code not in {404, 409, 429}:
+            if response.status_code < 500 and response.status_code not in {404, 409}:
                 raise ValueError(cause)
             raise Retryable(cause)
         return str(response.json()["choices"][0]["message"]["content"])

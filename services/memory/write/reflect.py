@@ -157,7 +157,7 @@ def reflect(ledger: Ledger, model: ChatModel, request: ReflectRequest, job: JobC
     asked = [pid for pid, seen in attempts.items() if not nothing_new(seen, old.get(pid, []), request.step)]
     prompts = [prompt(known[pid], attempts[pid], old.get(pid, []), request) for pid in asked]
     parse = partial(parse_insight, budget=request.settings.max_notes)
-    answers = dict(zip(asked, model.notes(prompts, job.key, parse), strict=True))
+    answers = dict(zip(asked, model.notes(prompts, job, parse), strict=True))
     job.check()
     with ledger.at_step(request.bank, request.step) as view:
         banned = view.banned

@@ -35,6 +35,7 @@ from pmd.services.common.artifacts import ArtifactError, check_weights, read_tab
 from pmd.services.common.options import TrainSettings
 from pmd.services.common.requests import TrainRequest, TrainResult
 from pmd.services.common.telemetry import configure_logging
+from pmd.services.common.waiting import away, fullest
 from pmd.services.trainer.job import checkpoint
 from pmd.services.trainer.job.process import ProcessId, end_with
 from pmd.services.trainer.job.spool import Spool, StepError
@@ -67,12 +68,18 @@ class OutOfOrder(ValueError):
     """A step asks for a version that this run is not at."""
 
 
-def step_error(exception: Exception) -> StepError:
-    """What is recorded of an exception. It may pass when storage was full or out of reach."""
+def step_error(exception: Exception, *places: str) -> StepError:
+    """What is recorded of an exception.
+
+    Args:
+        places: where the step writes to; the full one is named where the exception does not say.
+    """
     message = f"{type(exception).__name__}: {exception}"
-    # Of a full disk torch says where in its file writer it came up, and safetensors the number of the error.
-    named = "inline_container.cc" in message or "(os error " in message
-    return StepError(message=message, retryable=named or isinstance(exception.__cause__ or exception, OSError))
+    if (lacking := away(exception, *places)) is not None:
+        return StepError(message=str(lacking), retryable=True, waits=True)
+    if "inline_container.cc" in message:  # of a full disk torch says where in its own source it came up
+        return StepError(message=f"storage can't be used, {fullest(*places)} is full", retryable=True, waits=True)
+    return StepError(message=message, retryable=isinstance(exception.__cause__ or exception, OSError))
 
 
 def learning_rate(settings: TrainSettings, version: int, scale: float) -> float:
@@ -134,7 +141,8 @@ class Run:
             log.warning("step not loaded", extra={"run": request.run, "version": self.version}, exc_info=True)
             error = step_error(exception)
             if done is not None:  # it could be loaded once
-                error = StepError(message=f"step {request.step} can't be repeated: {error.message}", retryable=True)
+                message = f"step {request.step} can't be repeated: {error.message}"
+                error = StepError(message=message, retryable=True, waits=error.waits)
         if not self._engine.agree(batch is not None) or batch is None:
             if self._engine.rank == 0:
                 self._spool.fail(error)
@@ -223,7 +231,7 @@ def train(spool: Spool, idle_s: float, device: torch.device) -> None:
                 return
         except Exception as exception:
             if not lost_a_rank(exception):
-                spool.fail(step_error(exception))
+                spool.fail(step_error(exception, request.out, str(spool.root)))
             raise
 
 

@@ -27,6 +27,7 @@ from pathlib import Path
 
 from pmd.services.common.requests import TrainRequest, TrainResult
 from pmd.services.common.strict import Strict
+from pmd.services.common.waiting import Away
 from pmd.services.common.wire import Weights
 
 
@@ -34,8 +35,8 @@ class SpoolConflict(ValueError):
     """A request does not fit the steps that were applied."""
 
 
-class SpoolBusy(RuntimeError):
-    """Another process holds the run's lock."""
+class SpoolBusy(Away):
+    """Another process holds the run's lock; it is waited for."""
 
 
 class StepError(Strict):
@@ -43,6 +44,8 @@ class StepError(Strict):
 
     message: str
     retryable: bool
+    waits: bool = False
+    """It could not be done because storage is full or out of reach, which is waited for."""
 
 
 def write_atomically(path: Path, text: str) -> None:

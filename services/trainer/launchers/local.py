@@ -22,15 +22,15 @@ from pathlib import Path
 
 from pmd.services.common.jobs import Retryable
 from pmd.services.common.requests import TrainRequest, TrainResult
+from pmd.services.common.waiting import Away
 from pmd.services.trainer.job.process import ProcessId
 from pmd.services.trainer.job.spool import Spool, write_atomically
+from pmd.services.trainer.launchers import END_PATIENCE_S, POLL_S, outcome, record
 
 log = logging.getLogger(__name__)
 
-POLL_S = 0.01
 RESTARTS = 2
 """Starts after the first, per step: a process that dies three times on one step has a cause that stays."""
-END_PATIENCE_S = 10.0
 
 COMPUTE_ENVIRONMENT = {
     "OMP_WAIT_POLICY": "PASSIVE",  # on shared cores, threads that spin while they wait cost a factor of 20
@@ -40,60 +40,44 @@ COMPUTE_ENVIRONMENT = {
 }
 
 
-class StepFailed(RuntimeError):
-    """The job process recorded why it can't do a step."""
-
-
-class Launcher:
+class LocalLauncher:
     """Job processes below one folder, started when a step needs them; safe to use from many threads."""
 
-    def __init__(self, root: Path, *, nproc: int, idle_s: float, external: bool = False) -> None:
+    def __init__(self, root: Path, *, nproc: int, idle_s: float) -> None:
         """Args:
         root: folder of all runs' spools.
         nproc: processes per run; more than one go under torchrun.
         idle_s: a job process without work ends after this many seconds.
-        external: start nothing; somebody else (a Kubernetes TrainJob) runs the processes on the same folder.
         """
         self._root = root
         self._nproc = nproc
         self._idle_s = idle_s
-        self._external = external
         self._children: dict[str, subprocess.Popen[bytes]] = {}
         self._locks: dict[str, threading.Lock] = {}
         self._guard = threading.Lock()
         self._closed = False
 
     def spool(self, run: str) -> Spool:
-        """The folder through which the job process of `run` is spoken to."""
         return Spool(self._root / run)
 
     def train(self, request: TrainRequest, check: Callable[[], None]) -> TrainResult:
-        """Do a step in the run's process, or find its recorded result.
-
-        Args:
-            check: called while waiting; raises to give up. The process then ends, in the middle of the step if it
-                must. The step stays recorded, and the same request finds it done or to be done.
+        """Do a step in the run's process; giving up ends it, in the middle of the step if it must.
 
         Raises:
-            SpoolConflict: when another request was applied in this place, or the one before it was not.
-            SpoolBusy: when another request is in progress in this place, by a process that is not ours to end.
-            StepFailed: when the process says why it can't; the same request would fail again.
-            Retryable: when the process keeps dying, or says that trying again may help.
+            Retryable: also when the process keeps dying.
         """
         spool = self.spool(request.run)
         version = request.from_version
         with self._guard:
             lock = self._locks.setdefault(request.run, threading.Lock())
         with lock:
-            self._record(spool, request)
+            record(spool, request, lambda: self._end(self._children.get(request.run)))
             starts = 0
             while True:
-                running = self._external or self._running(request.run)
+                running = self._running(request.run)
                 # After that look: a process that ended with its run's last step has recorded it.
-                if (result := spool.result(version)) is not None:
+                if (result := outcome(spool, version)) is not None:
                     return result
-                if error := spool.error(version):
-                    raise Retryable(error.message) if error.retryable else StepFailed(error.message)
                 try:
                     check()  # after that look too: a process that ended because we are closing is not started again
                 except Exception:
@@ -109,15 +93,31 @@ class Launcher:
                     starts += 1
                 time.sleep(POLL_S)
 
-    def _record(self, spool: Spool, request: TrainRequest) -> None:
-        """Record a step. It may take the place of another that was given up, once no process can be at that one."""
-        version = request.from_version
-        if spool.request(version) in (None, request) or spool.applied(version):
-            spool.submit(request)
+    def prepare(self, run: str, most: int) -> None:
+        """Start the process of a run that has no step to do yet, unless `most` processes live: it takes as long as the
+        first rollouts."""
+        with self._guard:
+            lock = self._locks.setdefault(run, threading.Lock())
+            living = sum(child.poll() is None for child in self._children.values())
+        if living >= most or not lock.acquire(blocking=False):
             return
-        self._end(self._children.get(request.run))
-        with spool.lock(END_PATIENCE_S):
-            spool.submit(request)
+        try:
+            if not self._running(run):
+                self.spool(run).root.mkdir(parents=True, exist_ok=True)
+                self._start(run)
+        finally:
+            lock.release()
+
+    def release(self, run: str) -> None:
+        """End the process of a run that does no step. A later step starts another, which resumes."""
+        with self._guard:
+            lock = self._locks.setdefault(run, threading.Lock())
+        if not lock.acquire(blocking=False):
+            return  # at a step, by a job that has an end of its own
+        try:
+            self._end(self._children.get(run))
+        finally:
+            lock.release()
 
     def _running(self, run: str) -> bool:
         child = self._children.get(run)
@@ -126,7 +126,7 @@ class Launcher:
     def _start(self, run: str) -> None:
         with self._guard:
             if self._closed:
-                raise Retryable("the trainer service is stopping")
+                raise Away("the trainer service is stopping")
             # Polling reaps: without it each run that has ended leaves a zombie.
             self._children = {name: child for name, child in self._children.items() if child.poll() is None}
             spool = self.spool(run)
@@ -160,7 +160,6 @@ class Launcher:
                 os.killpg(stale.pid, signal.SIGKILL)
 
     def close(self) -> None:
-        """End all job processes. Steps in progress are resumed by the next service."""
         with self._guard:
             self._closed = True
             children = list(self._children.values())

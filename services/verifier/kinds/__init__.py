@@ -18,6 +18,9 @@ from pmd.services.verifier.kinds import choice, code, exact, json_schema, math, 
 from pmd.services.verifier.kinds.kind import Kind
 
 GROUP = "pmd.verifier_kinds"
+SOLUTION = "solution"
+"""Key that a spec of every kind may have: a completion that must pass. Whoever checks the spec has it judged; nothing
+else looks at it."""
 
 BUILT_IN: dict[str, Kind[Any]] = {
     "exact": Kind(exact.Spec, exact.answer, exact.grade),
@@ -26,7 +29,7 @@ BUILT_IN: dict[str, Kind[Any]] = {
     "math": Kind(math.Spec, math.answer, math.grade),
     "json_schema": Kind(json_schema.Spec, json_schema.answer, json_schema.grade),
     "code": Kind(code.Spec, code.answer, code.grade),
-    "python": Kind(python.Spec, python.answer, python.grade),
+    "python": Kind(python.Spec, python.answer, python.grade, python.prove),
 }
 
 
@@ -43,7 +46,7 @@ class SpecError(ValueError):
 
     def below(self, path: str) -> SpecError:
         """The same for a spec that is part of something else, at `path`."""
-        return SpecError([{**f, "field": f"{path}.{f['field']}"} for f in self.fields])
+        return SpecError([{**f, "field": f"{path}.{f['field']}".rstrip(".")} for f in self.fields])
 
 
 @cache
@@ -81,6 +84,10 @@ def parse_spec(raw: Mapping[str, Any]) -> tuple[Kind[Any], Strict]:
         hint = f"did you mean {guess!r}?" if guess else f"valid: {', '.join(known)}"
         raise SpecError([{"field": "kind", "message": f"unknown kind {name!r}; {hint}"}])
     kind = known[name]
+    if SOLUTION not in kind.spec.model_fields:
+        if not isinstance(raw.get(SOLUTION, ""), str):
+            raise SpecError([{"field": SOLUTION, "message": "must be a text: a completion that passes"}])
+        raw = {key: value for key, value in raw.items() if key != SOLUTION}
     try:
         return kind, kind.spec.model_validate(raw)
     except ValidationError as error:

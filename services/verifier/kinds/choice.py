@@ -1,8 +1,9 @@
-"""Multiple choice, as SDPO judges SciKnowEval: the last answer block holds one of the labels, and nothing else.
+r"""Multiple choice, as SDPO judges SciKnowEval: the last answer block holds one of the labels, and nothing else.
 
-Brackets, full stops, colons, quotes and asterisks around the label do not matter (`(B).`), and compatibility forms of
-Unicode are their plain letters; letters of other scripts that look alike are not. Two labels, a label in a sentence, or
-a label with its option's text are format errors: what is ambiguous fails.
+Brackets, full stops, colons, quotes, asterisks and what else just dresses the label (`(B).`, `$B$`, `\text{B}`,
+`<b>B</b>`) do not matter, and compatibility forms of Unicode are their plain letters; letters of other scripts that
+look alike are not. Two labels, a label in a sentence, or a label with its option's text are format errors: what is
+ambiguous fails.
 
 Feedback is empty: a wrong letter teaches nothing that the outcome does not, and naming the right one would leak it.
 """
@@ -20,6 +21,8 @@ from pmd.services.verifier import extract
 from pmd.services.verifier.context import Context
 
 MAX_CHARS = 200
+MAX_DRESS = 6
+"""How deep a label may lie in what dresses it."""
 AROUND = " \t\n()[]{}.:*\"'`"
 """What may stand around a label."""
 
@@ -48,12 +51,15 @@ def answer(spec: Spec, completion: str) -> str | None:
     if len(given) > MAX_CHARS:
         return None
     plain = unicodedata.normalize("NFKC", given).strip()
-    boxes = extract.boxes_of(plain)
-    chosen = (boxes[0] if len(boxes) == 1 and plain.startswith("\\boxed") and plain.endswith("}") else plain).strip(
-        AROUND
-    )
     by_form = {unicodedata.normalize("NFKC", label): label for label in spec.labels}
-    return by_form.get(chosen, by_form.get(plain))
+    for _ in range(MAX_DRESS):
+        if plain in by_form:
+            return by_form[plain]
+        boxes = extract.boxes_of(plain)
+        boxed = len(boxes) == 1 and plain.startswith("\\boxed") and plain.endswith("}")
+        inner = boxes[0].strip() if boxed else extract.undressed(plain)
+        plain = plain.strip(AROUND) if inner == plain else inner
+    return by_form.get(plain)
 
 
 def grade(spec: Spec, completion: str, context: Context) -> Verdict:  # noqa: ARG001 -- the signature of all kinds

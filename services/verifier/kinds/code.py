@@ -7,7 +7,7 @@ Invariants:
   that reads stdin may end with any, as its grader allows.
 - What feedback says of a private test is bounded by the spec's `feedback`; public tests are shown in full.
 - Tests run shortest input first, so the first failure is the shortest failing case.
-- Trouble of the sandbox is `infra_error`, never a failure of the program (Law 5).
+- Trouble of the sandbox is raised, and so becomes `infra_error`, never a failure of the program (Law 5).
 """
 
 from __future__ import annotations
@@ -26,8 +26,7 @@ from pmd.services.verifier.context import Context
 from pmd.services.verifier.feedback import Case
 from pmd.services.verifier.limits import RunLimits
 from pmd.services.verifier.report import LIMITS, Error
-from pmd.services.verifier.sandbox.job import Execution, Job, SandboxError
-from pmd.services.verifier.trouble import infra_error
+from pmd.services.verifier.sandbox.job import Execution, Job
 from pmd.services.verifier.visibility import Visibility
 
 MAX_SOURCE_CHARS = 200_000
@@ -100,6 +99,8 @@ class _Failure:
     error: Error | None = None
     hidden: bool = False
     """Feedback must not quote the case."""
+    loading: bool = False
+    """The limit was met before the function was called, so the case has no part in it."""
 
 
 def answer(spec: Spec, completion: str) -> str | None:  # noqa: ARG001 -- the signature of all kinds
@@ -120,15 +121,10 @@ def grade(spec: Spec, completion: str, context: Context) -> Verdict:
     status = 0
     for test in sorted(spec.tests, key=lambda t: len(t.input)):
         context.check()
-        try:
-            prelude = spec.compare == "livecodebench"
-            as_json = json.dumps(test.output)  # as a result is reported: no character takes more bytes in any output
-            allowed = limits.within(left_s).for_output(len(as_json))
-            job = Job(source, spec.fn_name, test.input, allowed, prelude=prelude)
-            execution = context.pool.run(job)
-        except SandboxError as error:
-            context.check()  # a sandbox that closes because the service stops is no verdict at all
-            return infra_error(str(error), sandbox_tier=context.tier, cpu_ms=cpu_s * 1e3)
+        prelude = spec.compare == "livecodebench"
+        as_json = json.dumps(test.output)  # as a result is reported: no character takes more bytes in any output
+        allowed = limits.within(left_s).for_output(len(as_json))
+        execution = context.pool.run(Job(source, spec.fn_name, test.input, allowed, prelude=prelude))
         cpu_s += execution.cpu_s
         left_s -= execution.spent_s
         hidden = not (test.public or spec.feedback.private_input)
@@ -153,7 +149,7 @@ def _judge(spec: Spec, test: Test, execution: Execution, *, hidden: bool) -> _Fa
     case = Case(input=test.input[:BRIEF_INPUT])
     said = report.read(execution)
     if said.limit is not None:
-        return _Failure(said.limit, case, hidden=hidden)
+        return _Failure(said.limit, case, hidden=hidden, loading=said.loading)
     error = said.error
     any_status = spec.compare == "livecodebench" and spec.fn_name is None
     if error is None and execution.code != 0 and not any_status:
@@ -186,6 +182,9 @@ def _feedback(failures: list[_Failure]) -> str:
             return feedback.runtime_error(error.name, error.message, error.frames, failure.case)
     for failure in ordered:
         if failure.outcome in LIMITS:
-            return feedback.limit_exceeded(LIMITS[failure.outcome], None if failure.hidden else failure.case)
+            what = LIMITS[failure.outcome]
+            if failure.loading:
+                return feedback.limit_exceeded_while_loading(what)
+            return feedback.limit_exceeded(what, None if failure.hidden else failure.case)
     cases = [failure.case for failure in failures if not failure.hidden]
     return feedback.wrong_answers(cases) if cases else feedback.PRIVATE_WRONG

@@ -1,6 +1,7 @@
-"""A text answer that must equal the expected one: in the last answer block, or else the whole completion.
+r"""A text answer that must equal the expected one: in the last answer block, or else the whole completion.
 
-Both sides are normalised: Unicode NFC, runs of white space to one space, none at the ends.
+Both sides are normalised: Unicode NFC, runs of white space to one space, none at the ends. What only dresses the answer
+as a whole (`**42 km**`, `\text{42 km}`) may be there or not.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ def grade(spec: Spec, completion: str, context: Context) -> Verdict:  # noqa: AR
     given = answer(spec, completion)
     if given is None:
         return Verdict(outcome=Outcome.FORMAT, reward=0.0, feedback="No answer found.")
-    if given == _normal(spec, spec.answer):
+    if _normal(spec, spec.answer) in (given, _normal(spec, extract.undressed(extract.text_answer(completion)))):
         return Verdict(outcome=Outcome.PASSED, reward=1.0)
     shown = spec.answer if spec.feedback.expected else ""
     return Verdict(outcome=Outcome.FAILED, reward=0.0, feedback=feedback.wrong_text(given, shown))

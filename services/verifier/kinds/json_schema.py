@@ -90,7 +90,7 @@ def answer(spec: Spec, completion: str) -> str | None:  # noqa: ARG001 -- the si
     """The JSON text; None when there is none, or far too much."""
     given = extract.answer_of(completion)
     if given is None:
-        given = extract.block_of(completion, frozenset({"", "json"}))
+        given = extract.block_of(completion, frozenset({"json"}))
     if given is None:
         given = extract.without_thinking(completion)
     given = given.strip()

@@ -7,7 +7,8 @@ of both, and `4 \iff 5` is no number, so naming several candidates equals none o
 `=` counts: `x = 5` is 5.
 
 Known limits: sympy evaluates, so an answer that repeats the question (`2^{10}` for 1024) is equal to its result; units
-are not compared; a whole number and as many percent are equal.
+are not compared (a unit is words at the end without a digit, a comma, or an `or`, `and`, `if`, `not`); a whole number
+and as many percent are equal.
 
 Invariants:
 - Parsing and comparing happen in a sealed child that can be killed: no expression hangs or crashes the service.
@@ -20,7 +21,7 @@ from __future__ import annotations
 import re
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from pmd.services.common.strict import Strict
 from pmd.services.common.wire import Outcome, Verdict
@@ -32,6 +33,7 @@ from pmd.services.verifier.visibility import Visibility
 
 MAX_CHARS = 2000
 _BOX = re.compile(r"\\(boxed|fbox)")
+_ESCAPED = re.compile(r"\\.", re.DOTALL)
 JUDGE = "math_judge"
 
 
@@ -44,6 +46,18 @@ class Spec(Strict):
     cpu_s: float = Field(default=3.0, gt=0.0, le=60.0)
     """CPU seconds for parsing and comparing."""
     feedback: Visibility = Visibility()
+
+    @field_validator("answer")
+    @classmethod
+    def _can_be_met(cls, answer: str) -> str:
+        trimmed = _trimmed(answer)
+        if not any(character.isalnum() or character in "\\{[(" for character in trimmed):
+            raise ValueError("holds no number, symbol or word: no answer equals it")
+        if not _balanced(_ESCAPED.sub("", trimmed)):  # `\left\{ x = 1 \right.` is a system
+            raise ValueError("has braces that don't match: no answer equals it")
+        if _BOX.search(trimmed):
+            raise ValueError("holds a box; give what is inside it")
+        return answer
 
 
 def answer(spec: Spec, completion: str) -> str | None:
@@ -58,7 +72,12 @@ def answer(spec: Spec, completion: str) -> str | None:
 
 
 def _trimmed(text: str) -> str:
-    return text.strip().removesuffix(".").strip("$").strip().removesuffix(".").strip()
+    return _without_stop(extract.undressed(_without_stop(text).strip("$"))).strip()
+
+
+def _without_stop(text: str) -> str:
+    text = text.strip()
+    return text if text.endswith("..") else text.removesuffix(".")
 
 
 def _balanced(text: str) -> bool:

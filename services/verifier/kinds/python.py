@@ -38,7 +38,8 @@ class Spec(Strict):
 
     kind: Literal["python"] = "python"
     source: str = Field(min_length=1, max_length=200_000)
-    """Python (standard library only) that defines `verify(completion, reference)`."""
+    """Python that defines `verify(completion, reference)`; besides the standard library it may import what
+    `PMD_SANDBOX_LIBRARIES` and `PMD_SANDBOX_GRADER_LIBRARIES` name."""
     reference: Any = None
     """JSON that the function gets as its second argument."""
     limits: RunLimits = RunLimits()
@@ -52,7 +53,7 @@ def answer(spec: Spec, completion: str) -> str | None:  # noqa: ARG001 -- the si
 def grade(spec: Spec, completion: str, context: Context) -> Verdict:
     """What the function says; `infra_error` when it says nothing that can be understood."""
     arguments = f"{json.dumps(answer(spec, completion))}\n{json.dumps(spec.reference)}"
-    execution = context.pool.run(Job(spec.source, FUNCTION, arguments, spec.limits.limits()))
+    execution = context.graders.run(Job(spec.source, FUNCTION, arguments, spec.limits.limits()))
     said = report.read(execution)
     facts: dict[str, Any] = {"sandbox_tier": context.tier, "cpu_ms": execution.cpu_s * 1e3}
     try:
@@ -65,6 +66,23 @@ def grade(spec: Spec, completion: str, context: Context) -> Verdict:
     return Verdict(outcome=outcome, reward=reward, feedback=text, **facts)
 
 
+def prove(spec: Spec, context: Context) -> str | None:
+    """What keeps the source from being a function `verify`."""
+    source = f"{spec.source}\n\ndef _proof(): return callable({FUNCTION})\n"
+    said = report.read(context.graders.run(Job(source, "_proof", "", spec.limits.limits())))
+    if said.limit is not None:
+        return f"source exceeds its {LIMITS[said.limit].lower()} limit while it loads"
+    if said.error is not None and said.error.name == "NameError" and FUNCTION in said.error.message:
+        return f"source defines no function {FUNCTION}(completion, reference)"
+    if said.error is not None:
+        return f"source can't be loaded: {said.error.name}: {said.error.message}{_line_of(said)}"
+    return None if said.value is True else f"source defines no function {FUNCTION}(completion, reference)"
+
+
+def _line_of(said: Report) -> str:
+    return f" (line {said.error.frames[-1].line})" if said.error and said.error.frames else ""
+
+
 def _understand(said: Report) -> tuple[float | None, str]:
     """Reward (None: no answer found) and feedback.
 
@@ -72,10 +90,9 @@ def _understand(said: Report) -> tuple[float | None, str]:
         ValueError: there is no such thing; the message goes on after "the function verify ".
     """
     if said.limit is not None:
-        raise ValueError(f"exceeded its {LIMITS[said.limit].lower()} limit")
+        raise ValueError(f"exceeded its {LIMITS[said.limit].lower()} limit{' while loading' if said.loading else ''}")
     if said.error is not None:
-        line = f" (line {said.error.frames[-1].line})" if said.error.frames else ""
-        raise ValueError(f"raised {said.error.name}: {said.error.message}{line}")
+        raise ValueError(f"raised {said.error.name}: {said.error.message}{_line_of(said)}")
     if not said.returned:
         raise ValueError("ended its process")
     value, text = said.value, ""

@@ -1,4 +1,5 @@
-"""A text answer that must match a regular expression as a whole: the last answer block, or else the whole completion.
+"""A text answer that must match a regular expression as a whole: the last answer block, or else the whole completion,
+with or without what only dresses it (`**AB-12**`).
 
 The syntax is RE2's (https://github.com/google/re2/wiki/Syntax): no look-around, no back-references. In exchange
 matching takes linear time, so no answer can hang it and none needs a limit. A pattern that shall only be found
@@ -61,8 +62,10 @@ def grade(spec: Spec, completion: str, context: Context) -> Verdict:  # noqa: AR
     given = answer(spec, completion)
     if given is None:
         return Verdict(outcome=Outcome.FORMAT, reward=0.0, feedback="No answer found.")
-    text = given.encode("utf-8", "replace").decode()
-    if len(given) <= MAX_CHARS and _compile(spec.pattern).fullmatch(text) is not None:
-        return Verdict(outcome=Outcome.PASSED, reward=1.0)
+    if len(given) <= MAX_CHARS:
+        pattern = _compile(spec.pattern)
+        for text in (given, extract.undressed(given)):
+            if pattern.fullmatch(text.encode("utf-8", "replace").decode()) is not None:
+                return Verdict(outcome=Outcome.PASSED, reward=1.0)
     shown = spec.pattern if spec.feedback.expected else ""
     return Verdict(outcome=Outcome.FAILED, reward=0.0, feedback=feedback.wrong_text(given, shown))

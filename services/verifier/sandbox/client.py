@@ -16,7 +16,7 @@ from typing import Any
 
 import pmd
 from pmd.services.verifier.sandbox import bubblewrap
-from pmd.services.verifier.sandbox.job import SandboxError
+from pmd.services.verifier.sandbox.job import SandboxAway, SandboxError
 from pmd.services.verifier.sandbox.zygote import ENDED, REFUSED, SPAWN, STARTED, STATUS
 
 BOOT = (
@@ -41,7 +41,7 @@ class Zygote:
             wrapped: inside a container of bubblewrap.
 
         Raises:
-            SandboxError: it could not start or seal; the message is its own.
+            SandboxAway: it could not start or seal; the message is its own.
         """
         self.jobs = 0
         try:
@@ -49,7 +49,7 @@ class Zygote:
             with theirs:
                 self.process, self.pid = _start(theirs.fileno(), libraries, wrapped=wrapped, insecure=insecure)
         except OSError as error:
-            raise SandboxError(f"the sandbox's zygote could not start: {error}") from error
+            raise SandboxAway(f"the sandbox's zygote could not start: {error}") from error
         self.control.settimeout(START_TIMEOUT_S)
         try:
             hello = self.control.recv(4096) or b'{"error": "it ended at once"}'
@@ -58,7 +58,7 @@ class Zygote:
         self.facts: dict[str, Any] = json.loads(hello)
         if "error" in self.facts:
             self.close()
-            raise SandboxError(f"the sandbox's zygote could not start: {self.facts['error']}")
+            raise SandboxAway(f"the sandbox's zygote could not start: {self.facts['error']}")
         self.control.settimeout(ANSWER_TIMEOUT_S)
 
     def spawn(self, descriptors: list[int], memory: int, cpu_s: int) -> tuple[int, int]:

@@ -4,6 +4,10 @@ Invariants:
 - Everything here runs at the mercy of the program, which may patch or walk into any of it. So it holds nothing
   worth stealing: the program, one input, no expected output. A forged report is only the program's answer.
 - The child ends by `os._exit`, so it never returns into the zygote's loop.
+- Every end that is the program's own has a last word, `END`, behind what was reported; an end without it (a C library
+  that gives up, a harness that could not go on) is never taken for the program's own exit.
+- What tells that memory is used up needs none: `OUT_OF_MEMORY` is ready before the program starts, and the status
+  `SPEECHLESS`, with which the zygote ends a child whose harness could do nothing more, is a number.
 
 Descriptor 0 carries a 4-byte length, that much JSON `{"source", "fn_name", "prelude"}`, then the test's input. A
 functional test (`fn_name`) has one JSON argument per input line, and its program is imported, not run as `__main__`; a
@@ -15,6 +19,7 @@ from __future__ import annotations
 import ast
 import atexit
 import contextlib
+import errno
 import gc
 import io
 import json
@@ -31,6 +36,10 @@ MAX_DEPTH = 100
 MAX_INT_DIGITS = 50_000
 """As LiveCodeBench allows; Python's own limit of 4300 would turn right big-number answers into errors."""
 MAX_FRAMES = 3
+MAX_CAUSES = 10
+LOST = " without "
+"""`error return without exception set`, `returned NULL without setting an exception`: how Python 3.11 ends a deep
+recursion for whose own error there was no memory left."""
 MAX_MESSAGE = 500
 SCALARS = (int, float, str, bool, type(None))
 CONTENTS = ((int, int.__pos__), (float, float.__pos__), (str, str.__str__))
@@ -57,7 +66,18 @@ def _prelude() -> dict[str, Any]:
 
 PRELUDE = _prelude()
 PRELUDE_RECURSION = 50_000
-OUT_OF_MEMORY = b'{"error":{"type":"MemoryError","message":"","frames":[]}}'
+LOADED = b"@"
+"""Before a function is called: a program that is ended without it was still loading."""
+END = b"."
+"""The harness' last word, which no JSON ends with."""
+OUT_OF_MEMORY = b"MemoryError" + END
+"""The last word, whatever was reported before, of a program that could take no more memory."""
+NAMELESS = b'{"error":{"type":"Exception","message":"","frames":[]}}'
+SPEECHLESS = 86
+NO_THREAD = "can't start new thread"
+"""What Python says when there is no memory for a thread's stack; nothing else keeps a sealed child from a thread."""
+leave = os._exit
+"""As it is before a program can put something else in its place."""
 
 
 def run() -> NoReturn:
@@ -70,8 +90,10 @@ def run() -> NoReturn:
         source, fn_name = job["source"], job["fn_name"]
         _open_standard_streams()
         module = types.ModuleType("solution" if fn_name else "__main__")
+        module.__file__ = f"/{SOURCE_NAME}"
         sys.modules["__main__"] = sys.modules[module.__name__] = module
         sys.argv = [SOURCE_NAME]
+        os._exit = sys.modules["posix"]._exit = _exit_of_the_program  # type: ignore[attr-defined]
         sys.set_int_max_str_digits(MAX_INT_DIGITS)
         random = sys.modules.get("random")
         if random is not None:
@@ -83,16 +105,18 @@ def run() -> NoReturn:
             sys.setrecursionlimit(PRELUDE_RECURSION)
         exec(_compile(source, as_function=job["prelude"] and not fn_name), module.__dict__)  # noqa: S102 -- the purpose
         if fn_name:
+            _write(LOADED)
             value = _find(module, fn_name)(*arguments)
             if isinstance(value, tuple):
                 value = list(tuple.__iter__(value))
-            _write(json.dumps({"value": _plain(value, 0)}, allow_nan=False).encode())
-            os._exit(0)  # the answer is the value; threads and exit handlers have no say in it
+            plain = _plain(value, 0, literal=job["prelude"])
+            _write(json.dumps({"value": plain}, allow_nan=False).encode() + END)
+            leave(0)  # the answer is the value; threads and exit handlers have no say in it
         code = 0
     except SystemExit as request:
         code = _exit_code(request)
     except MemoryError:
-        _write(OUT_OF_MEMORY)
+        _leave_without_memory()
     except BaseException as error:  # whatever the program raises is its verdict's feedback
         _report(error, source)
     module = None  # `_finish` lets go of what the program made
@@ -156,28 +180,41 @@ def _find(module: types.ModuleType, name: str) -> Any:
     return names[name]
 
 
-def _plain(value: Any, depth: int) -> Any:
+def _plain(value: Any, depth: int, *, literal: bool) -> Any:
     """`value` in JSON's own types. Of a subclass (an enumeration's member, a number of numpy) counts what it holds; its
-    methods have no say."""
+    methods have no say.
+
+    Args:
+        literal: as LiveCodeBench has it, a tuple in a value, a set and a dict with numbers for keys equal no JSON.
+            Else they are a list, a sorted list, and a dict with the numbers' texts for keys.
+    """
     kind = type(value)
     if kind in SCALARS:
         return value
     if depth > MAX_DEPTH:
         raise TypeError("the returned value is nested too deeply")
     if issubclass(kind, list):
-        return [_plain(item, depth + 1) for item in list.__iter__(value)]
+        return [_plain(item, depth + 1, literal=literal) for item in list.__iter__(value)]
     if issubclass(kind, dict):
-        return {_key(key): _plain(item, depth + 1) for key, item in dict.items(value)}
+        items = dict.items(value)
+        return {_key(key, literal=literal): _plain(item, depth + 1, literal=literal) for key, item in items}
+    if not literal:
+        for several in (tuple, set, frozenset):
+            if issubclass(kind, several):
+                parts = [_plain(item, depth + 1, literal=False) for item in several.__iter__(value)]
+                return parts if several is tuple else sorted(parts)
     for scalar, content in CONTENTS:
         if issubclass(kind, scalar):
             return content(value)
     numpy = sys.modules.get("numpy")
     if numpy is not None and issubclass(kind, numpy.generic):
-        return _plain(value.item(), depth + 1)
+        return _plain(value.item(), depth + 1, literal=literal)
     raise TypeError(f"the returned value holds a {kind.__name__}; return numbers, strings, lists or dicts")
 
 
-def _key(key: Any) -> str:
+def _key(key: Any, *, literal: bool) -> str:
+    if type(key) is int and not literal:
+        return str(key)
     if not isinstance(key, str):
         raise TypeError(f"a returned dict has a key of type {type(key).__name__}; keys must be str")
     return str.__str__(key)
@@ -193,9 +230,40 @@ def _exit_code(request: SystemExit) -> int:
     return 1
 
 
+def _exit_of_the_program(status: int) -> NoReturn:
+    """`os._exit`, with the last word."""
+    _write(END)
+    leave(status)
+
+
+def _leave_without_memory() -> NoReturn:
+    os.write(RESULT_FD, OUT_OF_MEMORY)  # nothing that would have to be made first: not even a suppressing context
+    leave(1)
+
+
+def _is_of_memory(error: BaseException) -> bool:
+    """Whether memory was refused, by the other names that Python has for it, or what was refused led to `error`."""
+    cause: BaseException | None = error
+    for _ in range(MAX_CAUSES):
+        if cause is None:
+            break
+        kinds = type(cause).__mro__  # `isinstance` may be the program's
+        if (
+            MemoryError in kinds
+            or (OSError in kinds and cause.errno == errno.ENOMEM)  # type: ignore[attr-defined]
+            or (RuntimeError in kinds and cause.args == (NO_THREAD,))
+            or (kinds[0] is SystemError and LOST in str(cause))
+        ):
+            return True
+        cause = cause.__cause__ or cause.__context__
+    return False
+
+
 def _report(error: BaseException, source: str) -> None:
     """Tell the parent what the program raised and through which of its own lines."""
     try:
+        if _is_of_memory(error):
+            _leave_without_memory()
         lines = source.split("\n")
         frames: list[tuple[int, str, str]] = []
         trace = error.__traceback__
@@ -209,9 +277,9 @@ def _report(error: BaseException, source: str) -> None:
         body = {"type": type(error).__name__[:80], "message": message[:MAX_MESSAGE], "frames": frames}
         _write(json.dumps({"error": body}).encode())
     except MemoryError:
-        _write(OUT_OF_MEMORY)
+        _leave_without_memory()
     except BaseException:  # an exception whose own __str__ fails has no message
-        _write(json.dumps({"error": {"type": "Exception", "message": "", "frames": []}}).encode())
+        _write(NAMELESS)
 
 
 def _write(data: bytes) -> None:
@@ -228,15 +296,21 @@ def _finish(code: int) -> NoReturn:
         for stream in (sys.stdout, sys.stderr):
             if stream is not None and not getattr(stream, "closed", False):
                 stream.flush()
+    except MemoryError:
+        _leave_without_memory()
     except BaseException:
         code = code or 120  # CPython's own status for output that could not be flushed
-    finally:
-        with contextlib.suppress(BaseException):
-            if _write_out():
-                del sys.modules["__main__"]
-                gc.collect()
-                sys.__stdout__.flush()  # type: ignore[union-attr]
-        os._exit(code)
+    try:
+        if _write_out():
+            del sys.modules["__main__"]
+            gc.collect()
+            sys.__stdout__.flush()  # type: ignore[union-attr]
+    except MemoryError:
+        _leave_without_memory()
+    except BaseException:  # noqa: S110 -- an interpreter's end ignores it too
+        pass
+    _write(END)
+    leave(code)
 
 
 def _write_out() -> bool:

@@ -10,9 +10,15 @@ import math
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
+from pmd.services.common.waiting import Away
+
 
 class SandboxError(RuntimeError):
     """The sandbox failed, not the program that ran in it."""
+
+
+class SandboxAway(SandboxError, Away):
+    """No process of the sandbox starts here now: nothing was run, and what there is to run waits."""
 
 
 SLACK_S = 0.5
@@ -81,7 +87,9 @@ class End(StrEnum):
     STARVED = "starved"
     OUTPUT = "output"
     THREADS = "threads"
-    """Too many at once: each takes kernel memory that no limit counts. Ends by SIGKILL, as memory does."""
+    """Too many at once: each takes kernel memory that no limit counts."""
+    MEMORY = "memory"
+    """It could take no more, and could not even say so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +102,10 @@ class Execution:
     stdout: bytes
     stderr: bytes
     report: bytes
+    spoke: bool
+    """The harness had the last word: the program ended by itself, from inside the interpreter."""
+    loading: bool
+    """It ended before the function was called that it defines."""
     cpu_s: float
     wall_s: float
     max_rss_kb: int

@@ -130,7 +130,7 @@ class Pool:
                 execution = supervise(zygote, job)
             RUN_SECONDS.labels(execution.end).observe(execution.wall_s)
             CPU_SECONDS.inc(execution.cpu_s)
-            crashed = execution.end is End.SIGNAL and execution.code == signal.SIGSEGV
+            crashed = execution.end is End.SIGNAL and execution.code in (signal.SIGSEGV, signal.SIGABRT)
             if crashed or zygote.jobs >= RECYCLE_AFTER:  # a crash may be a probe of the shared address layout
                 self._replace(zygote, "crash" if crashed else "age")
                 zygote = None

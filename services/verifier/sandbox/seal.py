@@ -19,7 +19,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from pmd.services.verifier.sandbox.syscalls import build_filter
+from pmd.services.verifier.sandbox.syscalls import Filter, build_filter
 
 LIBC = ctypes.CDLL(None, use_errno=True)
 
@@ -119,7 +119,7 @@ class Seal:
     zygote_pid: int
     ruleset: int | None
     """Landlock ruleset descriptor; None only in an insecure tier."""
-    filter: bytes | None
+    filter: Filter | None
     """Seccomp program; None only in an insecure tier."""
     address_space: int
     """Bytes that this process has mapped, and so every child at its start: what it may take comes on top."""
@@ -193,8 +193,9 @@ class Seal:
         total = self.address_space + memory
         resource.setrlimit(resource.RLIMIT_AS, (total, total))
         if self.filter is not None:
-            code = ctypes.create_string_buffer(self.filter, len(self.filter))
-            program = struct.pack("@HxxxxxxP", len(self.filter) // 8, ctypes.addressof(code))
+            own = self.filter.of(os.getpid())
+            code = ctypes.create_string_buffer(own, len(own))
+            program = struct.pack("@HxxxxxxP", len(own) // 8, ctypes.addressof(code))
             _check(
                 LIBC.prctl(PR_SET_SECCOMP, ctypes.c_ulong(SECCOMP_MODE_FILTER), program, ctypes.c_ulong(0)), "seccomp"
             )

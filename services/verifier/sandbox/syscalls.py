@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import errno
 import struct
+from dataclasses import dataclass
 
 ARCHITECTURES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
 """Machine name -> (column in `ALLOWED`, AUDIT_ARCH number)."""
@@ -126,6 +127,7 @@ CHECKED: dict[str, tuple[int, int]] = {
     "ioctl": (16, 29),
     "prctl": (157, 167),
     "prlimit64": (302, 261),
+    "tgkill": (234, 131),
 }
 RLIMIT_STACK = 3
 """Calls that pass depending on their arguments."""
@@ -136,6 +138,8 @@ which the caller waits in the state that `watch.py` takes for the machine's doin
 CLONE_DETACHED = 0x00400000
 """Means nothing; musl sets it."""
 PR_SET_NAME = 15
+SIGABRT = 6
+"""The one signal that a process may send, to itself: without it `abort` ends as if by a segmentation fault."""
 IOCTLS = (0x5401, 0x5421, 0x5450, 0x5451, 0x541B)
 """TCGETS (isatty), FIONBIO, FIONCLEX, FIOCLEX, FIONREAD."""
 FCNTLS = (0, 1, 2, 3, 4, 1030)
@@ -175,6 +179,10 @@ class _Assembler:
         """Name the next instruction."""
         self._labels[name] = len(self._code)
 
+    def operand(self) -> int:
+        """Where in `bytes` the operand of the next instruction will be."""
+        return 8 * len(self._code) + 4
+
     def bytes(self) -> bytes:
         """The `struct sock_filter` array."""
 
@@ -187,8 +195,20 @@ class _Assembler:
         )
 
 
-def build_filter(machine: str) -> bytes:
-    """The filter for `machine` (`os.uname().machine`), ready for `prctl(PR_SET_SECCOMP)`.
+@dataclass(frozen=True)
+class Filter:
+    """A seccomp program, but for the process that it is of."""
+
+    _code: bytes
+    _pid_at: int
+
+    def of(self, pid: int) -> bytes:
+        """The program for process `pid`, ready for `prctl(PR_SET_SECCOMP)`."""
+        return self._code[: self._pid_at] + struct.pack("<I", pid) + self._code[self._pid_at + 4 :]
+
+
+def build_filter(machine: str) -> Filter:
+    """The filter for `machine` (`os.uname().machine`).
 
     Raises:
         LookupError: for a machine without a table here.
@@ -208,7 +228,22 @@ def build_filter(machine: str) -> bytes:
     for name, checked in CHECKED.items():
         asm.op(JUMP_EQUAL, checked[column], then=name)
     asm.op(JUMP_ABOVE, LAST_KNOWN, then="clone3", otherwise="deny")
+    pid_at = _check_arguments(asm)
+    asm.label("allow")
+    asm.op(RETURN, ALLOW)
+    asm.label("clone3")
+    asm.op(RETURN, ERRNO | errno.ENOSYS)
+    asm.label("deny")
+    asm.op(RETURN, ERRNO | errno.EPERM)
+    asm.label("pretend")
+    asm.op(RETURN, ERRNO)
+    asm.label("kill")
+    asm.op(RETURN, KILL)
+    return Filter(asm.bytes(), pid_at)
 
+
+def _check_arguments(asm: _Assembler) -> int:
+    """What becomes of the calls of `CHECKED`; where in the program the process's own id stands."""
     asm.label("clone")
     asm.op(LOAD, _argument(0))
     asm.op(AND, 0xFFFFFFFF ^ CLONE_DETACHED)
@@ -236,15 +271,10 @@ def build_filter(machine: str) -> bytes:
     asm.label("set_limit")  # honest programs raise their stack, which is at its most already: say yes, do nothing
     asm.op(LOAD, _argument(1))
     asm.op(JUMP_EQUAL, RLIMIT_STACK, then="pretend", otherwise="deny")
-
-    asm.label("allow")
-    asm.op(RETURN, ALLOW)
-    asm.label("clone3")
-    asm.op(RETURN, ERRNO | errno.ENOSYS)
-    asm.label("deny")
-    asm.op(RETURN, ERRNO | errno.EPERM)
-    asm.label("pretend")
-    asm.op(RETURN, ERRNO)
-    asm.label("kill")
-    asm.op(RETURN, KILL)
-    return asm.bytes()
+    asm.label("tgkill")
+    asm.op(LOAD, _argument(2))
+    asm.op(JUMP_EQUAL, SIGABRT, otherwise="deny")
+    asm.op(LOAD, _argument(0))
+    pid_at = asm.operand()
+    asm.op(JUMP_EQUAL, 0, then="allow", otherwise="deny")
+    return pid_at

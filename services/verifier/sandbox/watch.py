@@ -19,6 +19,7 @@ import time
 from pathlib import Path
 
 from pmd.services.verifier.sandbox.client import ANSWER_TIMEOUT_S, Zygote
+from pmd.services.verifier.sandbox.harness import END, LOADED, OUT_OF_MEMORY, SPEECHLESS
 from pmd.services.verifier.sandbox.job import DIAGNOSTICS, End, Execution, Job, Limits, SandboxError
 from pmd.services.verifier.sandbox.zygote import CHILD_FDS, SEALED
 
@@ -34,6 +35,10 @@ STDOUT, STDERR, REPORT = 0, 1, 2
 DISK = b"D"
 """State of a process that waits for the kernel. A program can't bring it about for long: the one call that would
 (`vfork`, or `clone` with its flag) is refused."""
+CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT)
+"""Ends of a program whose stack has no more room, or whose C library gets no memory."""
+USED_UP = 0.8
+"""Part of its memory from which on a program that crashed, or was killed, did so for want of more."""
 PATIENCE = 10
 """A starved child is given up after so many times its wall limit."""
 
@@ -79,8 +84,22 @@ def supervise(zygote: Zygote, job: Job) -> Execution:
         raise SandboxError(f"a child could not seal itself: {report.decode(errors='replace') or 'no word from it'}")
     code = os.waitstatus_to_exitcode(status)
     if end is None:
-        end = _classify(code, cpu_s, max_rss, limits)
-    return Execution(end, abs(code), stdout, stderr, report[len(SEALED) :], cpu_s, wall_s, max_rss, queued_s, own_s)
+        end = _classify(code, cpu_s, max_rss, limits, report)
+    said = report[len(SEALED) :]
+    return Execution(
+        end,
+        abs(code),
+        stdout,
+        stderr,
+        said.removeprefix(LOADED).removesuffix(END),
+        spoke=said.endswith(END),
+        loading=job.fn_name is not None and not said.startswith(LOADED),
+        cpu_s=cpu_s,
+        wall_s=wall_s,
+        max_rss_kb=max_rss,
+        queued_s=queued_s,
+        own_s=own_s,
+    )
 
 
 def _pipes() -> list[tuple[int, int]]:
@@ -97,16 +116,18 @@ def _pipes() -> list[tuple[int, int]]:
     return pipes
 
 
-def _classify(code: int, cpu_s: float, max_rss_kb: int, limits: Limits) -> End:
+def _classify(code: int, cpu_s: float, max_rss_kb: int, limits: Limits, report: bytes) -> End:
     """The end of a child that we did not kill."""
     if cpu_s > limits.cpu_s:  # it outran our clock, or the kernel's own limit was first
         return End.CPU
     if code >= 0:
-        return End.EXIT
-    if code == -signal.SIGKILL and max_rss_kb < 0.8 * limits.memory_mb * 1024:
+        speechless = code == SPEECHLESS and not report.endswith(END)
+        return End.MEMORY if speechless or report.endswith(OUT_OF_MEMORY) else End.EXIT
+    used_up = max_rss_kb >= USED_UP * limits.memory_mb * 1024
+    if code == -signal.SIGKILL and not used_up:
         # A program can't kill itself this way; an out-of-memory killer or a person did.
         raise SandboxError("somebody else killed a child; is the machine out of memory?")
-    return End.SIGNAL
+    return End.MEMORY if used_up and -code in (signal.SIGKILL, *CRASHES) else End.SIGNAL
 
 
 class _Feed:

@@ -331,7 +331,20 @@ def test_a_registry_that_is_busy_says_when_to_come_again(
 
 def test_metrics_count_runs(http: TestClient, recipe_tree: Tree) -> None:
     create(http, recipe_tree())
-    assert 'pmd_runs{status="queued"} 1.0' in http.get("/metrics").text
+    text = http.get("/metrics").text
+    assert 'pmd_runs{status="queued"} 1.0' in text
+    assert 'pmd_free_bytes{place="runs"}' in text
+
+
+def test_a_disk_that_is_nearly_full_stands_in_readyz_and_with_every_run(
+    http: TestClient, recipe_tree: Tree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = create(http, recipe_tree())["id"]
+    assert http.get("/readyz").json()["runs_free_gib"] > 0
+    assert http.get(f"/v1/runs/{run}").json()["warnings"] == []
+    monkeypatch.setattr("pmd.gateway.api.app.free_bytes", lambda _: 1 << 29)
+    assert "0.50 GiB free" in http.get(f"/v1/runs/{run}").json()["warnings"][0]
+    assert http.get("/readyz").json()["state_free_gib"] == 0.5
 
 
 def test_every_route_has_an_example(http: TestClient) -> None:

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import HTTPException
 from fastapi.testclient import TestClient
 
+from pmd.gateway.api.forward import Forwarder
 from pmd.gateway.loop.state import PhaseName
 from pmd.gateway.registry.registry import Registry
 from tests.gateway.api.person import Tree, create
+
+Answers = Callable[[httpx.Request], httpx.Response]
 
 
 def test_memory_is_changed_through_the_gateway_as_it_is_at_its_service(http: TestClient, finished: str) -> None:
@@ -60,6 +71,49 @@ def test_a_step_is_judged_again_from_what_it_recorded(http: TestClient, registry
     refused = http.post(f"/v1/runs/{finished}:reverify", json={"step": 99})
     assert refused.status_code == 404
     assert "no judged rollouts of step 99" in refused.json()["title"]
+
+
+def forwarded(answer: Answers, method: str) -> Any:
+    """What a service that answers so says to a caller's request."""
+    forwarder = Forwarder({"memory": "http://memory"}, "t", transports={"memory": httpx.MockTransport(answer)})
+
+    async def body() -> bytes:
+        return b"{}"
+
+    caller: Any = SimpleNamespace(
+        method=method, headers=httpx.Headers(), body=body, url=httpx.URL("http://gateway/v1/runs/a/memory")
+    )
+    return asyncio.run(forwarder.same("memory", "/v1/banks/a/items", caller))
+
+
+def starting(failures: list[httpx.Response | Exception]) -> Answers:
+    """A service that fails so before it answers."""
+
+    def answer(_: httpx.Request) -> httpx.Response:
+        failure = failures.pop(0) if failures else httpx.Response(200, json={})
+        if isinstance(failure, Exception):
+            raise failure
+        return failure
+
+    return answer
+
+
+AWAY = httpx.ConnectError("connection refused")
+
+
+def test_law_12_a_service_that_starts_again_is_waited_for() -> None:
+    assert forwarded(starting([AWAY, AWAY]), "PATCH").status_code == 200, "no service has received it"
+    assert forwarded(starting([AWAY, httpx.Response(503)]), "GET").status_code == 200
+    assert forwarded(starting([httpx.Response(503)]), "PATCH").status_code == 503, "it may have been done"
+    with pytest.raises(HTTPException):
+        forwarded(starting([httpx.ReadError("reset")]), "PATCH")
+
+
+def test_a_service_that_stays_away_is_503_with_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pmd.gateway.api.forward.PATIENCE_S", 0.3)
+    with pytest.raises(HTTPException, match="memory service is out of reach") as refused:
+        forwarded(starting([AWAY] * 100), "GET")
+    assert refused.value.status_code == 503
 
 
 def test_services_are_told_apart(http: TestClient) -> None:

@@ -152,6 +152,53 @@ def test_a_row_is_one_line_where_no_terminal_reads_it(api: Api, pmd: Pmd, monkey
     assert lines[1].split()[0].endswith("0" * 60)
 
 
+def test_an_id_is_never_broken_over_lines(api: Api, pmd: Pmd, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(output.console, "width", 60)
+    ids = ["code-hard.levels-experience-insight-" + "0" * 60, "short"]
+    api.answers["GET /v1/runs"] = [run_view(id=run) for run in ids]
+    assert [line.split()[0] for line in pmd("runs", "list").stdout.splitlines()[1:]] == ids
+    api.answers["POST /v1/runs"] = httpx.Response(201, json=run_view(id=ids[0]))
+    assert ids[0] in pmd("runs", "create", str(RECIPE)).stdout
+
+
+WARNED = {"warnings": ["step 3: 7 of 8 rollouts could not be judged (infra_error)"]}
+
+
+def test_warnings_stand_in_create_list_show_watch_and_report(api: Api, pmd: Pmd, tmp_path: Path) -> None:
+    view = run_view(id="r", **WARNED) | {
+        "latest": {
+            "pass_rate": 0.5,
+            "reward": 0.5,
+            "lead": 0.25,
+            "infra_error_share": 0.875,
+            "train": {"loss": 0.25, "grad_norm": 2.0, "masked": 7.0, "sequences": 8.0, "skipped": 1.0},
+            "accuracy": {"test": 0.75},
+        }
+    }
+    api.answers |= {"GET /v1/runs": [view], "GET /v1/runs/r": view, "POST /v1/runs": view}
+    api.answers["GET /v1/runs/r/report"] = report(**WARNED).model_dump(mode="json")
+    alarm = {"step": 3, "kind": "infra_error", "message": "7 of 8 rollouts could not be judged (infra_error)"}
+    event = {"seq": 1, "ts": 0.0, "type": "run.alarm", "payload": alarm | {"pauses": False}}
+    api.answers["GET /v1/runs/r/events"] = httpx.Response(200, text=f"data: {json.dumps(event)}\n\n")
+    for command in (("runs", "create", str(RECIPE)), ("runs", "show", "r"), ("runs", "watch", "r")):
+        assert WARNED["warnings"][0] in pmd(*command).stdout, command
+    assert "(1 warning)" in pmd("runs", "list").stdout
+    assert "succeeded after" in pmd("runs", "watch", "r").stdout
+    assert ", but" in pmd("runs", "watch", "r").stdout
+    shown = pmd("runs", "show", "r").stdout
+    assert "test 75\u00a0%  train 50\u00a0%  lead +25  infra_error 88\u00a0%" in shown
+    assert "loss 0.25  grad 2  masked 7 of 8  skipped 1" in shown
+    assert "warning: step 3" in pmd("runs", "report", "r").stdout
+    assert WARNED["warnings"][0] in (tmp_path / "state" / "reports" / "r.html").read_text()
+
+
+def test_a_disk_that_fills_up_while_nothing_happens_is_shown_by_watch(api: Api, pmd: Pmd) -> None:
+    api.answers["GET /v1/runs/r"] = run_view(id="r", warnings=["now only 0.01 GiB free where the run is kept"])
+    api.answers["GET /v1/runs/r/report"] = report().model_dump(mode="json")
+    api.answers["GET /v1/runs/r/events"] = httpx.Response(200, text=": heartbeat\n\n")
+    assert pmd("runs", "watch", "r").stdout.startswith("now only 0.01 GiB free")
+
+
 def test_all_runs_are_listed_however_many(api: Api, pmd: Pmd, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pmd.gateway.cli.runs.PAGE", 2)
     pages = {None: ["r4", "r3"], "r3": ["r2", "r1"], "r1": []}
@@ -178,7 +225,7 @@ def test_watching_prints_a_line_per_step_and_tells_how_it_ended(api: Api, pmd: P
     view = report(steps=3)
     log = [{"seq": i, "ts": 0.0, "type": "step.completed", "payload": {"step": i - 1}} for i in range(1, 5)]
     stream = "".join(f"data: {json.dumps(each)}\n\n" for each in log)
-    api.answers["GET /v1/runs/r"] = run_view(status=status, steps=3, error="no disk" if code else None)
+    api.answers["GET /v1/runs/r"] = run_view(id="r", status=status, steps=3, error="no disk" if code else None)
     api.answers["GET /v1/runs/r/report"] = view.model_dump(mode="json")
     api.answers["GET /v1/runs/r/events"] = httpx.Response(200, text=stream)
     result = pmd("runs", "watch", "r")
@@ -260,7 +307,7 @@ def test_proposals_are_listed_and_decided(api: Api, pmd: Pmd) -> None:
 
 def test_chat_streams_the_newest_version(api: Api, pmd: Pmd) -> None:
     pieces = [json.dumps({"choices": [{"delta": {"content": piece}}]}) for piece in ("Plan: ", "flip.")]
-    api.answers["GET /v1/runs/r"] = run_view(version=7)
+    api.answers["GET /v1/runs/r"] = run_view(id="r", version=7)
     api.answers["POST /v1/chat/completions"] = httpx.Response(
         200, text="".join(f"data: {each}\n\n" for each in [*pieces, "[DONE]"])
     )
@@ -362,14 +409,10 @@ def test_a_run_is_judged_again(api: Api, pmd: Pmd, judged: tuple[Path, Path]) ->
     assert (sent["step"], sorted(sent["specs"])) == (3, ["p", "q"])
 
 
-def test_the_command_line_starts_at_once_and_without_torch() -> None:
-    clock = "time.process_time()"
-    code = f"import sys, time; t = {clock}; import pmd.gateway.cli.main; print({clock} - t, *sys.modules)"
-    seconds, *modules = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    ).stdout.split()
+def test_the_command_line_starts_without_anything_heavy() -> None:
+    code = "import sys, pmd.gateway.cli.main; print(*sys.modules)"
+    modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"torch", "pyarrow", "transformers", "celery", "sqlalchemy"} & set(modules)
-    assert float(seconds) < 0.5
 
 
 def test_a_token_of_the_state_folder_is_found(pmd: Pmd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

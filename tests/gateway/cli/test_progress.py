@@ -37,6 +37,12 @@ def test_recorded_steps_become_figures() -> None:
     assert progress.lead > 0
 
 
+def test_a_step_tells_what_its_training_step_recorded() -> None:
+    step = steps()[1] | {"train": {"loss": 0.5, "mismatch_kl": 1e-6, "entropy": 1.25, "lr": 1e-3, "masked": 12.0}}
+    (line,) = Progress(steps=12).record([step])
+    assert "loss 0.5  kl 1e-06  entropy 1.2  lr 0.001  masked 12" in line
+
+
 def test_repeats_are_no_news() -> None:
     progress = Progress(steps=12)
     assert len(progress.record(steps()[:5])) == 5

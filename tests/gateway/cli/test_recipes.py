@@ -137,3 +137,42 @@ def test_a_recipe_that_cannot_be_read_says_why(text: str, cause: str, tmp_path: 
     (tmp_path / "own.yaml").write_text(text)
     with pytest.raises(RecipeError, match=cause):
         load_recipe(tmp_path / "own.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("010", 10),
+        ("0o10", 8),
+        ("0x10", 16),
+        ("-7", -7),
+        ("1e-3", 0.001),
+        ("1.", 1.0),
+        (".5", 0.5),
+        ("1:30", "1:30"),
+        ("1_000", "1_000"),
+        ("0b11", "0b11"),
+        ("yes", "yes"),
+        ("no", "no"),
+        ("on", "on"),
+        ("true", True),
+        ("False", False),
+        ("null", None),
+        ("2026-01-01", "2026-01-01"),
+    ],
+)
+def test_values_are_read_as_yaml_1_2_reads_them(text: str, value: object, tmp_path: Path) -> None:
+    read_back = parse_overrides([f"a={text}"])["a"]
+    assert (read_back, type(read_back)) == (value, type(value))
+    (tmp_path / "own.yaml").write_text(f"a: {text}")
+    assert load_recipe(tmp_path / "own.yaml") == {"a": value}
+
+
+def test_a_number_of_more_digits_than_can_be_read_is_refused() -> None:
+    with pytest.raises(RecipeError, match="no YAML"):
+        parse_overrides(["a=" + "1" * 5000])
+
+
+def test_a_time_is_no_count_of_steps() -> None:
+    with pytest.raises(InvalidRecipe, match=r"schedule.steps: must be a valid integer"):
+        parse_recipe(load_recipe(RECIPES / "pocket.yaml", parse_overrides(["schedule.steps=1:30"])))

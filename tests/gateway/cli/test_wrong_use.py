@@ -96,3 +96,76 @@ def test_who_watches_a_paused_run_is_told_what_to_do() -> None:
     assert "pmd runs resume" in progress.notice
     progress.apply({"type": "run.status", "payload": {"status": "queued"}})
     assert not progress.notice
+
+
+RUNS = ["pocket-7f3a0001", "pocket-7f3b0002", "code-00000003"]
+
+
+def of_runs(request: httpx.Request) -> httpx.Response:
+    """A gateway that knows `RUNS`."""
+    named = request.url.path.removeprefix("/v1/runs").strip("/").partition("/")[0].partition(":")[0]
+    view = report().run.model_dump(mode="json")
+    if not named:
+        return httpx.Response(200, json=[view | {"id": run} for run in RUNS])
+    if named not in RUNS:
+        return httpx.Response(404, json={"status": 404, "title": f"no run {named!r}; GET /v1/runs lists them"})
+    return httpx.Response(200, json=view | {"id": named})
+
+
+@pytest.mark.parametrize("command", ["show", "pause", "cancel"])
+def test_the_beginning_of_an_id_is_enough_where_it_names_one_run(command: str, api: Api, pmd: Pmd) -> None:
+    class Known(dict[str, object]):
+        def get(self, *_: object) -> object:
+            return of_runs
+
+    api.answers = Known()
+    assert "code-00000003" in pmd("runs", command, "code").stdout
+    assert "code-00000003" in str(api.asked[-1].url)
+    ambiguous = pmd("runs", command, "pocket-7f3")
+    assert (ambiguous.exit_code, "'pocket-7f3' begins 2 ids: pocket-7f3a0001, pocket-7f3b0002" in ambiguous.stderr) == (
+        2,
+        True,
+    )
+    assert "no run 'other'; `pmd runs list` shows them" in pmd("runs", command, "other").stderr
+
+
+@pytest.mark.parametrize(
+    ("title", "said"),
+    [
+        ("the memory service is out of reach (ConnectError); see GET /v1/services", "see `pmd status`"),
+        ("run 'r' is running; it allows :pause and :cancel", "it allows `pmd runs pause` and `pmd runs cancel`"),
+        ("run 'r' is failed; it allows :resume", "it allows `pmd runs resume`"),
+    ],
+)
+def test_refusals_name_commands_and_no_routes(title: str, said: str, api: Api, pmd: Pmd) -> None:
+    api.answers["POST /v1/runs/r:pause"] = httpx.Response(409, json={"status": 409, "title": title})
+    error = pmd("runs", "pause", "r").stderr
+    assert said in error
+    assert "/v1/" not in error
+
+
+@pytest.mark.parametrize("words", [["--version"], ["-h"], ["runs", "-h"], ["runs", "create", "-h"]])
+def test_help_and_version_answer(words: list[str], pmd: Pmd) -> None:
+    result = pmd(*words)
+    assert result.exit_code == 0
+    assert result.stdout.startswith("pmd 0") if words == ["--version"] else "Usage" in result.stdout
+
+
+@pytest.mark.parametrize("module", ["pmd.gateway.cli.main", "pmd.gateway.cli"])
+def test_the_command_runs_as_a_module_too(module: str) -> None:
+    command = [sys.executable, "-m", module, "runs", "nonsense"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "No such command 'nonsense'" in done.stderr
+
+
+def test_who_leaves_watch_is_told_that_the_run_goes_on(api: Api, pmd: Pmd, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    api.answers["GET /v1/runs/r"] = report(id="r").run.model_dump(mode="json")
+    monkeypatch.setattr("pmd.gateway.cli.watch.follow", interrupted)
+    result = pmd("runs", "watch", "r")
+    assert result.exit_code != 0
+    assert "r goes on" in result.stdout
+    assert "`pmd runs cancel r` stops it" in result.stdout

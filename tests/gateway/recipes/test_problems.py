@@ -173,7 +173,7 @@ def test_a_bad_record_is_named_by_file_line_and_field_and_the_rest_loads(recipe_
     source = parse_recipe(recipe_tree(problems={"files": [path]})).problems
     problems, left_out = load_problems(source)
     assert [p.id for p in problems] == ["a", "c"]
-    assert [str(record) for record in left_out] == [f"{path} line 2: field 'verifier': Field required"]
+    assert [str(record) for record in left_out] == [f"{path} line 2: field 'verifier': missing; it must be given"]
 
 
 def test_files_without_one_right_record_are_refused(recipe_tree: Tree, tmp_path: Path) -> None:
@@ -181,7 +181,7 @@ def test_files_without_one_right_record_are_refused(recipe_tree: Tree, tmp_path:
     source = parse_recipe(recipe_tree(problems={"files": [str(tmp_path / "q.jsonl")]})).problems
     field = refusal(lambda: load_problems(source))
     assert field["field"] == "problems.files"
-    assert "line 1: field '': no JSON" in field["message"]
+    assert "line 1: no JSON" in field["message"]
     source = parse_recipe(recipe_tree(problems={"files": ["/no/such/file.jsonl"]})).problems
     assert "can't be read" in refusal(lambda: load_problems(source))["message"]
 
@@ -193,10 +193,37 @@ def test_a_run_says_which_records_it_left_out(recipe: Make, problem_file: Path, 
     assert "a record is a JSON object, not list" in inputs.bad_examples[0]
 
 
+def test_one_id_that_is_taken_is_left_out_and_named_like_other_bad_records(recipe_tree: Tree, tmp_path: Path) -> None:
+    files = [write(tmp_path / "1.jsonl", one("a"), one("b"), one("a")), write(tmp_path / "2.jsonl", one("b"), one("c"))]
+    problems, bad = load_problems(parse_recipe(recipe_tree(problems={"files": files})).problems)
+    assert [p.id for p in problems] == ["a", "b", "c"]
+    assert [(b.where.rsplit("/")[-1], b.field) for b in bad] == [("1.jsonl line 3", "id"), ("2.jsonl line 1", "id")]
+    assert "'a' is the id of an earlier record" in bad[0].message
+
+
+def test_prompts_that_training_would_mask_are_known_at_creation(
+    recipe_tree: Tree, problem_file: Path, tmp_path: Path
+) -> None:
+    base = str(Path(__file__).parents[2] / "examples/pocket/base")
+
+    def made(limit: int, **over: Any) -> Inputs:
+        tree = recipe_tree(model=base, optimizer={"max_prompt_tokens": limit}, **over)
+        return materialise(parse_recipe(tree), f"demo-{limit}", f"file://{tmp_path}/runs")
+
+    refused = refusal(lambda: made(5))
+    assert refused["field"].endswith("max_prompt_tokens")
+    assert "all 6 train problems have more than 5 tokens" in refused["message"]
+    problem_file.write_text(problem_file.read_text() + "\n" + json.dumps(one("long", text="word " * 3000)))
+    inputs = made(2048)
+    assert inputs.too_long == 1
+    assert inputs.long_examples[0].startswith("problem long: at least ")
+    assert made(5, method="memory_agent").too_long == 0  # nothing is trained
+
+
 def test_law_3_an_evaluation_problem_is_never_a_training_problem(recipe_tree: Tree, tmp_path: Path) -> None:
     twice = write(tmp_path / "ids.jsonl", one("a"), one("a", "test"))
     source = parse_recipe(recipe_tree(problems={"files": [twice]})).problems
-    assert "occurs twice" in refusal(lambda: load_problems(source))["message"]
+    assert [(p.id, p.split) for p in load_problems(source)[0]] == [("a", "train")]
     twins = write(tmp_path / "twins.jsonl", one("a", text="same"), one("b", "test", text="same"))
     source = parse_recipe(recipe_tree(problems={"files": [twins]})).problems
     assert "asks what train problem 'a' asks" in refusal(lambda: load_problems(source))["message"]
@@ -241,7 +268,7 @@ def test_more_pocket_problems_than_there_are_is_a_recipes_mistake() -> None:
         ({"teacher": {"emma": 1}}, "teacher.emma", "unknown key 'emma'; did you mean 'ema'?"),
         ({"scedule": {}}, "scedule", "unknown key 'scedule'; did you mean 'schedule'?"),
         ({"problems": {"fils": []}}, "problems.fils", "unknown key 'fils'; did you mean 'files'?"),
-        ({"optimizer": {"lr": -1}}, "optimizer.lr", "Input should be greater than 0"),
+        ({"optimizer": {"lr": -1}}, "optimizer.lr", "must be greater than 0"),
         ({"memory": {"levels": ["insight", "insight"]}}, "memory.levels", "names one twice"),
         ({"sampling": {"temperature": 0}}, "sampling.temperature", "greedy rollouts are all the same"),
         ({"sampling": {"temperature": 1e-9}}, "sampling.temperature", "give 0 for greedy choices"),
@@ -263,3 +290,25 @@ def test_law_11_a_wrong_key_is_named_with_the_nearest_valid_one(
     said = refusal(lambda: parse_recipe(recipe_tree(**over)))
     assert said["field"] == field
     assert message in said["message"]
+
+
+def test_a_name_of_the_hub_gets_the_command_that_makes_a_folder_of_it(recipe_tree: Tree, tmp_path: Path) -> None:
+    named = parse_recipe(recipe_tree(model=str(tmp_path / "Qwen/Qwen3-8B")))
+    message = refusal(lambda: materialise(named, "demo-1", f"file://{tmp_path}/runs"))["message"]
+    assert "hf download Qwen/Qwen3-8B --local-dir models/Qwen3-8B" in message
+    (tmp_path / "Qwen").mkdir()
+    message = refusal(lambda: materialise(named, "demo-1", f"file://{tmp_path}/runs"))["message"]
+    assert message.endswith("give the Hugging Face folder of the base model")
+
+
+def test_what_a_recipe_lacks_is_a_sentence(recipe_tree: Tree) -> None:
+    tree = recipe_tree()
+    del tree["optimizer"]
+    assert refusal(lambda: parse_recipe(tree)) == {"field": "optimizer", "message": "missing; it must be given"}
+
+
+def test_a_line_that_is_no_json_names_no_empty_field(recipe_tree: Tree, tmp_path: Path) -> None:
+    path = tmp_path / "p.jsonl"
+    path.write_text(json.dumps(one("a")) + "\nno json")
+    _, bad = load_problems(parse_recipe(recipe_tree(problems={"files": [str(path)]})).problems)
+    assert str(bad[0]).startswith(f"{path} line 2: no JSON: ")

@@ -6,8 +6,6 @@ Invariants:
 - Nothing is loaded before its manifest and files match their hashes.
 - Tokenizers have locks of their own, so that requests can be read and queued while a batch is drawn.
 - A load that fails leaves no half-written model behind: the run is dropped from memory first.
-
-A second engine (vLLM) will offer `render`, `generate`, `load` and `loaded` as this one does.
 """
 
 from __future__ import annotations
@@ -142,6 +140,11 @@ class TransformersEngine:
         """
         with self._lock:
             self._resident(policy)
+
+    def release(self, run: str) -> None:
+        """Drop the policy of `run` from memory; whoever asks for it loads it again."""
+        with self._lock:
+            self._drop(run)
 
     def _resident(self, policy: Policy) -> Resident:
         """The resident of exactly `policy`; loads it. The caller holds the lock."""

@@ -1,0 +1,218 @@
+"""Alarms: what people should hear of a run, read off what its phases recorded.
+
+Invariants:
+- Pure functions of the state, so that an alarm is raised once, with the record of the phase that shows it, whoever
+  advances the run and however often that one dies.
+- What was not recorded raises nothing: no number is taken for zero.
+- An alarm pauses when what it says makes going on a waste. Of something that must last, it pauses at every full
+  `*_steps` of it: a run that a person resumes goes on for as long again.
+- A shut lead gate raises nothing while a run goes on: that memory has no more to teach is what it is there to say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from pmd.gateway.disk import GIB
+from pmd.gateway.loop.plan import step_plan
+from pmd.gateway.loop.state import PhaseName, RunState, last_step
+from pmd.gateway.recipes.inputs import Inputs
+from pmd.services.common.requests import RetrieveResult, TrainResult, VerifyResult
+from pmd.services.common.wire import Outcome
+
+
+@dataclass(frozen=True)
+class Alarm:
+    """One thing that people should hear of."""
+
+    kind: str
+    """A word for filters and metrics; a later alarm of the same kind takes the place of an earlier one."""
+    message: str
+    pauses: bool = False
+
+
+def at_creation(inputs: Inputs) -> list[Alarm]:
+    """What is wrong with what a run starts with."""
+    found = []
+    if inputs.bad_records:
+        found.append(Alarm("left_out", f"{inputs.bad_records} bad records left out; first: {inputs.bad_examples[0]}"))
+    if inputs.too_long:
+        said = f"{inputs.too_long} train problems are too long for max_prompt_tokens and are never trained on"
+        found.append(Alarm("too_long", f"{said}; first: {inputs.long_examples[0]}"))
+    return found
+
+
+def alarms(state: RunState, step: int, name: PhaseName, *, free_bytes: int | None = None) -> list[Alarm]:
+    """What the record of one phase, the newest of `state`, gives reason to say.
+
+    Args:
+        free_bytes: of the disk that holds the run; None when that is no disk of this machine.
+    """
+    found: list[Alarm] = []
+    if name is step_plan(state.recipe, step)[0]:
+        found += _disk(state, free_bytes)
+    if name in {PhaseName.VERIFY, PhaseName.EVALUATE_VERIFY, PhaseName.PROBE_VERIFY}:
+        found += _infra_errors(state, step, name)
+    if name is PhaseName.VERIFY:
+        found += _no_pass(state, step)
+    if name in {PhaseName.RETRIEVE, PhaseName.EVALUATE_RETRIEVE}:
+        found += _degraded(state, step, name)
+    if name is PhaseName.TRAIN:
+        found += [*_idle(state, step), *_skipped(state, step), *_mismatch(state, step)]
+    return found
+
+
+def at_the_end(state: RunState) -> list[Alarm]:
+    """What a run that has done all its steps must not leave unsaid."""
+    recipe, steps = state.recipe, last_step(state.recipe)
+    if not steps:
+        return []
+    found = []
+    if recipe.trains and all(_unmoved(_train(state, step)) for step in range(1, steps + 1)):
+        found.append(Alarm("nothing_learnt", f"none of {steps} steps moved the weights: they are the base model's"))
+    if all(_passed(state, step) == 0 for step in range(1, steps + 1)):
+        found.append(Alarm("no_pass", f"no training rollout of {steps} steps ever passed"))
+    if recipe.trains or recipe.levels:
+        found += _no_rise(state, steps)
+    return found
+
+
+def _disk(state: RunState, free_bytes: int | None) -> Iterator[Alarm]:
+    limit = state.recipe.alarms.free_gib
+    if limit is not None and free_bytes is not None and free_bytes < limit * GIB:
+        free = f"{free_bytes / GIB:.2f} GiB free where the run is kept (alarms.free_gib: {limit:g})"
+        yield Alarm("disk", f"{free}; make room, or set schedule.keep_weights in the next recipe")
+
+
+def _infra_errors(state: RunState, step: int, name: PhaseName) -> Iterator[Alarm]:
+    outcomes = state.result(step, name, VerifyResult).outcomes
+    failures, drawn = outcomes.get(Outcome.INFRA_ERROR, 0), sum(outcomes.values())
+    if failures:
+        limit = state.recipe.alarms.infra_error_share
+        pauses = limit is not None and failures / drawn > limit
+        hint = "; see `pmd status` and the verifier's log" if pauses else ""
+        kind = "infra_error" if name is PhaseName.VERIFY else f"infra_error_{name.removesuffix('_verify')}"
+        what = {PhaseName.VERIFY: "", PhaseName.PROBE_VERIFY: "probe ", PhaseName.EVALUATE_VERIFY: "evaluation "}[name]
+        yield Alarm(kind, f"{failures} of {drawn} {what}rollouts could not be judged (infra_error){hint}", pauses)
+
+
+def _no_pass(state: RunState, step: int) -> Iterator[Alarm]:
+    patience = state.recipe.alarms.no_pass_steps
+    if patience is None or step % patience:
+        return
+    if all(_passed(state, earlier) == 0 for earlier in range(1, step + 1)):
+        hint = "is the task within the model's reach, and does its verifier read what the model writes?"
+        yield Alarm("no_pass", f"no training rollout of {step} steps has passed; {hint}", pauses=True)
+
+
+def _degraded(state: RunState, step: int, name: PhaseName) -> Iterator[Alarm]:
+    if state.result(step, name, RetrieveResult).degraded:
+        yield Alarm("index", "the configured index was out of reach; the embedded one answered in its place")
+
+
+def _idle(state: RunState, step: int) -> Iterator[Alarm]:
+    if not _is_idle(_train(state, step)):
+        return
+    if _all_passed(state, step):
+        yield Alarm("idle", "every rollout passed: the step had nothing to learn from")
+        return
+
+    def idle(earlier: int) -> bool:
+        return _is_idle(_train(state, earlier)) and not _all_passed(state, earlier)
+
+    metrics = _train(state, step)
+    masked = f" ({metrics.get('masked', 0):.0f} of {metrics.get('sequences', 0):.0f} rollouts masked)"
+    lasted = _streak(step, idle)
+    yield Alarm(
+        "idle",
+        f"{_steps(lasted)} had nothing to learn from{masked}",
+        _full(lasted, state.recipe.alarms.idle_steps),
+    )
+
+
+def _skipped(state: RunState, step: int) -> Iterator[Alarm]:
+    skipped = _train(state, step).get("skipped", 0.0)
+    if not skipped:
+        return
+    lasted = _streak(step, lambda earlier: _train(state, earlier).get("skipped", 0.0) > 0)
+    yield Alarm(
+        "skipped",
+        f"{_steps(lasted)} skipped updates whose gradient was not finite ({skipped:.0f} of the last step's)",
+        _full(lasted, state.recipe.alarms.skipped_steps),
+    )
+
+
+def _mismatch(state: RunState, step: int) -> Iterator[Alarm]:
+    gap, limit = _train(state, step).get("mismatch_kl"), state.recipe.alarms.mismatch_kl
+    if limit is not None and gap is not None and gap > limit:
+        said = f"sampler and trainer disagree by {gap:.2g} nats a token (alarms.mismatch_kl: {limit:g})"
+        yield Alarm("mismatch", f"{said}; the weights that are served may not be the trainer's", pauses=True)
+
+
+def _no_rise(state: RunState, steps: int) -> Iterator[Alarm]:
+    first, last = _scores(state, 0), _scores(state, steps)
+    compared = [(split, first[split], last[split]) for split in last if split in first]
+    if compared and all(after <= before for _, before, after in compared):
+        told = ", ".join(f"{split} {before:.1%} to {after:.1%}" for split, before, after in compared)
+        yield Alarm("no_rise", f"accuracy did not rise: {told}")
+
+
+def _train(state: RunState, step: int) -> dict[str, float]:
+    """Metrics of a training step; none where it has not been recorded."""
+    if (step, PhaseName.TRAIN) not in state.records:
+        return {}
+    return state.result(step, PhaseName.TRAIN, TrainResult).metrics
+
+
+def _is_idle(metrics: dict[str, float]) -> bool:
+    """Whether there was a will to learn, and nothing to learn from."""
+    if metrics.get("lr") == 0 or metrics.get("skipped"):
+        return False
+    return metrics.get("tokens") == 0 or metrics.get("grad_norm") == 0
+
+
+def _unmoved(metrics: dict[str, float]) -> bool:
+    """Whether no optimizer step can have been applied."""
+    return metrics.get("tokens") == 0 or metrics.get("lr") == 0 or metrics.get("grad_norm") == 0
+
+
+def _outcomes(state: RunState, step: int) -> dict[Any, int] | None:
+    if (step, PhaseName.VERIFY) not in state.records:
+        return None
+    return state.result(step, PhaseName.VERIFY, VerifyResult).outcomes
+
+
+def _passed(state: RunState, step: int) -> int | None:
+    outcomes = _outcomes(state, step)
+    return None if outcomes is None else outcomes.get(Outcome.PASSED, 0)
+
+
+def _all_passed(state: RunState, step: int) -> bool:
+    outcomes = _outcomes(state, step) or {}
+    judged = sum(outcomes.values()) - outcomes.get(Outcome.INFRA_ERROR, 0)
+    return bool(judged) and outcomes.get(Outcome.PASSED, 0) == judged
+
+
+def _scores(state: RunState, step: int) -> dict[str, float]:
+    if (step, PhaseName.EVALUATE_VERIFY) not in state.records:
+        return {}
+    splits = state.result(step, PhaseName.EVALUATE_VERIFY, VerifyResult).splits
+    return {split: score.pass_rate for split, score in splits.items()}
+
+
+def _streak(step: int, holds: Callable[[int], bool]) -> int:
+    """For how many steps up to and with `step` it has held without a break."""
+    lasted = 0
+    while lasted < step and holds(step - lasted):
+        lasted += 1
+    return lasted
+
+
+def _full(lasted: int, patience: int | None) -> bool:
+    return patience is not None and lasted % patience == 0
+
+
+def _steps(count: int) -> str:
+    return "the step" if count == 1 else f"{count} steps in a row"

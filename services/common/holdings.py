@@ -1,0 +1,46 @@
+"""What a service holds in memory for a run, and the two routes by which the controller says that it starts and ends.
+
+Invariants:
+- Both are hints about memory, never about data: what is released is loaded again when somebody needs it, and what was
+  not prepared is loaded when it is needed first. So both may be sent twice, late, or not at all.
+- Work in progress is not disturbed: a job ends by its own DELETE.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated
+
+from fastapi import APIRouter, Depends
+from fastapi import Path as PathParam
+
+from pmd.services.common.app import known_query
+from pmd.services.common.wire import Slug
+
+Run = Annotated[Slug, PathParam(examples=["demo-1a2b3c4d"])]
+
+
+def holdings(*, release: Callable[[str], None], prepare: Callable[[str], None] | None = None) -> APIRouter:
+    """The routes of a service that holds something for a run.
+
+    Args:
+        release: frees it.
+        prepare: begins to load it, without waiting; None where that takes no time.
+    """
+    router = APIRouter(tags=["runs"], dependencies=[Depends(known_query)])
+
+    @router.put("/v1/runs/{run}/release")
+    def release_run(run: Run) -> dict[str, str]:
+        """Free the memory that is held for a run that has ended or pauses. Nothing is lost."""
+        release(run)
+        return {"run": run}
+
+    if prepare is not None:
+
+        @router.put("/v1/runs/{run}/prepare")
+        def prepare_run(run: Run) -> dict[str, str]:
+            """Begin to load what a run that starts will need. Nothing is waited for."""
+            prepare(run)
+            return {"run": run}
+
+    return router

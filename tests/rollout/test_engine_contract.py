@@ -1,0 +1,128 @@
+"""What every engine promises; the next one joins `ENGINES` and must keep it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from pmd.services.common.artifacts import ArtifactError, seal_weights
+from pmd.services.common.wire import Message, Policy, Sampling
+from pmd.services.rollout.completion import DivergedError, Row
+from pmd.services.rollout.engines import Engine
+from pmd.services.rollout.engines.transformers.engine import TransformersEngine
+from pmd.services.rollout.settings import RolloutSettings
+from tests.rollout.conftest import END, TOKEN, MakePolicy, make_model, make_tokenizer, tampered
+
+ENGINES: dict[str, Callable[[], Engine]] = {
+    "transformers": lambda: TransformersEngine(RolloutSettings(token=TOKEN, rollout_threads=1, rollout_dtype="fp32")),
+}
+WARM = Sampling(temperature=0.8, max_tokens=12)
+ROWS = [Row(tuple(range(3 + i % 4)), seed=7, stream=i // 2) for i in range(8)]
+
+
+@pytest.fixture(params=ENGINES)
+def engine(request: pytest.FixtureRequest) -> Engine:
+    return ENGINES[request.param]()
+
+
+def patient() -> None:
+    """Somebody who waits."""
+
+
+def test_it_says_what_it_is_and_what_is_loaded(engine: Engine, make_policy: MakePolicy) -> None:
+    assert {"engine", "device", "dtype"} <= engine.facts().keys()
+    assert engine.loaded() == {}
+    engine.load(make_policy(version=1))
+    assert engine.loaded() == {"demo": 1}
+    engine.load(make_policy(version=2))
+    assert engine.loaded() == {"demo": 2}
+
+
+def test_law_9_a_completion_comes_from_the_version_that_was_asked_for(engine: Engine, make_policy: MakePolicy) -> None:
+    """Also when another version, or an older one, is in memory."""
+    drawn = {}
+    for version in (1, 2, 1):
+        completions = engine.generate(make_policy(version=version), ROWS, WARM, patient)
+        assert {one.policy_version for one in completions} == {version}
+        assert drawn.setdefault(version, completions) == completions
+    assert drawn[1] != drawn[2]
+
+
+def test_tokens_depend_on_the_row_alone(engine: Engine, make_policy: MakePolicy) -> None:
+    policy = make_policy()
+    together = engine.generate(policy, ROWS, WARM, patient)
+    alone = [engine.generate(policy, [row], WARM, patient)[0] for row in reversed(ROWS)]
+    assert [one.token_ids for one in together] == [one.token_ids for one in reversed(alone)]
+    other = engine.generate(policy, [Row(row.prompt_ids, 8, row.stream) for row in ROWS], WARM, patient)
+    assert [one.token_ids for one in other] != [one.token_ids for one in together]
+
+
+def test_logprobs_are_the_samplers_own(engine: Engine, make_policy: MakePolicy) -> None:
+    """Against a plain forward pass of the same weights, at the sampling temperature."""
+    model = make_model(1)
+    for row, one in zip(ROWS, engine.generate(make_policy(version=1), ROWS, WARM, patient), strict=True):
+        ids = torch.tensor([[*row.prompt_ids, *one.token_ids]])
+        with torch.no_grad():
+            logits = model(ids).logits[0, len(row.prompt_ids) - 1 : -1] / WARM.temperature
+        expected = logits.log_softmax(-1).gather(-1, ids[0, len(row.prompt_ids) :, None])[:, 0]
+        assert one.logprobs == pytest.approx(expected.tolist(), abs=1e-4)
+
+
+def test_a_completion_ends_with_the_end_token_or_is_cut(engine: Engine, make_policy: MakePolicy) -> None:
+    end = make_tokenizer().eos_token_id
+    for one in engine.generate(make_policy(), ROWS * 8, Sampling(temperature=1.0, max_tokens=30), patient):
+        assert len(one.token_ids) == len(one.logprobs) <= 30
+        assert (one.token_ids[-1] == end) == (one.finish_reason == "stop")
+        assert end not in one.token_ids[:-1]
+        assert END not in one.text
+
+
+def test_prompts_are_rendered_by_the_policys_template(engine: Engine, make_policy: MakePolicy) -> None:
+    conversation = [Message(role="user", content="how?"), Message(role="assistant", content="so")]
+    (ids, other), window = engine.render(make_policy(), [conversation, conversation[:1]])
+    assert "".join(engine.tokens_as_text(make_policy(), ids)) == (
+        "<|im_start|>user\nhow?<|im_end|>\n<|im_start|>assistant\nso<|im_end|>\n<|im_start|>assistant\n"
+    )
+    assert len(other) < len(ids)
+    assert window == 256
+
+
+def test_weights_that_are_not_what_they_say_are_refused_whole(engine: Engine, make_policy: MakePolicy) -> None:
+    good = make_policy(version=1)
+    with pytest.raises(ArtifactError):
+        engine.load(tampered(good))
+    with pytest.raises(ArtifactError):
+        engine.generate(tampered(good), ROWS, WARM, patient)
+    assert engine.loaded() == {}
+    assert engine.generate(good, ROWS, WARM, patient)[0].policy_version == 1
+
+
+def test_a_policy_that_has_diverged_is_an_error(engine: Engine, tmp_path: Path) -> None:
+    model = make_model(1)
+    with torch.no_grad():
+        model.model.norm.weight.fill_(float("nan"))
+    model.save_pretrained(tmp_path)
+    make_tokenizer().save_pretrained(tmp_path)
+    with pytest.raises(DivergedError):
+        engine.generate(Policy(run="demo", weights=seal_weights(tmp_path, 1, {})), ROWS, WARM, patient)
+
+
+def test_who_gives_up_ends_the_work(engine: Engine, make_policy: MakePolicy) -> None:
+    class GivenUpError(Exception):
+        pass
+
+    asked = 0
+
+    def after_three() -> None:
+        nonlocal asked
+        asked += 1
+        if asked > 3:
+            raise GivenUpError
+
+    with pytest.raises(GivenUpError):
+        engine.generate(make_policy(), ROWS, Sampling(temperature=0, max_tokens=100), after_three)
+    assert asked == 4
+    assert engine.generate(make_policy(), ROWS, WARM, patient)
