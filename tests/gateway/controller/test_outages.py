@@ -20,8 +20,8 @@ from pmd.services.common.client import ServiceClient
 from pmd.services.common.jobs import JobStatus
 from pmd.services.common.sql import Busy
 from pmd.services.common.waiting import Away
+from tests.gateway.controller.test_advance import recorded, weights
 from tests.gateway.fakes import TOKEN, Clock, Fakes, status
-from tests.gateway.test_advance import recorded, weights
 
 Make = Callable[..., Recipe]
 Start = Callable[..., str]

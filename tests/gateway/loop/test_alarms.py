@@ -17,9 +17,9 @@ from pmd.gateway.registry.registry import Registry
 from pmd.gateway.views import RunStatus
 from pmd.services.common.requests import SplitScore, VerifyResult
 from pmd.services.common.wire import Outcome
+from tests.gateway.controller.test_advance import weights
 from tests.gateway.fakes import Fakes, status
-from tests.gateway.playing import INPUTS, answer, ref
-from tests.gateway.test_advance import weights
+from tests.gateway.loop.playing import INPUTS, answer, ref
 
 Make = Callable[..., Recipe]
 Start = Callable[..., str]
