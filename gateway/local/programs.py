@@ -185,15 +185,14 @@ def build_programs(state_dir: Path, ports: Mapping[str, int], token: str, index:
     own_redis = f"redis://:{password}@127.0.0.1:{ports['redis']}/0"
     control = environments["control"] | {"PMD_REDIS_URL": redis_url or own_redis}
 
-    python = (sys.executable, "-P", "-m")  # -P: a folder named `services` where the user stands is not ours
-    celery = (*python, "celery", "-A", "pmd.gateway.controller.tasks")
+    python = (sys.executable, "-P", "-m")  # -P: a folder named `pmd` where the user stands is not ours
+    celery = (*python, "pmd.gateway.controller")
     programs = [] if redis_url else [_redis(ports["redis"], password)]
     environments["memory"]["PMD_MEMORY_INDEX"] = index
     if runs_weaviate(index):
         programs.append(_weaviate(state_dir, token, environments["memory"]))
-    programs.append(
-        Program("gateway", (*python, "pmd.gateway", "--port", str(ports["gateway"])), control, urls["gateway"])
-    )
+    gateway = (*python, "pmd.gateway", "--port", str(ports["gateway"]))
+    programs.append(Program("gateway", gateway, control, urls["gateway"]))
     for name in SERVICES:
         argv = (*python, f"pmd.services.{name}", "--port", str(ports[name]))
         programs.append(Program(name, argv, environments[name], urls[name]))

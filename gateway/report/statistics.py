@@ -1,7 +1,10 @@
-"""Numbers that compare runs: area under the learning curve, means with 95 % intervals, paired differences.
+"""Numbers that compare runs: area under the learning curve, levels with their range, paired differences.
 
-Intervals are Student's t over seeds. Methods that ran on the same seeds are compared by the differences seed
-by seed: worlds differ far more than methods do, and the pairing takes that out.
+Invariants:
+- A level is a mean with its range over worlds and has no interval: accuracies crowd at 1, where Student's t covers
+  far less than it says and reaches past 1.
+- Only differences have an interval, and only paired ones: both methods ran in each world that counts. Worlds differ
+  far more than methods do, and the pairing takes that out.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from pmd.gateway.views import StepView
 
@@ -26,36 +30,79 @@ def t_quantile(freedom: int) -> float:
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """A mean over seeds with the half-width of its 95 % interval."""
+class Level:
+    """A mean over worlds with the lowest and the highest of them."""
 
     mean: float
-    half_width: float
-    n: int
+    low: float
+    high: float
+    worlds: int
 
     def __str__(self) -> str:
-        if self.n < 2:
+        if self.worlds < 2:
             return f"{self.mean:z.2f}"
-        return f"{self.mean:z.2f} ± {self.half_width:.2f}"
+        return f"{self.mean:z.2f} ({self.low:z.2f} to {self.high:z.2f})"
 
 
-def estimate(values: Sequence[float]) -> Estimate:
-    """Mean and 95 % interval.
+def level(values: Sequence[float]) -> Level:
+    """Mean and range of one value a world.
 
     Raises:
         ValueError: without values.
     """
     if not values:
-        raise ValueError("an estimate needs at least one value")
-    if len(values) == 1:
-        return Estimate(values[0], math.inf, 1)
-    spread = statistics.stdev(values) / math.sqrt(len(values))
-    return Estimate(statistics.fmean(values), t_quantile(len(values) - 1) * spread, len(values))
+        raise ValueError("a level needs the value of at least one world")
+    return Level(statistics.fmean(values), min(values), max(values), len(values))
 
 
-def paired(a: Sequence[float], b: Sequence[float]) -> Estimate:
-    """Mean of a - b over the seeds that both ran on, in the same order."""
-    return estimate([x - y for x, y in zip(a, b, strict=True)])
+FEWEST = 3
+"""Worlds below which a difference has no interval: two differences that happen to be alike would have a narrow one."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A mean of differences world by world, with the half-width of its 95 % interval (Student's t over worlds)."""
+
+    mean: float
+    half_width: float
+    """Infinite for fewer worlds than `FEWEST`: they say nothing about others."""
+    above: int
+    """Worlds in which the difference is positive."""
+    below: int
+    worlds: int
+
+    @property
+    def sign(self) -> Literal[-1, 0, 1]:
+        """What the interval supports: 1 above, -1 below, 0 when it includes zero."""
+        if abs(self.mean) <= self.half_width:
+            return 0
+        return 1 if self.mean > 0 else -1
+
+    def __str__(self) -> str:
+        if self.worlds < FEWEST:
+            return f"{self.mean:+z.2f}"
+        digits = 2 if abs(self.mean) + self.half_width >= 0.05 else 3  # "0.00 ± 0.00" would read as certainty
+        return f"{self.mean:+z.{digits}f} ± {self.half_width:.{digits}f}"
+
+
+def paired(a: Sequence[float], b: Sequence[float]) -> Difference:
+    """Mean of a - b over the worlds that both ran in, in the same order.
+
+    Raises:
+        ValueError: without worlds, or with different numbers of them.
+    """
+    differences = [x - y for x, y in zip(a, b, strict=True)]
+    if not differences:
+        raise ValueError("a paired difference needs at least one world that both ran in")
+    count = len(differences)
+    enough = count >= FEWEST
+    return Difference(
+        statistics.fmean(differences),
+        t_quantile(count - 1) * statistics.stdev(differences) / math.sqrt(count) if enough else math.inf,
+        sum(x > 0 for x in differences),
+        sum(x < 0 for x in differences),
+        count,
+    )
 
 
 Curve = list[tuple[int, float]]

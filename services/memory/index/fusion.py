@@ -3,7 +3,7 @@
 Both follow what Weaviate 1.39 does, so that the embedded index finds what the cluster's finds:
 - words are runs of letters and digits, lower-cased (tokenization `word`, no stop words);
 - BM25 with k1 = 1.2, b = 0.75 and idf = ln(1 + (N - n + .5) / (n + .5)); a word asked twice counts twice
-  (adapters/repos/db/inverted; equal to the server's scores on fresh banks, tests/memory/test_index.py);
+  (adapters/repos/db/inverted; equal to the server's scores on fresh banks, tests/memory/index/test_index.py);
 - relative score fusion: the best `CANDIDATES` of each list are scaled so that its best is 1 and its worst 0, then
   added with weights alpha and 1 - alpha; a list whose scores are all equal counts as 1
   (usecases/traverser/hybrid/hybrid_fusion.go).

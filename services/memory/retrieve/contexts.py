@@ -44,7 +44,7 @@ def demonstration(own: Row, siblings: Sequence[Row], request: RetrieveRequest) -
     """The first passed sibling that may be shown to `own` in full; never `own` itself.
 
     With `same_plan` only a sibling that took the same approach is: a teacher that sees another approach
-    worked out teaches the student to state one thing and do another (docs/method.md, how memory is kept true).
+    worked out teaches the student to state one thing and do another (docs/method.md 4).
     """
     settings = request.settings
     if settings.demonstrations == "none":

@@ -32,8 +32,12 @@ log = logging.getLogger(__name__)
 RESTARTS = 2
 """Starts after the first, per step: a process that dies three times on one step has a cause that stays."""
 
-COMPUTE_ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0", "TOKENIZERS_PARALLELISM": "false"}
-"""On shared cores, threads that spin while they wait cost a factor of 20."""
+COMPUTE_ENVIRONMENT = {
+    "OMP_WAIT_POLICY": "PASSIVE",  # on shared cores, threads that spin while they wait cost a factor of 20
+    "GOMP_SPINCOUNT": "0",
+    "TOKENIZERS_PARALLELISM": "false",
+    "PYTHONSAFEPATH": "1",  # a folder named `pmd` where the user stands is not ours; also for torchrun's children
+}
 
 
 OTHERS_RANKS = (

@@ -1,4 +1,4 @@
-"""The SDPO / PMD distillation objective (SDPO: arXiv 2601.20802; PMD: arXiv 2607.01480; docs/method.md).
+"""The SDPO / PMD distillation objective (SDPO: arXiv 2601.20802; PMD: arXiv 2607.01480; docs/method.md 2.1).
 
 Invariants:
 - No gradient reaches the teacher, the importance weights or the choice of the top-k tokens.

@@ -1,4 +1,4 @@
-"""The GRPO baseline as SDPO's paper runs it (arXiv 2601.20802, Eq. 12, Table 13).
+"""The GRPO baseline as SDPO's paper runs it (arXiv 2601.20802, Eq. 12, Table 13; docs/method.md 2.2).
 
 Invariants: the advantage is r - mean(group) and is never divided by a standard deviation; no KL term, no
 entropy bonus; a rollout that is masked enters neither its group's mean nor the loss.

