@@ -113,16 +113,15 @@ async def create_run(
 def _create(parts: Parts, tree: dict[str, Any], key: str | None) -> tuple[str, bool | None]:
     """The run of a recipe, and whether this call created it; None when it was known before."""
     recipe = parse_recipe(tree)
-    digest = hashlib.sha256(json.dumps(recipe.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
     known = parts.registry.find_key(key) if key else None
-    if known and known[1] != digest:
+    if known and known[1] != recipe:
         raise IdempotencyConflict(f"Idempotency-Key names run {known[0]!r} with another recipe; use a new key")
     if known:
         return known[0], None
     check_allowed(recipe, parts.settings.allowed())
     run = _run_id(recipe, key)
     inputs = materialise(recipe, run, parts.settings.runs_uri(), _refusing(parts.services))
-    return run, parts.registry.create(run, recipe, inputs, recipe_hash=digest, key=key)
+    return run, parts.registry.create(run, recipe, inputs, key=key)
 
 
 @routes.get("/v1/runs", tags=["runs"], responses=examples.RUN_LIST)

@@ -73,7 +73,7 @@ class Registry:
 
     # ------------------------------------------------------------ what people do
 
-    def create(self, run: str, recipe: Recipe, inputs: Inputs, *, recipe_hash: str, key: str | None = None) -> bool:
+    def create(self, run: str, recipe: Recipe, inputs: Inputs, *, key: str | None = None) -> bool:
         """Add a run; False when it exists already, made by the same request.
 
         Raises:
@@ -87,7 +87,6 @@ class Registry:
             "status": RunStatus.QUEUED,
             "desired": "run",
             "recipe": recipe.model_dump_json(),
-            "recipe_hash": recipe_hash,
             "idempotency_key": key,
             "inputs": inputs.model_dump_json(),
             "step": 0,
@@ -113,17 +112,17 @@ class Registry:
                     self._keep_alarm(db, run, None, alarm)
         except IntegrityError as error:
             with self.database.read() as db:
-                known = db.scalar(select(RUNS.c.recipe_hash).where(RUNS.c.id == run))
-            if known == recipe_hash:
+                known = db.scalar(select(RUNS.c.recipe).where(RUNS.c.id == run))
+            if known and Recipe.model_validate_json(known) == recipe:
                 return False
             raise IdempotencyConflict(f"run {run!r} exists with another recipe; use a new Idempotency-Key") from error
         return True
 
-    def find_key(self, key: str) -> tuple[str, str] | None:
-        """Run and recipe hash that an idempotency key named, if it was used."""
+    def find_key(self, key: str) -> tuple[str, Recipe] | None:
+        """Run and recipe that an idempotency key named, if it was used; the recipe with the defaults of today."""
         with self.database.read() as db:
-            row = db.execute(select(RUNS.c.id, RUNS.c.recipe_hash).where(RUNS.c.idempotency_key == key)).first()
-        return (row[0], row[1]) if row else None
+            row = db.execute(select(RUNS.c.id, RUNS.c.recipe).where(RUNS.c.idempotency_key == key)).first()
+        return (row[0], Recipe.model_validate_json(row[1])) if row else None
 
     def ask(self, run: str, desired: Desired) -> None:
         """Note what a person wants of a run; whoever advances it obeys. `run` re-opens a paused or failed run.

@@ -15,7 +15,6 @@ RUNS = Table(
     Column("status", String(16), nullable=False),
     Column("desired", String(16), nullable=False),  # run | pause | cancel: what people ask for
     Column("recipe", Text, nullable=False),  # JSON of the resolved recipe
-    Column("recipe_hash", String(64), nullable=False),
     Column("idempotency_key", String(200), unique=True),
     Column("inputs", Text, nullable=False),  # JSON of `inputs.Inputs`
     Column("step", Integer, nullable=False),  # steps complete, step 0 not counted

@@ -94,7 +94,7 @@ def read(path: Path) -> list[Measurement]:
 def write(folder: Path, measured: Iterable[Measurement], readme: Path | None = None) -> None:
     """The measurements, the page and its pictures in a folder, and the table of the first page where one is named."""
     ranks = {str(setting): rank for rank, setting in enumerate(SETTINGS)}
-    variants = {name: rank for rank, name in enumerate(METHODS)}
+    variants: dict[str, int] = {name: rank for rank, name in enumerate(METHODS)}
     rows = sorted(
         measured,
         key=lambda m: (ranks[m.setting], variants.get(m.variant, len(METHODS)), *astuple(m)[1:]),

@@ -85,7 +85,7 @@ def load_settings(settings: type[S]) -> S:
             f"{PREFIX}{each['field'].upper()}: {each['message']}" if each["field"] else each["message"]
             for each in explain(error)
         ]
-        raise SettingsError("\n".join(wrong).replace("Field required", "set it, it has no default")) from None
+        raise SettingsError("\n".join(wrong)) from None
     except PydanticSettingsError as error:
         field = str(error).partition('"')[2].partition('"')[0]
         raise SettingsError(f"{PREFIX}{field.upper()}: no JSON, as which lists are written") from None

@@ -33,7 +33,7 @@ def start(*module: str, **environment: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize(
     ("environment", "said"),
     [
-        ({}, "PMD_TOKEN: set it"),
+        ({}, "PMD_TOKEN: missing; it must be given"),
         ({"PMD_TOKEN": TOKEN, "PMD_GATEWAY_PORT": "abc"}, "unknown setting PMD_GATEWAY_PORT"),
         ({"PMD_TOKEN": "short"}, "PMD_TOKEN: "),
     ],
@@ -53,7 +53,7 @@ def test_a_program_with_wrong_settings_ends_with_a_sentence(
 @pytest.mark.parametrize(
     ("name", "value", "said"),
     [
-        ("PMD_MEMORY_INDEX", "qdrant", "PMD_MEMORY_INDEX: Input should be 'exact' or 'weaviate'"),
+        ("PMD_MEMORY_INDEX", "qdrant", "PMD_MEMORY_INDEX: must be 'exact' or 'weaviate'"),
         ("PMD_MEMORY_EMBEDDER_DIM", "many", "PMD_MEMORY_EMBEDDER_DIM: .* valid integer"),
         ("PMD_MEMORY_EMBEDDER", "openai", "PMD_MEMORY_EMBEDDER=openai wants PMD_MEMORY_EMBEDDER_URL"),
     ],

@@ -114,7 +114,7 @@ def start(registry: Registry, tmp_path: Path) -> Callable[..., str]:
 
     def begin(recipe: Recipe, run: str = "demo-1") -> str:
         inputs = materialise(recipe, run, f"file://{tmp_path / 'runs'}")
-        registry.create(run, recipe, inputs, recipe_hash="h")
+        registry.create(run, recipe, inputs)
         return run
 
     return begin

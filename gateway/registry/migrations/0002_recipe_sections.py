@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from typing import Any
 
@@ -30,7 +29,7 @@ RENAMED = (
     ("optimizer", "alpha", "objective", "divergence_alpha"),
     ("retrieval", "alpha", "retrieval", "vector_weight"),
 )
-RUNS = sa.table("runs", sa.column("id"), sa.column("recipe"), sa.column("recipe_hash"))
+RUNS = sa.table("runs", sa.column("id"), sa.column("recipe"))
 
 
 def _moved(recipe: dict[str, Any]) -> dict[str, Any]:
@@ -45,7 +44,5 @@ def upgrade() -> None:
     db = op.get_bind()
     for run, stored in db.execute(sa.select(RUNS.c.id, RUNS.c.recipe)).all():
         recipe = _moved(json.loads(stored))
-        # The hash is what a repeated request to create the run is compared by.
-        digest = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
         text = json.dumps(recipe, ensure_ascii=False, separators=(",", ":"))
-        db.execute(sa.update(RUNS).where(RUNS.c.id == run).values(recipe=text, recipe_hash=digest))
+        db.execute(sa.update(RUNS).where(RUNS.c.id == run).values(recipe=text))

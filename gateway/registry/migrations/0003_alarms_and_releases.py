@@ -1,4 +1,4 @@
-"""Alarms of runs, and the calls that an ended run owes to services."""
+"""Alarms of runs, and the calls that an ended run owes to services; recipes are compared as they are, not by hash."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ down_revision = "0002"
 
 
 def upgrade() -> None:
+    op.drop_column("runs", "recipe_hash")
     op.create_table(
         "alarms",
         sa.Column("run_id", sa.String(128), sa.ForeignKey("runs.id"), primary_key=True),

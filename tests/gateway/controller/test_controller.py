@@ -145,7 +145,7 @@ def test_law_6_killed_workers_and_a_flushed_broker_lose_and_double_nothing(
     settings = GatewaySettings(token=TOKEN, state_dir=tmp_path / "state")  # type: ignore[arg-type]
     registry = Registry(REGISTRY.open(settings.database()))
     run = "demo-1"
-    registry.create(run, plan, materialise(plan, run, settings.runs_uri()), recipe_hash="h")
+    registry.create(run, plan, materialise(plan, run, settings.runs_uri()))
     broker = redis.Redis.from_url(environment["PMD_REDIS_URL"])
 
     def celery(*argv: str) -> subprocess.Popen[bytes]:

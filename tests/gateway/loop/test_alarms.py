@@ -189,7 +189,7 @@ def test_what_creation_left_out_is_a_warning_from_the_start(recipe: Make, regist
     inputs = INPUTS.model_copy(
         update={"bad_records": 2, "bad_examples": ("a.jsonl line 3: no JSON",), "too_long": 1, "long_examples": ("p",)}
     )
-    registry.create("demo-1", recipe(), inputs, recipe_hash="h")
+    registry.create("demo-1", recipe(), inputs)
     warnings = " ".join(view(registry, "demo-1").warnings)
     assert "2 bad records left out; first: a.jsonl line 3" in warnings
     assert "1 train problems are too long" in warnings

@@ -205,7 +205,7 @@ def test_one_id_that_is_taken_is_left_out_and_named_like_other_bad_records(recip
 def test_prompts_that_training_would_mask_are_known_at_creation(
     recipe_tree: Tree, problem_file: Path, tmp_path: Path
 ) -> None:
-    base = str(Path(__file__).parents[2] / "examples/pocket/base")
+    base = str(Path(__file__).parents[3] / "examples/pocket/base")
 
     def made(limit: int, **over: Any) -> Inputs:
         tree = recipe_tree(model=base, objective={"max_prompt_tokens": limit}, **over)
