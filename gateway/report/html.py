@@ -66,7 +66,6 @@ def render_html(report: ReportView) -> str:
         ("training rollouts", count(figures.rollouts(report))),
     ]
     facts += [(f"{level}s kept", count(n)) for level, n in figures.memory_counts(report).items()]
-    facts += [("last update", told)] if (told := figures.last_update(report)) else []
     return _pages.get_template("page.html").render(
         css=_css(),
         run=run,
@@ -75,6 +74,7 @@ def render_html(report: ReportView) -> str:
         changes=figures.changes(report),
         split_about=SPLIT_ABOUT,
         facts=facts,
+        last_update=figures.last_update(report),
         charts=[chart for draw in DRAWINGS if (chart := draw(report)) is not None],
         samples=[
             (level, about, texts) for level, about in LEVEL_ABOUT.items() if (texts := report.memory_samples.get(level))
