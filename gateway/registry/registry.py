@@ -113,7 +113,9 @@ class Registry:
         except IntegrityError as error:
             with self.database.read() as db:
                 known = db.scalar(select(RUNS.c.recipe).where(RUNS.c.id == run))
-            if known and Recipe.model_validate_json(known) == recipe:
+            if known is None:
+                raise  # nothing of that name: the row itself is wrong
+            if Recipe.model_validate_json(known) == recipe:
                 return False
             raise IdempotencyConflict(f"run {run!r} exists with another recipe; use a new Idempotency-Key") from error
         return True
