@@ -19,6 +19,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from pmd.gateway.api import chat, memory, runs, verify
 from pmd.gateway.api.deps import Parts, Wake
+from pmd.gateway.api.events import Tails
 from pmd.gateway.api.forward import Forwarder
 from pmd.gateway.api.metrics import RunMetrics
 from pmd.gateway.api.reading import Reading
@@ -69,7 +70,7 @@ def create_app(
         return facts | {f"{name}_free_gib": round(left / GIB, 2) for name, left in free.items() if left is not None}
 
     app = create_service("gateway", settings, ready=ready, lifespan=lifespan)
-    app.state.parts = Parts(settings, registry, forward, wake or _by_celery, Reading())
+    app.state.parts = Parts(settings, registry, forward, wake or _by_celery, Reading(), Tails(registry))
     _explain_refusals(app)
     for routes in (runs.routes, memory.routes, verify.routes, chat.routes):
         app.include_router(routes)

@@ -8,6 +8,7 @@ from typing import Annotated
 
 from fastapi import Depends, Path, Request
 
+from pmd.gateway.api.events import Tails
 from pmd.gateway.api.forward import Forwarder
 from pmd.gateway.api.reading import Reading
 from pmd.gateway.registry.registry import Registry
@@ -29,6 +30,7 @@ class Parts:
     services: Forwarder
     wake: Wake
     reading: Reading
+    tails: Tails
 
 
 async def _parts(request: Request) -> Parts:

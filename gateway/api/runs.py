@@ -16,7 +16,7 @@ from fastapi.responses import HTMLResponse, StreamingResponse
 from pydantic import BeforeValidator, Field
 from sqlalchemy import RowMapping
 
-from pmd.gateway.api import events, examples
+from pmd.gateway.api import examples
 from pmd.gateway.api.deps import Parts, RunId, Runs, Services, TheParts
 from pmd.gateway.api.forward import Forwarder
 from pmd.gateway.api.history import checkpoint_views, latest_view, recipe_of, run_view, step_views
@@ -205,19 +205,19 @@ def _preview(parts: Parts, tree: dict[str, Any]) -> ValidatedRecipe:
 @routes.get("/v1/runs/{run}/events", tags=["runs"], response_model=list[EventView], responses=examples.EVENTS)
 def get_events(
     run: RunId,
-    registry: Runs,
+    parts: TheParts,
     after: Annotated[int, Query(ge=0, le=MAX_SEQ, description="Only events with a higher seq.")] = 0,
     last_event_id: Annotated[int, BeforeValidator(lambda given: given or 0), Header(ge=0, le=MAX_SEQ)] = 0,
     format: Annotated[Literal["sse", "json"], Query(description="A stream, or one page.")] = "sse",
     limit: Annotated[int, Query(ge=1, le=1000, description="Of a page.")] = 500,
 ) -> Any:
     """A run's log: replayed, then tailed until the run ends. `Last-Event-ID` or `after` resumes it."""
-    registry.run(run)
+    parts.registry.run(run)
     since = max(after, last_event_id)
     if format == "json":
-        return registry.events(run, after=since, limit=limit)
+        return parts.registry.events(run, after=since, limit=limit)
     return StreamingResponse(
-        events.stream(registry, run, since),
+        parts.tails.stream(run, since),
         media_type="text/event-stream",
         headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
     )
