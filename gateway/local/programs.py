@@ -43,7 +43,7 @@ SETTINGS = {
     "rollout": "pmd.services.rollout.settings:RolloutSettings",
     "verifier": "pmd.services.verifier.settings:VerifierSettings",
     "memory": "pmd.services.memory.settings:MemoryServiceSettings",
-    "trainer": "pmd.services.trainer.app:TrainerSettings",
+    "trainer": "pmd.services.trainer.settings:TrainerSettings",
 }
 """What reads the environment of each program. By name: the gateway imports no service."""
 FOR_BOTH = ("PMD_ALLOWED_URLS",)

@@ -17,8 +17,8 @@ from pmd.services.memory.app import create_app as create_memory
 from pmd.services.memory.settings import MemoryServiceSettings
 from pmd.services.rollout.app import create_app as create_rollout
 from pmd.services.rollout.settings import RolloutSettings
-from pmd.services.trainer.app import TrainerSettings
 from pmd.services.trainer.app import create_app as create_trainer
+from pmd.services.trainer.settings import TrainerSettings
 from pmd.services.verifier.app import create_app as create_verifier
 from pmd.services.verifier.settings import VerifierSettings
 

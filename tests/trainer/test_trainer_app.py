@@ -17,10 +17,11 @@ from tiny_run import ROOT, TinyRun
 
 from pmd.services.common.artifacts import local_path
 from pmd.services.common.wire import Weights
-from pmd.services.trainer.app import TrainerSettings, create_app
+from pmd.services.trainer.app import create_app
 from pmd.services.trainer.job.process import ProcessId
 from pmd.services.trainer.launchers.external import ExternalLauncher
 from pmd.services.trainer.launchers.local import LocalLauncher
+from pmd.services.trainer.settings import TrainerSettings
 
 TOKEN = "t" * 32
 
