@@ -70,7 +70,7 @@ ROLLOUT = "`<step>:<rollout id>`; in a URL `#` is written `%23`."
 MEMORY, ITEMS_AT = "/v1/runs/{run}/memory", "/v1/banks/{run}/items"
 ITEM, ITEM_AT = f"{MEMORY}/{{item}}", f"{ITEMS_AT}/{{item}}"
 BANK, AT = "/v1/runs/{run}/bank", "/v1/banks/{run}"
-WISH, WISH_AT = f"{BANK}/proposals/{{proposal}}", f"{AT}/proposals/{{proposal}}"
+PROPOSAL, PROPOSAL_AT = f"{BANK}/proposals/{{proposal}}", f"{AT}/proposals/{{proposal}}"
 
 REFUSES = (404, 409, 412)
 SEEN_REFUSES = (*REFUSES, 428)
@@ -78,7 +78,7 @@ SEEN_REFUSES = (*REFUSES, 428)
 FROM = "What it was made from, what was made from it, and which contexts used it at which version."
 WORTH = "Reward with a memory less reward when chance held it out, with an interval."
 FIND = "What a run remembers of the like, by meaning, by words, or both. POST takes many questions at once."
-WISHES = "What the machine would change of memories that people hold, newest first."
+LISTED = "What the machine would change of memories that people hold, newest first."
 EXPORT = "The whole bank as JSON lines: as it is, or as it was at `seq`."
 ADD = "Add a note by hand."
 EDIT = "Reword a memory. From then on the machine proposes changes of it and makes none."
@@ -87,8 +87,8 @@ SPLIT = "Turn one note into several; it is superseded by them."
 REVERT = "Bring back the wording of an earlier version, as a new one."
 MERGE = "Make several notes one; `items` names the versions that were seen."
 MANY = "Pin, unpin, ban or restore many, all or none. First a dry run with `where`, then `items` from it."
-ACCEPT = "Do what the machine wishes; `If-Match` names the version of its memory."
-REJECT = "Decline; the same wish is not made again."
+ACCEPT = "Do what the machine proposes; `If-Match` names the version of its memory."
+REJECT = "Decline; the same proposal is not made again."
 ROLLBACK = (
     "Bring every memory back to what it was at `seq`. History and bans stay. `If-Match`, the ETag of the bank, is "
     "needed unless it is a dry run."
@@ -113,7 +113,7 @@ READS = (
         body=SearchRequest,
         example=examples.SEARCH,
     ),
-    Row("list_proposals", "GET", f"{BANK}/proposals", f"{AT}/proposals", WISHES, ProposalPage, ProposalQuery),
+    Row("list_proposals", "GET", f"{BANK}/proposals", f"{AT}/proposals", LISTED, ProposalPage, ProposalQuery),
     Row("audit_bank", "GET", f"{BANK}/audit", f"{AT}/audit", "Who changed what, oldest first.", AuditPage, AuditQuery),
     Row("export_bank", "GET", f"{BANK}/export", f"{AT}/export", EXPORT, query=ExportQuery),
 )
@@ -162,8 +162,8 @@ WRITES = (
     _change(
         "change_memories", "POST", f"{MEMORY}:bulk", f"{ITEMS_AT}:bulk", MANY, BulkResult, Bulk, example=examples.BULK
     ),
-    _change("accept_proposal", "POST", f"{WISH}:accept", f"{WISH_AT}:accept", ACCEPT, ItemView, seen=IfMatch),
-    _change("reject_proposal", "POST", f"{WISH}:reject", f"{WISH_AT}:reject", REJECT, ProposalView),
+    _change("accept_proposal", "POST", f"{PROPOSAL}:accept", f"{PROPOSAL_AT}:accept", ACCEPT, ItemView, seen=IfMatch),
+    _change("reject_proposal", "POST", f"{PROPOSAL}:reject", f"{PROPOSAL_AT}:reject", REJECT, ProposalView),
     _change(
         "rollback_bank",
         "POST",

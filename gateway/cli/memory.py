@@ -230,19 +230,19 @@ def proposals(
         page = _as(ProposalPage, gateway.get(base, after=page.next))
         found = found + page.proposals
     if accept is not None:
-        wish = next((p for p in found if p.id == accept), None)
-        if wish is None:
+        proposal = next((p for p in found if p.id == accept), None)
+        if proposal is None:
             raise CliError(f"no open proposal {accept!r}; `pmd memory proposals {run}` lists them")
-        now = _item(gateway, run, wish.item_id)
+        now = _item(gateway, run, proposal.item_id)
         _written(gateway.post(f"{base}/{accept}:accept", None, _headers(who, now.version)))
         return
     if as_json:
         print_json(ProposalPage(proposals=found).model_dump(mode="json"))
         return
-    rows = table("proposal", "item", "wish", "step", "by", "text or reason")
+    rows = table("proposal", "item", "action", "step", "by", "text or reason")
     for each in found:
         said = escape(_first_line(each.text or each.reason))
-        rows.add_row(each.id, each.item_id, each.wish, str(each.step), escape(each.actor), said)
+        rows.add_row(each.id, each.item_id, each.action, str(each.step), escape(each.actor), said)
     console.print(rows if found else "no open proposals")
 
 

@@ -144,13 +144,13 @@ class RollbackResult(Strict):
 
 
 class ProposalView(Strict):
-    """A machine's wish for an item that a person holds."""
+    """A machine's proposal for an item that a person holds."""
 
     id: str
     item_id: str
     item_version: int
     """The version that it was made for."""
-    wish: Literal["replace", "retire"]
+    action: Literal["replace", "retire"]
     text: str | None
     """What it would say (replace)."""
     reason: str
@@ -160,7 +160,7 @@ class ProposalView(Strict):
     seq: int
     decided_by: str | None
     facts: dict[str, Any]
-    """Evidence for the wish."""
+    """Evidence for the proposal."""
 
 
 class ProposalPage(Strict):

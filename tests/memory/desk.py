@@ -49,7 +49,7 @@ class Desk:
         path = f"{B}/items/{item['id']}"
         return self.http.patch(path, json={"text": text}, headers=if_match(item["version"]) | headers)
 
-    def wishes(self, **params: str) -> list[dict[str, Any]]:
+    def proposals(self, **params: str) -> list[dict[str, Any]]:
         return list(self.http.get(f"{B}/proposals", params=params).json()["proposals"])
 
     def learn(self, step: int, says: str = "rotate then add 3.", passed: bool = True) -> None:

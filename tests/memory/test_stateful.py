@@ -159,9 +159,9 @@ class Curation(RuleBasedStateMachine):
 
     @rule(which=WHICH, verb=st.sampled_from(["accept", "reject"]))
     def decide(self, which: int, verb: str) -> None:
-        wishes = self.desk.http.get(f"{B}/proposals").json()["proposals"]
-        if wishes:
-            self.done(self.desk.post(f"proposals/{wishes[which % len(wishes)]['id']}:{verb}", None, "*"))
+        proposals = self.desk.http.get(f"{B}/proposals").json()["proposals"]
+        if proposals:
+            self.done(self.desk.post(f"proposals/{proposals[which % len(proposals)]['id']}:{verb}", None, "*"))
 
     # ------------------------------------------------------------ what must hold
 

@@ -207,13 +207,13 @@ def _refs(items: list[Item]) -> list[ItemRef]:
 
 @routes.post("/v1/banks/{bank}/proposals/{proposal}:accept", response_model=ItemView, responses=SEEN_REFUSALS)
 def accept_proposal(bank: BankId, proposal: OfProposal, caller: Asks, seen: Seen, ledger: TheLedger) -> JSONResponse:
-    """Do what the machine wishes; `If-Match` names the version of its item."""
+    """Do what the machine proposes; `If-Match` names the version of its item."""
     return _one(ledger, bank, caller, lambda tx: changes.accept(tx, proposal, seen, caller.actor))
 
 
 @routes.post("/v1/banks/{bank}/proposals/{proposal}:reject", response_model=ProposalView, responses=CHANGE_REFUSALS)
 def reject_proposal(bank: BankId, proposal: OfProposal, caller: Asks, ledger: TheLedger) -> JSONResponse:
-    """Decline; the same wish is not made again."""
+    """Decline; the same proposal is not made again."""
 
     def do(tx: Transaction) -> Answer:
         changes.reject(tx, proposal, caller.actor)

@@ -332,14 +332,14 @@ def revert(tx: Transaction, item_id: str, versions: Versions, version: int, acto
 
 
 def accept(tx: Transaction, proposal_id: str, versions: Versions, actor: str) -> Item:
-    """Let a machine have its wish."""
-    wish = _open(tx, proposal_id)
-    item = current(tx, wish.item_id, versions)
+    """Do what a machine proposes."""
+    proposal = _open(tx, proposal_id)
+    item = current(tx, proposal.item_id, versions)
     if item.status != "active":
-        raise Conflict(f"item {item.id} is {item.status}: there is nothing to {wish.wish}; reject the proposal")
-    if wish.wish == "replace":
-        evidence, step = item.facts | json.loads(wish.facts), max(item.step, wish.step)
-        new = replace(item, text=wish.text, edited=True, facts=evidence, step=step)
+        raise Conflict(f"item {item.id} is {item.status}: there is nothing to {proposal.action}; reject the proposal")
+    if proposal.action == "replace":
+        evidence, step = item.facts | json.loads(proposal.facts), max(item.step, proposal.step)
+        new = replace(item, text=proposal.text, edited=True, facts=evidence, step=step)
         _free(tx, new, but=[item.id])
     else:
         new = replace(item, status="retired", pinned=False, edited=False)
@@ -348,10 +348,10 @@ def accept(tx: Transaction, proposal_id: str, versions: Versions, actor: str) ->
 
 
 def reject(tx: Transaction, proposal_id: str, actor: str) -> None:
-    """Decline a machine's wish; it is not made again."""
-    wish = _open(tx, proposal_id)
+    """Decline a proposal; the machine does not make it again."""
+    proposal = _open(tx, proposal_id)
     tx.decide(proposal_id, "rejected", actor)
-    tx.log(actor, "reject", load(tx.db, tx.bank, [wish.item_id])[wish.item_id], proposal=proposal_id)
+    tx.log(actor, "reject", load(tx.db, tx.bank, [proposal.item_id])[proposal.item_id], proposal=proposal_id)
 
 
 def _open(tx: Transaction, proposal_id: str) -> sa.Row[tuple[object, ...]]:

@@ -106,7 +106,7 @@ PROPOSALS = sa.Table(
     _key("id"),
     _col("item_id"),
     _col("item_version", sa.Integer),
-    _col("wish"),  # replace | retire
+    _col("action"),  # replace | retire
     _col("text", sa.Text, null=True),
     _col("facts", sa.Text),
     _col("reason", sa.Text),

@@ -148,7 +148,7 @@ class Transaction:
     def propose(
         self,
         item: Item,
-        wish: str,
+        action: str,
         actor: str,
         step: int,
         *,
@@ -158,15 +158,15 @@ class Transaction:
     ) -> None:
         """Ask people for a change of an item that they hold.
 
-        A wish that is open or was rejected is not made again; one that was accepted is, as people undid it since.
+        A proposal that is open or was rejected is not made again; one that was accepted is, as people undid it since.
         """
-        name = json.dumps([self.bank, item.id, wish, fingerprint(text) if text else ""])
+        name = json.dumps([self.bank, item.id, action, fingerprint(text) if text else ""])
         row = {
             "bank": self.bank,
             "id": str(uuid.uuid5(_PROPOSAL, name)),
             "item_id": item.id,
             "item_version": item.version,
-            "wish": wish,
+            "action": action,
             "text": text,
             "facts": json.dumps(facts or {}, sort_keys=True),
             "reason": reason,

@@ -139,7 +139,7 @@ def abstract(
     with ledger.at_step(request.bank, request.step) as view:
         banned = view.banned
     new: list[Item] = []
-    wishes: list[tuple[Item, Item]] = []
+    proposals: list[tuple[Item, Item]] = []
     confirmed: set[tuple[str, str]] = set()
     for pool in found:
         standing = old.get(pool.cluster.id, [])
@@ -152,7 +152,7 @@ def abstract(
         elected = [_behavior(pool, rule, seen, known, request) for rule, seen in elect(pool, rules, request)]
         kept, unmet = make_room(elected, standing, request.settings.max_behaviors)
         new += kept
-        wishes += unmet
+        proposals += unmet
         confirmed |= {(item.scope, item.text) for item in elected}
     carried = {(item.scope, item.text) for item in new}
     dropped = [
@@ -162,7 +162,7 @@ def abstract(
     def change(tx: Transaction) -> None:
         tx.set_status(dropped, "retired", request.step, request.generator.model)
         tx.write(new, request.generator.model)
-        for held, note in wishes:
+        for held, note in proposals:
             tx.propose(held, "replace", request.generator.model, request.step, text=note.text, facts=note.facts)
 
     return ledger.apply(request.bank, job.key, change)

@@ -1,4 +1,4 @@
-"""Room for what people hold: their notes take places of the fixed budget, and what finds none becomes a wish."""
+"""Room for what people hold: their notes take places of the fixed budget, and what finds none becomes a proposal."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pmd.services.memory.ledger import Item, fingerprint
 def make_room(
     elected: Sequence[Item], standing: Sequence[Item], budget: int
 ) -> tuple[list[Item], list[tuple[Item, Item]]]:
-    """The elected notes that fit beside those that people hold, and wishes for the rest.
+    """The elected notes that fit beside those that people hold, and proposals for the rest.
 
     Args:
         elected: what a machine would keep of one problem or cluster, best first; quarantined notes take no place.
@@ -27,15 +27,15 @@ def make_room(
     said = {(item.kind, fingerprint(item.text)) for item in held}
     taken = Counter(item.kind for item in held)
     kept: list[Item] = []
-    wishes: list[tuple[Item, Item]] = []
+    proposals: list[tuple[Item, Item]] = []
     for item in elected:
         if (item.kind, fingerprint(item.text)) in said:
             continue  # a person's note says it
         if item.status == "active":
             if taken[item.kind] >= budget:
                 weakest = next(h for h in reversed(held) if h.kind == item.kind) if taken[item.kind] else None
-                wishes += [(weakest, item)] if weakest is not None else []
+                proposals += [(weakest, item)] if weakest is not None else []
                 continue
             taken[item.kind] += 1
         kept.append(item)
-    return kept, wishes
+    return kept, proposals

@@ -179,13 +179,13 @@ def reflect(ledger: Ledger, model: ChatModel, request: ReflectRequest, job: JobC
         return [a for kin in reach.kin(note, home) for a in attempts.get(kin, ())]
 
     new: list[Item] = []
-    wishes: list[tuple[Item, Item]] = []
+    proposals: list[tuple[Item, Item]] = []
     dropped: list[Item] = []
     for pid, insight in written.items():
         standing = old.get(pid, [])
         elected = judge(known[pid], insight, standing, experience[pid], partial(evidence, home=pid), request)
         items, unmet = make_room(elected, standing, request.settings.max_notes)
-        wishes += unmet
+        proposals += unmet
         kept = {(item.kind, item.text) for item in items}
         new += items
         confirmed = {(item.kind, item.text) for item in elected}
@@ -194,7 +194,7 @@ def reflect(ledger: Ledger, model: ChatModel, request: ReflectRequest, job: JobC
     def change(tx: Transaction) -> None:
         tx.set_status(dropped, "retired", request.step, request.generator.model)
         tx.write(new, request.generator.model)
-        for held, note in wishes:
+        for held, note in proposals:
             tx.propose(held, "replace", request.generator.model, request.step, text=note.text, facts=note.facts)
 
     return ledger.apply(request.bank, job.key, change)

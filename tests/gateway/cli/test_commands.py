@@ -309,9 +309,20 @@ def test_a_memory_is_changed_at_the_version_that_was_seen(api: Api, pmd: Pmd) ->
 
 
 def test_proposals_are_listed_and_decided(api: Api, pmd: Pmd) -> None:
-    wish = {"id": "w1", "item_id": "i1", "item_version": 2, "wish": "replace", "step": 9, "actor": "r@8", "seq": 9}
-    wish |= {"text": "[better]", "reason": "", "status": "open", "decided_by": None, "facts": {}}
-    pages = {None: {"proposals": [wish | {"id": "w0"}], "next": "9.w0"}, "9.w0": {"proposals": [wish], "next": None}}
+    proposal = {
+        "id": "w1",
+        "item_id": "i1",
+        "item_version": 2,
+        "action": "replace",
+        "step": 9,
+        "actor": "r@8",
+        "seq": 9,
+    }
+    proposal |= {"text": "[better]", "reason": "", "status": "open", "decided_by": None, "facts": {}}
+    pages = {
+        None: {"proposals": [proposal | {"id": "w0"}], "next": "9.w0"},
+        "9.w0": {"proposals": [proposal], "next": None},
+    }
     api.answers["GET /v1/runs/r/bank/proposals"] = lambda request: pages[request.url.params.get("after")]
     api.answers["GET /v1/runs/r/memory/i1"] = {"item": ITEM, "history": []}
     api.answers["POST /v1/runs/r/bank/proposals/w1:accept"] = HELD

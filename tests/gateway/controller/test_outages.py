@@ -85,17 +85,17 @@ def test_a_service_may_be_away_for_hours(
     assert registry.reason(registry.run(run)) is None
 
 
-@pytest.mark.parametrize(("wish", "end"), [("pause", RunStatus.PAUSED), ("cancel", RunStatus.CANCELLED)])
+@pytest.mark.parametrize(("desired", "end"), [("pause", RunStatus.PAUSED), ("cancel", RunStatus.CANCELLED)])
 def test_a_run_that_waits_for_a_service_obeys_a_person_at_once(
-    wish: Desired, end: RunStatus, recipe: Make, start: Start, registry: Registry, fakes: Fakes, drive: Drive
+    desired: Desired, end: RunStatus, recipe: Make, start: Start, registry: Registry, fakes: Fakes, drive: Drive
 ) -> None:
     run = start(recipe())
     fakes.away.add("rollout")
     assert advance(registry, fakes.clients(), run, "me") is not None
-    registry.ask(run, wish)
+    registry.ask(run, desired)
     drive(run)
     assert status(registry, run) == end
-    if wish == "pause":
+    if desired == "pause":
         fakes.away.clear()
         registry.ask(run, "run")
         drive(run)

@@ -42,14 +42,14 @@ def test_a_run_that_succeeds_or_fails_is_released_everywhere(
         assert (registry.owed(run), registry.owing()) == ([], [])
 
 
-@pytest.mark.parametrize(("wish", "end"), [("pause", RunStatus.PAUSED), ("cancel", RunStatus.CANCELLED)])
+@pytest.mark.parametrize(("desired", "end"), [("pause", RunStatus.PAUSED), ("cancel", RunStatus.CANCELLED)])
 def test_a_service_that_is_away_when_a_run_ends_is_told_when_it_is_back(
-    wish: Desired, end: RunStatus, recipe: Make, start: Start, registry: Registry, fakes: Fakes, drive: Drive
+    desired: Desired, end: RunStatus, recipe: Make, start: Start, registry: Registry, fakes: Fakes, drive: Drive
 ) -> None:
     run = start(recipe())
     advance(registry, fakes.clients(), run, "me", 0.0)
     fakes.away.add("trainer")
-    registry.ask(run, wish)
+    registry.ask(run, desired)
     drive(run)
     assert status(registry, run) == end
     assert released(fakes) == HOLDERS - {"trainer"}

@@ -29,11 +29,11 @@ def test_a_banned_item_is_not_freed_by_an_old_proposal(desk: Desk) -> None:
     pinned = desk.act(desk.one(level="insight"), "pin")
     for step in range(2, 8):
         desk.learn(step, says="reverse then add 1.", passed=False)
-    (wish,) = desk.http.get(f"{B}/proposals").json()["proposals"]
+    (proposal,) = desk.http.get(f"{B}/proposals").json()["proposals"]
     banned = desk.act(pinned, "ban")
-    assert desk.post(f"proposals/{wish['id']}:accept", version=banned["version"]).status_code == 409
+    assert desk.post(f"proposals/{proposal['id']}:accept", version=banned["version"]).status_code == 409
     assert desk.detail(pinned)["item"]["status"] == "banned"
-    assert desk.post(f"proposals/{wish['id']}:reject").status_code == 200
+    assert desk.post(f"proposals/{proposal['id']}:reject").status_code == 200
 
 
 def test_a_rollback_lifts_no_ban(desk: Desk) -> None:
@@ -153,8 +153,8 @@ def test_of_two_banned_items_that_say_the_same_of_the_same_one_comes_back(desk: 
     away = desk.act(first, "pin")
     for step in range(2, 8):
         desk.learn(step, says="reverse then add 1.", passed=False)
-    (wish,) = desk.http.get(f"{B}/proposals").json()["proposals"]
-    desk.post(f"proposals/{wish['id']}:accept", version=away["version"])
+    (proposal,) = desk.http.get(f"{B}/proposals").json()["proposals"]
+    desk.post(f"proposals/{proposal['id']}:accept", version=away["version"])
     again = {"level": "insight", "kind": "strategy", "problem_id": "p0", "text": first["text"]}
     assert desk.post("items", again).status_code == 201
     where = {"level": "insight", "q": "rotate"}

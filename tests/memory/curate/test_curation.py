@@ -17,7 +17,7 @@ def test_law_7_an_edit_survives_any_number_of_reflections(desk: Desk) -> None:
     edited = desk.edit(item, "turn it round, then add 3.").json()
     assert (edited["text"], edited["version"], edited["edited"]) == ("turn it round, then add 3.", 2, True)
     for step in range(2, 6):
-        desk.learn(step, says="rotate then add 3." if step == 3 else f"wish number {step}: rotate then add 3.")
+        desk.learn(step, says="rotate then add 3." if step == 3 else f"proposal number {step}: rotate then add 3.")
         assert desk.detail(item)["item"] == edited
         assert "turn it round" in desk.shown(step)
     assert desk.detail(item)["history"][-1]["actor"] == "person:ada"
@@ -56,12 +56,12 @@ def test_law_7_a_pin_survives_evidence_against_it_and_the_machine_asks(desk: Des
         desk.learn(step, says="reverse then add 1.", passed=False)
     assert desk.detail(pinned)["item"] == pinned
     assert "Strategy: rotate then add 3." in desk.shown(7)
-    (wish,) = desk.http.get(f"{B}/proposals").json()["proposals"]
-    assert (wish["wish"], wish["item_id"]) == ("retire", pinned["id"])
-    assert desk.post(f"proposals/{wish['id']}:accept").status_code == 428
-    accepted = desk.post(f"proposals/{wish['id']}:accept", version=pinned["version"]).json()
+    (proposal,) = desk.http.get(f"{B}/proposals").json()["proposals"]
+    assert (proposal["action"], proposal["item_id"]) == ("retire", pinned["id"])
+    assert desk.post(f"proposals/{proposal['id']}:accept").status_code == 428
+    accepted = desk.post(f"proposals/{proposal['id']}:accept", version=pinned["version"]).json()
     assert (accepted["status"], accepted["pinned"]) == ("retired", False)
-    assert desk.post(f"proposals/{wish['id']}:reject").status_code == 409
+    assert desk.post(f"proposals/{proposal['id']}:reject").status_code == 409
 
 
 def test_edits_take_effect_at_the_next_step_and_the_job_says_so(desk: Desk) -> None:
@@ -214,8 +214,8 @@ def test_a_note_that_was_put_away_is_restored_before_it_is_reworded(desk: Desk) 
     pinned = desk.act(desk.one(level="insight"), "pin")
     for step in range(2, 8):
         desk.learn(step, says="reverse then add 1.", passed=False)
-    (wish,) = desk.wishes()
-    retired = desk.post(f"proposals/{wish['id']}:accept", version=pinned["version"]).json()
+    (proposal,) = desk.proposals()
+    retired = desk.post(f"proposals/{proposal['id']}:accept", version=pinned["version"]).json()
     refused = desk.edit(retired, "turn it round, then add 3.")
     assert (refused.status_code, "is retired; restore it first" in refused.json()["title"]) == (409, True)
     assert desk.post(f"items/{retired['id']}:revert", {"version": 1}, retired["version"]).status_code == 409

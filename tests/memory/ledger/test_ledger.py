@@ -71,14 +71,16 @@ def test_seqs_become_visible_in_order_while_many_write(url: str) -> None:
 
     def reader() -> set[str]:
         seen: set[str] = set()
-        after, last = 0, False
-        while not last:
+        after = 0
+        while True:
             last = done.is_set()
-            for item in ledgers[3].changes("b", after, limit=3):
+            page = ledgers[3].changes("b", after, limit=3)
+            if last and not page:
+                return seen
+            for item in page:
                 assert item.seq >= after
                 seen.add(item.text)
                 after = item.seq
-        return seen
 
     with ThreadPoolExecutor(4) as pool:
         polled = pool.submit(reader)
@@ -258,6 +260,6 @@ def test_machine_writes_do_not_touch_what_people_settled(both: World) -> None:
         write(ledger, f"{key}.write", *again, elsewhere)
     assert {i.id: i for i in ledger.changes("b", 0)} == after
     with ledger.read() as db:
-        wishes = db.execute(sa.text("SELECT wish, status FROM proposals WHERE bank = 'b'")).all()
-        assert sorted(map(tuple, wishes)) == [("replace", "open"), ("retire", "open"), ("retire", "open")]
+        proposals = db.execute(sa.text("SELECT action, status FROM proposals WHERE bank = 'b'")).all()
+        assert sorted(map(tuple, proposals)) == [("replace", "open"), ("retire", "open"), ("retire", "open")]
         assert db.scalar(sa.select(sa.func.count()).select_from(ITEMS)) == 4
