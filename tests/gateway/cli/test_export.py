@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,15 @@ def published(folder: Path) -> dict[str, Any]:
     return {"step": 2, "weights": seal_weights(folder, 2, {}).model_dump(), "evaluation": {}}
 
 
+@pytest.fixture
+def shared_umask() -> Iterator[None]:
+    """The usual umask, whatever the one of the machine: new files may be read by others."""
+    before = os.umask(0o022)
+    yield
+    os.umask(before)
+
+
+@pytest.mark.usefixtures("shared_umask")
 def test_an_export_is_the_published_folder_without_bookkeeping(api: Api, pmd: Pmd, tmp_path: Path) -> None:
     api.answers["GET /v1/runs/r/checkpoints"] = [published(tmp_path / "v2")]
     result = pmd("export", "r", "--to", str(tmp_path / "out"))
