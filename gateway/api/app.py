@@ -18,6 +18,7 @@ from prometheus_client import REGISTRY as PROMETHEUS
 from sqlalchemy.exc import SQLAlchemyError
 
 from pmd.gateway.api import chat, memory, runs, verify
+from pmd.gateway.api.broker import Broker, redis
 from pmd.gateway.api.deps import Parts, Wake
 from pmd.gateway.api.events import Tails
 from pmd.gateway.api.forward import Forwarder
@@ -70,7 +71,9 @@ def create_app(
         return facts | {f"{name}_free_gib": round(left / GIB, 2) for name, left in free.items() if left is not None}
 
     app = create_service("gateway", settings, ready=ready, lifespan=lifespan)
-    app.state.parts = Parts(settings, registry, forward, wake or _by_celery, Reading(), Tails(registry))
+    url = settings.redis_url.get_secret_value()
+    broker = None if wake else Broker(url, redis(url))
+    app.state.parts = Parts(settings, registry, forward, wake or _by_celery, broker, Reading(), Tails(registry))
     _explain_refusals(app)
     for routes in (runs.routes, memory.routes, verify.routes, chat.routes):
         app.include_router(routes)

@@ -8,6 +8,7 @@ from typing import Annotated
 
 from fastapi import Depends, Path, Request
 
+from pmd.gateway.api.broker import Broker
 from pmd.gateway.api.events import Tails
 from pmd.gateway.api.forward import Forwarder
 from pmd.gateway.api.reading import Reading
@@ -29,6 +30,8 @@ class Parts:
     registry: Registry
     services: Forwarder
     wake: Wake
+    broker: Broker | None
+    """None where something else wakes runs up."""
     reading: Reading
     tails: Tails
 

@@ -24,11 +24,10 @@ def run_view(
     run: Row,
     phases: Iterable[Row] = (),
     *,
-    waiting: str | None = None,
     alarms: Iterable[Row] = (),
     latest: LatestView | None = None,
 ) -> RunView:
-    """A run as it stands: its row, the newest attempt of each phase of its open steps, its wait and its alarms."""
+    """A run as it stands: its row, the newest attempt of each phase of its open steps, and its alarms."""
     newest = {(row["step"], row["name"]): row for row in phases}
     return RunView(
         id=run["id"],
@@ -41,8 +40,6 @@ def run_view(
         created=run["created"],
         updated=run["updated"],
         error=run["error"],
-        waiting=waiting,
-        waiting_since=run["waiting_since"],
         warnings=[_said(alarm) for alarm in alarms],
         latest=latest,
         phases=[

@@ -17,7 +17,7 @@ from pydantic import BeforeValidator, Field
 from sqlalchemy import RowMapping
 
 from pmd.gateway.api import examples
-from pmd.gateway.api.deps import Parts, RunId, Runs, Services, TheParts
+from pmd.gateway.api.deps import Parts, RunId, Runs, TheParts
 from pmd.gateway.api.forward import Forwarder
 from pmd.gateway.api.history import checkpoint_views, latest_view, recipe_of, run_view, step_views
 from pmd.gateway.disk import GIB, LOW_BYTES, free_bytes
@@ -35,7 +35,7 @@ from pmd.gateway.recipes.problems import (
     problems_of,
 )
 from pmd.gateway.recipes.recipe import Recipe
-from pmd.gateway.registry.registry import IdempotencyConflict, Registry
+from pmd.gateway.registry.registry import IdempotencyConflict
 from pmd.gateway.registry.status import ENDED, Desired
 from pmd.gateway.views import CheckpointView, EventView, PlannedPhase, ReportView, RunStatus, RunView, ValidatedRecipe
 from pmd.services.common.app import known_query
@@ -70,14 +70,23 @@ def _refusing(services: Forwarder) -> Refused:
     return lambda problems: specs.refused(problems, ask)
 
 
-def _view(registry: Registry, run: str) -> RunView:
+def _view(parts: Parts, run: str) -> RunView:
+    registry = parts.registry
     row = registry.run(run)
     raised, latest = registry.alarms([run]).get(run, []), latest_view(registry.latest(run))
     open_steps = [phase for phase in registry.phases(run, since=row["step"]) if phase["status"] != "forgiven"]
     newest = max((phase["step"] for phase in open_steps), default=0)
     phases = [phase for phase in open_steps if phase["step"] == newest]
-    view = run_view(row, phases, waiting=registry.reason(row), alarms=raised, latest=latest)
+    view = _waiting(parts, row, run_view(row, phases, alarms=raised, latest=latest))
     return view.model_copy(update={"warnings": [*view.warnings, *_full_disk(row)]})
+
+
+def _waiting(parts: Parts, row: RowMapping, view: RunView) -> RunView:
+    """`view` with what its run waits for: what its owner has written, or else why it has none."""
+    if (reason := parts.registry.reason(row)) is not None:
+        return view.model_copy(update={"waiting": reason, "waiting_since": row["waiting_since"]})
+    alone = parts.broker.left_alone(row) if parts.broker else None
+    return view if alone is None else view.model_copy(update={"waiting": alone[0], "waiting_since": alone[1]})
 
 
 def _full_disk(row: RowMapping) -> list[str]:
@@ -107,7 +116,7 @@ async def create_run(
         later.add_task(parts.wake, run)  # after the answer: a broker that is away delays nobody
     response.status_code = 201 if created else 200
     response.headers["Location"] = f"/v1/runs/{run}"
-    return await run_in_threadpool(_view, parts.registry, run)
+    return await run_in_threadpool(_view, parts, run)
 
 
 def _create(parts: Parts, tree: dict[str, Any], key: str | None) -> tuple[str, bool | None]:
@@ -126,32 +135,33 @@ def _create(parts: Parts, tree: dict[str, Any], key: str | None) -> tuple[str, b
 
 @routes.get("/v1/runs", tags=["runs"], responses=examples.RUN_LIST)
 def list_runs(
-    registry: Runs,
+    parts: TheParts,
     response: Response,
     status: Annotated[RunStatus | None, Query(description="Only runs with this status.")] = None,
     limit: Annotated[int, Query(ge=1, le=500)] = 100,
     after: Annotated[Slug | None, Query(description="Id of the last run of the page before.")] = None,
 ) -> list[RunView]:
     """Runs, newest first. The `Link` header names the next page, if there is one."""
+    registry = parts.registry
     rows = registry.runs(limit=limit + 1, after=after, status=status)
     if len(rows) > limit:
         chosen = f"&status={status}" if status else ""
         last = rows[limit - 1]["id"]
         response.headers["Link"] = f'</v1/runs?limit={limit}&after={last}{chosen}>; rel="next"'
     raised = registry.alarms([row["id"] for row in rows[:limit]])
-    return [run_view(row, waiting=registry.reason(row), alarms=raised.get(row["id"], ())) for row in rows[:limit]]
+    return [_waiting(parts, row, run_view(row, alarms=raised.get(row["id"], ()))) for row in rows[:limit]]
 
 
 @routes.get("/v1/runs/{run}", tags=["runs"], responses=examples.RUN)
-def get_run(run: RunId, registry: Runs) -> RunView:
+def get_run(run: RunId, parts: TheParts) -> RunView:
     """A run as it stands, with the phases of its step in progress."""
-    return _view(registry, run)
+    return _view(parts, run)
 
 
 def _steer(parts: Parts, run: str, desired: Desired, later: BackgroundTasks) -> RunView:
     parts.registry.ask(run, desired)
     later.add_task(parts.wake, run)
-    return _view(parts.registry, run)
+    return _view(parts, run)
 
 
 @routes.post("/v1/runs/{run}:pause", tags=["runs"], responses=examples.STEER)
@@ -226,18 +236,17 @@ def get_events(
 @routes.get("/v1/runs/{run}/report", tags=["runs"], response_model=ReportView, responses=examples.REPORT)
 async def get_report(
     run: RunId,
-    registry: Runs,
-    services: Services,
+    parts: TheParts,
     format: Annotated[Literal["json", "html"], Query(description="Data, or a page.")] = "json",
 ) -> Any:
     """Everything that a run recorded, step by step, with samples of what it remembers."""
-    row = await run_in_threadpool(registry.run, run)
-    state, _ = await run_in_threadpool(registry.state, run)
+    row = await run_in_threadpool(parts.registry.run, run)
+    state, _ = await run_in_threadpool(parts.registry.state, run)
     report = ReportView(
-        run=run_view(row, alarms=(await run_in_threadpool(registry.alarms, [run])).get(run, ())),
+        run=await run_in_threadpool(_view, parts, run),
         recipe=recipe_of(row),
         steps=await run_in_threadpool(step_views, state),
-        memory_samples=await services.memory_samples(run, state.recipe.levels),
+        memory_samples=await parts.services.memory_samples(run, state.recipe.levels),
     )
     if format == "json":
         return report

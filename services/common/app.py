@@ -19,6 +19,7 @@ from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.dependencies.utils import get_flat_dependant
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from fastapi_offline import FastAPIOffline
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException as StarletteHTTPException
@@ -35,6 +36,8 @@ from pmd.services.common.waiting import Away, away
 log = logging.getLogger(__name__)
 
 PUBLIC = frozenset({"/healthz", "/readyz", "/metrics", "/openapi.json", "/docs"})
+DOCS_FILES = "/docs/files"
+"""Script and style of `/docs`, which is to work where there is no internet."""
 
 MAX_JSON_BYTES = 16 << 20
 """Largest body unless a service says otherwise: it is parsed while all other requests wait."""
@@ -106,7 +109,9 @@ def create_service(
         max_json_bytes: largest body that is taken, but for uploads.
         admit: entered for each request with a body; refuses it, or what comes of it, by an `HTTPException`.
     """
-    app = FastAPI(
+    app = FastAPIOffline(
+        redoc_url=None,
+        static_url=DOCS_FILES,
         title=f"pmd {name}",
         version="0.1.0",
         lifespan=lifespan,
@@ -118,7 +123,9 @@ def create_service(
     @app.middleware("http")
     async def guard(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
         began = time.monotonic()
-        if request.url.path not in open_paths and not _bears(request, token):
+        path = request.url.path
+        is_open = path in open_paths or path.startswith(f"{DOCS_FILES}/")
+        if not is_open and not _bears(request, token):
             title = "missing or wrong bearer token; send 'Authorization: Bearer <token>'"
             return problem(401, title, headers={"WWW-Authenticate": "Bearer"})
         try:

@@ -1,7 +1,8 @@
 """HTTP between services: bounded attempts, bounded waits, retries only where they are safe.
 
 A call ends when a service has been silent for `ANSWER_TIMEOUT_S`, all attempts together: the controller has to record
-that a service hangs while it holds the run.
+that a service hangs while it holds the run. One that hangs is told from one that is slow by `/healthz`, which answers
+whatever else the service does: without that sign of life nobody waits so long.
 Every call that changes something is an idempotent PUT or DELETE of the job protocol, so a retry after a lost
 answer is safe. 4xx is never retried: the same request would be refused again.
 """
@@ -14,7 +15,7 @@ from typing import Any
 import httpx
 from pydantic import BaseModel
 
-from pmd.services.common import outgoing
+from pmd.services.common import alive, outgoing
 from pmd.services.common.jobs import ENDS, Job, JobSubmission
 from pmd.services.common.waiting import Away
 
@@ -68,11 +69,13 @@ class ServiceClient:
             wait: seconds that the service is asked to wait before it answers.
 
         Raises:
-            ServiceUnavailable: after `ATTEMPTS` connection failures or 5xx answers, or when time is up.
+            ServiceUnavailable: after `ATTEMPTS` connection failures or 5xx answers, when the service shows no sign of
+                life, or when time is up.
             ServiceRefused: on 4xx.
         """
         params = None if wait is None else {"wait": wait}
         deadline = time.monotonic() + ANSWER_TIMEOUT_S + (wait or 0.0)
+        patience = alive.SILENCE_S + (wait or 0.0)
         cause = ""
         for attempt in range(ATTEMPTS):
             if attempt:
@@ -80,9 +83,18 @@ class ServiceClient:
             left = deadline - time.monotonic()
             if left <= 0:
                 break
-            timeout = httpx.Timeout(left, connect=min(left, CONNECT_TIMEOUT_S))
+            timeout = httpx.Timeout(min(left, patience), connect=min(left, CONNECT_TIMEOUT_S))
             try:
                 response = self._http.request(method, path, json=json, params=params, timeout=timeout)
+            except httpx.ConnectTimeout:
+                cause = f"no connection after {timeout.connect:.0f} s"
+                break
+            except httpx.TimeoutException:
+                cause = "it does not answer"
+                if not alive.lives(self._http, "/healthz"):
+                    break
+                patience = ANSWER_TIMEOUT_S + (wait or 0.0)  # it works on something: it gets all the time that is left
+                continue
             except httpx.TransportError as error:
                 cause = f"{type(error).__name__}: {error}"
                 continue

@@ -18,7 +18,9 @@ import hashlib
 import json
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -95,6 +97,9 @@ class JobContext:
     cancelled: threading.Event
     kept: dict[str, Any] = field(default_factory=dict)
     """What earlier tries of this job have made; gone with the process."""
+    silent: dict[str, float] = field(default_factory=dict)
+    """Servers that the job has asked and that give no sign of life (`pmd.services.common.alive`): Unix seconds since
+    when, by reason."""
 
     def once(self, name: str, make: Callable[[], Made]) -> Made:
         """What `make` gives, made once however often this job has to wait and begins again."""
@@ -111,6 +116,24 @@ class JobContext:
         """
         if self.cancelled.is_set():
             raise Cancelled
+
+
+_CURRENT: ContextVar[JobContext | None] = ContextVar("job", default=None)
+
+
+def current_job() -> JobContext | None:
+    """The job that this thread works on; None outside of jobs."""
+    return _CURRENT.get()
+
+
+@contextmanager
+def working_on(job: JobContext) -> Iterator[None]:
+    """Make `job` the one that this thread works on."""
+    mark = _CURRENT.set(job)
+    try:
+        yield
+    finally:
+        _CURRENT.reset(mark)
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,7 @@ from pmd.services.common.jobs import (
     JobStore,
     JobSubmission,
     Retryable,
+    working_on,
 )
 from pmd.services.common.strict import explain, nearest
 from pmd.services.common.telemetry import JOB_SECONDS, JOBS
@@ -83,6 +84,8 @@ class _Hand:
 
     def seen(self) -> dict[str, Any]:
         """What the job waits for, as its view says it."""
+        for reason, since in list(self.context.silent.items()):
+            return {"waiting": reason, "waiting_since": since}
         waits = self.waiting is not None and (self.timer is not None or time.time() - self.tried <= TRY_S)
         return {"waiting": self.waiting, "waiting_since": self.since} if waits else {}
 
@@ -169,7 +172,8 @@ class JobRunner:
             request = kind.request.model_validate(body)
             places = [str(getattr(request, "out", None) or ""), *places]
             hand.context.check()
-            result = kind.run(request, hand.context).model_dump(mode="json")
+            with working_on(hand.context):
+                result = kind.run(request, hand.context).model_dump(mode="json")
             status = JobStatus.SUCCEEDED
         except Cancelled:
             if self._closing.is_set():

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
+from pmd.gateway.controller.advance import POLL_S
+from pmd.services.common import alive
 from pmd.services.common.client import ServiceClient, ServiceUnavailable
 
 TOKEN = "test-token-0123456789"
@@ -22,14 +24,48 @@ def silent() -> Iterator[str]:
 
 
 @pytest.mark.parametrize("wait", [None, 0.2])
-def test_a_service_that_hangs_is_unavailable_after_one_answer_time(
+def test_a_service_that_hangs_is_unavailable_long_before_an_answer_time_is_over(
     wait: float | None, silent: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pmd.services.common.client.ANSWER_TIMEOUT_S", 0.3)
+    monkeypatch.setattr("pmd.services.common.alive.SILENCE_S", 0.2)
+    monkeypatch.setattr("pmd.services.common.alive.SIGN_TIMEOUT_S", 0.1)
     began = time.monotonic()
-    with pytest.raises(ServiceUnavailable, match="ReadTimeout"):
+    with pytest.raises(ServiceUnavailable, match="it does not answer"):
         ServiceClient(silent, TOKEN).call("GET", "/v1/jobs/a", wait=wait)
     assert 0.3 + (wait or 0.0) <= time.monotonic() - began < 5
+
+
+def test_a_controller_names_a_service_that_hangs_within_ten_seconds() -> None:
+    assert POLL_S + alive.SILENCE_S + alive.SIGN_TIMEOUT_S < 10
+
+
+@pytest.mark.parametrize(("answer_s", "answered"), [(0.5, True), (30.0, False)])
+def test_a_service_that_is_slow_but_lives_gets_its_answer_time(
+    answer_s: float, answered: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pmd.services.common.alive.SILENCE_S", 0.2)
+    monkeypatch.setattr("pmd.services.common.client.ANSWER_TIMEOUT_S", 2.0)
+    began = time.monotonic()
+    asked = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(request.url.path)
+        read = request.extensions["timeout"]["read"]
+        if request.url.path == "/healthz":
+            return httpx.Response(200)
+        time.sleep(min(read, answer_s))
+        if read < answer_s:
+            raise httpx.ReadTimeout("too late")
+        return httpx.Response(200, json={"a": 1})
+
+    service = ServiceClient("http://service", TOKEN, transport=httpx.MockTransport(answer))
+    if answered:
+        assert service.call("GET", "/v1/jobs/a") == {"a": 1}
+        assert asked == ["/v1/jobs/a", "/healthz", "/v1/jobs/a"]
+    else:
+        with pytest.raises(ServiceUnavailable, match="it does not answer"):
+            service.call("GET", "/v1/jobs/a")
+        assert time.monotonic() - began < 5
 
 
 @pytest.mark.parametrize("status", [503, 429])
@@ -43,5 +79,5 @@ def test_a_service_that_starts_again_or_is_full_is_asked_again(status: int, monk
             raise following
         return following
 
-    client = ServiceClient("http://service", TOKEN, transport=httpx.MockTransport(answer))
-    assert client.call("GET", "/v1/jobs/a") == {"a": 1}
+    service = ServiceClient("http://service", TOKEN, transport=httpx.MockTransport(answer))
+    assert service.call("GET", "/v1/jobs/a") == {"a": 1}

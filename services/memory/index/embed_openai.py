@@ -9,6 +9,7 @@ import httpx
 import numpy as np
 
 from pmd.services.common import outgoing
+from pmd.services.common.alive import Watch
 from pmd.services.common.jobs import Retryable
 from pmd.services.common.waiting import AWAY_STATUS
 from pmd.services.memory.index.embed import EmbedderDown, Rows, unit
@@ -73,7 +74,8 @@ class OpenAIEmbedder:
             if attempt:
                 time.sleep(BACKOFF_S * 2**attempt)
             try:
-                answer = self._http.post("/embeddings", json=body)
+                with Watch(self._http, "/models", f"the embedder at {self._where()}"):
+                    answer = self._http.post("/embeddings", json=body)
             except httpx.TransportError as error:
                 cause, down = type(error).__name__, True
                 continue

