@@ -54,7 +54,6 @@ UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {
     "modalities": (["text"],),
     "presence_penalty": (0,),
     "reasoning_effort": ("none",),
-    "response_format": ({"type": "text"},),
     "tool_choice": ("none", "auto"),
     "tools": ([],),
     "verbosity": ("medium",),
@@ -114,6 +113,31 @@ class StreamOptions(Strict):
     """Accepted, without effect."""
 
 
+class JsonSchema(Strict):
+    """A JSON schema by name."""
+
+    name: str
+    """For people; without effect."""
+    description: str | None = None
+    """For people; without effect."""
+    schema_: dict[str, Any] = Field(alias="schema")
+    strict: bool | None = None
+    """Without effect: an engine that can hold a completion to the schema always does."""
+
+
+class TextFormat(Strict):
+    """Text of any form."""
+
+    type: Literal["text"]
+
+
+class JsonFormat(Strict):
+    """JSON that a schema describes."""
+
+    type: Literal["json_schema"]
+    json_schema: JsonSchema
+
+
 class ChatRequest(Strict):
     """What OpenAI's clients send."""
 
@@ -137,6 +161,9 @@ class ChatRequest(Strict):
     """Return the log-prob of every token."""
     top_logprobs: int | None = Field(default=None, ge=0, le=0)
     """Only 0: the alternatives to a token are not kept."""
+    response_format: TextFormat | JsonFormat = Field(default=TextFormat(type="text"), discriminator="type")
+    """`json_schema` describes the text. vLLM draws nothing else; transformers draws freely, so that who reads the answer
+    must be ready for text that is no such JSON. A completion that is cut off (`length`) is none either."""
     stream: bool = False
     """Answer as server-sent events."""
     stream_options: StreamOptions = StreamOptions()
@@ -183,7 +210,9 @@ class ChatRequest(Strict):
     def rows(self, prompt_ids: tuple[int, ...]) -> list[Row]:
         """One row per choice."""
         seed = secrets.randbits(63) if self.seed is None else self.seed
-        return [Row(prompt_ids, seed, choice) for choice in range(self.n)]
+        asked = self.response_format
+        schema = json.dumps(asked.json_schema.schema_) if isinstance(asked, JsonFormat) else None
+        return [Row(prompt_ids, seed, choice, schema) for choice in range(self.n)]
 
     def stops(self) -> list[str]:
         """The texts that end a choice."""

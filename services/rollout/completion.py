@@ -13,6 +13,8 @@ class Row:
     prompt_ids: tuple[int, ...]
     seed: int
     stream: int
+    schema: str | None = None
+    """JSON schema, as JSON, that the completion is held to by engines that can."""
 
 
 @dataclass(frozen=True)

@@ -135,7 +135,6 @@ def test_fields_that_only_openai_knows_are_accepted(service: TestClient) -> None
     [
         ("tools", [{"type": "function", "function": {"name": "f"}}]),
         ("tool_choice", "required"),
-        ("response_format", {"type": "json_object"}),
         ("logit_bias", {"5": 100}),
         ("frequency_penalty", 0.5),
         ("presence_penalty", -1),
@@ -156,6 +155,20 @@ def test_what_would_change_the_text_and_can_not_is_refused_by_name(
     (error,) = answer.json()["errors"]
     assert error["field"] == f"body.{field}"
     assert error["message"].startswith("not supported: it would change the text; leave it out")
+
+
+def test_an_answers_form_may_be_asked_for_and_must_be_one_that_there_is(service: TestClient) -> None:
+    """Transformers draws freely all the same; the engine's own test is of one that can't."""
+    schema = {"type": "object", "properties": {"notes": {"type": "array"}}}
+    asked = {"type": "json_schema", "json_schema": {"name": "notes", "schema": schema}}
+    plain = ask(service)["choices"]
+    assert ask(service, response_format=asked)["choices"] == plain
+    assert ask(service, response_format={"type": "text"})["choices"] == plain
+    request = ChatRequest(**body(response_format=asked, n=2))
+    assert [json.loads(row.schema or "") for row in request.rows((1,))] == [schema] * 2
+    wrong = service.post(URL, json=body(response_format={"type": "json_schema", "json_schema": {"name": "notes"}}))
+    assert wrong.status_code == 422
+    assert wrong.json()["errors"][0]["field"] == "body.response_format.json_schema.json_schema.schema"
 
 
 def test_values_that_change_nothing_are_accepted(service: TestClient) -> None:
