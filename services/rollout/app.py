@@ -40,6 +40,7 @@ def create_app(settings: RolloutSettings) -> FastAPI:
         yield
         queue.cancel()
         jobs.close()
+        replica.close()
 
     app = create_service("rollout", settings, ready=replica.ready, lifespan=lifespan)
     app.state.replica = replica

@@ -162,8 +162,8 @@ class ChatRequest(Strict):
     top_logprobs: int | None = Field(default=None, ge=0, le=0)
     """Only 0: the alternatives to a token are not kept."""
     response_format: TextFormat | JsonFormat = Field(default=TextFormat(type="text"), discriminator="type")
-    """`json_schema` describes the text. vLLM draws nothing else; transformers draws freely, so that who reads the answer
-    must be ready for text that is no such JSON. A completion that is cut off (`length`) is none either."""
+    """`json_schema` describes the text. vLLM draws nothing else; transformers draws freely, so that who reads the
+    answer must be ready for text that is no such JSON. A completion that is cut off (`length`) is none either."""
     stream: bool = False
     """Answer as server-sent events."""
     stream_options: StreamOptions = StreamOptions()

@@ -40,6 +40,10 @@ class DivergedError(RuntimeError):
         )
 
 
+class UnusableSchema(ValueError):
+    """A JSON schema that the engine can't hold a completion to; the message says why."""
+
+
 class NoRoom(ValueError):
     """A prompt and the longest completion together exceed the model's context window."""
 

@@ -15,7 +15,7 @@ from pmd.services.common.app import NotReady
 from pmd.services.common.artifacts import ArtifactError
 from pmd.services.common.jobs import Retryable
 from pmd.services.rollout.chat import ChatCompletion, ChatRequest, answer, events
-from pmd.services.rollout.completion import DivergedError, NoRoom, require_room
+from pmd.services.rollout.completion import DivergedError, NoRoom, UnusableSchema, require_room
 from pmd.services.rollout.published import UnknownModel
 from pmd.services.rollout.service import Replica
 
@@ -39,6 +39,8 @@ def explained() -> Iterator[None]:
         raise HTTPException(404, str(error)) from error
     except (NoRoom, TemplateError) as error:
         raise HTTPException(422, [{"field": "messages", "message": str(error)}]) from error
+    except UnusableSchema as error:
+        raise HTTPException(422, [{"field": "response_format", "message": str(error)}]) from error
     except DivergedError as error:
         raise HTTPException(500, str(error)) from error
     except (ArtifactError, Retryable, OSError) as error:

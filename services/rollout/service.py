@@ -27,10 +27,16 @@ def start_engine(settings: RolloutSettings, published: Published) -> Engine:
     # Threads that spin while they wait cost a factor of 20 on shared cores; OpenMP reads this when it is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("GOMP_SPINCOUNT", "0")
-    from pmd.services.rollout.engines.transformers.engine import TransformersEngine  # noqa: PLC0415 -- imports torch
+    engine: Engine
+    if settings.rollout_engine == "vllm":
+        from pmd.services.rollout.engines.vllm.engine import VllmEngine  # noqa: PLC0415 -- imports transformers
 
-    engine: Engine = TransformersEngine(settings)
-    for policy in reversed(list(islice(published.desired().values(), settings.rollout_resident_runs))):
+        engine, residents = VllmEngine(settings), 1
+    else:
+        from pmd.services.rollout.engines.transformers.engine import TransformersEngine  # noqa: PLC0415 -- imports torch
+
+        engine, residents = TransformersEngine(settings), settings.rollout_resident_runs
+    for policy in reversed(list(islice(published.desired().values(), residents))):
         try:
             engine.load(policy)
         except Exception:  # whatever is wrong with one run's weights, the others are served
@@ -65,8 +71,13 @@ class Replica:
         if not self.starting.done():
             raise NotReady("the engine is starting: torch and the published weights are being loaded")
         if cause := self.starting.exception():
-            raise NotReady(f"the engine does not start: {cause}; install the extra 'rollout' and see the log")
+            raise NotReady(f"the engine does not start: {cause}; mend that, and see the log")
         return self.starting.result()
+
+    def close(self) -> None:
+        """End what the engine runs outside this process."""
+        if self.starting.done() and not self.starting.exception():
+            self.starting.result().close()
 
     def _draw(self, policy: Policy, rows: Sequence[Row], sampling: Sampling) -> list[Completion]:
         return self.engine().generate(policy, rows, sampling, lambda: None)
