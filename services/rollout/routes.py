@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, HTTPException, Request
@@ -55,6 +55,36 @@ async def list_models(replica: TheReplica) -> dict[str, Any]:
     return {"object": "list", "data": data}
 
 
+class Feed:
+    """Tokens on their way from the engine's thread to a stream."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._queue: asyncio.Queue[tuple[int, Sequence[int]] | None] = asyncio.Queue()
+        self._begun = asyncio.Event()
+
+    def said(self, index: int, token_ids: Sequence[int]) -> None:
+        """Called from the engine's thread."""
+        self._loop.call_soon_threadsafe(self._put, (index, list(token_ids)))
+
+    def end(self, _: object) -> None:
+        """Nothing comes after this."""
+        self._put(None)
+
+    def _put(self, piece: tuple[int, Sequence[int]] | None) -> None:
+        self._queue.put_nowait(piece)
+        self._begun.set()
+
+    async def begun(self) -> None:
+        """Wait for the first token, or for the end."""
+        await self._begun.wait()
+
+    async def pieces(self) -> AsyncIterator[tuple[int, Sequence[int]]]:
+        """Places of rows and their next tokens."""
+        while (piece := await self._queue.get()) is not None:
+            yield piece
+
+
 @routes.post(
     "/v1/chat/completions",
     response_model=ChatCompletion,
@@ -72,15 +102,36 @@ async def chat(request: ChatRequest, replica: TheReplica) -> Response:
         (prompt_ids,), window = await asyncio.to_thread(engine.render, policy, [conversation])
         sampling = request.sampling(len(prompt_ids), window, replica.settings.rollout_chat_tokens)
         require_room(prompt_ids, sampling.max_tokens, window)
-        completions = await replica.batcher.submit(policy, sampling, request.rows(prompt_ids), request.burst())
-        completion = await asyncio.to_thread(
-            answer,
-            request,
-            policy,
-            len(prompt_ids),
-            completions,
-            lambda token_ids: engine.tokens_as_text(policy, token_ids),
+        feed = Feed() if request.stream else None
+        said = feed.said if feed else None
+        drawing = asyncio.create_task(
+            replica.batcher.submit(policy, sampling, request.rows(prompt_ids), request.burst(), said)
         )
-    if request.stream:
-        return StreamingResponse(events(completion, request.stream_options), media_type="text/event-stream")
-    return JSONResponse(completion.model_dump(mode="json"))
+
+        async def whole() -> ChatCompletion:
+            return await asyncio.to_thread(
+                answer,
+                request,
+                policy,
+                len(prompt_ids),
+                await drawing,
+                lambda token_ids: engine.tokens_as_text(policy, token_ids),
+            )
+
+        if feed is None:
+            return JSONResponse((await whole()).model_dump(mode="json"))
+        drawing.add_done_callback(feed.end)
+        await feed.begun()
+        if drawing.done():
+            drawing.result()  # what went wrong before the first token is said by the status
+
+    async def stream() -> AsyncIterator[str]:
+        try:
+            async for each in events(
+                request, policy, feed.pieces(), whole, lambda token_ids: engine.as_text(policy, token_ids)
+            ):
+                yield each
+        finally:
+            drawing.cancel()  # the client may be gone
+
+    return StreamingResponse(stream(), media_type="text/event-stream")

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from pmd.services.common.app import NotReady
 from pmd.services.common.wire import Policy, Sampling
-from pmd.services.rollout.batching import Batcher
+from pmd.services.rollout.batching import Batcher, Said
 from pmd.services.rollout.completion import Completion, Row
 from pmd.services.rollout.published import Published
 from pmd.services.rollout.settings import RolloutSettings
@@ -52,7 +52,7 @@ class Replica:
         self.published = Published(settings.service_dir("rollout") / "published.sqlite")
         self.starting: Future[Engine] = Future()
         """The engine, once it is there."""
-        self.batcher = Batcher(self._draw, settings.rollout_burst_wait_s)
+        self.batcher = Batcher(self._draw, settings.rollout_burst_wait_s, lambda: self.engine().side_by_side)
 
     def start(self) -> None:
         """Load the engine; what goes wrong is reported by `/readyz` and by every job."""
@@ -79,8 +79,15 @@ class Replica:
         if self.starting.done() and not self.starting.exception():
             self.starting.result().close()
 
-    def _draw(self, policy: Policy, rows: Sequence[Row], sampling: Sampling) -> list[Completion]:
-        return self.engine().generate(policy, rows, sampling, lambda: None)
+    def _draw(
+        self,
+        policy: Policy,
+        rows: Sequence[Row],
+        sampling: Sampling,
+        check: Callable[[], None],
+        said: Said | None,
+    ) -> list[Completion]:
+        return self.engine().generate(policy, rows, sampling, check, said=said)
 
     def ready(self) -> dict[str, Any]:
         """What `/readyz` reports: the engine, and each run's desired and loaded version."""

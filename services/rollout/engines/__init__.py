@@ -21,12 +21,19 @@ Drawn = Callable[[Mapping[int, Completion]], None]
 """Told of finished rows, by their place among those asked for; what it raises ends the work."""
 
 
+Said = Callable[[int, Sequence[int]], None]
+"""Told of the next tokens of a row, by its place, while it is drawn. From another thread, and quickly done."""
+
+
 def forget(_: Mapping[int, Completion]) -> None:
     """Told of finished rows by who waits for all of them."""
 
 
 class Engine(Protocol):
     """Loads policies and draws completions; safe to call from several threads."""
+
+    side_by_side: bool
+    """Whether calls of `generate` go on together; else one after another, and rows are better asked for in one call."""
 
     def facts(self) -> dict[str, Any]:
         """What `/readyz` says of the engine: its name, device and dtype at least.
@@ -63,6 +70,7 @@ class Engine(Protocol):
         sampling: Sampling,
         check: Callable[[], None],
         drawn: Drawn = forget,
+        said: Said | None = None,
     ) -> list[Completion]:
         """Draw one completion per row, in the order of `rows`.
 
@@ -70,12 +78,17 @@ class Engine(Protocol):
             check: called again and again while rows are drawn; what it raises ends the work.
             drawn: told of each row once, when it is finished. To draw the others later, in another call, gives what
                 this call would have given.
+            said: told of tokens as they are drawn; None when nobody listens.
 
         Raises:
             ArtifactError: when the policy has to be loaded and can't be.
             DivergedError: when the policy's logits are not finite.
             Retryable: when the same call may succeed later.
         """
+        ...
+
+    def as_text(self, policy: Policy, token_ids: Sequence[int]) -> str:
+        """Tokens that follow one another as text, without special tokens."""
         ...
 
     def tokens_as_text(self, policy: Policy, token_ids: Sequence[int]) -> list[str]:

@@ -18,6 +18,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from pmd.services.common.artifacts import MANIFEST, check_weights
 from pmd.services.common.jobs import Retryable
 from pmd.services.common.wire import Message, Policy, Sampling
 from pmd.services.rollout.completion import Completion, Row
-from pmd.services.rollout.engines import Drawn, forget
+from pmd.services.rollout.engines import Drawn, Said, forget
 from pmd.services.rollout.engines.language import Language
 from pmd.services.rollout.engines.transformers.decode import ATTENTION
 from pmd.services.rollout.engines.transformers.sampling import sample
@@ -104,8 +105,15 @@ SMALL_STEP = 2**28
 """Rows times parameters of a decoding step that one CPU thread does best."""
 
 
+def _tell(said: Said, places: Sequence[int], i: int, token_ids: Sequence[int]) -> None:
+    """Tell of tokens of row `i` of a batch by its place in the whole."""
+    said(places[i], token_ids)
+
+
 class TransformersEngine:
     """Loads policies and draws completions; safe to call from several threads."""
+
+    side_by_side = False
 
     def __init__(self, settings: RolloutSettings) -> None:
         self._settings = settings
@@ -212,6 +220,7 @@ class TransformersEngine:
         sampling: Sampling,
         check: Callable[[], None],
         drawn: Drawn = forget,
+        said: Said | None = None,
     ) -> list[Completion]:
         """Draw one completion per row, in the order of `rows`.
 
@@ -220,6 +229,7 @@ class TransformersEngine:
         Args:
             check: called before every forward pass; what it raises ends the work.
             drawn: told of each batch. The batches of what is left are those that this call would have made.
+            said: told of tokens as they are drawn; None when nobody listens.
 
         Raises:
             ArtifactError: when the policy has to be loaded and cannot be.
@@ -233,14 +243,20 @@ class TransformersEngine:
         for batch in batches(lengths, sampling.max_tokens, cells, self._settings.rollout_batch_rows):
             check()
             with self._lock:
-                made = self._batch(self._resident(policy), [rows[i] for i in batch], sampling, check)
+                tell = None if said is None else partial(_tell, said, batch)
+                made = self._batch(self._resident(policy), [rows[i] for i in batch], sampling, check, tell)
             new = dict(zip(batch, made, strict=True))
             done.update(new)
             drawn(new)
         return [done[i] for i in range(len(rows))]
 
     def _batch(
-        self, resident: Resident, rows: Sequence[Row], sampling: Sampling, check: Callable[[], None]
+        self,
+        resident: Resident,
+        rows: Sequence[Row],
+        sampling: Sampling,
+        check: Callable[[], None],
+        said: Said | None,
     ) -> list[Completion]:
         began = time.monotonic()
         if self.device.type == "cpu":
@@ -256,6 +272,7 @@ class TransformersEngine:
                 ends=resident.language.ends,
                 prefill_tokens=self._settings.rollout_prefill_tokens,
                 check=check,
+                said=said,
             )
         except torch.OutOfMemoryError as error:
             raise Retryable(f"{error}; lower PMD_ROLLOUT_CACHE_GIB or PMD_ROLLOUT_PREFILL_TOKENS") from error
@@ -268,6 +285,10 @@ class TransformersEngine:
             Completion(d.token_ids, d.logprobs, text, "stop" if d.stopped else "length", version)
             for d, text in zip(drawn, texts, strict=True)
         ]
+
+    def as_text(self, policy: Policy, token_ids: Sequence[int]) -> str:
+        """Tokens that follow one another as text, without special tokens."""
+        return self._language(policy).texts([token_ids])[0]
 
     def tokens_as_text(self, policy: Policy, token_ids: Sequence[int]) -> list[str]:
         """Each token of a completion as text, special tokens included."""

@@ -22,11 +22,12 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import httpx
 from safetensors import safe_open
@@ -39,7 +40,7 @@ from pmd.services.common.jobs import Retryable
 from pmd.services.common.waiting import delay
 from pmd.services.common.wire import Message, Policy, Sampling
 from pmd.services.rollout.completion import Completion, DivergedError, Row, UnusableSchema
-from pmd.services.rollout.engines import Drawn, forget
+from pmd.services.rollout.engines import Drawn, Said, forget
 from pmd.services.rollout.engines.language import Language
 from pmd.services.rollout.engines.vllm.server import MODEL, Gone, Server, installed
 from pmd.services.rollout.engines.vllm.turns import Turns
@@ -107,6 +108,8 @@ def _patient() -> None:
 class VllmEngine:
     """Keeps vLLM's server running; safe to call from several threads."""
 
+    side_by_side = True
+
     def __init__(self, settings: RolloutSettings) -> None:
         """Raises:
         NotReady: vLLM is not installed, or a version that is not known here.
@@ -162,7 +165,7 @@ class VllmEngine:
 
         Raises:
             ArtifactError: when its folder is missing or differs from its manifest, or the model in memory is not it.
-            NotReady: vLLM does not start.
+            Retryable: vLLM does not start, or dies of it.
         """
         with self._turns.at(policy, _patient):
             pass
@@ -202,7 +205,7 @@ class VllmEngine:
                 self._server.stop()
                 self._server = None
             if isinstance(error, Gone):
-                raise NotReady(f"vLLM died while it loaded {policy.model}: {error}") from error
+                raise Retryable(f"vLLM died while it loaded {policy.model}: {error}") from error
             raise
         self._resident, self._last = Resident(policy, shape, diverged), policy
         how, seconds = "copy" if fits else "full", time.monotonic() - began
@@ -289,9 +292,9 @@ class VllmEngine:
         """Each token of a completion as text, special tokens included."""
         return self._language(policy).each_as_text(token_ids)
 
-    def texts(self, policy: Policy, completions: Sequence[Sequence[int]]) -> list[str]:
-        """Each completion as text, without special tokens."""
-        return self._language(policy).texts(completions)
+    def as_text(self, policy: Policy, token_ids: Sequence[int]) -> str:
+        """Tokens that follow one another as text, without special tokens."""
+        return self._language(policy).texts([token_ids])[0]
 
     def _language(self, policy: Policy) -> Language:
         key = policy.weights.sha256
@@ -309,18 +312,20 @@ class VllmEngine:
         sampling: Sampling,
         check: Callable[[], None],
         drawn: Drawn = forget,
+        said: Said | None = None,
     ) -> list[Completion]:
         """Draw one completion per row, in the order of `rows`.
 
         Args:
             check: called every few hundredths of a second; what it raises ends the work, and frees its slots.
             drawn: told of rows that are finished, by their place.
+            said: told of tokens as they are drawn; None when nobody listens. After a death of the child a row that had
+                begun is told of from its start, with the same tokens up to rounding: who listens knows how many it has.
 
         Raises:
             ArtifactError: when the policy has to be loaded and can't be, or is not what was published.
             DivergedError: when the policy's logits are not finite.
-            NotReady: vLLM does not start.
-            Retryable: it dies again and again of these rows.
+            Retryable: vLLM does not start, or dies again and again of these rows.
             UnusableSchema: a row's schema is one that vLLM can't hold a completion to.
         """
         began = time.monotonic()
@@ -334,7 +339,7 @@ class VllmEngine:
                 if self._resident is not None and self._resident.diverged:
                     raise DivergedError
                 try:
-                    self._some(policy, language, rows, missing, sampling, check, done, drawn)
+                    self._some(policy, language, rows, missing, sampling, check, done, drawn, said)
                 except Gone as gone:
                     deaths = 1 if len(done) > before else deaths + 1
                     if deaths >= DEATHS:
@@ -363,27 +368,29 @@ class VllmEngine:
         check: Callable[[], None],
         done: dict[int, Completion],
         drawn: Drawn,
+        said: Said | None,
     ) -> None:
         """Draw rows into `done` until all are there, or until another policy is waited for."""
         assert self._server is not None  # noqa: S101 -- it is this policy's turn
         server = self._server
         finished: dict[int, Any] = {}
-        draw = self._draw(server, policy, rows, missing, sampling, language.ends, finished)
+        draw = self._draw(server, policy, rows, missing, sampling, language.ends, finished, said)
         work: Future[None] = asyncio.run_coroutine_threadsafe(draw, self._loop)
         handed = 0
 
         def hand_over() -> None:
             nonlocal handed
             new = dict(list(finished.items())[handed:])
+            if not new:
+                return
             handed += len(new)
             texts = language.texts([token_ids for token_ids, _, _ in new.values()])
             made = {
                 i: Completion(token_ids, logprobs, text, "stop" if stopped else "length", policy.weights.version)
                 for (i, (token_ids, logprobs, stopped)), text in zip(new.items(), texts, strict=True)
             }
-            if made:
-                done.update(made)
-                drawn(made)
+            done.update(made)
+            drawn(made)
 
         try:
             while not work.done():
@@ -408,6 +415,7 @@ class VllmEngine:
         sampling: Sampling,
         ends: frozenset[int],
         finished: dict[int, Any],
+        said: Said | None,
     ) -> None:
         """Draw rows into `finished`, as many side by side as the settings allow."""
         common = {
@@ -428,7 +436,7 @@ class VllmEngine:
 
         async def worker(http: httpx.AsyncClient) -> None:
             for i in pending:
-                finished[i] = await _complete(http, rows[i], common)
+                finished[i] = await _complete(http, rows[i], common, None if said is None else partial(said, i))
                 if self._turns.wanted(policy):
                     return
 
@@ -450,30 +458,62 @@ class VllmEngine:
 
 
 async def _complete(
-    http: httpx.AsyncClient, row: Row, common: Mapping[str, Any]
+    http: httpx.AsyncClient, row: Row, common: Mapping[str, Any], said: Callable[[list[int]], None] | None
 ) -> tuple[list[int], list[float], bool]:
     """Token ids of a row, their log-probs, and whether it ended by itself."""
-    body = {**common, "prompt": list(row.prompt_ids), "seed": seed_of(row)}
+    body = {**common, "prompt": list(row.prompt_ids), "seed": seed_of(row), "stream": said is not None}
     if row.schema is not None:
         body["response_format"] = {
             "type": "json_schema",
             "json_schema": {"name": "answer", "schema": json.loads(row.schema)},
         }
+    token_ids: list[int] = []
+    logprobs: list[float] = []
+    reason = None
     try:
-        answer = await http.post("/v1/completions", json=body)
+        async with http.stream("POST", "/v1/completions", json=body) as answer:
+            if answer.status_code != 200:
+                _refuse(answer.status_code, (await answer.aread()).decode(errors="replace")[:500], row)
+            async for choice in _choices(answer, streamed=said is not None):
+                token_ids += choice["token_ids"]
+                logprobs += choice["logprobs"]["token_logprobs"] if choice["logprobs"] else []
+                reason = choice["finish_reason"] or reason
+                if said is not None:
+                    said(choice["token_ids"])
     except httpx.TransportError as error:
         raise Gone(f"{type(error).__name__} {error}") from error
-    if answer.status_code != 200:
-        said = answer.text[:500]
-        if row.schema is not None and answer.status_code == 400:
-            raise UnusableSchema(said)
-        if answer.status_code >= 500:
-            if "JSON" in said:
-                raise DivergedError
-            raise Gone(f"{answer.status_code}: {said}")
-        raise RuntimeError(f"vLLM answers {answer.status_code}: {said}")
-    (choice,) = answer.json()["choices"]
-    logprobs: list[float] = choice["logprobs"]["token_logprobs"]
     if not all(map(math.isfinite, logprobs)):
         raise DivergedError
-    return choice["token_ids"], logprobs, choice["finish_reason"] == "stop"
+    if reason not in ("stop", "length") or len(logprobs) != len(token_ids):
+        raise Gone(f"a completion ended by {reason!r}")
+    return token_ids, logprobs, reason == "stop"
+
+
+async def _choices(answer: httpx.Response, *, streamed: bool) -> AsyncIterator[dict[str, Any]]:
+    """The choice of each event of a stream, or the one of a whole answer.
+
+    Raises:
+        Gone: the stream tells of an error.
+    """
+    if not streamed:
+        yield json.loads(await answer.aread())["choices"][0]
+        return
+    async for line in answer.aiter_lines():
+        data = line.removeprefix("data: ")
+        if not data or data == "[DONE]":
+            continue
+        event = json.loads(data)
+        if "error" in event:
+            raise Gone(str(event["error"])[:500])
+        yield {"logprobs": None, "finish_reason": None, "token_ids": [], **event["choices"][0]}
+
+
+def _refuse(status: int, text: str, row: Row) -> NoReturn:
+    """Raise what an answer without a completion means."""
+    if row.schema is not None and status == 400:
+        raise UnusableSchema(text)
+    if status >= 500 and "JSON" in text:  # which has no number that is none
+        raise DivergedError
+    if status >= 500:
+        raise Gone(f"{status}: {text}")
+    raise RuntimeError(f"vLLM answers {status}: {text}")

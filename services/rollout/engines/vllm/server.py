@@ -28,11 +28,15 @@ from typing import Any, Literal
 import httpx
 
 from pmd.services.common.app import NotReady
+from pmd.services.common.jobs import Retryable
 
 log = logging.getLogger(__name__)
 
 MODEL = "policy"
 """Name of whatever policy is in memory."""
+
+EXTENSION = "pmd.services.rollout.engines.vllm.weights.CheckpointLoader"
+"""What is mixed into its worker."""
 
 KNOWN = ("0.32.", "0.33.")
 """Versions whose routes, reload code and log-probs are those that this engine was written for."""
@@ -48,6 +52,9 @@ CONTROL_S = 600.0
 """Longest answer of a control route; loading a checkpoint is one."""
 KEPT_LINES = 40
 """Last lines of the child's log that an error can quote from."""
+
+DEAD = "EngineCore"
+"""In the answer of a server whose engine has died: it ends a moment later."""
 
 GIB = 2**30
 
@@ -134,7 +141,7 @@ class Server:
             # Else temperature and top-k of `generation_config.json` would be defaults of every request.
             *("--generation-config", "vllm"),
             *("--max-model-len", "auto", "--max-num-seqs", str(rows)),
-            *("--worker-extension-cls", "pmd.services.rollout.engines.vllm.weights.CheckpointLoader"),
+            *("--worker-extension-cls", EXTENSION),
             *("--disable-uvicorn-access-log", "--disable-log-stats"),
         ]
         if cache_gib is not None:
@@ -194,16 +201,16 @@ class Server:
             check: called now and then; what it raises ends the waiting.
 
         Raises:
-            NotReady: it ended, or does not answer in time.
+            Retryable: it ended, or does not answer in time.
         """
         deadline = time.monotonic() + START_S
         while True:
             check()
             if not self.alive:
                 self._reader.join(1.0)
-                raise NotReady(f"vLLM ended while it started: {self.last_words()}")
+                raise Retryable(f"vLLM ended while it started: {self.last_words()}")
             if time.monotonic() > deadline:
-                raise NotReady(f"vLLM does not answer {START_S:.0f} s after its start: {self.last_words()}")
+                raise Retryable(f"vLLM does not answer {START_S:.0f} s after its start: {self.last_words()}")
             with contextlib.suppress(httpx.TransportError):
                 if self._http.get("/health", timeout=5.0).status_code == 200:
                     self.ready = True
@@ -221,6 +228,8 @@ class Server:
             answer = self._http.request(method, path, json=body, params=query)
         except httpx.TransportError as error:
             raise Gone(f"{type(error).__name__}: {self.last_words()}") from error
+        if answer.status_code >= 500 and DEAD in answer.text:
+            raise Gone(self.last_words())
         if answer.status_code != 200:
             raise RuntimeError(f"vLLM answers {path} with {answer.status_code}: {answer.text[:500]}")
         return answer.json() if answer.content else None
