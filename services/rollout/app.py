@@ -21,6 +21,7 @@ from pmd.services.common.holdings import holdings
 from pmd.services.common.jobs import JobStore
 from pmd.services.common.runner import JobRunner
 from pmd.services.rollout.handlers import job_kinds
+from pmd.services.rollout.parts import Parts
 from pmd.services.rollout.routes import routes
 from pmd.services.rollout.service import Replica
 from pmd.services.rollout.settings import RolloutSettings
@@ -30,16 +31,19 @@ def create_app(settings: RolloutSettings) -> FastAPI:
     """The service as an ASGI application; its state lives in `<state_dir>/rollout`."""
     replica = Replica(settings)
     store = JobStore(settings.service_dir("rollout") / "jobs.sqlite")
-    jobs = JobRunner("rollout", store, job_kinds(replica.engine, replica.published))
+    parts = Parts(settings.service_dir("rollout") / "parts.sqlite")
+    jobs = JobRunner("rollout", store, job_kinds(replica.engine, replica.published, parts))
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         threading.Thread(target=replica.start, name="rollout-start", daemon=True).start()
+        parts.drop_others(store.unfinished())
         jobs.recover()
         queue = asyncio.create_task(replica.batcher.run())
         yield
         queue.cancel()
         jobs.close()
+        replica.close()
 
     app = create_service("rollout", settings, ready=replica.ready, lifespan=lifespan)
     app.state.replica = replica

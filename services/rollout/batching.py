@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from pmd.services.common.wire import Policy, Sampling
@@ -22,7 +23,17 @@ from pmd.services.rollout.completion import Completion, Row
 LINGER_S = 0.005
 """Requests of one moment arrive within a few milliseconds of each other; waiting so long gathers them."""
 
-Draw = Callable[[Policy, Sequence[Row], Sampling], list[Completion]]
+Said = Callable[[int, Sequence[int]], None]
+"""Told of the next tokens of a row, by its place, from another thread."""
+
+Draw = Callable[[Policy, Sequence[Row], Sampling, Callable[[], None], Said | None], list[Completion]]
+
+AT_ONCE = 64
+"""Most batches that are drawn side by side."""
+
+
+class Abandoned(Exception):
+    """Nobody waits for a batch any more."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +54,7 @@ class Waiting:
     rows: list[Row]
     burst: Burst | None
     answer: asyncio.Future[list[Completion]]
+    said: Said | None = None
     arrived: float = field(default_factory=time.monotonic)
 
     @property
@@ -53,20 +65,37 @@ class Waiting:
 
 
 class Batcher:
-    """Gathers requests and hands them to `draw` on a thread, one batch at a time."""
+    """Gathers requests and hands them to `draw` on a thread."""
 
-    def __init__(self, draw: Draw, wait_s: float) -> None:
+    def __init__(self, draw: Draw, wait_s: float, side_by_side: Callable[[], bool] = lambda: False) -> None:
+        """Args:
+        wait_s: longest wait for a burst.
+        side_by_side: whether batches are drawn as they come; else one at a time, so that what arrives meanwhile
+            gathers.
+        """
         self._draw = draw
         self._wait_s = wait_s
+        self._side_by_side = side_by_side
+        self._pool = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="rollout-chat")
+        self._running: set[asyncio.Task[None]] = set()
         self._queue: list[Waiting] = []
         self._arrival = asyncio.Event()
 
     async def submit(
-        self, policy: Policy, sampling: Sampling, rows: list[Row], burst: Burst | None = None
+        self,
+        policy: Policy,
+        sampling: Sampling,
+        rows: list[Row],
+        burst: Burst | None = None,
+        said: Said | None = None,
     ) -> list[Completion]:
-        """The completions of `rows`, in order; raises what drawing them raised."""
+        """The completions of `rows`, in order; raises what drawing them raised.
+
+        Args:
+            said: told of tokens of `rows` as they are drawn.
+        """
         answer: asyncio.Future[list[Completion]] = asyncio.get_running_loop().create_future()
-        self._queue.append(Waiting(policy, sampling, rows, burst, answer))
+        self._queue.append(Waiting(policy, sampling, rows, burst, answer, said))
         self._arrival.set()
         return await answer
 
@@ -92,7 +121,11 @@ class Batcher:
         while True:
             due, next_s = self._due(time.monotonic())
             for group in due:
-                await self._answer(group)
+                task = asyncio.create_task(self._answer(group))
+                self._running.add(task)
+                task.add_done_callback(self._running.discard)
+                if not self._side_by_side():
+                    await task
             if due:
                 continue
             self._arrival.clear()
@@ -103,9 +136,22 @@ class Batcher:
                 pass  # a burst is overdue
 
     async def _answer(self, group: list[Waiting]) -> None:
-        rows = [row for waiting in group for row in waiting.rows]
+        places = [(waiting, i) for waiting in group for i in range(len(waiting.rows))]
+        rows = [waiting.rows[i] for waiting, i in places]
+
+        def check() -> None:
+            if all(waiting.answer.done() for waiting in group):
+                raise Abandoned
+
+        def said(row: int, token_ids: Sequence[int]) -> None:
+            waiting, i = places[row]
+            if waiting.said is not None:
+                waiting.said(i, token_ids)
+
+        listened = any(waiting.said for waiting in group)
+        asked = (group[0].policy, rows, group[0].sampling, check, said if listened else None)
         try:
-            drawn = await asyncio.to_thread(self._draw, group[0].policy, rows, group[0].sampling)
+            drawn = await asyncio.get_running_loop().run_in_executor(self._pool, self._draw, *asked)
         except Exception as error:  # the cause belongs to the requests, the queue goes on
             for waiting in group:
                 if not waiting.answer.done():

@@ -7,18 +7,18 @@ Invariants:
 - The answer's `model` is `<run>@<version>`: which weights answered, whatever name the client asked for.
 - The same request with a `seed` gives the same answer from the same weights, up to floating-point rounding; in an
   announced burst (`metadata.batch`), bit for bit.
-
-The engine draws a batch to its end, so a stream carries each choice in one piece.
+- A stream says what the whole answer says, as it is drawn.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import secrets
 import time
 import uuid
 from bisect import bisect_left
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
@@ -28,6 +28,8 @@ from pmd.services.common.strict import Strict
 from pmd.services.common.wire import MAX_TOKENS, Message, Policy, Sampling, Temperature
 from pmd.services.rollout.batching import Burst
 from pmd.services.rollout.completion import Completion, Row
+
+log = logging.getLogger(__name__)
 
 IGNORED = frozenset(
     [
@@ -54,7 +56,6 @@ UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {
     "modalities": (["text"],),
     "presence_penalty": (0,),
     "reasoning_effort": ("none",),
-    "response_format": ({"type": "text"},),
     "tool_choice": ("none", "auto"),
     "tools": ([],),
     "verbosity": ("medium",),
@@ -114,6 +115,31 @@ class StreamOptions(Strict):
     """Accepted, without effect."""
 
 
+class JsonSchema(Strict):
+    """A JSON schema by name."""
+
+    name: str
+    """For people; without effect."""
+    description: str | None = None
+    """For people; without effect."""
+    schema_: dict[str, Any] = Field(alias="schema")
+    strict: bool | None = None
+    """Without effect: an engine that can hold a completion to the schema always does."""
+
+
+class TextFormat(Strict):
+    """Text of any form."""
+
+    type: Literal["text"]
+
+
+class JsonFormat(Strict):
+    """JSON that a schema describes."""
+
+    type: Literal["json_schema"]
+    json_schema: JsonSchema
+
+
 class ChatRequest(Strict):
     """What OpenAI's clients send."""
 
@@ -137,6 +163,9 @@ class ChatRequest(Strict):
     """Return the log-prob of every token."""
     top_logprobs: int | None = Field(default=None, ge=0, le=0)
     """Only 0: the alternatives to a token are not kept."""
+    response_format: TextFormat | JsonFormat = Field(default=TextFormat(type="text"), discriminator="type")
+    """`json_schema` describes the text. vLLM draws nothing else; transformers draws freely, so that who reads the
+    answer must be ready for text that is no such JSON. A completion that is cut off (`length`) is none either."""
     stream: bool = False
     """Answer as server-sent events."""
     stream_options: StreamOptions = StreamOptions()
@@ -183,7 +212,9 @@ class ChatRequest(Strict):
     def rows(self, prompt_ids: tuple[int, ...]) -> list[Row]:
         """One row per choice."""
         seed = secrets.randbits(63) if self.seed is None else self.seed
-        return [Row(prompt_ids, seed, choice) for choice in range(self.n)]
+        asked = self.response_format
+        schema = json.dumps(asked.json_schema.schema_) if isinstance(asked, JsonFormat) else None
+        return [Row(prompt_ids, seed, choice, schema) for choice in range(self.n)]
 
     def stops(self) -> list[str]:
         """The texts that end a choice."""
@@ -293,23 +324,104 @@ def answer(
     )
 
 
-def events(completion: ChatCompletion, options: StreamOptions) -> Iterator[str]:
-    """`completion` as the server-sent events of a stream.
+class Telling:
+    """The text of one choice while it is drawn: what can be told of it already.
 
-    Clients look into the choices of every event; one without any is only for those who asked for it.
+    Invariant: what has been told stays true. Text that may still change (half a character) or be cut (the beginning of
+    a stop text) is held back.
     """
-    head = {
-        "id": completion.id,
+
+    def __init__(self, as_text: Callable[[Sequence[int]], str], stops: Sequence[str]) -> None:
+        self._as_text = as_text
+        self._stops = stops
+        self._held = max([len(stop) - 1 for stop in stops], default=0)
+        self._ids: list[int] = []
+        self._before, self._read = 0, 0
+        """New tokens are read together with those from the first place on: what precedes one may change its text."""
+        self._text = ""
+        self.told = ""
+
+    def more(self, token_ids: Sequence[int]) -> str:
+        """What can be told after these tokens."""
+        self._ids += token_ids
+        known = self._as_text(self._ids[self._before : self._read])
+        now = self._as_text(self._ids[self._before :])
+        if now.endswith("\ufffd"):  # a character whose last bytes are still to come
+            return ""
+        self._text += now[len(known) :]
+        self._before, self._read = self._read, len(self._ids)
+        sure = len(self._text) - self._held
+        ends = [place for place in map(self._text.find, self._stops) if place >= 0]
+        return self._tell(self._text[: min([sure, *ends])])
+
+    def rest(self, whole: str) -> str:
+        """What is left to tell of the whole text."""
+        return self._tell(whole)
+
+    def _tell(self, text: str) -> str:
+        new = text[len(self.told) :]
+        self.told += new
+        return new
+
+
+def event(head: Mapping[str, Any], **said: Any) -> str:
+    """One server-sent event of a stream."""
+    return f"data: {json.dumps({**head, **said})}\n\n"
+
+
+def head(policy: Policy) -> dict[str, Any]:
+    """What all events of a stream say alike."""
+    return {
+        "id": f"chatcmpl-{uuid.uuid4().hex}",
         "object": "chat.completion.chunk",
-        "created": completion.created,
-        "model": completion.model,
+        "created": int(time.time()),
+        "model": policy.model,
     }
-    for choice in completion.choices:
+
+
+def delta(
+    index: int, said: Mapping[str, Any], logprobs: Any = None, finish_reason: str | None = None
+) -> dict[str, Any]:
+    """A piece of a choice."""
+    return {"index": index, "delta": said, "logprobs": logprobs, "finish_reason": finish_reason}
+
+
+async def events(
+    request: ChatRequest,
+    policy: Policy,
+    pieces: AsyncIterator[tuple[int, Sequence[int]]],
+    completion: Callable[[], Awaitable[ChatCompletion]],
+    as_text: Callable[[Sequence[int]], str],
+) -> AsyncIterator[str]:
+    """The server-sent events of a stream.
+
+    Clients look into the choices of every event; one without any is only for those who asked for it. With `logprobs`
+    each choice comes in one piece.
+
+    Args:
+        pieces: places of choices and their next tokens, until all are drawn.
+        completion: the whole answer, awaited after that.
+        as_text: tokens that follow one another as text.
+    """
+    same = head(policy)
+    telling = [Telling(as_text, request.stops()) for _ in range(request.n)]
+    for index in range(request.n):
+        yield event(same, choices=[delta(index, {"role": "assistant", "content": ""})])
+    try:
+        async for index, token_ids in pieces:
+            if not request.logprobs and (new := telling[index].more(token_ids)):
+                yield event(same, choices=[delta(index, {"content": new})])
+        whole = await completion()
+    except Exception as error:  # the answer has begun: its status can't say it any more
+        log.warning("a stream broke off", extra={"model": policy.model, "reason": str(error)})
+        yield event({"error": {"message": f"{type(error).__name__}: {error}", "type": "server_error", "code": None}})
+        return
+    for choice in whole.choices:
         logprobs = choice.logprobs.model_dump() if choice.logprobs else None
-        said = {"index": choice.index, "delta": choice.message.model_dump(), "logprobs": logprobs}
-        ended = {"index": choice.index, "delta": {}, "logprobs": None, "finish_reason": choice.finish_reason}
-        for part in ({**said, "finish_reason": None}, ended):
-            yield f"data: {json.dumps({**head, 'choices': [part]})}\n\n"
-    if options.include_usage:
-        yield f"data: {json.dumps({**head, 'choices': [], 'usage': completion.usage.model_dump()})}\n\n"
+        rest = telling[choice.index].rest(choice.message.content)
+        if rest or logprobs:
+            yield event(same, choices=[delta(choice.index, {"content": rest}, logprobs)])
+        yield event(same, choices=[delta(choice.index, {}, finish_reason=choice.finish_reason)])
+    if request.stream_options.include_usage:
+        yield event(same, choices=[], usage=whole.usage.model_dump())
     yield "data: [DONE]\n\n"

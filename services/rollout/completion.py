@@ -13,6 +13,8 @@ class Row:
     prompt_ids: tuple[int, ...]
     seed: int
     stream: int
+    schema: str | None = None
+    """JSON schema, as JSON, that the completion is held to by engines that can."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,10 @@ class DivergedError(RuntimeError):
         super().__init__(
             "the policy's logits are not finite: its weights have diverged; start a new run with a lower optimizer.lr"
         )
+
+
+class UnusableSchema(ValueError):
+    """A JSON schema that the engine can't hold a completion to; the message says why."""
 
 
 class NoRoom(ValueError):

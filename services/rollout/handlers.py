@@ -2,6 +2,7 @@
 
 Invariants:
 - Both are idempotent: an artifact is written once by rename, a publish is one row of SQL.
+- What is drawn of a job is on disk before more is waited for: whatever dies, only what is missing is drawn again.
 - A rollout's random numbers follow from the request's seed and the rollout's own id, so its tokens do not depend
   on which other prompts are asked for, or in what order.
 - A prompt that leaves no room for the longest completion is answered with nothing, cut off (`length`): contexts grow
@@ -23,6 +24,7 @@ from pmd.services.common.requests import GenerateRequest, GenerateResult, Publis
 from pmd.services.common.strict import nearest
 from pmd.services.common.wire import Policy
 from pmd.services.rollout.completion import Completion, NoRoom, Row, require_room
+from pmd.services.rollout.parts import Parts
 from pmd.services.rollout.published import Published
 
 if TYPE_CHECKING:
@@ -55,7 +57,7 @@ def select(prompts: Mapping[str, dict[str, Any]], ids: list[str] | None) -> list
     return list(prompts.values()) if ids is None else [prompts[prompt_id] for prompt_id in ids]
 
 
-def generate(engine: Engine, request: GenerateRequest, context: JobContext) -> GenerateResult:
+def generate(engine: Engine, request: GenerateRequest, context: JobContext, parts: Parts) -> GenerateResult:
     """Draw `request.n` completions of each prompt and write them as a ROLLOUTS artifact.
 
     Raises:
@@ -72,10 +74,18 @@ def generate(engine: Engine, request: GenerateRequest, context: JobContext) -> G
         for sample in range(request.n)
     ]
     fitting = [row for prompt, _, row in asked if prompt["prompt_id"] not in too_long]
-    # Not again when it is the disk that there is no room on for them.
-    drawn = iter(
-        context.once("drawn", lambda: engine.generate(request.policy, fitting, request.sampling, context.check))
-    )
+    # In memory too: what is drawn is not drawn again when it is the disk that has no room for it.
+    done = context.once("drawn", lambda: parts.of(context.key))
+    missing = [i for i in range(len(fitting)) if i not in done]
+
+    def keep(drawn: Mapping[int, Completion]) -> None:
+        new = {missing[i]: completion for i, completion in drawn.items()}
+        done.update(new)
+        parts.keep(context.key, new)
+
+    if missing:
+        engine.generate(request.policy, [fitting[i] for i in missing], request.sampling, context.check, keep)
+    drawn = (done[i] for i in range(len(fitting)))
     nothing = Completion([], [], "", "length", request.policy.weights.version)
     completions = [nothing if prompt["prompt_id"] in too_long else next(drawn) for prompt, _, _ in asked]
     rows = [
@@ -94,8 +104,10 @@ def generate(engine: Engine, request: GenerateRequest, context: JobContext) -> G
         }
         for (prompt, sample, row), completion in zip(asked, completions, strict=True)
     ]
+    artifact = write_table(request.out, rows, ROLLOUTS)
+    parts.drop(context.key)
     return GenerateResult(
-        rollouts=write_table(request.out, rows, ROLLOUTS),
+        rollouts=artifact,
         tokens=sum(len(completion.token_ids) for completion in completions),
         truncated=sum(completion.finish_reason == "length" for completion in completions),
     )
@@ -133,13 +145,13 @@ def publish(engine: Engine, published: Published, request: PublishRequest) -> Po
     return request.policy
 
 
-def job_kinds(engine: Callable[[], Engine], published: Published) -> dict[str, JobKind[Any]]:
+def job_kinds(engine: Callable[[], Engine], published: Published, parts: Parts) -> dict[str, JobKind[Any]]:
     """The jobs of this service.
 
     Args:
         engine: the engine; raises `NotReady` while there is none, which a job waits for.
     """
     return {
-        "generate": JobKind(GenerateRequest, lambda request, context: generate(engine(), request, context)),
+        "generate": JobKind(GenerateRequest, lambda request, context: generate(engine(), request, context, parts)),
         "publish": JobKind(PublishRequest, lambda request, _: publish(engine(), published, request)),
     }

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from pmd.services.common.app import NotReady
 from pmd.services.common.wire import Policy, Sampling
-from pmd.services.rollout.batching import Batcher
+from pmd.services.rollout.batching import Batcher, Said
 from pmd.services.rollout.completion import Completion, Row
 from pmd.services.rollout.published import Published
 from pmd.services.rollout.settings import RolloutSettings
@@ -27,10 +27,16 @@ def start_engine(settings: RolloutSettings, published: Published) -> Engine:
     # Threads that spin while they wait cost a factor of 20 on shared cores; OpenMP reads this when it is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("GOMP_SPINCOUNT", "0")
-    from pmd.services.rollout.engines.transformers.engine import TransformersEngine  # noqa: PLC0415 -- imports torch
+    engine: Engine
+    if settings.rollout_engine == "vllm":
+        from pmd.services.rollout.engines.vllm.engine import VllmEngine  # noqa: PLC0415 -- imports transformers
 
-    engine: Engine = TransformersEngine(settings)
-    for policy in reversed(list(islice(published.desired().values(), settings.rollout_resident_runs))):
+        engine, residents = VllmEngine(settings), 1
+    else:
+        from pmd.services.rollout.engines.transformers.engine import TransformersEngine  # noqa: PLC0415 -- imports torch
+
+        engine, residents = TransformersEngine(settings), settings.rollout_resident_runs
+    for policy in reversed(list(islice(published.desired().values(), residents))):
         try:
             engine.load(policy)
         except Exception:  # whatever is wrong with one run's weights, the others are served
@@ -46,7 +52,7 @@ class Replica:
         self.published = Published(settings.service_dir("rollout") / "published.sqlite")
         self.starting: Future[Engine] = Future()
         """The engine, once it is there."""
-        self.batcher = Batcher(self._draw, settings.rollout_burst_wait_s)
+        self.batcher = Batcher(self._draw, settings.rollout_burst_wait_s, lambda: self.engine().side_by_side)
 
     def start(self) -> None:
         """Load the engine; what goes wrong is reported by `/readyz` and by every job."""
@@ -65,11 +71,23 @@ class Replica:
         if not self.starting.done():
             raise NotReady("the engine is starting: torch and the published weights are being loaded")
         if cause := self.starting.exception():
-            raise NotReady(f"the engine does not start: {cause}; install the extra 'rollout' and see the log")
+            raise NotReady(f"the engine does not start: {cause}; mend that, and see the log")
         return self.starting.result()
 
-    def _draw(self, policy: Policy, rows: Sequence[Row], sampling: Sampling) -> list[Completion]:
-        return self.engine().generate(policy, rows, sampling, lambda: None)
+    def close(self) -> None:
+        """End what the engine runs outside this process."""
+        if self.starting.done() and not self.starting.exception():
+            self.starting.result().close()
+
+    def _draw(
+        self,
+        policy: Policy,
+        rows: Sequence[Row],
+        sampling: Sampling,
+        check: Callable[[], None],
+        said: Said | None,
+    ) -> list[Completion]:
+        return self.engine().generate(policy, rows, sampling, check, said=said)
 
     def ready(self) -> dict[str, Any]:
         """What `/readyz` reports: the engine, and each run's desired and loaded version."""

@@ -5,6 +5,7 @@ Invariants:
 - Publishing twice changes nothing; the folder that is there stays. Its manifest names the request that made it,
   so weights of another training in the same place are an error, not an answer.
 - Tokenizer, chat template and generation settings are the base model's files, untouched.
+- The manifest holds what the trainer's model says about a fixed text (`pmd.services.common.probe`).
 """
 
 from __future__ import annotations
@@ -13,10 +14,12 @@ import hashlib
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from pmd.services.common import probe
 from pmd.services.common.artifacts import MANIFEST, ArtifactError, local_path, seal_weights
 from pmd.services.common.requests import TrainRequest
 from pmd.services.common.wire import Weights
@@ -45,8 +48,9 @@ def publish(engine: Engine, base: Path, request: TrainRequest) -> Weights:
     # One answer for all ranks, whatever each has seen: the gathering below is collective.
     if not engine.agree((folder / MANIFEST).is_file()):
         tensors = _gather(engine)
+        said = _probe(engine)
         if engine.rank == 0:
-            _write(engine, tensors, base, folder, request)
+            _write(engine, tensors, said, base, folder, request)
         engine.agree(True)
     manifest = (folder / MANIFEST).read_bytes()
     if json.loads(manifest).get("request") != _identity(request):
@@ -80,7 +84,31 @@ def _gather(engine: Engine) -> dict[str, Tensor]:
     return tensors
 
 
-def _write(engine: Engine, tensors: dict[str, Tensor], base: Path, folder: Path, request: TrainRequest) -> None:
+@torch.no_grad()
+def _probe(engine: Engine) -> probe.Probe | None:
+    """What the model says about the probe's text; None when that is not finite: engines say so when they draw.
+
+    All ranks together, because at ZeRO stage 3 each holds a part of the model.
+    """
+    model: Any = engine.model
+    ids = probe.text(int(model.config.get_text_config().vocab_size))
+    ids_1T = torch.tensor([ids], device=engine.device)
+    logprobs_TV = model(input_ids=ids_1T, use_cache=False).logits[0, :-1].float().log_softmax(-1)
+    logprobs_T = logprobs_TV.gather(1, ids_1T[0, 1:, None])[:, 0]
+    if not logprobs_T.isfinite().all():
+        return None
+    logprobs = logprobs_T.tolist()
+    return probe.Probe(token_ids=ids, logprobs=logprobs, precision="bf16" if engine.bf16 else "fp32")
+
+
+def _write(
+    engine: Engine,
+    tensors: dict[str, Tensor],
+    said: probe.Probe | None,
+    base: Path,
+    folder: Path,
+    request: TrainRequest,
+) -> None:
     saved = engine.model.state_dict().keys()
     buffers = {name: buffer.cpu() for name, buffer in engine.model.named_buffers() if name in saved}
     part = folder.with_name(f"{folder.name}.tmp")
@@ -96,6 +124,7 @@ def _write(engine: Engine, tensors: dict[str, Tensor], base: Path, folder: Path,
         "from_version": request.from_version,
         "base": request.base.uri,
         "request": _identity(request),
+        "probe": None if said is None else said.model_dump(),
     }
     seal_weights(part, request.from_version + 1, facts)
     shutil.rmtree(folder, ignore_errors=True)  # without a manifest it is no version

@@ -1,4 +1,4 @@
-"""A random Qwen3 of 40 thousand parameters with a byte-level tokenizer, made here: nothing is downloaded."""
+"""A random Qwen3 of 60 thousand parameters with a byte-level tokenizer, made here: nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ import pytest
 import torch
 from fastapi.testclient import TestClient
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+from transformers import PreTrainedModel, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
+from pmd.services.common import probe
 from pmd.services.common.artifacts import seal_weights, write_table
 from pmd.services.common.columns import CONTEXTS, PROMPTS
 from pmd.services.common.wire import Policy, Ref, Weights
@@ -58,7 +59,7 @@ def make_model(seed: int) -> Qwen3ForCausalLM:
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
-        head_dim=8,
+        head_dim=32,  # the smallest that vLLM has a kernel for on a CPU
         max_position_embeddings=256,
         tie_word_embeddings=True,
         initializer_range=0.25,
@@ -83,6 +84,15 @@ def make_policy(tmp_path_factory: pytest.TempPathFactory) -> MakePolicy:
         return made[run, version]
 
     return make
+
+
+def probed(model: PreTrainedModel, precision: probe.Precision) -> probe.Probe:
+    """What a trainer would say of `model`."""
+    ids = probe.text(model.config.vocab_size)
+    with torch.inference_mode():
+        logprobs = model(torch.tensor([ids])).logits[0, :-1].float().log_softmax(-1)
+    said = logprobs.gather(1, torch.tensor(ids[1:])[:, None])[:, 0].tolist()
+    return probe.Probe(token_ids=ids, logprobs=said, precision=precision)
 
 
 def tampered(policy: Policy) -> Policy:

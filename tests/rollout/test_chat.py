@@ -15,7 +15,7 @@ from fastapi.testclient import TestClient
 from pmd.services.common.artifacts import seal_weights
 from pmd.services.common.wire import Policy, Sampling, Weights
 from pmd.services.rollout.batching import Batcher, Burst
-from pmd.services.rollout.chat import ANSWERED, IGNORED, UNSUPPORTED, ChatRequest, cut
+from pmd.services.rollout.chat import ANSWERED, IGNORED, UNSUPPORTED, ChatRequest, Telling, cut
 from pmd.services.rollout.completion import Completion, Row
 from tests.rollout.conftest import MakePolicy, make_model, make_tokenizer, open_service, publish
 
@@ -92,8 +92,36 @@ def test_a_stream_says_the_same_as_the_plain_answer(service: TestClient) -> None
     parts = [event["choices"][0] for event in streamed(service)]  # what clients do: each event has a choice
     assert "".join(part["delta"].get("content", "") for part in parts) == plain["choices"][0]["message"]["content"]
     assert parts[-1]["finish_reason"] == plain["choices"][0]["finish_reason"]
+    told = [part["delta"]["content"] for part in parts if part["delta"].get("content")]
+    assert len(told) > 1, "as it is drawn"
     *_, last = streamed(service, stream_options={"include_usage": True})
     assert (last["choices"], last["usage"]) == ([], plain["usage"])
+
+
+def test_a_stream_of_several_choices_with_stop_texts_or_logprobs_says_the_same_too(service: TestClient) -> None:
+    text = ask(service, max_tokens=32)["choices"][0]["message"]["content"]
+    for changes in ({"n": 3}, {"max_tokens": 32, "stop": text[5:7]}, {"n": 2, "logprobs": True}):
+        plain = ask(service, **changes)["choices"]
+        parts = [event["choices"][0] for event in streamed(service, **changes)]
+        for choice in plain:
+            mine = [part for part in parts if part["index"] == choice["index"]]
+            said = "".join(part["delta"].get("content", "") for part in mine)
+            assert said == choice["message"]["content"]
+            assert [part["finish_reason"] for part in mine][-1] == choice["finish_reason"]
+            assert [part["logprobs"] for part in mine if part["logprobs"]] == [choice["logprobs"]] * (
+                "logprobs" in changes
+            )
+
+
+def test_half_a_character_is_not_told() -> None:
+    pieces = [b"a", "é".encode()[:1], "é".encode()[1:], "日本".encode()[:4], "日本".encode()[4:], b"<", b"/s", b"b"]
+    telling = Telling(lambda ids: b"".join(pieces[i] for i in ids).decode(errors="replace"), ["</s>"])
+    told = [telling.more([i]) for i in range(len(pieces))]
+    assert "".join(told) + telling.rest("aé日本</sb") == "aé日本</sb"
+    assert not any("\ufffd" in each for each in told)
+    stopping = Telling("".join, ["END"])
+    said = [stopping.more([each]) for each in ("abE", "N", "Dx", "yz")]  # type: ignore[list-item]
+    assert "".join(said) == "ab"
 
 
 def test_an_announced_burst_is_one_batch_and_reproducible(service: TestClient) -> None:
@@ -135,7 +163,6 @@ def test_fields_that_only_openai_knows_are_accepted(service: TestClient) -> None
     [
         ("tools", [{"type": "function", "function": {"name": "f"}}]),
         ("tool_choice", "required"),
-        ("response_format", {"type": "json_object"}),
         ("logit_bias", {"5": 100}),
         ("frequency_penalty", 0.5),
         ("presence_penalty", -1),
@@ -156,6 +183,20 @@ def test_what_would_change_the_text_and_can_not_is_refused_by_name(
     (error,) = answer.json()["errors"]
     assert error["field"] == f"body.{field}"
     assert error["message"].startswith("not supported: it would change the text; leave it out")
+
+
+def test_an_answers_form_may_be_asked_for_and_must_be_one_that_there_is(service: TestClient) -> None:
+    """Transformers draws freely all the same; the engine's own test is of one that can't."""
+    schema = {"type": "object", "properties": {"notes": {"type": "array"}}}
+    asked = {"type": "json_schema", "json_schema": {"name": "notes", "schema": schema}}
+    plain = ask(service)["choices"]
+    assert ask(service, response_format=asked)["choices"] == plain
+    assert ask(service, response_format={"type": "text"})["choices"] == plain
+    request = ChatRequest(**body(response_format=asked, n=2))
+    assert [json.loads(row.schema or "") for row in request.rows((1,))] == [schema] * 2
+    wrong = service.post(URL, json=body(response_format={"type": "json_schema", "json_schema": {"name": "notes"}}))
+    assert wrong.status_code == 422
+    assert wrong.json()["errors"][0]["field"] == "body.response_format.json_schema.json_schema.schema"
 
 
 def test_values_that_change_nothing_are_accepted(service: TestClient) -> None:
@@ -253,7 +294,7 @@ def drawn_batches(asked: Sequence[tuple[str, Burst | None, Sampling]], wait_s: f
     """The streams of each batch that `asked` leads to, all asked at once."""
     seen: list[list[int]] = []
 
-    def draw(_: Policy, rows: Sequence[Row], __: Sampling) -> list[Completion]:
+    def draw(_: Policy, rows: Sequence[Row], *__: object) -> list[Completion]:
         seen.append([row.stream for row in rows])
         return [Completion([row.stream], [0.0], str(row.stream), "stop", 1) for row in rows]
 

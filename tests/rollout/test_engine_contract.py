@@ -2,30 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import socket
+from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import torch
 
+from pmd.services.common import probe
 from pmd.services.common.artifacts import ArtifactError, seal_weights
 from pmd.services.common.wire import Message, Policy, Sampling
-from pmd.services.rollout.completion import DivergedError, Row
+from pmd.services.rollout.completion import Completion, DivergedError, Row
 from pmd.services.rollout.engines import Engine
 from pmd.services.rollout.engines.transformers.engine import TransformersEngine
 from pmd.services.rollout.settings import RolloutSettings
-from tests.rollout.conftest import END, TOKEN, MakePolicy, make_model, make_tokenizer, tampered
+from tests.rollout.conftest import END, TOKEN, MakePolicy, make_model, make_tokenizer, probed, tampered
 
-ENGINES: dict[str, Callable[[], Engine]] = {
-    "transformers": lambda: TransformersEngine(RolloutSettings(token=TOKEN, rollout_threads=1, rollout_dtype="fp32")),
-}
+SETTINGS = RolloutSettings(token=TOKEN, rollout_threads=1, rollout_dtype="fp32", rollout_batch_rows=64)
+ENGINES = [
+    "transformers",
+    # One start of vLLM's server, a minute or several, serves the whole module.
+    pytest.param("vllm", marks=[pytest.mark.slow, pytest.mark.timeout(1800)]),
+]
 WARM = Sampling(temperature=0.8, max_tokens=12)
 ROWS = [Row(tuple(range(3 + i % 4)), seed=7, stream=i // 2) for i in range(8)]
 
 
-@pytest.fixture(params=ENGINES)
-def engine(request: pytest.FixtureRequest) -> Engine:
-    return ENGINES[request.param]()
+@pytest.fixture(params=ENGINES, scope="module")
+def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
+    made = make_vllm() if request.param == "vllm" else TransformersEngine(SETTINGS)
+    yield made
+    made.close()
+
+
+def make_vllm() -> Engine:
+    if find_spec("vllm") is None:
+        pytest.skip("vLLM is not installed; `make vllm` installs it and runs this")
+    from pmd.services.rollout.engines.vllm.engine import VllmEngine
+
+    return VllmEngine(SETTINGS)
 
 
 def patient() -> None:
@@ -34,11 +50,11 @@ def patient() -> None:
 
 def test_it_says_what_it_is_and_what_is_loaded(engine: Engine, make_policy: MakePolicy) -> None:
     assert {"engine", "device", "dtype"} <= engine.facts().keys()
-    assert engine.loaded() == {}
-    engine.load(make_policy(version=1))
-    assert engine.loaded() == {"demo": 1}
-    engine.load(make_policy(version=2))
-    assert engine.loaded() == {"demo": 2}
+    assert "fresh" not in engine.loaded()
+    engine.load(make_policy("fresh", version=1))
+    assert engine.loaded()["fresh"] == 1
+    engine.load(make_policy("fresh", version=2))
+    assert engine.loaded()["fresh"] == 2
 
 
 def test_law_9_a_completion_comes_from_the_version_that_was_asked_for(engine: Engine, make_policy: MakePolicy) -> None:
@@ -91,12 +107,12 @@ def test_prompts_are_rendered_by_the_policys_template(engine: Engine, make_polic
 
 
 def test_weights_that_are_not_what_they_say_are_refused_whole(engine: Engine, make_policy: MakePolicy) -> None:
-    good = make_policy(version=1)
+    good = make_policy("refused", version=1)
     with pytest.raises(ArtifactError):
         engine.load(tampered(good))
     with pytest.raises(ArtifactError):
         engine.generate(tampered(good), ROWS, WARM, patient)
-    assert engine.loaded() == {}
+    assert "refused" not in engine.loaded()
     assert engine.generate(good, ROWS, WARM, patient)[0].policy_version == 1
 
 
@@ -108,6 +124,45 @@ def test_a_policy_that_has_diverged_is_an_error(engine: Engine, tmp_path: Path) 
     make_tokenizer().save_pretrained(tmp_path)
     with pytest.raises(DivergedError):
         engine.generate(Policy(run="demo", weights=seal_weights(tmp_path, 1, {})), ROWS, WARM, patient)
+
+
+def test_law_13_a_model_that_is_not_what_its_trainer_says_is_refused(engine: Engine, tmp_path: Path) -> None:
+    said = probed(make_model(1), "fp32")
+    for name, claim in (("true", said), ("false", said.model_copy(update={"logprobs": [-1.0] * 32}))):
+        folder = tmp_path / name
+        make_model(1).save_pretrained(folder)
+        make_tokenizer().save_pretrained(folder)
+        policy = Policy(run=name, weights=seal_weights(folder, 1, {"probe": claim.model_dump()}))
+        if name == "true":
+            engine.load(policy)
+            assert engine.loaded()["true"] == 1
+            continue
+        with pytest.raises(probe.WrongWeights, match=rf"replica {socket.gethostname()} .* published as false@1"):
+            engine.generate(policy, ROWS, WARM, patient)
+        assert "false" not in engine.loaded()
+
+
+def test_each_row_is_told_of_once_and_the_rest_may_be_drawn_later(engine: Engine, make_policy: MakePolicy) -> None:
+    class StoppedError(Exception):
+        pass
+
+    told: dict[int, Completion] = {}
+    policy, greedy = make_policy(), Sampling(temperature=0, max_tokens=12)
+
+    def keep(drawn: Mapping[int, Completion]) -> None:
+        assert not told.keys() & drawn.keys()
+        told.update(drawn)
+
+    whole = engine.generate(policy, ROWS, greedy, patient, keep)
+    assert [told[i] for i in range(len(ROWS))] == whole
+    rest = engine.generate(policy, ROWS[3:], greedy, patient)
+    assert [one.token_ids for one in rest] == [one.token_ids for one in whole[3:]]
+
+    def stop(_: Mapping[int, Completion]) -> None:
+        raise StoppedError
+
+    with pytest.raises(StoppedError):
+        engine.generate(policy, ROWS, greedy, patient, stop)
 
 
 def test_who_gives_up_ends_the_work(engine: Engine, make_policy: MakePolicy) -> None:
@@ -123,6 +178,6 @@ def test_who_gives_up_ends_the_work(engine: Engine, make_policy: MakePolicy) -> 
             raise GivenUpError
 
     with pytest.raises(GivenUpError):
-        engine.generate(make_policy(), ROWS, Sampling(temperature=0, max_tokens=100), after_three)
+        engine.generate(make_policy(), ROWS * 16, Sampling(temperature=1, max_tokens=200), after_three)
     assert asked == 4
     assert engine.generate(make_policy(), ROWS, WARM, patient)

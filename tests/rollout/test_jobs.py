@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from fastapi.testclient import TestClient
 
 from pmd.services.common.artifacts import read_table, seal_weights
 from pmd.services.common.columns import ROLLOUTS
+from pmd.services.common.jobs import JobContext
 from pmd.services.common.requests import GenerateRequest
 from pmd.services.common.wire import Policy, Ref, Sampling
+from pmd.services.rollout.completion import Completion, Row
+from pmd.services.rollout.engines import Engine
+from pmd.services.rollout.engines.transformers.engine import TransformersEngine
+from pmd.services.rollout.handlers import generate
+from pmd.services.rollout.parts import Parts
 from pmd.services.rollout.published import Published
+from pmd.services.rollout.settings import RolloutSettings
 from tests.rollout.conftest import (
     TOKEN,
     MakePolicy,
@@ -234,3 +243,49 @@ def test_the_service_starts_without_importing_torch() -> None:
 
     code = "import sys, pmd.services.rollout.app; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+class Dies:
+    """An engine that finishes some rows, then is gone; and notes what it was asked for."""
+
+    def __init__(self, engine: Engine, finishes: int | None) -> None:
+        self._engine = engine
+        self._finishes = finishes
+        self.asked: list[int] = []
+        self.render = engine.render
+
+    def generate(self, policy: Policy, rows: list[Row], sampling: Sampling, check: Any, drawn: Any) -> list[Completion]:
+        self.asked.append(len(rows))
+        made = self._engine.generate(policy, rows[: self._finishes], sampling, check, drawn)
+        if self._finishes is not None:
+            raise KeyboardInterrupt("kill -9")
+        return made
+
+
+def test_law_6_what_was_drawn_before_a_death_is_not_drawn_again(make_policy: MakePolicy, tmp_path: Path) -> None:
+    real = TransformersEngine(RolloutSettings(token=TOKEN, rollout_threads=1))
+    prompts = write_prompts(tmp_path, ["one", "two", "three"])
+    whole, cut = (
+        GenerateRequest(**request(make_policy(), prompts, tmp_path, sampling=Sampling(temperature=0, max_tokens=9)))
+        for _ in range(2)
+    )
+    path = tmp_path / "parts.sqlite"
+    expected = generate(real, whole, JobContext("whole", threading.Event()), Parts(path))
+    first = Dies(real, finishes=4)
+    with pytest.raises(KeyboardInterrupt):
+        generate(first, cut, JobContext("cut", threading.Event()), Parts(path))  # type: ignore[arg-type]
+    second = Dies(real, finishes=None)
+    made = generate(second, cut, JobContext("cut", threading.Event()), Parts(path))  # type: ignore[arg-type]
+    assert (first.asked, second.asked) == ([6], [2])
+    assert made.rollouts.sha256 == expected.rollouts.sha256
+    assert Parts(path).of("cut") == Parts(path).of("whole") == {}
+
+
+def test_parts_of_jobs_that_have_ended_go_at_the_next_start(tmp_path: Path) -> None:
+    parts = Parts(tmp_path / "parts.sqlite")
+    one = Completion([1, 2], [-0.1, -1 / 3], "é", "stop", 4)
+    for job in ("kept", "gone"):
+        parts.keep(job, {3: one, 1: one})
+    parts.drop_others(["kept", "other"])
+    again = Parts(tmp_path / "parts.sqlite")
+    assert (again.of("kept"), again.of("gone")) == ({1: one, 3: one}, {})

@@ -12,6 +12,7 @@ from pmd.services.common.jobs import JobContext
 from pmd.services.common.requests import PublishRequest
 from pmd.services.common.wire import Policy, Weights
 from pmd.services.rollout.handlers import job_kinds
+from pmd.services.rollout.parts import Parts
 from pmd.services.rollout.published import Published, UnknownModel
 
 
@@ -48,7 +49,7 @@ def test_law_9_a_version_that_can_not_be_loaded_is_not_desired_and_a_disk_that_f
 
     engine: Any = Engine()
     published = Published(tmp_path / "published.db")
-    kind = job_kinds(lambda: engine, published)["publish"]
+    kind = job_kinds(lambda: engine, published, Parts(tmp_path / "parts.db"))["publish"]
     with pytest.raises(OSError, match="the disk is full"):
         kind.run(PublishRequest(policy=policy(1)), JobContext("k", threading.Event()))
     assert published.desired() == {}

@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import save_file
 from tiny_run import SETTINGS, TinyRun
 
+from pmd.services.common import probe
 from pmd.services.common.artifacts import ArtifactError, check_weights
 from pmd.services.common.requests import TrainResult
 from pmd.services.common.wire import Weights
@@ -90,6 +91,28 @@ def test_published_folder_loads_in_transformers_and_equals_what_was_trained(unki
     assert AutoTokenizer.from_pretrained(folder).chat_template == AutoTokenizer.from_pretrained(base).chat_template
     assert (base / "tf_model.h5").exists()
     assert not (folder / "tf_model.h5").exists()
+
+
+def test_law_13_a_manifest_says_what_the_trained_model_says(unkilled: TinyRun) -> None:
+    """Of a text that is the probe's own; by the weights in the folder, not by those of the step before."""
+    from transformers import AutoModelForCausalLM
+
+    result, other = unkilled.spool.result(3), unkilled.spool.result(0)
+    assert result is not None
+    assert other is not None
+    said = probe.read(check_weights(result.weights))
+    assert said is not None
+    assert (said.precision, said.token_ids) == ("fp32", probe.text(64))
+
+    def gap(weights: Weights) -> float:
+        model = AutoModelForCausalLM.from_pretrained(check_weights(weights))
+        with torch.inference_mode():
+            logprobs_TV = model(torch.tensor([said.token_ids])).logits[0, :-1].log_softmax(-1)
+        ours = logprobs_TV.gather(1, torch.tensor(said.token_ids[1:])[:, None])[:, 0]
+        return probe.gap(said.logprobs, ours.tolist())
+
+    assert gap(result.weights) < 1e-5
+    assert gap(other.weights) > probe.BOUND["fp32"]
 
 
 def test_superseded_versions_are_removed_and_their_steps_can_be_repeated(tmp_path: Path, base: Weights) -> None:

@@ -4,7 +4,7 @@ Invariants:
 - A completion comes from exactly the version its request names (Law 9): under one lock, the version is looked
   up, loaded when it is not there, and used; every completion says which version made it.
 - Nothing is loaded before its manifest and files match their hashes.
-- Tokenizers have locks of their own, so that requests can be read and queued while a batch is drawn.
+- Tokenizers have locks of their own (`Language`), so that requests can be read and queued while a batch is drawn.
 - A load that fails leaves no half-written model behind: the run is dropped from memory first.
 """
 
@@ -12,25 +12,29 @@ from __future__ import annotations
 
 import json
 import logging
+import socket
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
+from pmd.services.common import probe
 from pmd.services.common.artifacts import MANIFEST, check_weights
 from pmd.services.common.jobs import Retryable
 from pmd.services.common.wire import Message, Policy, Sampling
 from pmd.services.rollout.completion import Completion, Row
+from pmd.services.rollout.engines import Drawn, Said, forget
+from pmd.services.rollout.engines.language import Language
 from pmd.services.rollout.engines.transformers.decode import ATTENTION
 from pmd.services.rollout.engines.transformers.sampling import sample
 from pmd.services.rollout.metrics import BATCH_ROWS, GENERATE_SECONDS, LOAD_SECONDS, LOADED_VERSION, TOKENS
@@ -47,18 +51,9 @@ class Resident:
 
     policy: Policy
     model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
+    language: Language
     shape: dict[str, str]
     """Hash of every file that is no tensor: equal hashes mean that only tensors differ."""
-    ends: frozenset[int]
-    """Token ids that end a completion."""
-    tokenizing: threading.Lock = field(default_factory=threading.Lock)
-    """A fast tokenizer refuses to be used by two threads at once."""
-
-    @property
-    def window(self) -> int:
-        """Longest prompt and completion together, in tokens."""
-        return int(self.model.config.get_text_config().max_position_embeddings)
 
 
 def _shape(folder: Path) -> dict[str, str]:
@@ -110,8 +105,15 @@ SMALL_STEP = 2**28
 """Rows times parameters of a decoding step that one CPU thread does best."""
 
 
+def _tell(said: Said, places: Sequence[int], i: int, token_ids: Sequence[int]) -> None:
+    """Tell of tokens of row `i` of a batch by its place in the whole."""
+    said(places[i], token_ids)
+
+
 class TransformersEngine:
     """Loads policies and draws completions; safe to call from several threads."""
+
+    side_by_side = False
 
     def __init__(self, settings: RolloutSettings) -> None:
         self._settings = settings
@@ -161,6 +163,7 @@ class TransformersEngine:
                 while len(self._residents) >= self._settings.rollout_resident_runs:
                     self._drop(next(iter(self._residents)))
                 resident = self._open(policy, folder)
+            self._check(resident, folder)
             self._residents[policy.run] = resident
             seconds = time.monotonic() - began
             LOAD_SECONDS.labels(how).observe(seconds)
@@ -178,39 +181,46 @@ class TransformersEngine:
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=self.dtype).to(self.device).eval()
         if model.config._attn_implementation == "sdpa":
             model.set_attn_implementation(ATTENTION)
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-        ends = model.generation_config.eos_token_id
-        ends = {ends} if isinstance(ends, int) else set(ends or ())
-        ends |= {tokenizer.eos_token_id} - {None}
-        return Resident(policy, model, tokenizer, _shape(folder), frozenset(ends))
+        return Resident(policy, model, Language(folder), _shape(folder))
+
+    @torch.inference_mode()
+    def _check(self, resident: Resident, folder: Path) -> None:
+        """Compare the model in memory with what its trainer said of it.
+
+        Raises:
+            WrongWeights: it is another model.
+        """
+        expected = probe.read(folder)
+        if expected is None:
+            return
+        ids_1T = torch.tensor([expected.token_ids], device=self.device)
+        logprobs_TV = resident.model(input_ids=ids_1T, use_cache=False).logits[0, :-1].float().log_softmax(-1)
+        said = logprobs_TV.gather(1, ids_1T[0, 1:, None])[:, 0].tolist()
+        precision: probe.Precision = "bf16" if self.dtype == torch.bfloat16 else "fp32"
+        model = resident.policy.model
+        found = probe.check(expected, said, precision, replica=socket.gethostname(), model=model)
+        log.info("weights are the trainer's", extra={"model": model, "gap": found})
 
     def render(self, policy: Policy, conversations: Sequence[Sequence[Message]]) -> tuple[list[tuple[int, ...]], int]:
         """Prompt ids of each conversation by the policy's chat template, and its context window in tokens."""
-        with self._tokenizer(policy) as resident:
-            prompts = [
-                resident.tokenizer.apply_chat_template(
-                    [message.model_dump() for message in messages],
-                    add_generation_prompt=True,
-                    enable_thinking=False,
-                    tokenize=True,
-                    return_dict=False,
-                )
-                for messages in conversations
-            ]
-            return [tuple(prompt) for prompt in prompts], resident.window
+        language = self._language(policy)
+        return language.render(conversations), language.window
 
-    @contextmanager
-    def _tokenizer(self, policy: Policy) -> Iterator[Resident]:
-        """The resident of `policy`, whose tokenizer is this thread's inside the `with` block."""
+    def _language(self, policy: Policy) -> Language:
         resident = self._residents.get(policy.run)
         if resident is None or resident.policy.weights.sha256 != policy.weights.sha256:
             with self._lock:
                 resident = self._resident(policy)
-        with resident.tokenizing:
-            yield resident
+        return resident.language
 
     def generate(
-        self, policy: Policy, rows: Sequence[Row], sampling: Sampling, check: Callable[[], None]
+        self,
+        policy: Policy,
+        rows: Sequence[Row],
+        sampling: Sampling,
+        check: Callable[[], None],
+        drawn: Drawn = forget,
+        said: Said | None = None,
     ) -> list[Completion]:
         """Draw one completion per row, in the order of `rows`.
 
@@ -218,6 +228,8 @@ class TransformersEngine:
 
         Args:
             check: called before every forward pass; what it raises ends the work.
+            drawn: told of each batch. The batches of what is left are those that this call would have made.
+            said: told of tokens as they are drawn; None when nobody listens.
 
         Raises:
             ArtifactError: when the policy has to be loaded and cannot be.
@@ -231,12 +243,20 @@ class TransformersEngine:
         for batch in batches(lengths, sampling.max_tokens, cells, self._settings.rollout_batch_rows):
             check()
             with self._lock:
-                drawn = self._batch(self._resident(policy), [rows[i] for i in batch], sampling, check)
-            done.update(zip(batch, drawn, strict=True))
+                tell = None if said is None else partial(_tell, said, batch)
+                made = self._batch(self._resident(policy), [rows[i] for i in batch], sampling, check, tell)
+            new = dict(zip(batch, made, strict=True))
+            done.update(new)
+            drawn(new)
         return [done[i] for i in range(len(rows))]
 
     def _batch(
-        self, resident: Resident, rows: Sequence[Row], sampling: Sampling, check: Callable[[], None]
+        self,
+        resident: Resident,
+        rows: Sequence[Row],
+        sampling: Sampling,
+        check: Callable[[], None],
+        said: Said | None,
     ) -> list[Completion]:
         began = time.monotonic()
         if self.device.type == "cpu":
@@ -249,14 +269,14 @@ class TransformersEngine:
                 resident.model,
                 rows,
                 sampling,
-                ends=resident.ends,
+                ends=resident.language.ends,
                 prefill_tokens=self._settings.rollout_prefill_tokens,
                 check=check,
+                said=said,
             )
         except torch.OutOfMemoryError as error:
             raise Retryable(f"{error}; lower PMD_ROLLOUT_CACHE_GIB or PMD_ROLLOUT_PREFILL_TOKENS") from error
-        with resident.tokenizing:
-            texts = resident.tokenizer.batch_decode([d.token_ids for d in drawn], skip_special_tokens=True)
+        texts = resident.language.texts([d.token_ids for d in drawn])
         BATCH_ROWS.observe(len(rows))
         GENERATE_SECONDS.observe(time.monotonic() - began)
         TOKENS.labels(resident.policy.run).inc(sum(len(d.token_ids) for d in drawn))
@@ -266,10 +286,16 @@ class TransformersEngine:
             for d, text in zip(drawn, texts, strict=True)
         ]
 
+    def as_text(self, policy: Policy, token_ids: Sequence[int]) -> str:
+        """Tokens that follow one another as text, without special tokens."""
+        return self._language(policy).texts([token_ids])[0]
+
     def tokens_as_text(self, policy: Policy, token_ids: Sequence[int]) -> list[str]:
         """Each token of a completion as text, special tokens included."""
-        with self._tokenizer(policy) as resident:
-            return [resident.tokenizer.decode([token]) for token in token_ids]
+        return self._language(policy).each_as_text(token_ids)
+
+    def close(self) -> None:
+        """Nothing runs outside this process."""
 
     def _cells(self, model: PreTrainedModel) -> int:
         """Cache positions that one batch may use, all rows together."""

@@ -131,6 +131,7 @@ def sample(
     ends: Collection[int],
     prefill_tokens: int,
     check: Callable[[], None],
+    said: Callable[[int, Sequence[int]], None] | None = None,
 ) -> list[Drawn]:
     """Draw one completion per row, all side by side.
 
@@ -138,6 +139,7 @@ def sample(
         ends: token ids that end a completion.
         prefill_tokens: most padded prompt tokens of one forward pass.
         check: called before every forward pass; what it raises ends the sampling.
+        said: told of each token as it is drawn, with the place of its row.
 
     Raises:
         DivergedError: when the logits are not finite.
@@ -169,6 +171,10 @@ def sample(
         tokens_BS[active_A, step] = token_A.int()
         logprobs_BS[active_A, step] = logprob_A
         length_B[active_A] += alive_A  # an ended row that is still in the batch grows no more
+        if said is not None:
+            for row, token, grows in zip(active_A.tolist(), token_A.tolist(), alive_A.tolist(), strict=True):
+                if grows:
+                    said(row, [token])
         alive_A = alive_A & ~torch.isin(token_A, ends_E)
         stopped_B[active_A] = ~alive_A
         alive = int(alive_A.sum())

