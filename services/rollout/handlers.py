@@ -98,6 +98,7 @@ def generate(engine: Engine, request: GenerateRequest, context: JobContext) -> G
         rollouts=write_table(request.out, rows, ROLLOUTS),
         tokens=sum(len(completion.token_ids) for completion in completions),
         truncated=sum(completion.finish_reason == "length" for completion in completions),
+        dtype=str(engine.facts()["dtype"]),
     )
 
 
