@@ -1,17 +1,27 @@
-"""`pmd export`: take a checkpoint away as a plain Hugging Face folder."""
+"""`pmd export`: take a checkpoint away as a plain Hugging Face folder.
+
+Invariants:
+- What a run publishes is the trainer's truth and stays as it is; an export is a copy of it in the base's precision.
+- The folder that is written is no model until it is complete.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from pmd.gateway.cli.client import CliError, connect
+from pmd.gateway.cli.card import CARD, front_matter, model_card
+from pmd.gateway.cli.client import CliError, Gateway, connect
 from pmd.gateway.cli.output import RunId, console
 from pmd.gateway.report.units import percent
+
+if TYPE_CHECKING:
+    from pmd.gateway.cli.precision import Precision
 
 BOOKKEEPING = frozenset({"manifest.json"})
 """Files of a published version that are not part of the model."""
@@ -19,21 +29,29 @@ PART = ".part"
 """What is being copied, within the folder to write."""
 LAST = "config.json"
 """Without it nothing loads a folder."""
+INDEX = "model.safetensors.index.json"
+Choice = Literal["base", "fp32", "bf16", "fp16"]
+BASE: Literal["base"] = "base"
 
 
 def export(
     run: RunId,
     to: Annotated[Path, typer.Option(help="Folder to write; it must not exist or be empty.")],
     step: Annotated[int | None, typer.Option(help="Step whose weights to take; the last one unless given.")] = None,
+    dtype: Annotated[
+        Choice,
+        typer.Option(help="Precision of the copy; base: that of the model that the run began with."),
+    ] = BASE,
 ) -> None:
     """Copy a checkpoint, checked against its manifest, to a folder that transformers and vLLM load."""
     if os.path.lexists(to) and (not to.is_dir() or any(path.name != PART for path in to.iterdir())):
         raise CliError(f"{to} is not an empty folder; name another one with --to", code=2)
-    checkpoint = pick(connect().get(f"/v1/runs/{run}/checkpoints"), run, step)
-    copy_weights(checkpoint["weights"], to)
+    gateway = connect()
+    checkpoint = pick(gateway.get(f"/v1/runs/{run}/checkpoints"), run, step)
+    copy_weights(gateway, checkpoint, run, to, dtype)
     scores = ", ".join(f"{split} {percent(s['pass_rate'])}" for split, s in checkpoint["evaluation"].items())
     console.print(f"step {checkpoint['step']} of {run} is in {to}" + (f" ({scores})" if scores else ""), soft_wrap=True)
-    console.print(f"serve it: vllm serve {to}", soft_wrap=True)
+    console.print(f"serve it: pmd serve {to if '/' in str(to) else f'./{to}'}", soft_wrap=True)
 
 
 def pick(checkpoints: list[dict[str, Any]], run: str, step: int | None) -> dict[str, Any]:
@@ -54,9 +72,8 @@ def pick(checkpoints: list[dict[str, Any]], run: str, step: int | None) -> dict[
     return by_step[step]
 
 
-def copy_weights(weights: dict[str, Any], to: Path) -> None:
-    """Copy the folder of `weights` into `to`, which may be a mount or where the caller stands; it is no model until
-    the copy is complete.
+def checked(weights: dict[str, Any]) -> Path:
+    """The folder of `weights`, each file as its manifest says.
 
     Raises:
         CliError: when a file differs from the manifest, or the folder is not on this machine.
@@ -64,22 +81,78 @@ def copy_weights(weights: dict[str, Any], to: Path) -> None:
     from pmd.services.common.artifacts import ArtifactError, check_weights  # noqa: PLC0415 - loads pyarrow
     from pmd.services.common.wire import Weights  # noqa: PLC0415
 
-    reference = Weights.model_validate(weights)
     try:
-        source = check_weights(reference)
+        return check_weights(Weights.model_validate(weights))
     except ArtifactError as error:
         raise CliError(str(error)) from error
+
+
+def copy_weights(gateway: Gateway, checkpoint: dict[str, Any], run: str, to: Path, dtype: Choice) -> None:
+    """Copy the folder of a checkpoint into `to`, which may be a mount or where the caller stands, in precision `dtype`
+    and with a model card.
+
+    Raises:
+        CliError: when the published folder can't be read, or not be written in this precision.
+    """
+    from pmd.gateway.cli.precision import NAMES, NoTensors, convert  # noqa: PLC0415 - loads numpy
+
+    source = checked(checkpoint["weights"])
+    report = gateway.get(f"/v1/runs/{run}/report")
     made = not to.exists()
     to.mkdir(parents=True, exist_ok=True)
     part = to / PART
     shutil.rmtree(part, ignore_errors=True)  # of an export that was cut short
     try:
-        shutil.copytree(  # the bytes alone: what the trainer kept private others may serve
-            source, part, ignore=lambda _, names: BOOKKEEPING.intersection(names), copy_function=shutil.copyfile
+        precision = precision_of(source, dtype)
+        part.mkdir()
+        sizes = 0
+        for path in sorted(source.iterdir()):
+            if path.suffix == ".safetensors":
+                sizes += convert(path, part / path.name, precision)
+            elif path.name not in BOOKKEEPING and path.is_file():
+                shutil.copyfile(path, part / path.name)  # the bytes alone: what was private others may serve
+        _note(part, NAMES[precision], sizes)
+        card = model_card(
+            report["recipe"], report["run"]["id"], checkpoint, NAMES[precision], front_matter(part / CARD)
         )
+        (part / CARD).write_text(card, encoding="utf-8")
         for path in sorted(part.iterdir(), key=lambda path: path.name == LAST):
             path.rename(to / path.name)
         part.rmdir()
-    except OSError:
+    except (OSError, NoTensors) as error:
         shutil.rmtree(to if made else part, ignore_errors=True)
+        if isinstance(error, NoTensors):
+            raise CliError(str(error)) from error
         raise
+
+
+def precision_of(source: Path, dtype: Choice) -> Precision:
+    """The precision to export `source` in; with `base`, that of the base's tensors, unless they are wider than what
+    was published: more bytes would say nothing more.
+
+    Raises:
+        NoTensors: the base can't be read any more, or has no tensors.
+    """
+    from pmd.gateway.cli.precision import BYTES, CODES, NoTensors, commonest, precisions  # noqa: PLC0415 - loads numpy
+
+    if dtype != BASE:
+        return dtype
+    manifest = json.loads((source / "manifest.json").read_text(encoding="utf-8"))
+    base = Path(str(manifest.get("base", source)).removeprefix("file://"))  # version 0 is the base itself
+    own, found = commonest(precisions(source)), commonest(precisions(base))
+    if own is None or found is None:
+        missing = source if own is None else base
+        raise NoTensors(f"{missing} holds no safetensors, so its precision is not known; say it with --dtype")
+    return found if BYTES[CODES[found]] <= BYTES[CODES[own]] else own
+
+
+def _note(folder: Path, dtype: str, size: int) -> None:
+    """Say the precision in config.json, and the size in the index of shards where there is one."""
+    config = json.loads((folder / LAST).read_text(encoding="utf-8"))
+    config.pop("torch_dtype", None)  # its name before transformers 5, which reads only one of the two
+    config["dtype"] = dtype
+    (folder / LAST).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    if (folder / INDEX).is_file():
+        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+        index.setdefault("metadata", {})["total_size"] = size
+        (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")

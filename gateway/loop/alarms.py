@@ -13,13 +13,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from pmd.gateway.disk import GIB
 from pmd.gateway.loop.plan import step_plan
-from pmd.gateway.loop.state import PhaseName, RunState, last_step
+from pmd.gateway.loop.state import PhaseName, RunState, last_step, version_at
 from pmd.gateway.recipes.inputs import Inputs
-from pmd.services.common.requests import RetrieveResult, TrainResult, VerifyResult
+from pmd.services.common.requests import GenerateResult, RetrieveResult, TrainResult, VerifyResult
 from pmd.services.common.wire import Outcome
 
 
@@ -144,11 +144,38 @@ def _skipped(state: RunState, step: int) -> Iterator[Alarm]:
     )
 
 
+FP32_GAP, BF16_GAP = 1e-4, 0.01
+"""Nats a token that are no reason for an alarm, by precision; docs/serving.md says what was measured."""
+
+
 def _mismatch(state: RunState, step: int) -> Iterator[Alarm]:
-    gap, limit = _train(state, step).get("mismatch_kl"), state.recipe.alarms.mismatch_kl
-    if limit is not None and gap is not None and gap > limit:
-        said = f"sampler and trainer disagree by {gap:.2g} nats a token (alarms.mismatch_kl: {limit:g})"
-        yield Alarm("mismatch", f"{said}; the weights that are served may not be the trainer's", pauses=True)
+    """Law 13: the batch was drawn with weights that are not the trainer's, by all replicas or by some."""
+    gap = _train(state, step).get("mismatch_kl")
+    limit: float | Literal["auto"] | None = state.recipe.alarms.mismatch_kl
+    if limit is None or gap is None:
+        return
+    drawn = state.result(step, PhaseName.ROLLOUT, GenerateResult)
+    if limit == "auto":
+        both_fp32 = state.recipe.hardware.precision == "fp32" and drawn.dtype in {"float32", ""}
+        limit = FP32_GAP if both_fp32 else BF16_GAP
+    by_problem = state.result(step, PhaseName.TRAIN, TrainResult).mismatch
+    wrong = {}
+    for replica, problems in drawn.replicas.items():
+        gaps = [by_problem[problem] for problem in problems if problem in by_problem]
+        if gaps and (mean := sum(gaps) / len(gaps)) > limit:
+            wrong[replica] = mean
+    if gap <= limit and not wrong:
+        return
+    worst = max([gap, *wrong.values()])
+    named = ", ".join(f"{replica} ({mean:.2g})" for replica, mean in wrong.items()) or "the rollout service"
+    said = f"sampler and trainer disagree by {worst:.2g} nats a token (alarms.mismatch_kl: {limit:g})"
+    version = version_at(state.recipe, step)
+    yield Alarm(
+        "mismatch",
+        f"{said}: the weights that {named} served as version {version} may not be the trainer's; restart that replica, "
+        "and then resume",
+        pauses=True,
+    )
 
 
 def _no_rise(state: RunState, steps: int) -> Iterator[Alarm]:

@@ -173,8 +173,9 @@ class AlarmSettings(Strict):
 
     infra_error_share: float | None = Field(default=0.5, ge=0.0, lt=1.0)
     """Share of a step's rollouts that could not be judged; more than this pauses."""
-    mismatch_kl: float | None = Field(default=0.05, gt=0.0)
-    """Nats a token by which sampler and trainer may disagree about the sampled tokens."""
+    mismatch_kl: Annotated[float, Field(gt=0.0)] | Literal["auto"] | None = "auto"
+    """Nats a token by which sampler and trainer may disagree about the tokens that a replica drew. auto: 1e-4 where
+    both compute in fp32, else 0.01."""
     idle_steps: int | None = Field(default=5, ge=1, le=MAX_COUNT)
     """Steps in a row that had nothing to learn from although not every rollout passed."""
     skipped_steps: int | None = Field(default=3, ge=1, le=MAX_COUNT)

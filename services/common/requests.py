@@ -43,6 +43,10 @@ class GenerateResult(Strict):
     """Completion tokens drawn."""
     truncated: int
     """Rollouts that ended by length."""
+    dtype: str = ""
+    """Precision of the weights that drew them, in torch's word; empty in records older than this field."""
+    replicas: dict[str, tuple[str, ...]] = {}
+    """Prompt ids by the replica that drew them; empty where one service drew all."""
 
 
 class PublishRequest(Strict):
@@ -218,3 +222,5 @@ class TrainResult(Strict):
     weights: Weights
     metrics: dict[str, float]
     """loss, grad_norm, lr, tokens, masked, mismatch_kl (sampler against trainer), entropy, seconds."""
+    mismatch: dict[str, float] = {}
+    """`mismatch_kl` by problem id; of those that were trained on."""

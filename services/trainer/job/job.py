@@ -155,7 +155,7 @@ class Run:
             weights = done.weights if done else publish(self._engine, self._base, request)
         seconds = {f"seconds_{name}": value for name, value in watch.seconds.items()}
         metrics |= {"lr": lr, "seconds": time.perf_counter() - began, **seconds}
-        result = done or TrainResult(weights=weights, metrics=metrics)
+        result = done or TrainResult(weights=weights, metrics=metrics, mismatch=self._updater.gaps)
         self.version += 1
         if self.version % request.settings.checkpoint_every == 0 and not request.last:
             checkpoint.save(self._spool, self.version, result, self._engine, self._teacher)

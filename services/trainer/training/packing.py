@@ -50,6 +50,8 @@ class MicroBatch:
     advantages_N: Tensor
     weights_N: Tensor
     """What each token's loss counts for; 0 throughout in a filler."""
+    problems: tuple[tuple[str, int], ...] = ()
+    """Of each sample its problem and its number of completion tokens; none in a filler."""
 
     @property
     def tokens(self) -> int:
@@ -94,6 +96,7 @@ def pack(samples: Sequence[Sample], weights: Sequence[float], device: torch.devi
         sampler_N=floats.to(device),
         advantages_N=torch.tensor([s.advantage for s in samples]).repeat_interleave(n_S).to(device),
         weights_N=torch.tensor(list(weights)).repeat_interleave(n_S).to(device),
+        problems=tuple((s.problem_id, len(s.completion_ids)) for s in samples),
     )
 
 

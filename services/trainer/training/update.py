@@ -50,6 +50,36 @@ SUMS = ("loss", "tokens", "mismatch_kl", "entropy", "teacher_entropy")
 """What is added up over micro-batches and ranks; all but the loss and the count itself are then divided by tokens."""
 
 
+def divergence(old_N: Tensor, sampler_N: Tensor) -> Tensor:
+    """The k3 estimator of KL(sampler‖trainer) at each sampled token, in nats; 0 where both agree."""
+    gap_N = old_N - sampler_N
+    return gap_N.exp() - 1 - gap_N
+
+
+class Gaps:
+    """By how much sampler and trainer disagree about the tokens of each problem of a batch."""
+
+    def __init__(self, batch: TrainBatch, device: torch.device) -> None:
+        problems = dict.fromkeys(sample.problem_id for sample in batch.samples)
+        self._place = {problem: i for i, problem in enumerate(problems)}
+        self._sums_P2 = torch.zeros(len(problems), 2, dtype=torch.float64, device=device)  # of nats, and of tokens
+
+    @torch.no_grad()
+    def add(self, micro: MicroBatch, old_N: Tensor) -> None:
+        """Add the tokens of a micro-batch; a filler has none."""
+        places = [self._place[problem] for problem, tokens in micro.problems for _ in range(tokens)]
+        if places:
+            nats_N = divergence(old_N, micro.sampler_N).double()
+            index_N = torch.tensor(places, device=nats_N.device)
+            self._sums_P2.index_add_(0, index_N, torch.stack([nats_N, torch.ones_like(nats_N)], dim=1))
+
+    def by_problem(self, engine: Engine) -> dict[str, float]:
+        """Nats a token by problem, over all ranks; what is not finite or has no token is left out."""
+        sums = engine.total(self._sums_P2.flatten())
+        means = {p: sums[2 * i] / sums[2 * i + 1] for p, i in self._place.items() if sums[2 * i + 1]}
+        return {problem: mean for problem, mean in means.items() if math.isfinite(mean)}
+
+
 class Updater:
     """Applies training steps to one student."""
 
@@ -57,6 +87,8 @@ class Updater:
         self._engine = engine
         self._teacher = teacher
         self._share = shares_prompts(engine.model)
+        self.gaps: dict[str, float] = {}
+        """The newest step's `mismatch_kl` by problem; of those that are trained on."""
 
     def step(self, batch: TrainBatch, settings: TrainSettings, lr: float, watch: Stopwatch) -> dict[str, float]:
         """Update the student on `batch` at learning rate `lr` (already warmed up and scaled).
@@ -74,13 +106,14 @@ class Updater:
         shares = [micro_batches for micro_batches in shares if micro_batches]
         old_logps = self._old_logps(shares[1:], settings, watch)
         sums = torch.zeros(len(SUMS), dtype=torch.float64, device=self._engine.device)
+        gaps = Gaps(batch, self._engine.device)
         norms: list[float] = []
         applied = 0
         for i, micro_batches in enumerate(shares):
             for j, micro_batch in enumerate(micro_batches):
                 old_N = old_logps[i - 1][j] if i else None
                 last = j == len(micro_batches) - 1
-                sums += self._accumulate(micro_batch, old_N, settings, learn=lr > 0, last=last, watch=watch)
+                sums += self._accumulate(micro_batch, old_N, settings, gaps, learn=lr > 0, last=last, watch=watch)
             if lr > 0:
                 with watch.part("optimizer"):
                     norm, finite = self._engine.step(lr)
@@ -90,6 +123,7 @@ class Updater:
             with watch.part("optimizer"):
                 self._teacher.follow(self._engine, settings.teacher_ema)
         total = dict(zip(SUMS, self._engine.total(sums), strict=True))
+        self.gaps = gaps.by_problem(self._engine)
         tokens = max(total.pop("tokens"), 1.0)
         if self._teacher is None:
             del total["teacher_entropy"]
@@ -148,6 +182,7 @@ class Updater:
         micro: MicroBatch,
         old_N: Tensor | None,
         settings: TrainSettings,
+        gaps: Gaps,
         *,
         learn: bool,
         last: bool,
@@ -164,6 +199,7 @@ class Updater:
             with torch.set_grad_enabled(learn and not kind.reads_teacher):
                 now_N = token_logps(student_NV, micro.targets_N)
             old_N = now_N.detach() if old_N is None else old_N
+            gaps.add(micro, old_N)
             loss_N = kind.of_tokens(Tokens(student_NV, teacher_NV, now_N, old_N, micro.advantages_N), settings)
             loss = (loss_N * clipped_ratio(old_N, micro.sampler_N, settings.tis_clip) * micro.weights_N).sum()
             if learn:
@@ -174,12 +210,11 @@ class Updater:
     @torch.no_grad()
     def _sums(micro: MicroBatch, loss: Tensor, old_N: Tensor, student_NV: Tensor, teacher_NV: Tensor | None) -> Tensor:
         """The `SUMS` of a micro-batch; left on its device, so that a GPU need not be waited for."""
-        gap_N = old_N - micro.sampler_N
         values_N = [
-            torch.ones_like(gap_N),
-            gap_N.exp() - 1 - gap_N,
+            torch.ones_like(old_N),
+            divergence(old_N, micro.sampler_N),
             entropy(student_NV),
-            torch.zeros_like(gap_N) if teacher_NV is None else entropy(teacher_NV),
+            torch.zeros_like(old_N) if teacher_NV is None else entropy(teacher_NV),
         ]
         counted_N = micro.weights_N != 0  # a filler's row is none of the batch's
         return torch.stack([loss, *((values * counted_N).sum() for values in values_N)]).double()

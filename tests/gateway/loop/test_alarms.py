@@ -15,7 +15,7 @@ from pmd.gateway.loop.state import PhaseName, Record, RunState
 from pmd.gateway.recipes.recipe import AlarmSettings, Recipe
 from pmd.gateway.registry.registry import Registry
 from pmd.gateway.views import RunStatus
-from pmd.services.common.requests import SplitScore, VerifyResult
+from pmd.services.common.requests import GenerateResult, SplitScore, TrainRequest, VerifyResult
 from pmd.services.common.wire import Outcome
 from tests.gateway.controller.test_advance import weights
 from tests.gateway.fakes import Fakes, status
@@ -94,12 +94,42 @@ def test_a_gradient_that_is_not_finite_is_told_and_pauses_when_it_lasts(recipe: 
     assert played(recipe(**steps(2)), lambda _: bad)[-1] == ["nothing_learnt"]
 
 
-@pytest.mark.parametrize(("gap", "limit", "raised"), [(0.3, 0.05, True), (0.04, 0.05, False), (0.3, None, False)])
-def test_law_13_a_sampler_that_is_not_the_trainer_pauses(
-    gap: float, limit: float | None, raised: bool, recipe: Make
-) -> None:
+@pytest.mark.parametrize(
+    ("gap", "limit", "raised"),
+    [(0.3, 0.05, True), (0.04, 0.05, False), (0.3, None, False), (1e-3, "auto", True), (1e-5, "auto", False)],
+)
+def test_law_13_a_sampler_that_is_not_the_trainer_pauses(gap: float, limit: Any, raised: bool, recipe: Make) -> None:
     said = played(recipe(**steps(1, mismatch_kl=limit)), lambda _: FINE | {"mismatch_kl": gap})
     assert said == ({1: ["mismatch!"]} if raised else {})
+
+
+def mismatch(recipe: Recipe, gaps: dict[str, float], **drawn: Any) -> list[str]:
+    """What is said of a first step whose gap by problem is `gaps`."""
+    rollouts = GenerateResult(rollouts=ref("r"), tokens=1, truncated=0, **drawn).model_dump(mode="json")
+    trained = answer(TrainRequest.model_construct(from_version=0, out="file:///w"), "1.train").model_dump(mode="json")
+    trained |= {"metrics": FINE | {"mismatch_kl": sum(gaps.values()) / len(gaps)}, "mismatch": gaps}
+    records = {(1, PhaseName.ROLLOUT): Record(rollouts), (1, PhaseName.TRAIN): Record(trained)}
+    state = RunState("demo-1", recipe, INPUTS, records)
+    return [alarm.message for alarm in alarms(state, 1, PhaseName.TRAIN) if alarm.kind == "mismatch"]
+
+
+def test_law_13_the_replica_with_other_weights_is_named(recipe: Make) -> None:
+    """Also where the others are so many that the batch as a whole looks right."""
+    gaps = {f"p{n}": 1e-9 for n in range(40)} | {"q0": 2e-3, "q1": 1e-3}
+    replicas = {"http://a:8701": tuple(f"p{n}" for n in range(40)), "http://b:8701": ("q0", "q1", "masked")}
+    (said,) = mismatch(recipe(), gaps, dtype="float32", replicas=replicas)
+    assert "http://b:8701 (0.0015)" in said
+    assert "http://a" not in said
+    assert "version 0" in said
+    assert mismatch(recipe(), gaps | {"q0": 1e-5, "q1": 1e-5}, dtype="float32", replicas=replicas) == []
+
+
+def test_the_bound_follows_the_precision_of_both_sides(recipe: Make) -> None:
+    gaps = {"p": 2e-3}  # as bf16 has it
+    assert mismatch(recipe(), gaps, dtype="float32") != []
+    assert mismatch(recipe(), gaps, dtype="bfloat16") == []
+    assert mismatch(recipe(hardware={"precision": "bf16"}), gaps, dtype="float32") == []
+    assert mismatch(recipe(), {"p": 0.02}, dtype="bfloat16") != []
 
 
 def test_law_5_rollouts_that_could_not_be_judged_are_told_and_too_many_pause(recipe: Make) -> None:

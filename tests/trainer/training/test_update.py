@@ -163,6 +163,24 @@ def test_importance_is_now_against_the_start_of_the_step(
     assert clipped["loss"] == pytest.approx(1e-3 * at_start["loss"], rel=1e-3)
 
 
+def test_the_gap_is_told_by_problem(student: Callable[..., Student], batch: Callable[..., TrainBatch]) -> None:
+    """So that the replica which drew a problem with other weights can be named."""
+
+    def shifted(rollouts: Any, verdicts: Any, contexts: Any) -> None:
+        for row in rollouts:
+            if row["problem_id"] == rollouts[0]["problem_id"]:
+                row["logprobs"] = [value - 1.0 for value in row["logprobs"]]
+
+    fair, wrong = student(mini_batches=4), student(mini_batches=4)
+    whole = fair.step(batch(), lr=0.0)["mismatch_kl"]
+    wrong.step(batch(shifted), lr=0.0)
+    before, after = fair.updater.gaps, wrong.updater.gaps
+    assert min(before.values()) <= whole <= max(before.values())
+    changed = {problem for problem in before if after[problem] != pytest.approx(before[problem])}
+    assert len(before) > 1
+    assert len(changed) == 1
+
+
 def test_a_step_goes_as_far_as_its_learning_rate_and_its_clipped_gradient_say(
     student: Callable[..., Student], batch: Callable[..., TrainBatch]
 ) -> None:
