@@ -290,9 +290,7 @@ def _defined(tree: ast.Module) -> Iterator[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load):
             yield node.id
-        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-            yield node.name
-        elif isinstance(node, ast.ExceptHandler | ast.MatchAs | ast.MatchStar) and node.name:
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) or (isinstance(node, ast.ExceptHandler | ast.MatchAs | ast.MatchStar) and node.name):
             yield node.name
         elif isinstance(node, ast.MatchMapping) and node.rest:
             yield node.rest
@@ -320,7 +318,7 @@ def _line_of(error: BaseException) -> int:
 class _Marked(ast.NodeTransformer):
     """Each assertion says that it was met and, where it does not hold, which line it is."""
 
-    def visit_Assert(self, node: ast.Assert) -> Any:  # noqa: N802 -- the name that ast calls
+    def visit_Assert(self, node: ast.Assert) -> Any:
         def call(name: str, *arguments: ast.expr) -> ast.stmt:
             return ast.Expr(ast.Call(ast.Name(name, ast.Load()), list(arguments), []))
 
