@@ -195,7 +195,9 @@ def _resolve(tree: dict[str, Any], folder: Path, source: str) -> dict[str, Any]:
         except (OSError, ValueError) as error:
             raise RecipeError(f"{source}: prompts: {error}") from error
     problems = tree.get("problems")
-    if isinstance(problems, dict) and isinstance(problems.get("files"), list):
+    if isinstance(problems, dict) and isinstance(problems.get("dataset"), str):
+        pass  # its files are patterns of that data set's
+    elif isinstance(problems, dict) and isinstance(problems.get("files"), list):
         tree["problems"] = problems | {"files": [absolute(str(f)) for f in problems["files"]]}
     elif isinstance(problems, dict) and isinstance(problems.get("files"), dict):
         files = {

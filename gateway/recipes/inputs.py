@@ -18,6 +18,8 @@ class Inputs(Strict):
     """Ids of the problems that are practised."""
     evaluation: tuple[str, ...]
     """Ids of the problems of the splits that are evaluated."""
+    source: str = ""
+    """Data set of the hub that the problems are from, with its commit; empty for other sources."""
     bad_records: int = 0
     """Records of problem files that were left out because they are wrong."""
     bad_examples: tuple[str, ...] = ()

@@ -24,7 +24,15 @@ Made by `python -m pmd.gateway.recipes.keys`; a test holds it to the code. What 
 |---|---|---|---|
 """
 
-NAMES = {str: "text", int: "integer", float: "number", bool: "true, false", date: "date", NoneType: "null"}
+NAMES = {
+    str: "text",
+    int: "integer",
+    float: "number",
+    bool: "true, false",
+    date: "date",
+    NoneType: "null",
+    Any: "anything",
+}
 
 
 class Key(NamedTuple):

@@ -24,16 +24,18 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from pmd.gateway.recipes.datasets import livecodebench, sciknoweval
-from pmd.gateway.recipes.datasets.records import BadRecord, Decode, Unreadable, load
+from pmd.gateway.recipes.datasets import huggingface, livecodebench, reasoning_gym, sciknoweval
+from pmd.gateway.recipes.datasets.records import BadRecord, Cut, Decode, Unreadable, load
 from pmd.gateway.recipes.inputs import Inputs
 from pmd.gateway.recipes.lengths import too_long
 from pmd.gateway.recipes.methods import METHODS
 from pmd.gateway.recipes.recipe import (
     FileProblems,
+    HuggingFaceProblems,
     LiveCodeBenchProblems,
     PocketProblems,
     ProblemSource,
+    ReasoningGymProblems,
     Recipe,
     SciKnowEvalProblems,
 )
@@ -104,12 +106,15 @@ def check_allowed(recipe: Recipe, allowed: Allowed) -> None:
     """
     source = recipe.problems
     files: Sequence[str] = ()
+    checks: list[tuple[str, str, Callable[[str], None]]] = []
     if isinstance(source, FileProblems):
         files = source.files
-    elif not isinstance(source, PocketProblems):
+    elif isinstance(source, HuggingFaceProblems) and source.dataset is not None:
+        checks.append(("problems.dataset", source.dataset, lambda name: huggingface.check_name(name, allowed)))
+    elif not isinstance(source, PocketProblems | ReasoningGymProblems):
         files = [file for each in source.files.values() for file in each]
     named = [("model", recipe.model), *(("problems.files", file) for file in files)]
-    checks: list[tuple[str, str, Callable[[str], None]]] = [(*each, allowed.check_file) for each in named]
+    checks += [(*each, allowed.check_file) for each in named]
     if recipe.generator.base_url is not None:
         checks.append(("generator.base_url", recipe.generator.base_url, allowed.check_url))
     for field, name, check in checks:
@@ -128,9 +133,9 @@ def load_problems(source: ProblemSource) -> Loaded:
         InvalidRecipe: the set as a whole can't be used: a file can't be read, no record is right, an evaluation
             problem is a training problem.
     """
-    problems, bad = (list(_pocket(source)), []) if isinstance(source, PocketProblems) else _from_files(source)
+    problems, bad = _load(source)
     practised = {dump_messages(p.messages): p.id for p in problems if p.split == "train"}
-    if isinstance(source, PocketProblems) or not source.shared_questions:
+    if isinstance(source, PocketProblems | ReasoningGymProblems) or not source.shared_questions:
         for problem in problems:
             twin = practised.get(dump_messages(problem.messages))
             if problem.split != "train" and twin is not None:
@@ -186,7 +191,18 @@ def long_prompts(recipe: Recipe, problems: Sequence[Problem]) -> list[str]:
     return [f"problem {problem.id}: at least {tokens} tokens, max_prompt_tokens is {limit}" for problem, tokens in long]
 
 
-def _from_files(source: FileProblems | LiveCodeBenchProblems | SciKnowEvalProblems) -> Loaded:
+def _load(source: ProblemSource) -> Loaded:
+    if isinstance(source, PocketProblems):
+        return list(_pocket(source)), []
+    if isinstance(source, ReasoningGymProblems):
+        try:
+            return reasoning_gym.generate(source)
+        except ValueError as error:
+            raise _invalid("problems", str(error)) from error
+    return _from_files(source)
+
+
+def _from_files(source: FileProblems | LiveCodeBenchProblems | SciKnowEvalProblems | HuggingFaceProblems) -> Loaded:
     problems: list[Problem] = []
     bad: list[BadRecord] = []
     try:
@@ -194,14 +210,21 @@ def _from_files(source: FileProblems | LiveCodeBenchProblems | SciKnowEvalProble
             problems, bad = load(source.files, lambda record, _: Problem.model_validate(record))
         else:
             known: set[str] = set()
-            for split, files in source.files.items():
-                found, wrong = load(files, _decoder(source, split), known)
+            by_split = huggingface.files_of(source)[0] if isinstance(source, HuggingFaceProblems) else source.files
+            for split, files in by_split.items():
+                found, wrong = load(files, _decoder(source, split), known, _cut(source, split))
                 problems += found
                 bad += wrong
     except Unreadable as error:
-        raise _invalid("problems.files", str(error)) from error
+        by_name = isinstance(source, HuggingFaceProblems) and source.dataset is not None
+        raise _invalid("problems.dataset" if by_name else "problems.files", str(error)) from error
     _refuse_if_none(problems, bad)
     return problems, bad
+
+
+def _cut(source: LiveCodeBenchProblems | SciKnowEvalProblems | HuggingFaceProblems, split: Split) -> Cut | None:
+    text = source.rows.get(split) if isinstance(source, HuggingFaceProblems) else None
+    return None if text is None else lambda total: huggingface.rows(text, total)
 
 
 def _refuse_if_none(problems: list[Problem], bad: list[BadRecord]) -> None:
@@ -209,7 +232,9 @@ def _refuse_if_none(problems: list[Problem], bad: list[BadRecord]) -> None:
         raise InvalidRecipe([{"field": "problems.files", "message": str(record)} for record in bad[:SHOWN]])
 
 
-def _decoder(source: LiveCodeBenchProblems | SciKnowEvalProblems, split: Split) -> Decode:
+def _decoder(source: LiveCodeBenchProblems | SciKnowEvalProblems | HuggingFaceProblems, split: Split) -> Decode:
+    if isinstance(source, HuggingFaceProblems):
+        return lambda record, id_: huggingface.decode(record, f"{split}-{id_}", split, source.columns)
     if isinstance(source, SciKnowEvalProblems):
         return lambda record, id_: sciknoweval.decode(record, split, id_, types=source.types)
     share = source.train_tests if split == "train" else 1.0
@@ -233,6 +258,7 @@ def materialise(recipe: Recipe, run: str, runs_uri: str, refused: Refused = lamb
     Raises:
         InvalidRecipe: when the problems or the model can't be used.
     """
+    recipe, origin = _pinned(recipe)
     problems, bad = problems_of(recipe, refused)
     long = long_prompts(recipe, problems)
     train = tuple(p.id for p in problems if p.split == "train")
@@ -252,11 +278,24 @@ def materialise(recipe: Recipe, run: str, runs_uri: str, refused: Refused = lamb
         prompts=write_table(join(root, "problems", f"prompts.{mark}.parquet"), prompts, PROMPTS),
         train=train,
         evaluation=evaluation,
+        source=origin,
         too_long=len(long),
         long_examples=tuple(long[:SHOWN]),
         bad_records=len(bad),
         bad_examples=tuple(str(record) for record in bad[:SHOWN]),
     )
+
+
+def _pinned(recipe: Recipe) -> tuple[Recipe, str]:
+    """The recipe with its data set at one commit, and that name; empty where it has none."""
+    source = recipe.problems
+    if not isinstance(source, HuggingFaceProblems) or source.dataset is None:
+        return recipe, ""
+    try:
+        _, name = huggingface.files_of(source)
+    except Unreadable as error:
+        raise _invalid("problems.dataset", str(error)) from error
+    return recipe.model_copy(update={"problems": source.model_copy(update={"dataset": name})}), name
 
 
 def find_model(model: str) -> Path:

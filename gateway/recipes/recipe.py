@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import date
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from pmd.gateway.recipes.datasets.huggingface import check_template, read_name, rows
 from pmd.gateway.recipes.methods import METHODS, MethodName
 from pmd.services.common.options import (
     AbstractSettings,
@@ -93,8 +94,111 @@ class SciKnowEvalProblems(Strict):
     """As for `jsonl`."""
 
 
+class Columns(Strict):
+    """What of a record makes a problem. Texts are Jinja templates over its columns."""
+
+    prompt: str | None = None
+    """The user's turn."""
+    system: str | None = None
+    """The system's turn before it."""
+    messages: str | None = None
+    """Column that holds turns, each with role and content; those of the assistant at its end are left out."""
+    verifier: dict[str, Any] = Field(min_length=1)
+    """Verifier spec. In it `{column: name}` is the value in a column, `{json: name}` what the JSON text in one says."""
+    id: str | None = None
+    """Id; what no id may hold becomes a hyphen. null: file and row."""
+    domain: str = ""
+    """Domain."""
+
+    @model_validator(mode="after")
+    def _asks(self) -> Self:
+        if self.prompt is None and self.messages is None:
+            raise ValueError("give prompt, a template, or messages, the column that holds turns")
+        if "kind" not in self.verifier:
+            raise ValueError("verifier: has no kind (docs/verifier.md)")
+        for name in ("prompt", "system", "id", "domain", "verifier"):
+            check_template(getattr(self, name), name)
+        return self
+
+
+class HuggingFaceProblems(Strict):
+    """Any data set: of the Hugging Face hub, or files of one's own (Parquet, JSONL, JSON, CSV)."""
+
+    source: Literal["huggingface"]
+    dataset: str | None = None
+    """Name on the hub, `owner/name` or `owner/name@revision`; frozen by its commit when the run is created. null:
+    `files` are one's own."""
+    config: str | None = Field(default=None, pattern=r"^[\w.-]+$")
+    """Folder of the data set that a config's files are in."""
+    splits: dict[Split, str] = {}
+    """The data set's own name of each split that is used; null where `files` says it."""
+    files: dict[Split, list[str]] = {}
+    """Paths or URIs by split; with `dataset`, patterns of its files."""
+    rows: dict[Split, str] = {}
+    """Rows of a split that are used, as `:100`, `100:` or `:90%`: one file may so serve several splits."""
+    columns: Columns
+    shared_questions: bool = False
+    """As for `jsonl`."""
+
+    def splits_named(self) -> tuple[Split, ...]:
+        """Splits that the recipe has."""
+        return tuple(dict.fromkeys((*self.splits, *self.files)))
+
+    @model_validator(mode="after")
+    def _has_files(self) -> Self:
+        if self.dataset is not None:
+            read_name(self.dataset)
+        if not self.splits_named():
+            raise ValueError("splits: name the data set's splits, as {train: train, test: test}, or files by split")
+        if self.dataset is None and set(self.splits) - set(self.files):
+            raise ValueError("files: without dataset they say what each split is; splits names a data set's own")
+        if unknown := set(self.rows) - set(self.splits_named()):
+            raise ValueError(f"rows.{unknown.pop()}: there is no such split among splits and files")
+        for split, text in self.rows.items():
+            try:
+                rows(text, 100)
+            except ValueError as error:
+                raise ValueError(f"rows.{split}: {error}") from error
+        return self
+
+
+class ReasoningGymProblems(Strict):
+    """Problems that reasoning-gym generates; needs `pip install pmd[reasoning-gym]`."""
+
+    source: Literal["reasoning_gym"]
+    dataset: str = Field(pattern=r"^[a-z0-9_]+$")
+    """Name of a generator, as `gcd` or `chain_sum`."""
+    settings: dict[str, Any] = {}
+    """Its settings; seed and size are below."""
+    sizes: dict[Split, int] = Field(default={"train": 256, "test": 64}, min_length=1)
+    """Problems of each split."""
+    seeds: dict[Split, int] = {}
+    """Seed of each split; unless given, 0, 1 and 2 for train, test and unseen. A question stands in the first split
+    that has it."""
+    extract: Literal["tag", "last_line"] = "tag"
+    """What of a completion is its answer: the last `<answer>`, or where there is none, the last line."""
+    pass_at: float = Field(default=1.0, gt=0.0, le=1.0)
+    """Score from which on an answer has passed; the score is the reward."""
+    instruction: str = "Give the final answer inside <answer> and </answer>."
+    """What is added to each question."""
+
+    @model_validator(mode="after")
+    def _counts(self) -> Self:
+        if wrong := {"seed", "size"} & self.settings.keys():
+            raise ValueError(f"settings.{wrong.pop()}: say it by split, in problems.seeds and problems.sizes")
+        if unknown := set(self.seeds) - set(self.sizes):
+            raise ValueError(f"seeds.{unknown.pop()}: there is no such split in sizes")
+        return self
+
+
 ProblemSource = Annotated[
-    PocketProblems | FileProblems | LiveCodeBenchProblems | SciKnowEvalProblems, Field(discriminator="source")
+    PocketProblems
+    | FileProblems
+    | LiveCodeBenchProblems
+    | SciKnowEvalProblems
+    | HuggingFaceProblems
+    | ReasoningGymProblems,
+    Field(discriminator="source"),
 ]
 
 

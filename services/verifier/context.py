@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from pmd.services.verifier.endpoints import Endpoints
 from pmd.services.verifier.library import Library
 from pmd.services.verifier.sandbox.pool import Pool
 
@@ -19,6 +20,10 @@ class Context:
     """Runs functions of specs; `pool`, unless they may import more than programs."""
     library: Library
     """Runs judges that need third-party libraries."""
+    gym: Library
+    """Runs the scorers of reasoning-gym."""
+    endpoints: Endpoints
+    """Asks verifiers of other people."""
     tier: str
     """Name of the isolation in force, for verdicts on programs."""
     check: Callable[[], None]

@@ -24,13 +24,15 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
+from pmd.services.common.allowed import Allowed
 from pmd.services.common.strict import Strict
 from pmd.services.common.waiting import away
 from pmd.services.common.wire import Outcome, Verdict
 from pmd.services.verifier.context import Context
+from pmd.services.verifier.endpoints import Endpoints
 from pmd.services.verifier.kinds import SOLUTION, SpecError, parse_spec
 from pmd.services.verifier.kinds.kind import Kind
-from pmd.services.verifier.library import Library
+from pmd.services.verifier.library import GYM, Library
 from pmd.services.verifier.limits import RunLimits
 from pmd.services.verifier.sandbox.job import SandboxAway, SandboxError
 from pmd.services.verifier.sandbox.pool import Pool
@@ -94,10 +96,16 @@ class _Known:
 class Grader:
     """Grades batches on as many threads as the sandbox has workers; thread-safe."""
 
-    def __init__(self, pool: Pool, tier: Tier, graders: Pool | None = None) -> None:
-        """`graders` runs the functions of specs, where they may import more than programs."""
-        self._library = Library(min(pool.workers, MAX_JUDGES), memory=pool.memory, insecure=bool(tier.escaped))
-        self._context = Context(pool, graders or pool, self._library, tier.name, lambda: None)
+    def __init__(self, pool: Pool, tier: Tier, graders: Pool | None = None, endpoints: Endpoints | None = None) -> None:
+        """Args:
+        graders: runs the functions of specs, where they may import more than programs.
+        endpoints: what completions may be sent to; none unless given.
+        """
+        judges = min(pool.workers, MAX_JUDGES)
+        library = Library(judges, memory=pool.memory, insecure=bool(tier.escaped))
+        gym = Library(judges, memory=pool.memory, insecure=bool(tier.escaped), module=GYM)
+        elsewhere = endpoints or Endpoints(Allowed(), {})
+        self._context = Context(pool, graders or pool, library, gym, elsewhere, tier.name, lambda: None)
         self._threads = ThreadPoolExecutor(pool.workers, thread_name_prefix="grade")
         self._known = _Known()
 
@@ -105,7 +113,9 @@ class Grader:
         """Take no more work. Close the sandbox first: what is under way then ends at once."""
         if self._context.graders is not self._context.pool:
             self._context.graders.close()
-        self._library.close()
+        self._context.library.close()
+        self._context.gym.close()
+        self._context.endpoints.close()
         self._threads.shutdown()
 
     def refusals(self, specs: Sequence[Mapping[str, Any]]) -> dict[int, SpecError]:

@@ -17,7 +17,8 @@ from pmd.services.verifier.sandbox.memory import Memory
 from pmd.services.verifier.sandbox.pool import Pool
 from pmd.services.verifier.sandbox.tier import open_sandbox
 
-LIBRARIES = ("pmd.services.verifier.judges.warm",)
+WARM = "pmd.services.verifier.judges.warm"
+GYM = "pmd.services.verifier.judges.gym_judge"
 MEMORY_MB = 1024
 """Address space that a child may take, where all programs together have so much."""
 OUTPUT_KB = 64
@@ -26,12 +27,13 @@ OUTPUT_KB = 64
 class Library:
     """Judges by name; thread-safe."""
 
-    def __init__(self, workers: int, *, memory: Memory, insecure: bool) -> None:
+    def __init__(self, workers: int, *, memory: Memory, insecure: bool, module: str = WARM) -> None:
         """Args:
+        module: what its zygotes import, and with it all that the judges need.
         workers: judges that run at the same time.
         memory: the account from which each takes `MEMORY_MB`.
         """
-        self._workers, self._memory, self._insecure = workers, memory, insecure
+        self._workers, self._memory, self._insecure, self._module = workers, memory, insecure, module
         self._lock = threading.Lock()
         self._pool: Pool | None = None
         self._closed = False
@@ -55,7 +57,7 @@ class Library:
                 self._pool, _ = open_sandbox(
                     self._workers,
                     memory_mb=self._memory,
-                    libraries=LIBRARIES,
+                    libraries=(self._module,),
                     insecure=self._insecure,
                 )
             return self._pool

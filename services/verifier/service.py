@@ -96,7 +96,7 @@ class Verifier:
             except SandboxUnavailable:
                 pool.close()
                 raise
-        self.sandbox = pool, tier, Grader(pool, tier, graders)
+        self.sandbox = pool, tier, Grader(pool, tier, graders, settings.endpoints())
 
     def stop(self) -> None:
         """End every zygote and child."""

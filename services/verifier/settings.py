@@ -6,7 +6,9 @@ import os
 
 from pydantic import Field
 
+from pmd.services.common.allowed import Allowed
 from pmd.services.common.settings import ServiceSettings
+from pmd.services.verifier.endpoints import Endpoints
 
 
 class VerifierSettings(ServiceSettings):
@@ -22,6 +24,10 @@ class VerifierSettings(ServiceSettings):
     before any program runs, and their files can be read by every program."""
     sandbox_grader_libraries: tuple[str, ...] = ()
     """Installed packages that functions of specs (kind `python`) may import besides those; programs may not."""
+    allowed_urls: str = ""
+    """URLs that specs of kind `http` may name, and all below them, separated by commas."""
+    verifier_http_keys: dict[str, str] = {}
+    """By such a URL, the name of the environment variable that holds the bearer token for it and all below (JSON)."""
     sandbox_insecure: bool = False
     """Start even where programs can't be isolated. For development only."""
     max_request_mb: int = Field(default=64, ge=1)
@@ -29,6 +35,10 @@ class VerifierSettings(ServiceSettings):
     max_pending_mb: int = Field(default=256, ge=1)
     """Bodies of all requests that are being answered, together; more are refused with 429. In memory a body takes
     several times its size. `max_request_mb` where that is more."""
+
+    def endpoints(self) -> Endpoints:
+        """Where completions may be sent to."""
+        return Endpoints(Allowed.of(self.allowed_urls), self.verifier_http_keys)
 
     def workers(self) -> int:
         """Programs that run at the same time."""

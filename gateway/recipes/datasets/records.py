@@ -1,8 +1,11 @@
-"""Reading records: JSON lines or one JSON array, each record decoded on its own."""
+"""Reading records, each decoded on its own: JSON lines, one JSON array, Parquet or CSV, by the file's ending."""
 
 from __future__ import annotations
 
 import codecs
+import csv
+import gzip
+import io
 import json
 import os
 import re
@@ -13,6 +16,8 @@ from itertools import islice
 from typing import IO, Any, cast
 
 import fsspec
+import pyarrow as pa
+from pyarrow import parquet
 from pydantic import ValidationError
 
 from pmd.services.common.allowed import local
@@ -21,6 +26,10 @@ from pmd.services.common.wire import Problem
 
 MAX_VALUES = 1 << 20
 """Of one JSON text: what they take in memory is a hundred times what some take in a file."""
+
+MAX_BYTES = 4 << 30
+"""Of one Parquet file, unpacked."""
+BATCH_ROWS = 256
 
 _BEGIN = re.compile(r"[^\s,]")
 """Of an element of an array, or its closing bracket."""
@@ -57,11 +66,18 @@ Decode = Callable[[dict[str, Any], str], Problem | None]
 is unique to the file and line."""
 
 
-def load(uris: Iterable[str], decode: Decode, known: set[str] | None = None) -> tuple[list[Problem], list[BadRecord]]:
+Cut = Callable[[int], slice]
+"""Which of so many rows are used."""
+
+
+def load(
+    uris: Iterable[str], decode: Decode, known: set[str] | None = None, cut: Cut | None = None
+) -> tuple[list[Problem], list[BadRecord]]:
     """The problems of all files, and the records that are none. A record whose id is taken is one of these.
 
     Args:
         known: ids that are taken; those of the problems are added.
+        cut: rows of all files together that are used; all unless given.
 
     Raises:
         Unreadable: a file is missing, or its store can't be reached.
@@ -69,27 +85,70 @@ def load(uris: Iterable[str], decode: Decode, known: set[str] | None = None) -> 
     problems: list[Problem] = []
     bad: list[BadRecord] = []
     known = set() if known is None else known
+    rows = _rows(uris)
+    if cut is not None:
+        every = list(rows)
+        rows = iter(every[cut(len(every))])
+    for where, id_, raw in rows:
+        try:
+            problem = decode(_parse(raw) if isinstance(raw, bytes) else raw, id_)
+        except BadField as error:
+            bad.append(BadRecord(where=where, field=error.field, message=error.message))
+        except ValidationError as error:
+            first = explain(error, Problem)[0]
+            bad.append(BadRecord(where=where, **first))
+        else:
+            if problem is None:
+                continue
+            if problem.id in known:
+                message = f"{problem.id!r} is the id of an earlier record; ids are unique across splits"
+                bad.append(BadRecord(where=where, field="id", message=message))
+                continue
+            known.add(problem.id)
+            problems.append(problem)
+    return problems, bad
+
+
+def _rows(uris: Iterable[str]) -> Iterator[tuple[str, str, bytes | dict[str, Any]]]:
+    """Where each record is, an id for it, and the record, or what should be its JSON."""
     for uri in uris:
         stem = re.sub(r"[^A-Za-z0-9._-]", "-", uri.rsplit("/", 1)[-1].partition(".")[0])[:80].strip("._-") or "file"
-        for where, number, text in _records(uri):
-            try:
-                record = _parse(text)
-                problem = decode(record, f"{stem}-{number}")
-            except BadField as error:
-                bad.append(BadRecord(where=where, field=error.field, message=error.message))
-            except ValidationError as error:
-                first = explain(error, Problem)[0]
-                bad.append(BadRecord(where=where, **first))
-            else:
-                if problem is None:
-                    continue
-                if problem.id in known:
-                    message = f"{problem.id!r} is the id of an earlier record; ids are unique across splits"
-                    bad.append(BadRecord(where=where, field="id", message=message))
-                    continue
-                known.add(problem.id)
-                problems.append(problem)
-    return problems, bad
+        for where, number, raw in _of_format(uri):
+            yield where, f"{stem}-{number}", raw
+
+
+def _of_format(uri: str) -> Iterator[tuple[str, int, bytes | dict[str, Any]]]:
+    if uri.endswith(".parquet"):
+        return _of_parquet(uri)
+    return _of_csv(uri) if uri.endswith(".csv") else _records(uri)
+
+
+def _of_parquet(uri: str) -> Iterator[tuple[str, int, dict[str, Any]]]:
+    number = size = 0
+    try:
+        with _open(uri) as f:
+            for batch in parquet.ParquetFile(f).iter_batches(batch_size=BATCH_ROWS):
+                size += batch.nbytes
+                if size > MAX_BYTES:  # a dictionary of one long text can stand for any number of them
+                    raise Unreadable(f"{uri} can't be read: it expands beyond {MAX_BYTES >> 30} GB")
+                for number, record in enumerate(batch.to_pylist(), number + 1):  # noqa: B020 -- it goes on
+                    yield f"{uri} row {number}", number, record
+    except Unreadable:
+        raise
+    except (OSError, pa.ArrowException, ValueError) as error:
+        raise Unreadable(f"{uri} can't be read: {type(error).__name__}") from error
+
+
+def _of_csv(uri: str) -> Iterator[tuple[str, int, dict[str, Any]]]:
+    try:
+        with _open(uri) as f:
+            table = csv.DictReader(io.TextIOWrapper(f, "utf-8-sig", newline=""), restkey="", strict=True)
+            for number, record in enumerate(table, 1):
+                yield f"{uri} row {number}", number, record
+    except Unreadable:
+        raise
+    except (OSError, csv.Error, UnicodeDecodeError) as error:
+        raise Unreadable(f"{uri} can't be read: {error}") from error
 
 
 def _records(uri: str) -> Iterator[tuple[str, int, bytes]]:
@@ -118,12 +177,12 @@ def _open(uri: str) -> AbstractContextManager[IO[bytes]]:
     """Open a file for reading; a device, a pipe or a folder in its place is no file."""
     path = local(uri)
     if path is None:
-        return cast(AbstractContextManager[IO[bytes]], fsspec.open(uri, "rb"))
+        return cast(AbstractContextManager[IO[bytes]], fsspec.open(uri, "rb", compression="infer"))
     file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb")  # a pipe that nobody writes to would block
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         file.close()
         raise Unreadable(f"{uri} can't be read: it is no regular file")
-    return file
+    return cast(AbstractContextManager[IO[bytes]], gzip.open(file)) if uri.endswith(".gz") else file
 
 
 def _elements(array: bytes) -> Iterator[bytes]:

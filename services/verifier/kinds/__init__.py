@@ -14,7 +14,18 @@ from typing import Any
 from pydantic import ValidationError
 
 from pmd.services.common.strict import Strict, explain, nearest
-from pmd.services.verifier.kinds import choice, code, exact, json_schema, math, python, regex
+from pmd.services.verifier.kinds import (
+    choice,
+    code,
+    exact,
+    http,
+    json_schema,
+    math,
+    python,
+    reasoning_gym,
+    regex,
+    unit_tests,
+)
 from pmd.services.verifier.kinds.kind import Kind
 
 GROUP = "pmd.verifier_kinds"
@@ -28,8 +39,11 @@ BUILT_IN: dict[str, Kind[Any]] = {
     "regex": Kind(regex.Spec, regex.answer, regex.grade),
     "math": Kind(math.Spec, math.answer, math.grade),
     "json_schema": Kind(json_schema.Spec, json_schema.answer, json_schema.grade),
-    "code": Kind(code.Spec, code.answer, code.grade),
+    "code": Kind(code.Spec, code.answer, code.grade, code.prove),
+    "unit_tests": Kind(unit_tests.Spec, unit_tests.answer, unit_tests.grade, unit_tests.prove),
     "python": Kind(python.Spec, python.answer, python.grade, python.prove),
+    "reasoning_gym": Kind(reasoning_gym.Spec, reasoning_gym.answer, reasoning_gym.grade, reasoning_gym.prove),
+    "http": Kind(http.Spec, http.answer, http.grade, http.prove),
 }
 
 

@@ -7,6 +7,7 @@ Invariants:
   that reads stdin may end with any, as its grader allows.
 - What feedback says of a private test is bounded by the spec's `feedback`; public tests are shown in full.
 - Tests run shortest input first, so the first failure is the shortest failing case.
+- A checker says of an output what equality can't; it runs in a child of its own (`pmd.services.verifier.checker`).
 - Trouble of the sandbox is raised, and so becomes `infra_error`, never a failure of the program (Law 5).
 """
 
@@ -20,13 +21,15 @@ from pydantic import Field, model_validator
 
 from pmd.services.common.strict import Strict
 from pmd.services.common.wire import Outcome, Verdict
-from pmd.services.verifier import compare, extract, feedback, report
+from pmd.services.verifier import checker, compare, extract, feedback, report
+from pmd.services.verifier.checker import CheckerError
 from pmd.services.verifier.compare import Mode
 from pmd.services.verifier.context import Context
 from pmd.services.verifier.feedback import Case
 from pmd.services.verifier.limits import RunLimits
 from pmd.services.verifier.report import LIMITS, Error
 from pmd.services.verifier.sandbox.job import Execution, Job
+from pmd.services.verifier.trouble import infra_error
 from pmd.services.verifier.visibility import Visibility
 
 MAX_SOURCE_CHARS = 200_000
@@ -38,7 +41,8 @@ class Test(Strict):
     """One test. Functional: a JSON argument per input line, and the JSON of the result. Else stdin and stdout."""
 
     input: str
-    output: str
+    output: str | None = None
+    """May be missing where a `checker` needs none."""
     public: bool = False
     """The problem's text shows this test, so feedback may show all of it."""
 
@@ -74,6 +78,19 @@ class Spec(Strict):
     feedback: TestVisibility = TestVisibility()
     stop_after: int = Field(default=1, ge=1, le=1000)
     """Failed tests after which the rest is not run."""
+    partial: bool = False
+    """Run all tests; the reward is the share that passes, or the mean of a checker's scores. `passed` still means all."""
+    checker: str | None = Field(default=None, min_length=1, max_length=MAX_SOURCE_CHARS)
+    """Python that defines `check(input, output, expected)`, which says True or False, a score, or a pair of one and a
+    message. Texts for programs that print, values for functions (`input` is then the list of arguments). In place of
+    `compare`."""
+
+    @model_validator(mode="after")
+    def _outputs_are_there(self) -> Spec:
+        missing = [number for number, test in enumerate(self.tests) if test.output is None]
+        if missing and self.checker is None:
+            raise ValueError(f"test {missing[0]} has no output; give one, or a checker that needs none")
+        return self
 
     @model_validator(mode="after")
     def _tests_are_json(self) -> Spec:
@@ -84,7 +101,7 @@ class Spec(Strict):
         for number, test in enumerate(self.tests):
             for text in (*(line for line in test.input.split("\n") if line.strip()), test.output):
                 try:
-                    compare.parse_json(text)
+                    compare.parse_json("null" if text is None else text)
                 except compare.NotJson as error:
                     raise ValueError(f"test {number} of a functional spec is not JSON: {error}") from error
         return self
@@ -101,6 +118,10 @@ class _Failure:
     """Feedback must not quote the case."""
     loading: bool = False
     """The limit was met before the function was called, so the case has no part in it."""
+    score: float = 0.0
+    """What a checker gave it nevertheless."""
+    note: str = ""
+    """What a checker says about it."""
 
 
 def answer(spec: Spec, completion: str) -> str | None:  # noqa: ARG001 -- the signature of all kinds
@@ -122,30 +143,50 @@ def grade(spec: Spec, completion: str, context: Context) -> Verdict:
     for test in sorted(spec.tests, key=lambda t: len(t.input)):
         context.check()
         prelude = spec.compare == "livecodebench"
-        as_json = json.dumps(test.output)  # as a result is reported: no character takes more bytes in any output
+        as_json = json.dumps(test.output or "")  # as a result is reported: no character takes more bytes in any output
         allowed = limits.within(left_s).for_output(len(as_json))
         execution = context.pool.run(Job(source, spec.fn_name, test.input, allowed, prelude=prelude))
         cpu_s += execution.cpu_s
         left_s -= execution.spent_s
         hidden = not (test.public or spec.feedback.private_input)
-        failure = _judge(spec, test, execution, hidden=hidden)
+        try:
+            failure = _judge(spec, test, execution, context, hidden=hidden)
+        except CheckerError as error:
+            return infra_error(f"the checker {error}", sandbox_tier=context.tier, cpu_ms=cpu_s * 1e3)
         if failure is not None:
             failures.append(failure)
-            if len(failures) == spec.stop_after:
+            if len(failures) == spec.stop_after and not spec.partial:
                 break
         elif execution.code != 0 and not hidden:
             status = execution.code
     return Verdict(
         outcome=failures[0].outcome if failures else Outcome.PASSED,
-        reward=0.0 if failures else 1.0,
+        reward=_reward(spec, failures),
         feedback=_feedback(failures) if failures else feedback.ended_with(status) if status else "",
         sandbox_tier=context.tier,
         cpu_ms=cpu_s * 1e3,
     )
 
 
-def _judge(spec: Spec, test: Test, execution: Execution, *, hidden: bool) -> _Failure | None:
-    """None when the test passed."""
+def prove(spec: Spec, context: Context) -> str | None:
+    """What keeps the checker from being one."""
+    wrong = spec.checker and checker.prove(spec.checker, spec.limits.limits(), context)
+    return f"the checker {wrong}" if wrong else None
+
+
+def _reward(spec: Spec, failures: list[_Failure]) -> float:
+    if not failures:
+        return 1.0
+    lost = sum(1.0 - failure.score for failure in failures)
+    return max(1.0 - lost / len(spec.tests), 0.0) if spec.partial else 0.0
+
+
+def _judge(spec: Spec, test: Test, execution: Execution, context: Context, *, hidden: bool) -> _Failure | None:
+    """None when the test passed.
+
+    Raises:
+        CheckerError: the checker can't say.
+    """
     case = Case(input=test.input[:BRIEF_INPUT])
     said = report.read(execution)
     if said.limit is not None:
@@ -158,17 +199,34 @@ def _judge(spec: Spec, test: Test, execution: Execution, *, hidden: bool) -> _Fa
         error = Error("SystemExit", "the program ended before it returned a result")
     if error is not None:
         return _Failure(Outcome.FAILED, case, error=error, hidden=hidden)
+    expected = test.output
     if spec.fn_name is None:
         output = execution.stdout.decode("utf-8", "surrogateescape")
-        right = compare.equal_output(spec.compare, output, test.output, spec.tolerance)
     else:
         output = json.dumps(said.value, ensure_ascii=False, default=bytes.decode)
-        expected = compare.parse_json(test.output)
-        right = compare.equal_values(spec.compare, said.value, expected, spec.tolerance)
+    score, note = 0.0, ""
+    if spec.checker is not None:
+        score, note = checker.check(spec.checker, _checked(spec, test, output), spec.limits.limits(), context)
+        right = score == 1.0
+    elif expected is None:
+        raise AssertionError("a spec without outputs has a checker")
+    elif spec.fn_name is None:
+        right = compare.equal_output(spec.compare, output, expected, spec.tolerance)
+    else:
+        right = compare.equal_values(spec.compare, said.value, compare.parse_json(expected), spec.tolerance)
     if right:
         return None
-    shown = test.output if test.public or spec.feedback.expected else ""
-    return _Failure(Outcome.FAILED, Case(case.input, output[:BRIEF_INPUT], shown[:BRIEF_INPUT]), hidden=hidden)
+    shown = (expected or "") if test.public or spec.feedback.expected else ""
+    quoted = Case(case.input, output[:BRIEF_INPUT], shown[:BRIEF_INPUT])
+    return _Failure(Outcome.FAILED, quoted, hidden=hidden, score=score, note=note)
+
+
+def _checked(spec: Spec, test: Test, output: str) -> tuple[str, str, str]:
+    """Input, output and expected output as a checker gets them, each as JSON: texts, or the values of a function."""
+    if spec.fn_name is None:
+        return json.dumps(test.input), json.dumps(output), json.dumps(test.output)
+    arguments = ", ".join(line for line in test.input.split("\n") if line.strip())
+    return f"[{arguments}]", output, "null" if test.output is None else test.output
 
 
 def _feedback(failures: list[_Failure]) -> str:
@@ -186,5 +244,9 @@ def _feedback(failures: list[_Failure]) -> str:
             if failure.loading:
                 return feedback.limit_exceeded_while_loading(what)
             return feedback.limit_exceeded(what, None if failure.hidden else failure.case)
-    cases = [failure.case for failure in failures if not failure.hidden]
-    return feedback.wrong_answers(cases) if cases else feedback.PRIVATE_WRONG
+    wrong = [failure for failure in failures if not failure.hidden]
+    if not wrong:
+        return feedback.PRIVATE_WRONG
+    shortest = min(wrong, key=lambda failure: len(failure.case.input))
+    text = feedback.wrong_answers([failure.case for failure in wrong])
+    return feedback.note(f"{shortest.note}\n{text}") if shortest.note else text

@@ -23,7 +23,7 @@ from pydantic import Field
 
 from pmd.services.common.strict import Strict
 from pmd.services.common.wire import Outcome, Verdict
-from pmd.services.verifier import extract, feedback, report
+from pmd.services.verifier import checker, extract, feedback, report
 from pmd.services.verifier.context import Context
 from pmd.services.verifier.limits import RunLimits
 from pmd.services.verifier.report import LIMITS, Report
@@ -68,19 +68,9 @@ def grade(spec: Spec, completion: str, context: Context) -> Verdict:
 
 def prove(spec: Spec, context: Context) -> str | None:
     """What keeps the source from being a function `verify`."""
-    source = f"{spec.source}\n\ndef _proof(): return callable({FUNCTION})\n"
-    said = report.read(context.graders.run(Job(source, "_proof", "", spec.limits.limits())))
-    if said.limit is not None:
-        return f"source exceeds its {LIMITS[said.limit].lower()} limit while it loads"
-    if said.error is not None and said.error.name == "NameError" and FUNCTION in said.error.message:
-        return f"source defines no function {FUNCTION}(completion, reference)"
-    if said.error is not None:
-        return f"source can't be loaded: {said.error.name}: {said.error.message}{_line_of(said)}"
-    return None if said.value is True else f"source defines no function {FUNCTION}(completion, reference)"
-
-
-def _line_of(said: Report) -> str:
-    return f" (line {said.error.frames[-1].line})" if said.error and said.error.frames else ""
+    wrong = checker.prove(spec.source, spec.limits.limits(), context, FUNCTION)
+    named = f"{wrong}(completion, reference)" if wrong and wrong.endswith(FUNCTION) else wrong
+    return f"source {named}" if named else None
 
 
 def _understand(said: Report) -> tuple[float | None, str]:
@@ -92,7 +82,7 @@ def _understand(said: Report) -> tuple[float | None, str]:
     if said.limit is not None:
         raise ValueError(f"exceeded its {LIMITS[said.limit].lower()} limit{' while loading' if said.loading else ''}")
     if said.error is not None:
-        raise ValueError(f"raised {said.error.name}: {said.error.message}{_line_of(said)}")
+        raise ValueError(f"raised {said.error.name}: {said.error.message}{checker.line_of(said)}")
     if not said.returned:
         raise ValueError("ended its process")
     value, text = said.value, ""

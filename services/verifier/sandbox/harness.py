@@ -9,8 +9,9 @@ Invariants:
 - What tells that memory is used up needs none: `OUT_OF_MEMORY` is ready before the program starts, and the status
   `SPEECHLESS`, with which the zygote ends a child whose harness could do nothing more, is a number.
 
-Descriptor 0 carries a 4-byte length, that much JSON `{"source", "fn_name", "prelude"}`, then the test's input. A
-functional test (`fn_name`) has one JSON argument per input line, and its program is imported, not run as `__main__`; a
+Descriptor 0 carries a 4-byte length, that much JSON `{"source", "fn_name", "prelude", "setup", "values"}`, then the
+test's input. A functional test (`fn_name`) has one JSON argument per input line, and its program is imported, not run as
+`__main__`; with `values` the input is `[arguments, named arguments]` in the JSON of `values`, and so is the result. A
 stdin test reads the input itself.
 """
 
@@ -30,8 +31,11 @@ import types
 from _io import _IOBase
 from typing import Any, NoReturn
 
+from pmd.services.common import values
+
 RESULT_FD = 3
 SOURCE_NAME = "solution.py"
+SETUP_NAME = "setup.py"
 MAX_DEPTH = 100
 MAX_INT_DIGITS = 50_000
 """As LiveCodeBench allows; Python's own limit of 4300 would turn right big-number answers into errors."""
@@ -99,14 +103,20 @@ def run() -> NoReturn:
         if random is not None:
             random.seed(0)  # a verdict depends on the program and the test alone
         gc.enable()
-        arguments = _arguments() if fn_name else []
+        arguments, named = _arguments(values_of=job["values"]) if fn_name else ([], {})
         if job["prelude"]:
             module.__dict__.update(PRELUDE, **{name: getattr(sys, name) for name in OF_SYS})
             sys.setrecursionlimit(PRELUDE_RECURSION)
+        if job["setup"]:
+            exec(compile(job["setup"], SETUP_NAME, "exec", dont_inherit=True), module.__dict__)  # noqa: S102 -- the spec's
         exec(_compile(source, as_function=job["prelude"] and not fn_name), module.__dict__)  # noqa: S102 -- the purpose
         if fn_name:
             _write(LOADED)
-            value = _find(module, fn_name)(*arguments)
+            value = _find(module, fn_name)(*arguments, **named)
+            if job["values"]:
+                said = {"returned": values.encode(value), "after": values.encode(arguments)}
+                _write(json.dumps({"value": said}).encode() + END)
+                leave(0)
             if isinstance(value, tuple):
                 value = list(tuple.__iter__(value))
             plain = _plain(value, 0, literal=job["prelude"])
@@ -133,12 +143,15 @@ def _read(size: int) -> bytes:
     return data
 
 
-def _arguments() -> list[Any]:
+def _arguments(*, values_of: bool) -> tuple[list[Any], dict[str, Any]]:
     chunks = []
     while chunk := os.read(0, 1 << 16):
         chunks.append(chunk)
-    lines = b"".join(chunks).decode("utf-8", "surrogatepass").split("\n")
-    return [json.loads(line) for line in lines if line.strip()]
+    text = b"".join(chunks).decode("utf-8", "surrogatepass")
+    if values_of:
+        arguments, named = values.decode(json.loads(text))
+        return arguments, named
+    return [json.loads(line) for line in text.split("\n") if line.strip()], {}
 
 
 def _open_standard_streams() -> None:

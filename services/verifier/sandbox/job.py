@@ -62,10 +62,16 @@ class Job:
     limits: Limits
     prelude: bool = False
     """Give the program the names that LiveCodeBench imports for it (`harness.PRELUDE`)."""
+    setup: str = ""
+    """Python that runs before the program, in its module."""
+    values: bool = False
+    """The input is `[arguments, named arguments]` in the JSON of `pmd.services.common.values`, and the result is
+    `{"returned": .., "after": ..}`: the function's, and the arguments as the call left them."""
 
     def encode(self) -> bytes:
         """The bytes of the child's descriptor 0."""
-        header = json.dumps({"source": self.source, "fn_name": self.fn_name, "prelude": self.prelude}).encode()
+        names = ("source", "fn_name", "prelude", "setup", "values")
+        header = json.dumps({name: getattr(self, name) for name in names}).encode()
         return len(header).to_bytes(4, "big") + header + self.input.encode("utf-8", "surrogatepass")
 
 

@@ -33,7 +33,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from pmd.services.verifier.sandbox import harness
+from pmd.services.verifier.sandbox import driver, harness  # noqa: F401 -- children find both imported
 from pmd.services.verifier.sandbox.seal import ZYGOTE_FILES, Seal, landlock_abi
 
 SPAWN = struct.Struct("<QI")
