@@ -24,7 +24,8 @@ from pmd.gateway.api.forward import Forwarder
 from pmd.gateway.api.metrics import RunMetrics
 from pmd.gateway.api.reading import Reading
 from pmd.gateway.disk import GIB, free_bytes
-from pmd.gateway.recipes.problems import InvalidRecipe
+from pmd.gateway.recipes.models.resolve import Coming, Downloads
+from pmd.gateway.recipes.problems import InvalidRecipe, ModelAway
 from pmd.gateway.registry.registry import IdempotencyConflict, Registry, UnknownRun
 from pmd.gateway.registry.schema import REGISTRY
 from pmd.gateway.registry.status import ForbiddenTransition
@@ -70,7 +71,7 @@ def create_app(
         return facts | {f"{name}_free_gib": round(left / GIB, 2) for name, left in free.items() if left is not None}
 
     app = create_service("gateway", settings, ready=ready, lifespan=lifespan)
-    app.state.parts = Parts(settings, registry, forward, wake or _by_celery, Reading(), Tails(registry))
+    app.state.parts = Parts(settings, registry, forward, wake or _by_celery, Reading(), Tails(registry), Downloads())
     _explain_refusals(app)
     for routes in (runs.routes, memory.routes, verify.routes, chat.routes):
         app.include_router(routes)
@@ -99,6 +100,14 @@ def _explain_refusals(app: FastAPI) -> None:
     @app.exception_handler(InvalidRecipe)
     async def invalid(_: Request, error: InvalidRecipe) -> JSONResponse:
         return problem(422, "the recipe is not valid", error.fields)
+
+    @app.exception_handler(ModelAway)
+    async def no_hub(_: Request, error: ModelAway) -> JSONResponse:
+        return problem(503, "the recipe's model is out of reach", error.fields, {"Retry-After": "30"})
+
+    @app.exception_handler(Coming)
+    async def coming(_: Request, error: Coming) -> JSONResponse:
+        return problem(503, str(error), headers={"Retry-After": "10"})
 
     @app.exception_handler(SQLAlchemyError)
     async def registry_away(_: Request, error: SQLAlchemyError) -> JSONResponse:

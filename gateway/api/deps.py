@@ -11,6 +11,7 @@ from fastapi import Depends, Path, Request
 from pmd.gateway.api.events import Tails
 from pmd.gateway.api.forward import Forwarder
 from pmd.gateway.api.reading import Reading
+from pmd.gateway.recipes.models.resolve import Downloads
 from pmd.gateway.registry.registry import Registry
 from pmd.gateway.settings import GatewaySettings
 from pmd.services.common.wire import Slug
@@ -31,6 +32,7 @@ class Parts:
     wake: Wake
     reading: Reading
     tails: Tails
+    downloads: Downloads
 
 
 async def _parts(request: Request) -> Parts:

@@ -101,7 +101,8 @@ class Registry:
         try:
             with self.database.write() as db:
                 db.execute(insert(RUNS).values(row))
-                self._log(db, run, "run.created", {"name": recipe.name, "method": recipe.method})
+                made = {"name": recipe.name, "method": recipe.method, "model": inputs.model}
+                self._log(db, run, "run.created", made)
                 if inputs.bad_records:
                     facts = {"count": inputs.bad_records, "examples": list(inputs.bad_examples)}
                     self._log(db, run, "problems.left_out", facts)
