@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Any
+from typing import Any, Literal
 
 from pmd.gateway.recipes.datasets.records import BadRecord
 from pmd.gateway.recipes.methods import MethodName
@@ -56,6 +56,8 @@ class RunView(Strict):
     id: str
     name: str
     method: MethodName
+    model: str | None = None
+    """What the base model is: its folder, or `owner/name@commit` of the hub."""
     status: RunStatus
     step: int
     """Steps that are complete."""
@@ -144,6 +146,18 @@ class ServiceView(Strict):
     error: str | None = None
 
 
+class FetchView(Strict):
+    """A base model on its way to the gateway's machine."""
+
+    model: str
+    """Its folder, or `owner/name@commit` of the hub."""
+    status: Literal["downloading", "ready"]
+    bytes: int = 0
+    """What is here; 0 of one that was here before."""
+    total_bytes: int = 0
+    """In all, as far as known."""
+
+
 class PlannedPhase(Strict):
     """One phase of a dry run."""
 
@@ -165,6 +179,12 @@ class ValidatedRecipe(Strict):
     """Records of problem files that are wrong and would be left out."""
     bad_examples: list[BadRecord] = []
     """The first of them."""
+    model: str | None = None
+    """What `model` leads to: its folder, or `owner/name@commit` of the hub; null when no hub answered."""
+    warnings: list[str] = []
+    """What may go wrong with this model."""
+    missing: list[dict[str, str]] = []
+    """What must be here before the run can start: `field` and `message`."""
     too_long: int = 0
     """Train problems whose prompt is too long to be trained on."""
     long_examples: list[str] = []

@@ -25,7 +25,8 @@ from pmd.gateway.api.forward import Forwarder
 from pmd.gateway.api.metrics import RunMetrics
 from pmd.gateway.api.reading import Reading
 from pmd.gateway.disk import GIB, free_bytes
-from pmd.gateway.recipes.problems import InvalidRecipe
+from pmd.gateway.recipes.models.resolve import Coming, Downloads
+from pmd.gateway.recipes.problems import InvalidRecipe, ModelAway
 from pmd.gateway.registry.registry import IdempotencyConflict, Registry, UnknownRun
 from pmd.gateway.registry.schema import REGISTRY
 from pmd.gateway.registry.status import ForbiddenTransition
@@ -73,7 +74,9 @@ def create_app(
     app = create_service("gateway", settings, ready=ready, lifespan=lifespan)
     url = settings.redis_url.get_secret_value()
     broker = None if wake else Broker(url, redis(url))
-    app.state.parts = Parts(settings, registry, forward, wake or _by_celery, broker, Reading(), Tails(registry))
+    app.state.parts = Parts(
+        settings, registry, forward, wake or _by_celery, broker, Reading(), Tails(registry), Downloads()
+    )
     _explain_refusals(app)
     for routes in (runs.routes, memory.routes, verify.routes, chat.routes):
         app.include_router(routes)
@@ -102,6 +105,14 @@ def _explain_refusals(app: FastAPI) -> None:
     @app.exception_handler(InvalidRecipe)
     async def invalid(_: Request, error: InvalidRecipe) -> JSONResponse:
         return problem(422, "the recipe is not valid", error.fields)
+
+    @app.exception_handler(ModelAway)
+    async def no_hub(_: Request, error: ModelAway) -> JSONResponse:
+        return problem(503, "the recipe's model is out of reach", error.fields, {"Retry-After": "30"})
+
+    @app.exception_handler(Coming)
+    async def coming(_: Request, error: Coming) -> JSONResponse:
+        return problem(503, str(error), headers={"Retry-After": "10"})
 
     @app.exception_handler(SQLAlchemyError)
     async def registry_away(_: Request, error: SQLAlchemyError) -> JSONResponse:

@@ -12,6 +12,7 @@ from pmd.gateway.api.broker import Broker
 from pmd.gateway.api.events import Tails
 from pmd.gateway.api.forward import Forwarder
 from pmd.gateway.api.reading import Reading
+from pmd.gateway.recipes.models.resolve import Downloads
 from pmd.gateway.registry.registry import Registry
 from pmd.gateway.settings import GatewaySettings
 from pmd.services.common.wire import Slug
@@ -34,6 +35,7 @@ class Parts:
     """None where something else wakes runs up."""
     reading: Reading
     tails: Tails
+    downloads: Downloads
 
 
 async def _parts(request: Request) -> Parts:

@@ -33,6 +33,7 @@ def run_view(
         id=run["id"],
         name=run["name"],
         method=run["method"],
+        model=json.loads(run["inputs"]).get("model"),
         status=RunStatus(run["status"]),
         step=run["step"],
         steps=run["steps"],

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import uuid
-from collections import Counter
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -24,20 +23,30 @@ from pmd.gateway.disk import GIB, LOW_BYTES, free_bytes
 from pmd.gateway.loop.plan import step_plan
 from pmd.gateway.loop.state import CALLS, last_step
 from pmd.gateway.recipes import specs
+from pmd.gateway.recipes.models.resolve import Coming
+from pmd.gateway.recipes.preview import preview
 from pmd.gateway.recipes.problems import (
     SHOWN,
     Refused,
     check_allowed,
-    find_model,
-    long_prompts,
+    fetch_base,
+    find_base,
     materialise,
     parse_recipe,
-    problems_of,
 )
 from pmd.gateway.recipes.recipe import Recipe
 from pmd.gateway.registry.registry import IdempotencyConflict
 from pmd.gateway.registry.status import ENDED, Desired
-from pmd.gateway.views import CheckpointView, EventView, PlannedPhase, ReportView, RunStatus, RunView, ValidatedRecipe
+from pmd.gateway.views import (
+    CheckpointView,
+    EventView,
+    FetchView,
+    PlannedPhase,
+    ReportView,
+    RunStatus,
+    RunView,
+    ValidatedRecipe,
+)
 from pmd.services.common.app import known_query
 from pmd.services.common.strict import Strict
 from pmd.services.common.wire import Slug
@@ -110,7 +119,10 @@ async def create_run(
     later: BackgroundTasks,
     idempotency_key: Annotated[str | None, Header(min_length=1, max_length=200)] = None,
 ) -> RunView:
-    """Create a run and start it. With an `Idempotency-Key`, repeating the request returns the same run."""
+    """Create a run and start it. With an `Idempotency-Key`, repeating the request returns the same run.
+
+    A model of the hub that is not here yet is fetched in the background, and the answer is 503 until it is here.
+    """
     run, created = await parts.reading.run(lambda: _create(parts, body.recipe, idempotency_key))
     if created is not None:
         later.add_task(parts.wake, run)  # after the answer: a broker that is away delays nobody
@@ -128,8 +140,9 @@ def _create(parts: Parts, tree: dict[str, Any], key: str | None) -> tuple[str, b
     if known:
         return known[0], None
     check_allowed(recipe, parts.settings.allowed())
+    base = find_base(recipe, parts.downloads.require)
     run = _run_id(recipe, key)
-    inputs = materialise(recipe, run, parts.settings.runs_uri(), _refusing(parts.services))
+    inputs = materialise(recipe, run, parts.settings.runs_uri(), _refusing(parts.services), base)
     return run, parts.registry.create(run, recipe, inputs, key=key)
 
 
@@ -184,24 +197,28 @@ def cancel_run(run: RunId, parts: TheParts, later: BackgroundTasks) -> RunView:
 
 @routes.post("/v1/recipes:validate", tags=["recipes"], responses=examples.VALIDATE)
 async def validate_recipe(body: CreateRun, parts: TheParts) -> ValidatedRecipe:
-    """Check a recipe, its problems and its model, and say what it would do; nothing is started."""
+    """Check a recipe, its problems and its model, and say what it would do; nothing is started, no weights fetched.
+
+    What is not here yet is told in `missing`; what is wrong is refused.
+    """
     return await parts.reading.run(lambda: _preview(parts, body.recipe))
 
 
 def _preview(parts: Parts, tree: dict[str, Any]) -> ValidatedRecipe:
     recipe = parse_recipe(tree)
     check_allowed(recipe, parts.settings.allowed())
-    find_model(recipe.model)
-    problems, bad = problems_of(recipe, _refusing(parts.services))
-    long = long_prompts(recipe, problems)
+    seen = preview(recipe, _refusing(parts.services))
     return ValidatedRecipe(
         recipe=recipe.model_dump(mode="json"),
         steps=last_step(recipe),
-        problems=dict(Counter(p.split for p in problems)),
-        bad_records=len(bad),
-        bad_examples=bad[:SHOWN],
-        too_long=len(long),
-        long_examples=long[:SHOWN],
+        problems=seen.problems,
+        bad_records=len(seen.bad),
+        bad_examples=seen.bad[:SHOWN],
+        model=seen.model,
+        warnings=seen.warnings,
+        missing=seen.missing,
+        too_long=len(seen.long),
+        long_examples=seen.long[:SHOWN],
         phases={
             step: [
                 PlannedPhase(name=name, service=CALLS[name].service, kind=CALLS[name].kind)
@@ -210,6 +227,29 @@ def _preview(parts: Parts, tree: dict[str, Any]) -> ValidatedRecipe:
             for step in range(min(1, last_step(recipe)) + 1)
         },
     )
+
+
+class FetchModel(Strict):
+    """Which model is wanted."""
+
+    model: str = Field(examples=["Qwen/Qwen3-8B", "/models/my-base"])
+    """As a recipe names it."""
+
+
+@routes.post("/v1/base-models:fetch", tags=["recipes"], responses=examples.FETCH)
+async def fetch_model(body: FetchModel, parts: TheParts) -> FetchView:
+    """Have a model here that a recipe names, and say how far it is. Repeat it until it is `ready`; nothing is fetched
+    twice, and what was cut short goes on."""
+    return await parts.reading.run(lambda: _fetch(parts, body.model))
+
+
+def _fetch(parts: Parts, model: str) -> FetchView:
+    try:
+        located = fetch_base(model, parts.settings.allowed(), parts.downloads.require)
+    except Coming as coming:
+        progress = coming.progress
+        return FetchView(model=progress.name, status="downloading", bytes=progress.done, total_bytes=progress.total)
+    return FetchView(model=located.name, status="ready")
 
 
 @routes.get("/v1/runs/{run}/events", tags=["runs"], response_model=list[EventView], responses=examples.EVENTS)

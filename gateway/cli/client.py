@@ -194,7 +194,7 @@ def explain(answer: httpx.Response, url: str) -> CliError:
     title, *lines = (_in_commands(text) for text in (title, *lines))
     if answer.status_code == httpx.codes.UNAUTHORIZED:
         return CliError(f"the gateway at {url} refuses the token; set PMD_TOKEN to the one it was started with")
-    if answer.status_code >= httpx.codes.INTERNAL_SERVER_ERROR:
+    if answer.status_code >= httpx.codes.INTERNAL_SERVER_ERROR and not lines:  # else it is the gateway that says so
         return Unreachable(f"the gateway at {url} can't answer: {title}")
     code = 2 if answer.status_code == httpx.codes.UNPROCESSABLE_ENTITY else 1
     return CliError("\n  ".join([title, *lines]), code)

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.console import Console
+from rich.live import Live
 from rich.markup import escape
 
 from pmd.gateway.cli.client import PAGE, CliError, Gateway, Unreachable, connect
 from pmd.gateway.cli.output import AsJson, RunId, age, console, print_json, print_rows, status, table
 from pmd.gateway.cli.watch import watch as watch_run
 from pmd.gateway.local.launcher import default_state_dir
+from pmd.gateway.recipes.models.resolve import hub_name
 from pmd.gateway.report.units import percent, training
 
+POLL_S, QUIET_POLL_S = 0.5, 10.0
+"""Between two looks at a download, where one line is drawn over and over, and where each look is a line of a log."""
 OBEYED_LATER = {"pause": "pauses once its service calls in progress have ended", "cancel": "is about to be cancelled"}
 
 app = typer.Typer(no_args_is_help=True, help="Start runs, look at them, steer them.")
@@ -47,14 +53,17 @@ def check_recipe(recipe: dict[str, Any]) -> None:
         raise _refusal(error.fields) from error
 
 
-def _refusal(fields: list[dict[str, str]]) -> CliError:
+def _refusal(fields: list[dict[str, str]], title: str = "the recipe is not valid") -> CliError:
     lines = [f"{each['field'] or 'recipe'}: {each['message']}" for each in fields]
-    return CliError("\n  ".join(["the recipe is not valid", *lines]), code=2)
+    return CliError("\n  ".join([title, *lines]), code=2)
 
 
 def submit(gateway: Gateway, recipe: dict[str, Any]) -> dict[str, Any]:
-    """Start a run."""
+    """Start a run, once its model is where the gateway is."""
     check_recipe(recipe)
+    if hub_name(str(recipe["model"])):
+        gateway.post("/v1/recipes:validate", {"recipe": recipe})  # what is wrong is said before gigabytes are fetched
+        fetch(gateway, recipe["model"])
     view: dict[str, Any] = gateway.post("/v1/runs", {"recipe": recipe})
     return view
 
@@ -77,13 +86,12 @@ def create(
         check_recipe(data)
         from pmd.gateway.recipes.recipe import Recipe  # noqa: PLC0415 - loads pyarrow
 
-        problems, left_out, bad, long = _checked(data)
-        for record in left_out:
-            typer.echo(f"left out: {record}", err=True)
-        for problem in long:
-            typer.echo(f"too long to be trained on: {problem}", err=True)
-        typer.echo(f"{problems} problems, {bad} bad records left out", err=True)
+        lines, missing = _checked(data)
+        for line in lines:
+            typer.echo(line, err=True)
         print_json(Recipe.model_validate(data).model_dump(mode="json"))
+        if missing:
+            raise _refusal(missing, "the recipe can't run yet")
         return
     gateway = connect()
     view = submit(gateway, data)
@@ -96,37 +104,60 @@ def create(
         raise typer.Exit(1)
 
 
-def _checked(data: dict[str, Any]) -> tuple[int, list[str], int, list[str]]:
-    """How many problems a recipe has, the bad records to name, how many there are, and the problems too long to train.
+def _checked(data: dict[str, Any]) -> tuple[list[str], list[dict[str, str]]]:
+    """What is to be said of a recipe besides itself, a line each, and what it misses.
 
     By the gateway's word if one answers: there are the files that the recipe names, and the verifier, which alone
     knows which specs are right.
     """
     from pmd.gateway.recipes.datasets.records import BadRecord  # noqa: PLC0415 - loads pyarrow
-    from pmd.gateway.recipes.problems import (  # noqa: PLC0415
-        SHOWN,
-        InvalidRecipe,
-        find_model,
-        long_prompts,
-        problems_of,
-    )
+    from pmd.gateway.recipes.preview import preview  # noqa: PLC0415
+    from pmd.gateway.recipes.problems import SHOWN, InvalidRecipe  # noqa: PLC0415
     from pmd.gateway.recipes.recipe import PocketProblems, Recipe  # noqa: PLC0415
 
+    lines = []
     try:
         told = connect().post("/v1/recipes:validate", {"recipe": data})
     except Unreachable:
-        checked = Recipe.model_validate(data)
-        if not isinstance(checked.problems, PocketProblems):
-            typer.echo("no gateway answers, so no verifier has checked the specs of these problems", err=True)
+        recipe = Recipe.model_validate(data)
+        if not isinstance(recipe.problems, PocketProblems):
+            lines.append("no gateway answers, so no verifier has checked the specs of these problems")
         try:
-            find_model(checked.model)
-            problems, bad = problems_of(checked)
-            long = long_prompts(checked, problems)
+            seen = preview(recipe)
         except InvalidRecipe as error:
             raise _refusal(error.fields) from error
-        return len(problems), [str(record) for record in bad[:SHOWN]], len(bad), long[:SHOWN]
-    left_out = [str(BadRecord.model_validate(record)) for record in told["bad_examples"]]
-    return sum(told["problems"].values()), left_out, told["bad_records"], told.get("long_examples", [])
+        told = {
+            "model": seen.model,
+            "problems": seen.problems,
+            "bad_records": len(seen.bad),
+            "bad_examples": seen.bad[:SHOWN],
+            "long_examples": seen.long[:SHOWN],
+            "warnings": seen.warnings,
+            "missing": seen.missing,
+        }
+    lines += [f"left out: {BadRecord.model_validate(record)}" for record in told["bad_examples"]]
+    lines += [f"too long to be trained on: {problem}" for problem in told.get("long_examples", [])]
+    lines += [f"warning: {warning}" for warning in told.get("warnings", [])]
+    lines += [f"model: {told['model']}"] if told.get("model") else []
+    lines.append(f"{sum(told['problems'].values())} problems, {told['bad_records']} bad records left out")
+    return lines, told.get("missing", [])
+
+
+def fetch(gateway: Gateway, model: str) -> str:
+    """Have a model of the hub where the gateway is; says how far that is. Returns its name with the commit."""
+    with Live(console=Console(stderr=True), auto_refresh=False, transient=True) as line:
+        while True:
+            told = gateway.post("/v1/base-models:fetch", {"model": model})
+            if told["status"] == "ready":
+                return str(told["model"])
+            done, total = told["bytes"] / 1e9, max(told["total_bytes"], told["bytes"]) / 1e9
+            share = f" ({done / total:.0%})" if total else ""
+            said = f"downloading {told['model']}: {done:.2f} of {total:.2f} GB{share}"
+            if line.console.is_terminal:
+                line.update(said, refresh=True)
+            else:
+                typer.echo(said, err=True)
+            time.sleep(POLL_S if line.console.is_terminal else QUIET_POLL_S)
 
 
 @app.command("list")
@@ -164,6 +195,8 @@ def show(run: RunId, as_json: AsJson = False) -> None:
         f"[bold]{view['id']}[/]  {view['method']}  {status(view['status'])}  step {view['step']}/{view['steps']}",
         soft_wrap=True,
     )
+    if view["model"]:
+        console.print(f"model: {escape(view['model'])}", soft_wrap=True)
     if view["error"]:
         console.print(f"[red]{escape(view['error'])}[/]", soft_wrap=True)
     if view["waiting"]:

@@ -41,6 +41,7 @@ def at_creation(inputs: Inputs) -> list[Alarm]:
     if inputs.too_long:
         said = f"{inputs.too_long} train problems are too long for max_prompt_tokens and are never trained on"
         found.append(Alarm("too_long", f"{said}; first: {inputs.long_examples[0]}"))
+    found += [Alarm(f"model_{number}", said) for number, said in enumerate(inputs.warnings, 1)]
     return found
 
 

@@ -162,6 +162,7 @@ def _generate(state: RunState, step: int, name: PhaseName, out: str) -> Generate
         ids=ids,
         n=samples[name],
         sampling=recipe.evaluation.sampling if evaluating else recipe.sampling,
+        thinking=recipe.thinking == "on",
         seed=phase_seed(recipe.seed, step, name),
         out=out,
     )
@@ -203,6 +204,7 @@ def _train(state: RunState, step: int) -> TrainRequest:
         masked_problems=masked_problems(*tallies) if tallies else (),
         lr_scale=gate.lr_scale if gate else 1.0,
         settings=recipe.train_settings(),
+        thinking=recipe.thinking == "on",
         seed=phase_seed(recipe.seed, step, PhaseName.TRAIN),
         last=step == recipe.schedule.steps,
         superseded=superseded(state, step),

@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from pmd.gateway.recipes.models.resolve import hub_name
 from pmd.services.common.options import PromptFiles
 
 MAX_VALUES = 1 << 20
@@ -146,8 +147,9 @@ def parse_overrides(pairs: list[str]) -> dict[str, Any]:
 def load_recipe(path: Path, overrides: dict[str, Any] | None = None) -> dict[str, Any]:
     """The recipe in a YAML file as data to post: `extends` followed, paths made absolute, prompts read in.
 
-    Keys: `extends: other.yaml` lays this file over another one; relative paths (`model`, `prompts`,
-    `problems.files`) are relative to the file that holds them, those of `overrides` to where the caller stands.
+    Keys: `extends: other.yaml` lays this file over another one; relative paths (`model`, where it is no name of the
+    hub, `prompts`, `problems.files`) are relative to the file that holds them, those of `overrides` to where the caller
+    stands.
 
     Raises:
         RecipeError: when a file is missing or is no mapping, or extends itself.
@@ -184,8 +186,9 @@ def _resolve(tree: dict[str, Any], folder: Path, source: str) -> dict[str, Any]:
         return value if "://" in value or Path(value).is_absolute() else os.path.normpath(folder / value)
 
     tree = dict(tree)
-    if isinstance(tree.get("model"), str):
-        tree["model"] = absolute(tree["model"])
+    model = tree.get("model")
+    if isinstance(model, str) and not (hub_name(model) and not (folder / model).exists()):
+        tree["model"] = absolute(model)
     if isinstance(tree.get("prompts"), str):
         prompts = Path(absolute(tree["prompts"]))
         try:

@@ -11,6 +11,8 @@ class Inputs(Strict):
 
     root: str
     """URI of the run's folder."""
+    model: str | None = None
+    """What the base model is: its folder, or `owner/name@commit` of the hub."""
     base: Weights
     problems: Ref
     prompts: Ref
@@ -28,3 +30,5 @@ class Inputs(Strict):
     """Train problems that training would mask because their prompt is too long."""
     long_examples: tuple[str, ...] = ()
     """The first of them, with their lengths."""
+    warnings: tuple[str, ...] = ()
+    """What may go wrong with this model."""

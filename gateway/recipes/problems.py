@@ -4,7 +4,8 @@ Invariants:
 - `prompts.*.parquet` holds questions only. Expected answers are in `problems.*.parquet`, which goes to the verifier and
   the memory service and never to the rollout service (Law 4).
 - Problem ids are unique: of records with one id the first is used. No evaluation problem is a training problem (Law 3).
-- Version 0 is the base model's own files (hard links where the disk allows), sealed by a manifest.
+- Version 0 is the base model's own files (hard links where the disk allows), sealed by a manifest, which names the
+  folder or the commit of the hub that they are from. Weights in other formats stay behind.
 - A record that is wrong, or whose spec the verifier refuses, is left out and reported; the rest is used.
 - A creation that was cut short can be repeated, or made twice at once: what is written has the same bytes or another
   name.
@@ -13,13 +14,11 @@ Invariants:
 from __future__ import annotations
 
 import hashlib
-import json
 import os
-import re
 import shutil
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import ValidationError
@@ -29,6 +28,9 @@ from pmd.gateway.recipes.datasets.records import BadRecord, Cut, Decode, Unreada
 from pmd.gateway.recipes.inputs import Inputs
 from pmd.gateway.recipes.lengths import too_long
 from pmd.gateway.recipes.methods import METHODS
+from pmd.gateway.recipes.models.checks import refuse, warnings
+from pmd.gateway.recipes.models.resolve import HubAway, Located, check_name, locate
+from pmd.gateway.recipes.models.shape import Facts, ModelError, belongs, read_facts, weight_files
 from pmd.gateway.recipes.recipe import (
     FileProblems,
     HuggingFaceProblems,
@@ -42,7 +44,6 @@ from pmd.gateway.recipes.recipe import (
 from pmd.services.common.allowed import Allowed, NotAllowed
 from pmd.services.common.artifacts import (
     MANIFEST,
-    ArtifactError,
     dump_messages,
     join,
     local_path,
@@ -54,8 +55,6 @@ from pmd.services.common.columns import PROMPTS
 from pmd.services.common.strict import explain
 from pmd.services.common.wire import Problem, Split, Weights
 
-TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
-"""Files one of which every tokenizer has."""
 SHOWN = 20
 """Bad records that are named; the rest is counted."""
 
@@ -68,6 +67,10 @@ class InvalidRecipe(ValueError):
     def __init__(self, fields: list[dict[str, str]]) -> None:
         super().__init__("; ".join(f"{field['field']}: {field['message']}" for field in fields))
         self.fields = fields
+
+
+class ModelAway(InvalidRecipe):
+    """The recipe's model is not here and no hub answers; the same recipe may be valid later."""
 
 
 def _invalid(field: str, message: str) -> InvalidRecipe:
@@ -113,17 +116,21 @@ def check_allowed(recipe: Recipe, allowed: Allowed) -> None:
         checks.append(("problems.dataset", source.dataset, lambda name: huggingface.check_name(name, allowed)))
     elif not isinstance(source, PocketProblems | ReasoningGymProblems):
         files = [file for each in source.files.values() for file in each]
-    named = [("model", recipe.model), *(("problems.files", file) for file in files)]
-    checks += [(*each, allowed.check_file) for each in named]
+    checks.append(("model", recipe.model, lambda name: check_name(name, allowed)))
+    checks += [("problems.files", file, allowed.check_file) for file in files]
     if recipe.generator.base_url is not None:
         checks.append(("generator.base_url", recipe.generator.base_url, allowed.check_url))
     for field, name, check in checks:
-        try:
-            check(name)
-        except NotAllowed as error:
-            raise _invalid(field, str(error)) from None
-        except (OSError, ValueError) as error:
-            raise _invalid(field, f"no path: {error}") from None
+        _check(field, name, check)
+
+
+def _check(field: str, name: str, check: Callable[[str], None]) -> None:
+    try:
+        check(name)
+    except NotAllowed as error:
+        raise _invalid(field, str(error)) from None
+    except (OSError, ValueError) as error:
+        raise _invalid(field, f"no path: {error}") from None
 
 
 def load_problems(source: ProblemSource) -> Loaded:
@@ -171,7 +178,7 @@ def problems_of(recipe: Recipe, refused: Refused = lambda _: {}) -> Loaded:
     return problems, bad
 
 
-def long_prompts(recipe: Recipe, problems: Sequence[Problem]) -> list[str]:
+def long_prompts(recipe: Recipe, problems: Sequence[Problem], base: Base) -> list[str]:
     """Train problems that training would mask because their prompt is too long, each with its length.
 
     Raises:
@@ -180,7 +187,7 @@ def long_prompts(recipe: Recipe, problems: Sequence[Problem]) -> list[str]:
     if not recipe.trains:
         return []
     limit, practised = recipe.train_settings().max_prompt_tokens, [p for p in problems if p.split == "train"]
-    long = too_long(practised, find_model(recipe.model), limit)
+    long = too_long(practised, base.located.folder, limit)
     if long and len(long) == len(practised):
         shortest = min(tokens for _, tokens in long)
         message = (
@@ -252,28 +259,33 @@ def _pocket(source: PocketProblems) -> Iterator[Problem]:
         yield from (Problem.model_validate(record) for record in records)
 
 
-def materialise(recipe: Recipe, run: str, runs_uri: str, refused: Refused = lambda _: {}) -> Inputs:
-    """Write what `run` starts with below `runs_uri`.
+def materialise(
+    recipe: Recipe, run: str, runs_uri: str, refused: Refused = lambda _: {}, base: Base | None = None
+) -> Inputs:
+    """Write what `run` starts with below `runs_uri`; `base` is found unless given.
 
     Raises:
         InvalidRecipe: when the problems or the model can't be used.
     """
     recipe, origin = _pinned(recipe)
+    base = base or find_base(recipe)
     problems, bad = problems_of(recipe, refused)
-    long = long_prompts(recipe, problems)
+    long = long_prompts(recipe, problems, base)
+    said = advise(recipe, base, problems)
     train = tuple(p.id for p in problems if p.split == "train")
     evaluation = tuple(p.id for p in problems if p.split in recipe.evaluation.splits)
     # What the verifier refuses depends on whether it answers: a creation that is repeated may find other problems.
     mark = hashlib.sha256("\n".join(p.id for p in problems).encode()).hexdigest()[:8]
     root = join(runs_uri, run)
-    base = _link_base(recipe.model, join(root, "weights", "v0000"), run)
+    sealed = _link_base(base.located, join(root, "weights", "v0000"), run)
     prompts = (
         {"prompt_id": p.id, "problem_id": p.id, "split": p.split, "messages": dump_messages(p.messages)}
         for p in problems
     )
     return Inputs(
         root=root,
-        base=base,
+        model=base.located.name,
+        base=sealed,
         problems=write_problems(join(root, "problems", f"problems.{mark}.parquet"), problems),
         prompts=write_table(join(root, "problems", f"prompts.{mark}.parquet"), prompts, PROMPTS),
         train=train,
@@ -283,6 +295,7 @@ def materialise(recipe: Recipe, run: str, runs_uri: str, refused: Refused = lamb
         long_examples=tuple(long[:SHOWN]),
         bad_records=len(bad),
         bad_examples=tuple(str(record) for record in bad[:SHOWN]),
+        warnings=tuple(said),
     )
 
 
@@ -298,63 +311,81 @@ def _pinned(recipe: Recipe) -> tuple[Recipe, str]:
     return recipe.model_copy(update={"problems": source.model_copy(update={"dataset": name})}), name
 
 
-def find_model(model: str) -> Path:
-    """The folder of the base model.
+@dataclass(frozen=True)
+class Base:
+    """The base model of a run, looked at."""
+
+    located: Located
+    facts: Facts
+
+
+def find_base(recipe: Recipe, find: Callable[[str], Located] = locate) -> Base:
+    """The recipe's base model, which it can run on.
+
+    Args:
+        find: what a name of `model` leads to; raises `ModelError`.
 
     Raises:
-        InvalidRecipe: when it is no Hugging Face folder with safetensors, a tokenizer and a chat template.
+        InvalidRecipe: when it is no Hugging Face folder with safetensors, a tokenizer and a chat template, or one that
+            this recipe can't work with.
+        ModelAway: when it is a name, its files are not here and no hub answers.
     """
     try:
-        folder = local_path(model)
-    except ArtifactError as error:
-        raise _invalid("model", str(error)) from error
-    if not folder.is_absolute():
-        raise _invalid("model", f"{model!r} is a relative path; send an absolute one")
-    if not folder.is_dir():
-        raise _invalid("model", f"no folder {folder}; {_how_to_get(folder)}")
-    for patterns in (("config.json",), ("*.safetensors",), TOKENIZERS):
-        if not any(path.is_file() for pattern in patterns for path in folder.glob(pattern)):
-            raise _invalid("model", f"{folder} holds no {patterns[0]}; give the Hugging Face folder of the base model")
-    if not _has_chat_template(folder):
-        raise _invalid("model", f"{folder} holds no chat template; add the chat_template.jinja that its answers follow")
-    return folder
+        located = find(recipe.model)
+        facts = read_facts(located.folder)
+        refuse(recipe, facts)
+    except ModelError as error:
+        raise _of_model(error) from error
+    return Base(located, facts)
 
 
-def _how_to_get(folder: Path) -> str:
-    """What to do about a model folder that is not there: it may be a name of the hub, made absolute as a path is."""
-    name = "/".join(folder.parts[-2:])
-    if folder.parent.is_dir() or not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
-        return "give the Hugging Face folder of the base model"
-    return (
-        f"nothing is downloaded by a run. If {name} is a name of the Hugging Face hub, run `hf download {name}"
-        f" --local-dir models/{folder.name}` and give model: models/{folder.name}"
-    )
+def fetch_base(model: str, allowed: Allowed, find: Callable[[str], Located]) -> Located:
+    """A model that a recipe could name, whether or not one can run on it.
 
-
-def _has_chat_template(folder: Path) -> bool:
-    if any((folder / name).is_file() for name in ("chat_template.jinja", "chat_template.json")):
-        return True
+    Raises:
+        InvalidRecipe: the installation does not let recipes name it, or `find` finds none.
+        ModelAway: as `find_base` has it.
+    """
+    _check("model", model, lambda name: check_name(name, allowed))
     try:
-        return bool(json.loads((folder / "tokenizer_config.json").read_bytes()).get("chat_template"))
-    except (OSError, ValueError, AttributeError):
-        return False
+        return find(model)
+    except ModelError as error:
+        raise _of_model(error) from error
 
 
-def _link_base(model: str, uri: str, run: str) -> Weights:
+def _of_model(error: ModelError) -> InvalidRecipe:
+    fields = [{"field": error.field, "message": str(error)}]
+    return ModelAway(fields) if isinstance(error, HubAway) else InvalidRecipe(fields)
+
+
+def advise(recipe: Recipe, base: Base, problems: Sequence[Problem]) -> list[str]:
+    """What may go wrong with this model, a sentence each.
+
+    Raises:
+        InvalidRecipe: when no problem leaves room for its answer.
+    """
+    try:
+        return warnings(recipe, base.facts, problems)
+    except ModelError as error:
+        raise _of_model(error) from error
+
+
+def _link_base(model: Located, uri: str, run: str) -> Weights:
     """Version 0 of `run`: complete or absent, however often and at once it is made."""
-    source, folder = find_model(model), local_path(uri)
+    source, folder = model.folder, local_path(uri)
+    weights = weight_files(source)
     part = folder.with_name(f"{folder.name}.{uuid.uuid4().hex[:8]}.tmp")
     part.mkdir(parents=True)
     try:
         for path in sorted(source.iterdir()):
-            if path.name == MANIFEST or not path.is_file():
+            if path.name == MANIFEST or not path.is_file() or not belongs(path.name, weights):
                 continue
             origin = path.resolve()  # model caches hold links to blobs; a hard link to a link would dangle
             try:
                 os.link(origin, part / path.name)
             except OSError:
                 shutil.copyfile(origin, part / path.name)
-        sealed = seal_weights(part, 0, {"run": run, "step": 0, "base_model": model})
+        sealed = seal_weights(part, 0, {"run": run, "step": 0, "base_model": model.name})
         try:
             part.rename(folder)
         except OSError:  # it is there: the creation is repeated, or made twice at the same time

@@ -314,7 +314,11 @@ class Recipe(Strict):
     name: Slug
     """What runs of it are called; their ids begin with it."""
     model: str
-    """Hugging Face folder of the base model (path or file:// URI)."""
+    """The base model: a Hugging Face folder (path or file:// URI), or a name of the hub, `owner/name` or
+    `owner/name@revision`. In a recipe file a folder that is there goes before the hub."""
+    thinking: Literal["off", "on"] = "off"
+    """Whether the model may think before it answers, in rollouts, evaluations and what its teacher reads; for models
+    whose chat template has the switch. Notes are written without."""
     problems: ProblemSource
     method: MethodName = "pmd"
     """What the run does with its attempts."""

@@ -101,8 +101,9 @@ class Registry:
         try:
             with self.database.write() as db:
                 db.execute(insert(RUNS).values(row))
-                origin = {"problems": inputs.source} if inputs.source else {}
-                self._log(db, run, "run.created", {"name": recipe.name, "method": recipe.method, **origin})
+                made = {"name": recipe.name, "method": recipe.method, "model": inputs.model}
+                made |= {"problems": inputs.source} if inputs.source else {}
+                self._log(db, run, "run.created", made)
                 if inputs.bad_records:
                     facts = {"count": inputs.bad_records, "examples": list(inputs.bad_examples)}
                     self._log(db, run, "problems.left_out", facts)

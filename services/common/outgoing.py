@@ -28,10 +28,11 @@ def inside_async(**options: Any) -> httpx.AsyncClient:
 
 def outside(base_url: str, **options: Any) -> httpx.Client:
     """A client for somebody else's endpoint, reached as the environment says."""
-    return httpx.Client(base_url=base_url, trust_env=not _is_here(httpx.URL(base_url).host), **options)
+    return httpx.Client(base_url=base_url, trust_env=not is_here(httpx.URL(base_url).host), **options)
 
 
-def _is_here(host: str) -> bool:
+def is_here(host: str) -> bool:
+    """Whether a host is this machine, by name or address."""
     with contextlib.suppress(ValueError):
         return ipaddress.ip_address(host).is_loopback
     return host == "localhost"

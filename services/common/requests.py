@@ -32,6 +32,8 @@ class GenerateRequest(Strict):
     """Only these prompts, in this order; None means all."""
     n: int = Field(ge=1, le=MAX_SAMPLES)
     sampling: Sampling
+    thinking: bool = False
+    """Whether the chat template lets the model think before it answers, where it has such a switch."""
     seed: int
     out: str
     """URI of the artifact to write (schema `ROLLOUTS`)."""
@@ -209,6 +211,8 @@ class TrainRequest(Strict):
     """Problems left out of the loss (lead gate: their memory misled a student that knew better)."""
     lr_scale: float = Field(default=1.0, ge=0.0, le=1.0)
     settings: TrainSettings
+    thinking: bool = False
+    """As the rollouts were drawn: the teacher reads its context behind the same generation prompt."""
     seed: int
     last: bool = False
     """No step follows: the job process and its checkpoints end with it, and what they held of the machine is free."""

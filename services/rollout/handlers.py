@@ -66,7 +66,8 @@ def generate(engine: Engine, request: GenerateRequest, context: JobContext, part
         Cancelled: when the job was cancelled.
     """
     prompts = select({row["prompt_id"]: row for row in read_table(request.prompts)}, request.ids)
-    rendered, window = engine.render(request.policy, [load_messages(prompt["messages"]) for prompt in prompts])
+    conversations = [load_messages(prompt["messages"]) for prompt in prompts]
+    rendered, window = engine.render(request.policy, conversations, request.thinking)
     too_long = _too_long(prompts, rendered, request.sampling.max_tokens, window)
     asked = [
         (prompt, sample, Row(prompt_ids, request.seed, stream_of(f"{prompt['prompt_id']}#{sample}")))

@@ -31,9 +31,12 @@ PER_STEP = 4
 def model(tmp_path: Path) -> Path:
     folder = tmp_path / "model"
     folder.mkdir()
-    (folder / "config.json").write_text("{}")
-    (folder / "tokenizer.json").write_text("{}")
-    (folder / "chat_template.jinja").write_text("{{ messages[0].content }}")
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "vocab_size": 4}
+    ends = {"eos_token_id": 1, "max_position_embeddings": 2048}
+    (folder / "config.json").write_text(json.dumps({"model_type": "qwen3", **sizes, **ends}))
+    words = {"type": "WordLevel", "vocab": {"word": 0, "<end>": 1}, "unk_token": "word"}
+    (folder / "tokenizer.json").write_text(json.dumps({"version": "1.0", "model": words}))
+    (folder / "chat_template.jinja").write_text("{{ messages[0].content }}<end>")
     (folder / "model.safetensors").write_bytes(b"weights")
     return folder
 

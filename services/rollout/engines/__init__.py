@@ -59,8 +59,14 @@ class Engine(Protocol):
         """Let go of what is in memory of a run. It is loaded again when somebody asks for it."""
         ...
 
-    def render(self, policy: Policy, conversations: Sequence[Sequence[Message]]) -> tuple[list[tuple[int, ...]], int]:
-        """Prompt ids of each conversation by the policy's chat template, and its context window in tokens."""
+    def render(
+        self, policy: Policy, conversations: Sequence[Sequence[Message]], thinking: bool = False
+    ) -> tuple[list[tuple[int, ...]], int]:
+        """Prompt ids of each conversation by the policy's chat template, and its context window in tokens.
+
+        Args:
+            thinking: whether the model may think before it answers; templates without such a switch ignore it.
+        """
         ...
 
     def generate(

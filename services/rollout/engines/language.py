@@ -36,14 +36,14 @@ class Language:
         self.ends: frozenset[int] = frozenset(ends | {self._tokenizer.eos_token_id} - {None})
         """Token ids that end a completion: those of the generation settings and the tokenizer's own."""
 
-    def render(self, conversations: Sequence[Sequence[Message]]) -> list[tuple[int, ...]]:
+    def render(self, conversations: Sequence[Sequence[Message]], thinking: bool = False) -> list[tuple[int, ...]]:
         """Prompt ids of each conversation by the chat template."""
         with self._lock:
             prompts = [
                 self._tokenizer.apply_chat_template(
                     [message.model_dump() for message in messages],
                     add_generation_prompt=True,
-                    enable_thinking=False,
+                    enable_thinking=thinking,
                     tokenize=True,
                     return_dict=False,
                 )

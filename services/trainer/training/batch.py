@@ -155,7 +155,7 @@ def assemble(
     if LOSSES[settings.loss].reads_teacher:
         if contexts is None:
             raise BatchError(f"loss {settings.loss!r} needs teacher contexts, and the request has none")
-        teacher_ids = _teacher_prompts(rows, trained, contexts, settings.max_teacher_tokens, tokenizer, window)
+        teacher_ids = _teacher_prompts(rows, trained, contexts, request, tokenizer, window)
         trained = [bool(ids) for ids in teacher_ids]
     advantages = group_advantages(rewards, [row["problem_id"] for row in rows], trained)
     return TrainBatch(
@@ -189,7 +189,7 @@ def _teacher_prompts(
     rows: list[Row],
     trained: list[bool],
     contexts: Iterable[Row],
-    longest: int,
+    request: TrainRequest,
     tokenizer: Tokenizer,
     window: int,
 ) -> list[tuple[int, ...]]:
@@ -205,23 +205,25 @@ def _teacher_prompts(
         [message.model_dump() for message in load_messages(by_rollout[rows[i]["rollout_id"]]["messages"])]
         for i in taught
     ]
-    texts = [chat_text(tokenizer, conversation) for conversation in conversations]
+    texts = [chat_text(tokenizer, conversation, thinking=request.thinking) for conversation in conversations]
     encoded = tokenizer(texts, add_special_tokens=False)["input_ids"]
     prompts: list[tuple[int, ...]] = [()] * len(rows)
     for i, conversation, text, ids in zip(taught, conversations, texts, encoded, strict=True):
-        limit = min(longest, window - len(rows[i]["token_ids"]))
+        limit = min(request.settings.max_teacher_tokens, window - len(rows[i]["token_ids"]))
         last_turn, student_ids = conversation[-1]["content"], rows[i]["prompt_ids"]
         prompts[i] = tuple(ids if len(ids) <= limit else _cut(text, last_turn, student_ids, limit, tokenizer))
     return prompts
 
 
-def chat_text(tokenizer: Tokenizer, conversation: list[dict[str, str]]) -> str:
-    """The conversation in the model's chat format, ready for an answer without a thinking part.
+def chat_text(tokenizer: Tokenizer, conversation: list[dict[str, str]], *, thinking: bool) -> str:
+    """The conversation in the model's chat format, ready for an answer, which begins with a thinking part or not.
 
     Templates that know no thinking mode ignore the switch.
     """
     return str(
-        tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True, enable_thinking=False)
+        tokenizer.apply_chat_template(
+            conversation, tokenize=False, add_generation_prompt=True, enable_thinking=thinking
+        )
     )
 
 

@@ -38,6 +38,13 @@ def test_the_memory_agent_alone_draws_from_contexts(recipe: Make) -> None:
     assert {r.policy.weights.version for r in bodies(played, "rollout")} == {0}
 
 
+def test_student_probe_and_teacher_think_alike(recipe: Make) -> None:
+    for said in ("off", "on"):
+        played = play(recipe(thinking=said, teacher={"lead_gate": True}))
+        asked = [request for name in ("rollout", "probe", "evaluate", "train") for request in bodies(played, name)]
+        assert {request.thinking for request in asked} == {said == "on"}
+
+
 @pytest.mark.parametrize("gate", [False, True])
 def test_law_2_pmd_without_memory_sends_what_sdpo_sends(gate: bool, recipe: Make) -> None:
     over = {"teacher": {"lead_gate": gate}, "retrieval": {"k": 5}}

@@ -131,7 +131,7 @@ def test_a_model_that_is_a_folder_of_links_is_followed(recipe_tree: Tree, model:
     ("model_path", "message"),
     [
         ("/nowhere/at/all", "no folder /nowhere/at/all"),
-        ("relative/path", "relative path"),
+        ("../relative/path", "relative path"),
         ("s3://bucket/model", "not on a file system"),
     ],
 )

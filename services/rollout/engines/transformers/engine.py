@@ -201,10 +201,16 @@ class TransformersEngine:
         found = probe.check(expected, said, precision, replica=socket.gethostname(), model=model)
         log.info("weights are the trainer's", extra={"model": model, "gap": found})
 
-    def render(self, policy: Policy, conversations: Sequence[Sequence[Message]]) -> tuple[list[tuple[int, ...]], int]:
-        """Prompt ids of each conversation by the policy's chat template, and its context window in tokens."""
+    def render(
+        self, policy: Policy, conversations: Sequence[Sequence[Message]], thinking: bool = False
+    ) -> tuple[list[tuple[int, ...]], int]:
+        """Prompt ids of each conversation by the policy's chat template, and its context window in tokens.
+
+        Args:
+            thinking: whether the model may think before it answers; templates without such a switch ignore it.
+        """
         language = self._language(policy)
-        return language.render(conversations), language.window
+        return language.render(conversations, thinking), language.window
 
     def _language(self, policy: Policy) -> Language:
         resident = self._residents.get(policy.run)
@@ -301,7 +307,9 @@ class TransformersEngine:
         """Cache positions that one batch may use, all rows together."""
         config = model.config.get_text_config()
         head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        cell = 2 * config.num_hidden_layers * config.num_key_value_heads * head * self.dtype.itemsize
+        # Configs of models without grouped heads (GPT-2, GPT-NeoX) have no such word.
+        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        cell = 2 * config.num_hidden_layers * heads * head * self.dtype.itemsize
         if self._settings.rollout_cache_gib is not None:
             budget = self._settings.rollout_cache_gib * GIB
         elif self.device.type == "cuda":

@@ -280,13 +280,15 @@ class VllmEngine:
                 self._starting = f"vLLM died and can't be started again: {error}"
                 log.warning("vLLM can't be started again", extra={"reason": str(error)})
 
-    def render(self, policy: Policy, conversations: Sequence[Sequence[Message]]) -> tuple[list[tuple[int, ...]], int]:
+    def render(
+        self, policy: Policy, conversations: Sequence[Sequence[Message]], thinking: bool = False
+    ) -> tuple[list[tuple[int, ...]], int]:
         """Prompt ids of each conversation by the policy's chat template, and its context window in tokens."""
         language = self._language(policy)
         window = language.window
         if self._holds(policy) and self._window is not None:
             window = min(window, self._window)
-        return language.render(conversations), window
+        return language.render(conversations, thinking), window
 
     def tokens_as_text(self, policy: Policy, token_ids: Sequence[int]) -> list[str]:
         """Each token of a completion as text, special tokens included."""

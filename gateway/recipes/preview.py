@@ -1,0 +1,84 @@
+"""What a recipe would do, looked at without starting anything: for dry runs, here or at the gateway.
+
+Invariant: what is wrong is refused as creation refuses it; what is merely not here yet (problem files, a model whose
+hub is away) is named in `missing`, and the rest is still told.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+from pmd.gateway.recipes.datasets.records import BadRecord, Unreadable
+from pmd.gateway.recipes.models.resolve import locate
+from pmd.gateway.recipes.problems import (
+    Base,
+    InvalidRecipe,
+    ModelAway,
+    Refused,
+    advise,
+    find_base,
+    long_prompts,
+    problems_of,
+)
+from pmd.gateway.recipes.recipe import Recipe
+from pmd.services.common.wire import Problem, Split
+
+REMEDIES = {
+    "livecodebench": (
+        "LiveCodeBench is not part of PMD: fetch test6.jsonl and its older parts of the data set"
+        " livecodebench/code_generation_lite, as they are, to that place"
+    ),
+    "sciknoweval": (
+        "SciKnowEval is not part of PMD: fetch the data set hicai-zju/SciKnowEval, keep level L3 of one domain and"
+        " write its train and test records to those places (docs/models.md)"
+    ),
+}
+"""How to come by problem files, by `source`."""
+
+
+@dataclass(frozen=True)
+class Preview:
+    """What is known of a run before it is one."""
+
+    model: str | None
+    """What `model` leads to; None when that could not be found out."""
+    problems: dict[Split, int]
+    bad: list[BadRecord]
+    """Records of problem files that would be left out."""
+    long: list[str]
+    """Train problems that are too long to be trained on."""
+    warnings: list[str]
+    missing: list[dict[str, str]]
+    """What must be there before the run can start, by the recipe's key."""
+
+
+def preview(recipe: Recipe, refused: Refused = lambda _: {}) -> Preview:
+    """What `recipe` would do.
+
+    Raises:
+        InvalidRecipe: creation would refuse it whatever is fetched.
+    """
+    missing: list[dict[str, str]] = []
+    base: Base | None = None
+    problems: list[Problem] = []
+    bad: list[BadRecord] = []
+    try:
+        base = find_base(recipe, lambda model: locate(model, whole=False))
+    except ModelAway as error:
+        missing += error.fields
+    try:
+        problems, bad = problems_of(recipe, refused)
+    except InvalidRecipe as error:
+        if not isinstance(error.__cause__, Unreadable):
+            raise
+        remedy = REMEDIES.get(recipe.problems.source, "")
+        missing += [field | {"message": f"{field['message']}. {remedy}".strip()} for field in error.fields]
+    return Preview(
+        model=base.located.name if base else None,
+        problems=dict(Counter(problem.split for problem in problems)),
+        bad=bad,
+        long=long_prompts(recipe, problems, base) if base else [],
+        warnings=advise(recipe, base, problems) if base else [],
+        missing=missing,
+    )
