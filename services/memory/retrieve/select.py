@@ -22,24 +22,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 from pmd.services.common.options import ContextSettings
 from pmd.services.common.wire import Level, Problem
-from pmd.services.memory.evidence.credibility import (
-    BELIEVED,
-    STRATEGY_PRIOR,
-    Attempt,
-    approaches,
-    behavior_prior,
-    contradicts,
-    credibility,
-    record,
-)
-from pmd.services.memory.evidence.terms import AGREE, coverage, terms, union
+from pmd.services.memory.evidence.beliefs import BELIEVED, Belief, Beliefs
+from pmd.services.memory.evidence.credibility import Attempt
+from pmd.services.memory.evidence.terms import terms
 from pmd.services.memory.leak.guard import leak
 from pmd.services.memory.ledger import Item
-from pmd.services.memory.retrieve.snapshot import Evidence, Found, ProblemMemory, Snapshot
+from pmd.services.memory.retrieve.snapshot import Found, ProblemMemory, Snapshot
 
 
 @dataclass(frozen=True)
@@ -53,10 +44,6 @@ class Note:
     score: float
     """Similarity to the problem; 1 for notes that speak about this very problem."""
     reason: str
-
-    @cached_property
-    def terms(self) -> frozenset[str]:
-        return terms(self.text)
 
     def left_out(self, why: str) -> Note:
         """The note as one that is not shown."""
@@ -108,12 +95,11 @@ def select(problem: Problem, snapshot: Snapshot, settings: ContextSettings, *, l
         leak_guard: leave out notes that give the problem's answer away.
     """
     memory = snapshot.problems[problem.id]
-    attempts = snapshot.evidence.attempts.get(problem.id, ())
-    attempted = union(a.terms for a in attempts)
+    beliefs = snapshot.beliefs
     passed = [item.text for item in memory.experience if item.facts["passed"]]
     past: list[tuple[Item, Attempt]] = []
     if "experience" in settings.levels and not settings.transient:
-        past = [(i, a) for i, a in zip(memory.experience, attempts, strict=True) if a.step < snapshot.step]
+        past = [(i, a) for i, a in zip(memory.experience, memory.attempts, strict=True) if a.step < snapshot.step]
 
     def objection(note: Note) -> str:
         if snapshot.bans.forbids(note.item, note.text):
@@ -124,15 +110,18 @@ def select(problem: Problem, snapshot: Snapshot, settings: ContextSettings, *, l
         reason = leak(note.text, problem, passed) if leak_guard else None
         return f"gives the answer away: {reason}" if reason else ""
 
-    claims = _strategies(problem.id, memory, snapshot.evidence)
+    def conflict(a: Note, b: Note) -> bool:
+        return settings.conflicts == "resolve" and beliefs.contradict(a, b, problem.id)
+
+    claims = _strategies(problem.id, memory, beliefs)
     for item, seen in _newest([(i, a) for i, a in past if a.passed]):
-        claims.append(_claim(item, seen.text, problem.id, "passed attempt of an earlier step", snapshot.evidence))
-    behaviors, beyond = _behaviors(problem, memory, attempts, snapshot, settings)
+        belief = beliefs.claim(item, seen.text, problem.id, problem.id)
+        claims.append(_note(item, seen.text, belief, "passed attempt of an earlier step"))
+    behaviors, beyond = _behaviors(problem, memory, snapshot, settings)
     believed = [n for n in (*claims, *behaviors) if n.credibility >= BELIEVED]
-    conflict = _conflict(attempted, snapshot.evidence.vocabulary) if settings.conflicts == "resolve" else _never
     chosen, left_out = _consistent(sorted(believed, key=lambda n: -n.credibility), conflict, objection)
-    warned = [note for item in memory.lessons if (note := _warning(item, attempts)) is not None]
-    warnings, unsafe = _consistent(warned, _never, objection)
+    warned = [_note(i, i.text, beliefs.warning(i, problem.id), "lesson of this problem") for i in memory.lessons]
+    warnings, unsafe = _consistent([n for n in warned if n.credibility >= BELIEVED], _never, objection)
     if not warnings:
         # A lesson says it already. The attempt word for word is what a model that looks things up repeats.
         failures = [_failure(item, seen) for item, seen in _newest([(i, a) for i, a in past if not a.passed])]
@@ -140,64 +129,50 @@ def select(problem: Problem, snapshot: Snapshot, settings: ContextSettings, *, l
     plans = [n for n in chosen if n.item.level == "insight" or n.item.facts.get("passed")]
     return Selection(
         strategies=tuple(n for n in chosen if n.item.level == "insight"),
-        lessons=tuple(n for n in warnings if n.item.held or not _forbids(n, plans, attempted)),
+        lessons=tuple(n for n in warnings if n.item.held or not beliefs.forbids(n, plans, problem.id)),
         behaviors=tuple(n for n in chosen if n.item.level == "behavior"),
         experiences=tuple(n for n in chosen if n.item.level == "experience"),
         left_out=tuple(n for n in (*left_out, *unsafe, *beyond) if n.item.held),
     ).within(settings.max_chars)
 
 
-def _strategies(problem_id: str, memory: ProblemMemory, evidence: Evidence) -> list[Note]:
+def _strategies(problem_id: str, memory: ProblemMemory, beliefs: Beliefs) -> list[Note]:
     """The strategies that speak about a problem; where none is believed, those of problems that ask the like too."""
     notes = []
     for item in memory.strategies:
         own = item.scope == problem_id
         why = "strategy of this problem" if own else f"strategy of {item.scope}, which speaks about this problem too"
-        notes.append(_claim(item, item.text, item.scope, why, evidence))
+        notes.append(_note(item, item.text, beliefs.claim(item, item.text, item.scope, problem_id), why))
     if not any(note.credibility >= BELIEVED for note in notes):
         claimed = {note.item.id for note in notes}
         for score, item in memory.alike:
             if item.id not in claimed:
                 why = f"strategy of {item.scope}, which asks the like"
-                notes.append(_claim(item, item.text, problem_id, why, evidence, score))
+                notes.append(_note(item, item.text, beliefs.claim(item, item.text, problem_id, problem_id), why, score))
     return notes
 
 
-def _claim(item: Item, text: str, home: str, reason: str, evidence: Evidence, score: float = 1.0) -> Note:
-    """A note that says how to solve a problem, with its record at all problems that it speaks about."""
-    seen = evidence.of(text, home)
-    return Note(
-        item,
-        text,
-        _belief(item, credibility(STRATEGY_PRIOR, seen, chance=evidence.base_pass_rate)),
-        score,
-        f"{_stands_behind(item)}{reason}; {seen.passes} of {seen.trials} attempts that follow it passed",
-    )
+def _note(item: Item, text: str, belief: Belief, reason: str, score: float = 1.0) -> Note:
+    """A note as it is believed. What a person pinned or wrote is believed whatever the evidence."""
+    stands_behind = ""
+    if item.held:
+        stands_behind = "pinned by a person; " if item.pinned else "a person's wording; "
+    credibility = 1.0 if item.held else belief.credibility
+    reason = "; ".join(part for part in (reason, belief.evidence) if part)
+    return Note(item, text, credibility, score, f"{stands_behind}{reason}")
 
 
 def _failure(item: Item, seen: Attempt) -> Note:
     return Note(item, seen.text, 1.0, 1.0, "failed attempt of an earlier step")
 
 
-def _warning(item: Item, attempts: Sequence[Attempt]) -> Note | None:
-    """A lesson, unless attempts that do what it warns of mostly pass."""
-    seen = record(item.text, attempts)
-    if seen.trials and seen.passes / seen.trials > 0.5 and not item.held:
-        return None
-    reason = (
-        f"{_stands_behind(item)}lesson of this problem; {seen.passes} of {seen.trials} attempts that do this passed"
-    )
-    return Note(item, item.text, 1.0, 1.0, reason)
-
-
 def _behaviors(
     problem: Problem,
     memory: ProblemMemory,
-    attempts: Sequence[Attempt],
     snapshot: Snapshot,
     settings: ContextSettings,
 ) -> tuple[list[Note], list[Note]]:
-    """The behaviors found for a problem, with how the approaches here that follow them fared; and those beyond `k`."""
+    """The behaviors found for a problem, and those beyond `k`."""
     if memory.likeness is None:
         return [], []
     mentioned = terms(problem.question())
@@ -214,23 +189,14 @@ def _behaviors(
     taken = {one.item.id for one in first}
     why = f"{settings.k} behaviors (retrieval.k) come before it"
     beyond = [one for one in found if one.item.held and one.item.id not in taken]
-    return (
-        [_rule(one, attempts, snapshot.evidence) for one in first],
-        [_rule(one, attempts, snapshot.evidence).left_out(why) for one in beyond],
+    shown, more = (
+        [
+            _note(one.item, one.item.text, snapshot.beliefs.rule(one.item, problem.id), "", one.similarity)
+            for one in some
+        ]
+        for some in (first, beyond)
     )
-
-
-def _rule(found: Found, attempts: Sequence[Attempt], evidence: Evidence) -> Note:
-    """A behavior, with how the different approaches to the problem that follow it fared."""
-    item = found.item
-    seen = approaches(item.text, attempts)
-    prior = behavior_prior(item.facts["support"], item.facts["members"])
-    reason = (
-        f"{_stands_behind(item)}{item.facts['support']} of {item.facts['members']} problems agree; "
-        f"{seen.passes} of {seen.trials} approaches here that follow it passed"
-    )
-    belief = credibility(prior, seen, chance=evidence.base_pass_rate, blame=evidence.behavior_pass_rate)
-    return Note(item, item.text, _belief(item, belief), found.similarity, reason)
+    return shown, [note.left_out(why) for note in more]
 
 
 Conflict = Callable[[Note, Note], bool]
@@ -238,24 +204,6 @@ Conflict = Callable[[Note, Note], bool]
 
 def _never(a: Note, b: Note) -> bool:  # noqa: ARG001 -- a `Conflict`
     return False
-
-
-def _conflict(attempted: frozenset[str], vocabulary: frozenset[str]) -> Conflict:
-    """Whether two notes contradict each other.
-
-    Args:
-        attempted: terms of the attempts at the problem. Two claims about it are compared by what attempts can show,
-            not by the names they share.
-        vocabulary: terms that strategies use: what a behavior can be compared by.
-    """
-
-    def contradict(a: Note, b: Note) -> bool:
-        if "behavior" not in {a.item.level, b.item.level}:
-            return contradicts(a.terms, b.terms, attempted)
-        broad, narrow = (a, b) if a.item.level == "behavior" else (b, a)
-        return contradicts(broad.terms, narrow.terms, vocabulary)
-
-    return contradict
 
 
 def _consistent(
@@ -277,22 +225,6 @@ def _consistent(
 def _newest(attempts: Sequence[tuple[Item, Attempt]]) -> Sequence[tuple[Item, Attempt]]:
     """The attempt to show: the newest that a person pinned, else the newest."""
     return [pair for pair in attempts if pair[0].held][-1:] or attempts[-1:]
-
-
-def _belief(item: Item, evidence: float) -> float:
-    """A note's credibility: what a person stands behind is believed."""
-    return 1.0 if item.held else evidence
-
-
-def _stands_behind(item: Item) -> str:
-    if not item.held:
-        return ""
-    return "pinned by a person; " if item.pinned else "a person's wording; "
-
-
-def _forbids(lesson: Note, plans: Sequence[Note], vocabulary: frozenset[str]) -> bool:
-    """Whether a lesson warns of what a chosen plan does."""
-    return any(coverage(plan.terms, vocabulary, lesson.terms) >= AGREE for plan in plans)
 
 
 def counts(selections: Mapping[str, Selection]) -> dict[str, int]:

@@ -20,7 +20,9 @@ from pmd.services.common.options import ContextSettings
 from pmd.services.common.wire import Level, Problem
 from pmd.services.memory.evidence.bank import attempt, by_scope, lessons, strategies
 from pmd.services.memory.evidence.bank import problems as known_problems
-from pmd.services.memory.evidence.credibility import Attempt, Tally, record
+from pmd.services.memory.evidence.beliefs import Beliefs
+from pmd.services.memory.evidence.by_terms import ByTerms
+from pmd.services.memory.evidence.credibility import Attempt, Tally
 from pmd.services.memory.evidence.reach import Reach
 from pmd.services.memory.evidence.terms import excerpt, terms, union
 from pmd.services.memory.index.embed import Rows
@@ -54,6 +56,8 @@ class ProblemMemory:
 
     experience: Sequence[Item] = ()
     """Its attempts, whether or not the settings show them."""
+    attempts: Sequence[Attempt] = ()
+    """The same as they are read: the approach that each took."""
     strategies: Sequence[Item] = ()
     """Strategies that speak about it, its own first, each thought once."""
     lessons: Sequence[Item] = ()
@@ -63,25 +67,6 @@ class ProblemMemory:
     """Behaviors that the index finds, best first; None: it was not asked for them."""
     likeness: Rows | None = None
     """Cosine similarity to each of the snapshot's behaviors, float32 [behaviors]; None without behaviors."""
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """The attempts that notes are measured by."""
-
-    reach: Reach
-    attempts: Mapping[str, Sequence[Attempt]]
-    """By problem, oldest first: of the asked problems, and of all that a note which may be claimed speaks about."""
-    base_pass_rate: float
-    """How often attempts pass that no memory has taught, in [0, 1): notes are credited with what goes beyond."""
-    behavior_pass_rate: float
-    """How often attempts that follow any of the behaviors pass."""
-    vocabulary: frozenset[str]
-    """Terms that the bank's strategies use: what a behavior can be compared by."""
-
-    def of(self, note: str, home: str) -> Tally:
-        """How the attempts that follow a note of the problem `home` fared, at all problems that it speaks about."""
-        return record(note, [a for pid in self.reach.kin(note, home) for a in self.attempts.get(pid, ())])
 
 
 @dataclass(frozen=True)
@@ -113,7 +98,7 @@ class Snapshot:
     problems: Mapping[str, ProblemMemory]
     """By id, each problem that was asked for."""
     behaviors: Sequence[Behavior]
-    evidence: Evidence
+    beliefs: Beliefs
     bans: Bans
     index: str | None = None
     """The index that was searched by meaning; None when the settings ask for no such search."""
@@ -166,12 +151,14 @@ def read(
     alike, found = searched.get("insight"), searched.get("behavior")
     likeness = _likeness(search.vectors, problems, behaviors, check)
     by_problem = by_scope(insights)
+    attempts = {pid: [attempt(item, settings.excerpt_chars) for item in items] for pid, items in everywhere.items()}
     return Snapshot(
         step=step,
         seq=seq,
         problems={
             pid: ProblemMemory(
                 experience=experience.get(pid, ()),
+                attempts=attempts.get(pid, ()),
                 strategies=applicable[pid],
                 lessons=lessons(by_problem.get(pid, ())),
                 alike=alike.near[pid] if alike else (),
@@ -181,11 +168,10 @@ def read(
             for pid in asked
         },
         behaviors=[Behavior(item, terms(item.facts["topic"])) for item in behaviors],
-        evidence=Evidence(
+        beliefs=ByTerms(
             reach=reach,
-            attempts={
-                pid: [attempt(item, settings.excerpt_chars) for item in items] for pid, items in everywhere.items()
-            },
+            attempts=attempts,
+            attempted={pid: union(a.terms for a in attempts.get(pid, ())) for pid in asked},
             base_pass_rate=base_pass_rate,
             behavior_pass_rate=sum(followed, Tally()).rate,
             vocabulary=union(terms(i.text) for i in strategies(standing)),

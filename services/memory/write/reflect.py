@@ -23,7 +23,8 @@ from pmd.services.common.prompts import render
 from pmd.services.common.requests import MemoryCounts, ReflectRequest
 from pmd.services.common.wire import Problem
 from pmd.services.memory.evidence.bank import attempt, attempts_at, by_scope, lessons, problems, strategies
-from pmd.services.memory.evidence.credibility import BELIEVED, STRATEGY_PRIOR, Attempt, borne_out, credibility, record
+from pmd.services.memory.evidence.beliefs import BELIEVED
+from pmd.services.memory.evidence.credibility import STRATEGY_PRIOR, Attempt, borne_out, credibility, record
 from pmd.services.memory.evidence.quality import without_duplicates
 from pmd.services.memory.evidence.reach import Reach
 from pmd.services.memory.evidence.terms import AGREE, coverage, terms, union

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pmd.services.common.wire import Message, Problem
+from pmd.services.memory.evidence.beliefs import BELIEVED
 from pmd.services.memory.evidence.credibility import (
-    BELIEVED,
     STRATEGY_PRIOR,
     Attempt,
     Tally,
