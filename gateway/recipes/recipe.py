@@ -18,6 +18,7 @@ from pmd.services.common.options import (
     AbstractSettings,
     ContextRules,
     ContextSettings,
+    EvidenceKind,
     HardwareSettings,
     ObjectiveSettings,
     OptimizerSettings,
@@ -136,6 +137,9 @@ class MemorySettings(Strict):
     """Ablation: from this step on nothing is written."""
     keep_attempts: int = Field(default=16, ge=1, le=MAX_COUNT)
     """Attempts kept per problem; older ones are retired."""
+    evidence: EvidenceKind = "effect"
+    """What notes are believed by. effect: what contexts that show a note lead to (`quality.hold_out` and
+    `teacher.lead_gate` measure it). terms: how attempts that contain its terms fared, for short formal texts."""
     reflect: ReflectSettings = ReflectSettings()
     abstract: Abstraction = Abstraction()
     quality: QualitySettings = QualitySettings()

@@ -14,6 +14,10 @@ from pydantic import Field
 from pmd.services.common.strict import Strict
 from pmd.services.common.wire import MAX_COUNT, Level
 
+EvidenceKind = Literal["effect", "terms"]
+"""What notes are believed by. effect: what contexts that show a note lead to, against those that hold it out.
+terms: how attempts that contain a note's terms fared, which fits short formal texts only."""
+
 MAX_NOTE_CHARS = 4000
 """Longest note that anybody may write. The memory block (`ContextRules.max_chars`) has room for one by default, so that
 no note is accepted that can never be shown."""

@@ -13,6 +13,7 @@ from pydantic import Field
 from pmd.services.common.options import (
     AbstractSettings,
     ContextSettings,
+    EvidenceKind,
     PromptFiles,
     QualitySettings,
     ReflectSettings,
@@ -129,6 +130,7 @@ class ReflectRequest(Strict):
     """How often attempts of this bank pass whatever they do: notes are credited with what goes beyond."""
     generator: Generator
     settings: ReflectSettings
+    evidence: EvidenceKind = "effect"
     quality: QualitySettings = QualitySettings()
     prompts: PromptFiles
 
@@ -143,6 +145,7 @@ class AbstractRequest(Strict):
     settings: AbstractSettings
     excerpt_chars: int = Field(default=1500, ge=16)
     """Head of an attempt that says which approach it took."""
+    evidence: EvidenceKind = "effect"
     quality: QualitySettings = QualitySettings()
     prompts: PromptFiles
 
@@ -165,6 +168,7 @@ class RetrieveRequest(Strict):
     chance: float = Field(default=0.0, ge=0.0, lt=1.0)
     """How often attempts of this bank pass whatever they do: notes are credited with what goes beyond."""
     settings: ContextSettings
+    evidence: EvidenceKind = "effect"
     quality: QualitySettings = QualitySettings()
     prompts: PromptFiles
     out: str

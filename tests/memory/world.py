@@ -12,7 +12,7 @@ from pydantic import SecretStr
 from pmd.services.common.artifacts import write_problems, write_table
 from pmd.services.common.columns import ROLLOUTS, VERDICTS
 from pmd.services.common.jobs import JobContext
-from pmd.services.common.options import AbstractSettings, ContextSettings, PromptFiles, ReflectSettings
+from pmd.services.common.options import AbstractSettings, ContextSettings, EvidenceKind, PromptFiles, ReflectSettings
 from pmd.services.common.requests import (
     AbstractRequest,
     Generator,
@@ -90,6 +90,7 @@ class World:
         self.batches: dict[int, tuple[Ref, Ref]] = {}
         self.chance = 0.0
         """How often attempts pass that nothing has taught yet."""
+        self.evidence: EvidenceKind = "terms"
 
     def job(self, key: str) -> JobContext:
         return JobContext(key, threading.Event())
@@ -138,6 +139,7 @@ class World:
             chance=self.chance,
             generator=Generator(model="run@0"),
             settings=ReflectSettings(excerpt_chars=64),
+            evidence=self.evidence,
             prompts=PROMPTS,
         )
         return reflect(self.ledger, words, request, self.job(f"s{step}.reflect"))  # type: ignore[arg-type]
@@ -149,6 +151,7 @@ class World:
             policy_version=step - 1,
             generator=Generator(model="run@0"),
             settings=AbstractSettings(clustering="terms", max_behaviors=2),
+            evidence=self.evidence,
             prompts=PROMPTS,
         )
         return abstract(self.ledger, self.search.vectors, words, request, self.job(f"s{step}.abstract"))  # type: ignore[arg-type]
@@ -163,6 +166,7 @@ class World:
             step=step,
             chance=self.chance,
             settings=ContextSettings(**{"excerpt_chars": 64, **settings}),
+            evidence=self.evidence,
             prompts=PROMPTS,
             out=f"file://{self.folder}/s{step}/contexts.parquet",
         )

@@ -16,16 +16,19 @@ a Beta posterior, and the effect is their difference.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 from scipy.special import betainc, betaincinv
 
+from pmd.services.memory.ledger.reads import Trials
+
 PRIOR_TRIALS = 2.0
 """What the prior of an arm is worth."""
-ELSEWHERE = 4.0
+ELSEWHERE = 2.0
 """Most trials an arm that other problems may add to a problem's own."""
 TESTED = 4
 """Trials with a note below which it is shown with a bounded chance only."""
@@ -123,6 +126,15 @@ class Effect:
         read = f"reward {shown.rewards / shown.trials:.2f} in {shown.trials:g} trials with it" if shown.trials else ""
         unread = f"{held.rewards / held.trials:.2f} in {held.trials:g} without" if held.trials else ""
         return ", ".join(part for part in (read, unread) if part) or "not tried yet"
+
+
+def gather(trials: Iterable[Trials]) -> dict[str, dict[str, Outcomes]]:
+    """Outcomes by item, by problem."""
+    found: dict[str, dict[str, Outcomes]] = defaultdict(lambda: defaultdict(Outcomes))
+    for one in trials:
+        arm, base = Arm(one.trials, one.rewards), Arm(one.base_trials, one.base_rewards)
+        found[one.item_id][one.problem_id] += Outcomes(base=base, **{"shown" if one.shown else "held_out": arm})
+    return {item_id: dict(by_problem) for item_id, by_problem in found.items()}
 
 
 def effect_at(problem_id: str, outcomes: Mapping[str, Outcomes]) -> Effect:

@@ -22,12 +22,14 @@ from pmd.services.common.columns import CONTEXTS
 from pmd.services.common.jobs import JobContext
 from pmd.services.common.requests import RetrieveRequest, RetrieveResult
 from pmd.services.common.wire import Outcome, Problem
+from pmd.services.memory.evidence.bank import mean_rewards
+from pmd.services.memory.evidence.effect import UNTESTED_HOLD_OUT
 from pmd.services.memory.evidence.quality import held_out
 from pmd.services.memory.evidence.terms import AGREE, excerpt, similarity, terms
 from pmd.services.memory.index.search import Search
 from pmd.services.memory.ledger import Ledger, Use
 from pmd.services.memory.retrieve.render import explained, omitted, render
-from pmd.services.memory.retrieve.select import Selection, counts, select
+from pmd.services.memory.retrieve.select import Note, Selection, counts, select
 from pmd.services.memory.retrieve.snapshot import Snapshot, read
 
 _THINK = re.compile(r"<think>.*?</think>\s*", re.DOTALL)
@@ -95,17 +97,15 @@ def _row(
 
 
 def with_hold_out(chosen: Selection, problem_id: str, request: RetrieveRequest) -> Selection:
-    """A selection without the notes that are held out at random (`memory.quality.hold_out`)."""
-    share = request.quality.hold_out
-    if not share:
-        return chosen
-    return chosen.filtered(
-        lambda note: (
-            note.item.held
-            or note.item.level == "experience"
-            or not held_out(request.step, problem_id, note.item.text, share)
-        )
-    )
+    """A selection without the notes that are held out at random: `memory.quality.hold_out`, and more of those that
+    nothing speaks for or against yet."""
+
+    def stays(note: Note) -> bool:
+        share = request.quality.hold_out if note.tested else max(request.quality.hold_out, UNTESTED_HOLD_OUT)
+        exempt = note.item.held or note.item.level == "experience"
+        return exempt or not held_out(request.step, problem_id, note.item.text, share)
+
+    return chosen.filtered(stays)
 
 
 def retrieve(ledger: Ledger, search: Search, request: RetrieveRequest, job: JobContext) -> RetrieveResult:
@@ -127,6 +127,7 @@ def retrieve(ledger: Ledger, search: Search, request: RetrieveRequest, job: JobC
             asked,
             request.step,
             request.settings,
+            evidence=request.evidence,
             base_pass_rate=request.chance,
             check=job.check,
         )
@@ -142,7 +143,8 @@ def retrieve(ledger: Ledger, search: Search, request: RetrieveRequest, job: JobC
     shown |= {"feedback": sum(r["feedback"] for r in rows)}
     contexts = write_table(request.out, rows, CONTEXTS)
     if request.bank is not None and seq:
-        ledger.note_contexts(request.bank, job.key, request.step, seq, contexts, _uses(chosen, selections))
+        base = mean_rewards(request.verdicts) if request.verdicts else {}
+        ledger.note_contexts(request.bank, job.key, request.step, seq, contexts, _uses(chosen, selections, base))
     return RetrieveResult(
         contexts=contexts,
         seq=seq,
@@ -162,10 +164,10 @@ def _chosen(problem: Problem, snapshot: Snapshot | None, request: RetrieveReques
     return select(problem, snapshot, request.settings, leak_guard=request.quality.leak_guard)
 
 
-def _uses(chosen: Mapping[str, Selection], shown: Mapping[str, Selection]) -> list[Use]:
+def _uses(chosen: Mapping[str, Selection], shown: Mapping[str, Selection], base: Mapping[str, float]) -> list[Use]:
     """Which items the contexts of a step show, and which chance held out."""
     return [
-        Use(pid, n.item.id, n.item.version, n.score, n.credibility, n in shown[pid].notes)
+        Use(pid, n.item.id, n.item.version, n.score, n.credibility, n in shown[pid].notes, base.get(pid))
         for pid, selection in chosen.items()
         for n in selection.notes
     ]

@@ -7,8 +7,8 @@ A pure function of the problem, the snapshot and the settings.
    Where the recipe asks for it (`retrieval.by_meaning`), the index is searched besides: for behaviors whatever their
    topic, and, where no strategy that speaks about the problem is believed, for those of problems that ask the like.
    Beside a strategy of its own they only mislead: pocket ended at .87 with them and at 1.00 without.
-2. Believed: each note's record, on top of its prior, gives its credibility; notes below `BELIEVED` are left out.
-   What a person pinned or wrote is believed.
+2. Believed: the evidence (`beliefs`) gives each note its credibility; notes below `BELIEVED` are left out. What a
+   person pinned or wrote is believed.
 3. Safe: it neither gives the answer away nor says what a person has banned.
 4. Consistent (`conflicts: resolve`): notes are taken in order of credibility, and one that contradicts a note
    already taken is left out. A reader of two contradicting notes follows either; in the
@@ -44,6 +44,8 @@ class Note:
     score: float
     """Similarity to the problem; 1 for notes that speak about this very problem."""
     reason: str
+    tested: bool = True
+    """False: nothing speaks for or against it yet."""
 
     def left_out(self, why: str) -> Note:
         """The note as one that is not shown."""
@@ -120,8 +122,9 @@ def select(problem: Problem, snapshot: Snapshot, settings: ContextSettings, *, l
     behaviors, beyond = _behaviors(problem, memory, snapshot, settings)
     believed = [n for n in (*claims, *behaviors) if n.credibility >= BELIEVED]
     chosen, left_out = _consistent(sorted(believed, key=lambda n: -n.credibility), conflict, objection)
-    warned = [_note(i, i.text, beliefs.warning(i, problem.id), "lesson of this problem") for i in memory.lessons]
-    warnings, unsafe = _consistent([n for n in warned if n.credibility >= BELIEVED], _never, objection)
+    lessons = [_note(i, i.text, beliefs.warning(i, problem.id), "lesson of this problem") for i in memory.lessons]
+    warned = [n for n in lessons if n.credibility >= BELIEVED]
+    warnings, unsafe = _consistent(warned, _never, objection)
     if not warnings:
         # A lesson says it already. The attempt word for word is what a model that looks things up repeats.
         failures = [_failure(item, seen) for item, seen in _newest([(i, a) for i, a in past if not a.passed])]
@@ -159,7 +162,7 @@ def _note(item: Item, text: str, belief: Belief, reason: str, score: float = 1.0
         stands_behind = "pinned by a person; " if item.pinned else "a person's wording; "
     credibility = 1.0 if item.held else belief.credibility
     reason = "; ".join(part for part in (reason, belief.evidence) if part)
-    return Note(item, text, credibility, score, f"{stands_behind}{reason}")
+    return Note(item, text, credibility, score, f"{stands_behind}{reason}", belief.tested)
 
 
 def _failure(item: Item, seen: Attempt) -> Note:

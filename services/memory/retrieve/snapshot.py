@@ -11,22 +11,25 @@ Invariants:
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import NamedTuple
 
-from pmd.services.common.options import ContextSettings
+from pmd.services.common.options import ContextSettings, EvidenceKind
 from pmd.services.common.wire import Level, Problem
 from pmd.services.memory.evidence.bank import attempt, by_scope, lessons, strategies
 from pmd.services.memory.evidence.bank import problems as known_problems
 from pmd.services.memory.evidence.beliefs import Beliefs
+from pmd.services.memory.evidence.by_effect import ByEffect
 from pmd.services.memory.evidence.by_terms import ByTerms
 from pmd.services.memory.evidence.credibility import Attempt, Tally
+from pmd.services.memory.evidence.effect import gather
 from pmd.services.memory.evidence.reach import Reach
-from pmd.services.memory.evidence.terms import excerpt, terms, union
+from pmd.services.memory.evidence.terms import excerpt, stem, terms, union
 from pmd.services.memory.index.embed import Rows
 from pmd.services.memory.index.index import CANDIDATES, head
+from pmd.services.memory.index.search import Found as Searched
 from pmd.services.memory.index.search import Search
 from pmd.services.memory.index.vectors import Vectors
 from pmd.services.memory.ledger import Banned, Item, Ledger, StepView
@@ -114,6 +117,7 @@ def read(
     step: int,
     settings: ContextSettings,
     *,
+    evidence: EvidenceKind = "effect",
     base_pass_rate: float = 0.0,
     check: Callable[[], None] = lambda: None,
 ) -> Snapshot:
@@ -128,65 +132,116 @@ def read(
         Whatever `check` raises.
     """
     asked = [p.id for p in problems]
-    questions = {pid: problem.question() for pid, problem in known_problems(ledger, bank).items()}
-    reach = Reach(questions | {p.id: p.question() for p in problems})
-    with ledger.at_step(bank, step) as view:
-        seq = view.seq
-        bans = _bans(view.put_away, settings.excerpt_chars)
-        insights = _shown(view, "insight", step, settings)
-        behaviors = _shown(view, "behavior", step, settings) if settings.k else []
-        # What is evidence does not depend on which levels are shown.
-        standing = insights if "insight" in settings.levels else view.active("insight")
-        applicable = _applicable(reach, asked, strategies(insights))
-        experience = by_scope(view.active("experience", asked))
-        further = _claimed(reach, applicable, experience, settings.excerpt_chars) - set(experience)
-        everywhere = experience | by_scope(view.active("experience", sorted(further)))
-    followed = (Tally(b.facts.get("passes", 0), b.facts.get("trials", 0)) for b in behaviors)
-    known: dict[Level, Sequence[Item]] = {"insight": strategies(insights), "behavior": behaviors}
-    searched = {
-        level: _search(search, bank, level, problems, known[level], settings, check)
+    searched: dict[Level, Searched] = {
+        level: _search(search, bank, level, problems, settings, check)
         for level in settings.by_meaning
         if settings.k and level in settings.levels
     }
-    alike, found = searched.get("insight"), searched.get("behavior")
-    likeness = _likeness(search.vectors, problems, behaviors, check)
-    by_problem = by_scope(insights)
-    attempts = {pid: [attempt(item, settings.excerpt_chars) for item in items] for pid, items in everywhere.items()}
+    with ledger.at_step(bank, step) as view:
+        moment = _Moment(view, asked, step, settings)
+        near = {level: _near(found, moment, level, problems) for level, found in searched.items()}
+        if evidence == "terms":
+            questions = {pid: problem.question() for pid, problem in known_problems(ledger, bank).items()}
+            reach = Reach(questions | {p.id: p.question() for p in problems})
+            notes = _by_terms(moment, reach, base_pass_rate)
+        else:
+            notes = _by_effect(moment, near, search.vectors, check)
+    likeness = _likeness(search.vectors, problems, moment.behaviors, check)
     return Snapshot(
         step=step,
-        seq=seq,
+        seq=view.seq,
         problems={
             pid: ProblemMemory(
-                experience=experience.get(pid, ()),
-                attempts=attempts.get(pid, ()),
-                strategies=applicable[pid],
-                lessons=lessons(by_problem.get(pid, ())),
-                alike=alike.near[pid] if alike else (),
-                searched=found.near[pid] if found else None,
+                experience=moment.experience.get(pid, ()),
+                attempts=notes.attempts.get(pid, ()),
+                strategies=notes.strategies.get(pid, ()),
+                lessons=notes.lessons.get(pid, ()),
+                alike=near["insight"][pid] if "insight" in near else (),
+                searched=near["behavior"][pid] if "behavior" in near else None,
                 likeness=likeness.get(pid),
             )
             for pid in asked
         },
-        behaviors=[Behavior(item, terms(item.facts["topic"])) for item in behaviors],
-        beliefs=ByTerms(
-            reach=reach,
-            attempts=attempts,
-            attempted={pid: union(a.terms for a in attempts.get(pid, ())) for pid in asked},
-            base_pass_rate=base_pass_rate,
-            behavior_pass_rate=sum(followed, Tally()).rate,
-            vocabulary=union(terms(i.text) for i in strategies(standing)),
-        ),
-        bans=bans,
+        behaviors=[Behavior(item, terms(item.facts["topic"])) for item in moment.behaviors],
+        beliefs=notes.beliefs,
+        bans=_bans(view.put_away, settings.excerpt_chars),
         index=[None, *(s.index for s in searched.values())][-1],
         degraded=any(s.degraded for s in searched.values()),
     )
 
 
-def _shown(view: StepView, level: Level, step: int, settings: ContextSettings) -> list[Item]:
-    """The items of a level that may be shown, oldest first."""
-    if level not in settings.levels:
-        return []
-    return [i for i in view.active(level) if i.step == step or not settings.transient]
+class _Moment:
+    """A step's view of a bank, and what of it may be shown."""
+
+    def __init__(self, view: StepView, asked: Sequence[str], step: int, settings: ContextSettings) -> None:
+        self.view = view
+        self.asked = asked
+        self.settings = settings
+        self.step = step
+        self.experience = by_scope(view.active("experience", asked))
+        self.behaviors = self.shown("behavior", view.active("behavior")) if settings.k else []
+
+    def shown(self, level: Level, items: Iterable[Item]) -> list[Item]:
+        """Those that the settings let be shown."""
+        if level not in self.settings.levels:
+            return []
+        return [i for i in items if i.step == self.step or not self.settings.transient]
+
+    def attempts(self, items: Mapping[str, Sequence[Item]]) -> dict[str, list[Attempt]]:
+        """Attempts as they are read, by problem."""
+        return {pid: [attempt(item, self.settings.excerpt_chars) for item in at] for pid, at in items.items()}
+
+
+@dataclass(frozen=True)
+class _Notes:
+    """Insights, by problem, and what they are believed by."""
+
+    strategies: Mapping[str, Sequence[Item]]
+    lessons: Mapping[str, Sequence[Item]]
+    attempts: Mapping[str, Sequence[Attempt]]
+    beliefs: Beliefs
+
+
+def _by_terms(moment: _Moment, reach: Reach, base_pass_rate: float) -> _Notes:
+    """A note serves every problem that it speaks about, so all notes and problems of the bank are read."""
+    standing = moment.view.active("insight")
+    insights = moment.shown("insight", standing)
+    chars = moment.settings.excerpt_chars
+    applicable = _applicable(reach, moment.asked, strategies(insights))
+    further = _claimed(reach, applicable, moment.experience, chars) - set(moment.experience)
+    attempts = moment.attempts(moment.experience | by_scope(moment.view.active("experience", sorted(further))))
+    followed = (Tally(b.facts.get("passes", 0), b.facts.get("trials", 0)) for b in moment.behaviors)
+    beliefs = ByTerms(
+        reach=reach,
+        attempts=attempts,
+        attempted={pid: union(a.terms for a in attempts.get(pid, ())) for pid in moment.asked},
+        base_pass_rate=base_pass_rate,
+        behavior_pass_rate=sum(followed, Tally()).rate,
+        # What is evidence does not depend on which levels are shown.
+        vocabulary=union(
+            terms(i.text) for i in strategies(insights if "insight" in moment.settings.levels else standing)
+        ),
+    )
+    return _Notes(applicable, by_scope(lessons(insights)), attempts, beliefs)
+
+
+def _by_effect(
+    moment: _Moment, near: Mapping[Level, Mapping[str, Sequence[Found]]], vectors: Vectors, check: Callable[[], None]
+) -> _Notes:
+    """A note belongs to its problem, and others get it from the index alone: only what they need is read."""
+    insights = moment.shown("insight", moment.view.active("insight", moment.asked))
+    written = [*insights, *moment.behaviors, *(f.item for at in near.values() for found in at.values() for f in found)]
+    attempts = [item for items in moment.experience.values() for item in items]
+    texts = list(dict.fromkeys(item.text for item in written))
+    return _Notes(
+        by_scope(strategies(insights)),
+        by_scope(lessons(insights)),
+        moment.attempts(moment.experience),
+        ByEffect(
+            gather(moment.view.trials([item.id for item in (*written, *attempts)])),
+            dict(zip(texts, vectors.of(texts, check), strict=True)),
+        ),
+    )
 
 
 def _bans(put_away: Sequence[Item], excerpt_chars: int) -> Bans:
@@ -232,51 +287,42 @@ def _claimed(
     return {pid for text, home in claims for pid in reach.kin(text, home)}
 
 
-@dataclass(frozen=True)
-class _Searched:
-    """What the index found of one level."""
-
-    near: Mapping[str, Sequence[Found]]
-    """For each problem the items of others, best first."""
-    index: str
-    degraded: bool
-
-
 def _search(
     search: Search,
     bank: str,
     level: Level,
     problems: Sequence[Problem],
-    known: Sequence[Item],
     settings: ContextSettings,
     check: Callable[[], None],
-) -> _Searched:
-    """Search a level for each problem.
-
-    `known` are the items that may be shown, as the ledger has them: what else the index still holds is passed over.
-    """
-    may_be_shown = {item.id: item for item in known}
-    answer = search.find(
+) -> Searched:
+    """What the index finds of a level for each problem: by its question, without the options that it gives."""
+    return search.find(
         bank,
         level,
-        [p.question() for p in problems],
+        [stem(p.question()) for p in problems],
         alpha=settings.vector_weight,
         limit=CANDIDATES,
         compare=True,
         check=check,
     )
-    near = {}
-    for problem, hits in zip(problems, answer.hits, strict=True):
-        there = [(h, may_be_shown[h.id]) for h in hits if h.id in may_be_shown]
+
+
+def _near(searched: Searched, moment: _Moment, level: Level, problems: Sequence[Problem]) -> dict[str, Sequence[Found]]:
+    """For each problem the found items of others, best first: those that may be shown, as the ledger has them."""
+    ids = list(dict.fromkeys(hit.id for hits in searched.hits for hit in hits))
+    shown = {i.id: i for i in moment.shown(level, moment.view.among(level, ids).values()) if i.kind != "lesson"}
+    near: dict[str, Sequence[Found]] = {}
+    for problem, hits in zip(problems, searched.hits, strict=True):
+        there = [(h, shown[h.id]) for h in hits if h.id in shown]
         alike = [
             (h, i)
             for h, i in there
-            if i.scope != problem.id and h.cosine is not None and h.cosine >= settings.min_similarity
+            if i.scope != problem.id and h.cosine is not None and h.cosine >= moment.settings.min_similarity
         ]
         # Indexes order equals as they like, and agree on scores up to rounding.
         alike.sort(key=lambda pair: (-round(pair[0].score, SCORE_DIGITS), pair[1].scope, pair[1].text))
-        near[problem.id] = [Found(h.cosine or 0.0, i) for h, i in alike[: settings.k]]
-    return _Searched(near, answer.index, answer.degraded)
+        near[problem.id] = [Found(h.cosine or 0.0, i) for h, i in alike[: moment.settings.k]]
+    return near
 
 
 def _likeness(

@@ -1,10 +1,11 @@
 """`abstract`: insights of many problems become behaviors, on the slow clock.
 
-Problems are clustered; per cluster the model reads the strategies and writes the rules they share. A rule
+Problems are clustered; per cluster the model reads the strategies and writes the rules they share. By `terms` a rule
 is kept while enough distinct problems of its cluster agree with it (support) and enough of the cluster does
-(purity). Old rules of a cluster stand for election again with today's evidence: a rule that a lucky answer
-gave birth to goes when the insights under it go. Where a standing rule says what nearly all strategies of a cluster
-say, there is nothing to ask the model for. No note of the model's is ever rewritten here.
+(purity): old rules stand for election again with today's evidence, and one that a lucky answer gave birth to goes when
+the insights under it go. By `effect` a rule is kept until what it led to speaks against it. Where a standing rule says
+what nearly all strategies of a cluster say, or no strategy is newer than it, there is nothing to ask the model for. No
+note of the model's is ever rewritten here.
 """
 
 from __future__ import annotations
@@ -14,11 +15,14 @@ from dataclasses import dataclass
 from functools import cached_property, partial, reduce
 
 from pmd.services.common.jobs import JobContext
+from pmd.services.common.options import EvidenceKind
 from pmd.services.common.prompts import render
 from pmd.services.common.requests import AbstractRequest, MemoryCounts
 from pmd.services.common.wire import Problem
 from pmd.services.memory.evidence.bank import attempts_at, by_scope, problems, strategies
+from pmd.services.memory.evidence.beliefs import BELIEVED
 from pmd.services.memory.evidence.credibility import Attempt, Support, Tally, approaches, support
+from pmd.services.memory.evidence.effect import effect, gather
 from pmd.services.memory.evidence.quality import without_duplicates
 from pmd.services.memory.evidence.terms import AGREE, terms, union
 from pmd.services.memory.index.index import head
@@ -42,6 +46,7 @@ class Pool:
     """Terms that all of its problems have in common."""
     attempts: Mapping[str, Sequence[Attempt]]
     """Attempts by problem."""
+    evidence: EvidenceKind
 
     @cached_property
     def vocabulary(self) -> frozenset[str]:
@@ -49,7 +54,9 @@ class Pool:
         return union(terms(item.text) for items in self.insights.values() for item in items)
 
     def support(self, rule: str) -> Support:
-        """How many of the pooled problems agree with `rule`."""
+        """How many of the pooled problems agree with `rule`: by effect all whose strategies it was made from."""
+        if self.evidence == "effect":
+            return Support(len(self.insights), len(self.insights))
         joined = [" ".join(item.text for item in items) for items in self.insights.values()]
         return support(rule, joined, self.shared)
 
@@ -86,6 +93,7 @@ def pools(
             insights={pid: notes[pid] for pid in sorted(c.problem_ids, key=lambda p: (notes[p][-1].step, p))},
             shared=reduce(frozenset.intersection, (terms(questions[pid]) for pid in c.problem_ids)),
             attempts=attempts,
+            evidence=request.evidence,
         )
         for c in clusters
     ]
@@ -107,7 +115,10 @@ def elect(pool: Pool, rules: Sequence[str], request: AbstractRequest) -> list[tu
 
 
 def settled(pool: Pool, standing: Sequence[Item], request: AbstractRequest) -> bool:
-    """Whether a standing rule says what nearly all strategies of the pool say."""
+    """Whether a standing rule says what nearly all strategies of the pool say, or nothing is newer than the rules."""
+    if pool.evidence == "effect":
+        newest = max(item.step for items in pool.insights.values() for item in items)
+        return bool(standing) and newest <= max(item.step for item in standing)
     return any(
         pool.on_topic(item.text) and seen.agreeing >= request.settings.min_support and seen.purity >= AGREE
         for item in standing
@@ -120,7 +131,8 @@ def abstract(
 ) -> MemoryCounts:
     """Rewrite the behaviors of a bank."""
     known = problems(ledger, request.bank)
-    attempts = attempts_at(ledger, request.bank, None, request.excerpt_chars)
+    by_terms = request.evidence == "terms"
+    attempts = attempts_at(ledger, request.bank, None, request.excerpt_chars) if by_terms else {}
     found = pools(known, ledger.active(request.bank, "insight"), attempts, request, vectors)
     old = by_scope(ledger.active(request.bank, "behavior"))
     asked = [pool for pool in found if not settled(pool, old.get(pool.cluster.id, []), request)]
@@ -138,6 +150,7 @@ def abstract(
     job.check()
     with ledger.at_step(request.bank, request.step) as view:
         banned = view.banned
+        outcomes = {} if by_terms else gather(view.trials([item.id for items in old.values() for item in items]))
     new: list[Item] = []
     proposals: list[tuple[Item, Item]] = []
     confirmed: set[tuple[str, str]] = set()
@@ -145,7 +158,8 @@ def abstract(
         standing = old.get(pool.cluster.id, [])
         written = answers.get(pool.cluster.id) or ()
         fresh = [rule for rule in written if not banned.says(rule)]
-        before = [item.text for item in standing]
+        believed = [i for i in standing if i.held or effect(outcomes.get(i.id, {})).belief >= BELIEVED]
+        before = [item.text for item in believed]
         if request.quality.duplicates:
             fresh = list(without_duplicates(fresh, before, request.quality.near_duplicates))
         rules = [*before, *fresh]
