@@ -15,6 +15,8 @@ _ANSWER = re.compile(r"```|<answer>", re.IGNORECASE)
 _OPTION = re.compile(r"^\s*[(\[]?[A-Za-z0-9]{1,2}[)\].:]\s+\S")
 _THINK = re.compile(r"<think>.*?(</think>|\Z)", re.DOTALL)
 
+_THOUGHT = re.compile(r"<think>.*?</think>\s*", re.DOTALL)
+
 AGREE = 0.9
 """Coverage or similarity from which two texts count as saying the same."""
 
@@ -55,6 +57,11 @@ def stem(question: str) -> str:
     if sum(options) < 2:
         return question
     return "\n".join(line for line, option in zip(lines, options, strict=True) if not option).strip() or question
+
+
+def without_thinking(text: str) -> str:
+    """An attempt as it may be shown in full: hidden thinking removed."""
+    return _THOUGHT.sub("", text).strip()
 
 
 def excerpt(text: str, chars: int) -> str:

@@ -10,6 +10,7 @@ Invariants:
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,9 +33,18 @@ from pmd.services.memory.index.index import CANDIDATES, head
 from pmd.services.memory.index.search import Found as Searched
 from pmd.services.memory.index.search import Search
 from pmd.services.memory.index.vectors import Vectors
-from pmd.services.memory.ledger import Banned, Item, Ledger, StepView
+from pmd.services.memory.ledger import Banned, Item, Ledger, StepView, fingerprint
 
 SCORE_DIGITS = 4
+
+
+class Related(NamedTuple):
+    """A passed attempt at a problem that asks the like."""
+
+    similarity: float
+    """Cosine of the two questions."""
+    question: str
+    item: Item
 
 
 class Found(NamedTuple):
@@ -70,6 +80,10 @@ class ProblemMemory:
     """Behaviors that the index finds, best first; None: it was not asked for them."""
     likeness: Rows | None = None
     """Cosine similarity to each of the snapshot's behaviors, float32 [behaviors]; None without behaviors."""
+    related: Sequence[Related] = ()
+    """Passed attempts of earlier steps at other problems, the newest of each, nearest problem first."""
+    common_answer: bool = False
+    """Two other problems or more have its answer: a word of the task, which gives nothing away."""
 
 
 @dataclass(frozen=True)
@@ -137,16 +151,19 @@ def read(
         for level in settings.by_meaning
         if settings.k and level in settings.levels
     }
+    known = known_problems(ledger, bank) if evidence == "terms" or _shows_turns(settings) else {}
+    questions = {pid: problem.question() for pid, problem in known.items()}
+    nearest = _nearest(search.vectors, problems, questions, settings, check) if _shows_turns(settings) else {}
     with ledger.at_step(bank, step) as view:
         moment = _Moment(view, asked, step, settings)
         near = {level: _near(found, moment, level, problems) for level, found in searched.items()}
+        related = {pid: _related(view, at, questions, step, settings) for pid, at in nearest.items()}
         if evidence == "terms":
-            questions = {pid: problem.question() for pid, problem in known_problems(ledger, bank).items()}
-            reach = Reach(questions | {p.id: p.question() for p in problems})
-            notes = _by_terms(moment, reach, base_pass_rate)
+            notes = _by_terms(moment, Reach(questions | {p.id: p.question() for p in problems}), base_pass_rate)
         else:
             notes = _by_effect(moment, near, search.vectors, check)
     likeness = _likeness(search.vectors, problems, moment.behaviors, check)
+    common = _common(problems, known.values()) if nearest else ()
     return Snapshot(
         step=step,
         seq=view.seq,
@@ -159,6 +176,8 @@ def read(
                 alike=near["insight"][pid] if "insight" in near else (),
                 searched=near["behavior"][pid] if "behavior" in near else None,
                 likeness=likeness.get(pid),
+                related=related.get(pid, ()),
+                common_answer=pid in common,
             )
             for pid in asked
         },
@@ -242,6 +261,79 @@ def _by_effect(
             dict(zip(texts, vectors.of(texts, check), strict=True)),
         ),
     )
+
+
+def _shows_turns(settings: ContextSettings) -> bool:
+    in_force = settings.render != "notes" and settings.turns > 0
+    return in_force and "experience" in settings.levels and not settings.transient
+
+
+def _nearest(
+    vectors: Vectors,
+    problems: Sequence[Problem],
+    questions: Mapping[str, str],
+    settings: ContextSettings,
+    check: Callable[[], None],
+) -> dict[str, list[tuple[float, str]]]:
+    """For each problem the others of the bank by the similarity of their questions, nearest first.
+
+    What asks the same in the same words is left out: its answer is the problem's own.
+    """
+    ids = sorted(questions)
+    if not ids:
+        return {}
+    known_ND = vectors.of([head(questions[pid]) for pid in ids], check)
+    asked_PD = vectors.of([head(p.question()) for p in problems], check)
+    near = {}
+    for problem, likeness_N in zip(problems, asked_PD @ known_ND.T, strict=True):
+        asks = fingerprint(problem.question())
+        near[problem.id] = sorted(
+            (
+                (round(float(likeness), SCORE_DIGITS), pid)
+                for likeness, pid in zip(likeness_N, ids, strict=True)
+                if pid != problem.id and likeness >= settings.min_similarity and fingerprint(questions[pid]) != asks
+            ),
+            key=lambda pair: (-pair[0], pair[1]),
+        )
+    return near
+
+
+def _related(
+    view: StepView,
+    near: Sequence[tuple[float, str]],
+    questions: Mapping[str, str],
+    step: int,
+    settings: ContextSettings,
+) -> list[Related]:
+    """The newest passed attempt at each of the nearest problems, twice as many as are shown: some may not be.
+
+    Read in growing portions: where most problems were solved the first is enough.
+    """
+    found: list[Related] = []
+    start, size = 0, 4 * settings.turns
+    while start < len(near) and len(found) < 2 * settings.turns:
+        part = near[start : start + size]
+        attempts = by_scope(view.active("experience", [pid for _, pid in part]))
+        for similarity, pid in part:
+            passed = [i for i in attempts.get(pid, ()) if i.facts["passed"] and i.step < step]
+            if newest := ([i for i in passed if i.held][-1:] or passed[-1:]):
+                found.append(Related(similarity, questions[pid], newest[0]))
+        start, size = start + size, 4 * size
+    return found[: 2 * settings.turns]
+
+
+def _common(problems: Sequence[Problem], known: Iterable[Problem]) -> set[str]:
+    """The problems whose answer at least two others of the bank have, whatever they ask."""
+
+    def answer(problem: Problem) -> str:
+        spec = problem.verifier
+        return json.dumps([spec.get("kind"), spec.get("answer", spec.get("reference"))], sort_keys=True, default=str)
+
+    sharing: dict[str, set[str]] = defaultdict(set)
+    for problem in known:
+        if problem.verifier.get("answer", problem.verifier.get("reference")) is not None:
+            sharing[answer(problem)].add(problem.id)
+    return {p.id for p in problems if len(sharing.get(answer(p), set()) - {p.id}) >= 2}
 
 
 def _bans(put_away: Sequence[Item], excerpt_chars: int) -> Bans:
