@@ -95,6 +95,7 @@ def request_body(state: RunState, step: int, name: PhaseName, out: str) -> BaseM
                 chance=_chance(state),
                 generator=_generator(state, step, name),
                 settings=recipe.memory.reflect,
+                evidence=recipe.memory.evidence,
                 quality=recipe.memory.quality,
                 prompts=recipe.prompts,
             )
@@ -105,6 +106,7 @@ def request_body(state: RunState, step: int, name: PhaseName, out: str) -> BaseM
                 policy_version=version_at(recipe, step),
                 generator=_generator(state, step, name),
                 settings=recipe.memory.abstract.settings(),
+                evidence=recipe.memory.evidence,
                 excerpt_chars=recipe.memory.reflect.excerpt_chars,
                 quality=recipe.memory.quality,
                 prompts=recipe.prompts,
@@ -176,6 +178,7 @@ def _retrieve(state: RunState, step: int, name: PhaseName, out: str) -> Retrieve
         "step": step,
         "chance": _chance(state) if recipe.levels else 0.0,
         "settings": recipe.context_settings(),
+        "evidence": recipe.memory.evidence,
         "quality": recipe.memory.quality,
         "prompts": recipe.prompts,
         "out": out,
@@ -241,6 +244,7 @@ def _generator(state: RunState, step: int, name: PhaseName) -> Generator:
         model=f"{state.run}@{served[settings.model]}" if own else settings.model,
         sampling=settings.sampling,
         seed=phase_seed(state.recipe.seed, step, name),
+        format=settings.format,
     )
 
 

@@ -15,11 +15,14 @@ from pydantic import Field, model_validator
 
 from pmd.gateway.recipes.datasets.huggingface import check_template, read_name, rows
 from pmd.gateway.recipes.methods import METHODS, MethodName
+from pmd.gateway.recipes.prompts import INSTRUCT
 from pmd.services.common.options import (
     AbstractSettings,
     ContextRules,
     ContextSettings,
+    EvidenceKind,
     HardwareSettings,
+    NotesFormat,
     ObjectiveSettings,
     OptimizerSettings,
     PromptFiles,
@@ -240,6 +243,9 @@ class MemorySettings(Strict):
     """Ablation: from this step on nothing is written."""
     keep_attempts: int = Field(default=16, ge=1, le=MAX_COUNT)
     """Attempts kept per problem; older ones are retired."""
+    evidence: EvidenceKind = "effect"
+    """What notes are believed by. effect: what contexts that show a note lead to (`quality.hold_out` and
+    `teacher.lead_gate` measure it). terms: how attempts that contain its terms fared, for short formal texts."""
     reflect: ReflectSettings = ReflectSettings()
     abstract: Abstraction = Abstraction()
     quality: QualitySettings = QualitySettings()
@@ -298,6 +304,9 @@ class GeneratorSettings(Strict):
     base_url: str | None = Field(default=None, pattern=r"^https?://[^/\s]+")
     """An OpenAI-compatible endpoint for a `model` that is neither."""
     sampling: Sampling = Sampling(temperature=0.7, max_tokens=256)
+    format: NotesFormat = "json"
+    """How notes are asked for and read. json: by a schema, which servers that can hold the model to; other forms are
+    read too. lines: `Strategy: ..`, `Lesson: ..`, `Behavior: ..`, each note one line, and nothing else."""
 
 
 class Recipe(Strict):
@@ -335,8 +344,9 @@ class Recipe(Strict):
     evaluation: Evaluation = Evaluation()
     generator: GeneratorSettings = GeneratorSettings()
     alarms: AlarmSettings = AlarmSettings()
-    prompts: PromptFiles
-    """Templates `teacher`, `reflect`, `abstract`: contents, or in a recipe file the folder that holds them."""
+    prompts: PromptFiles = INSTRUCT
+    """Templates `teacher`, `reflect`, `abstract`: contents, or in a recipe file the folder that holds them. Without it
+    the bundled ones, which are written for instruct models."""
     seed: int = Field(default=0, ge=0, le=MAX_COUNT)
     """Decides which problems a step draws and how its completions are sampled: the same seed, the same run."""
     max_attempts: int = Field(default=5, ge=1, le=MAX_COUNT)

@@ -329,4 +329,6 @@ class Utility(Strict):
     lift: float | None
     """In [-1, 1]; None while there is nothing to compare."""
     interval: tuple[float, float] | None
-    """90 %."""
+    """95 %."""
+    belief: float
+    """Probability that it raises the reward; 1/2 while nothing is known."""

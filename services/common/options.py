@@ -14,12 +14,21 @@ from pydantic import Field
 from pmd.services.common.strict import Strict
 from pmd.services.common.wire import MAX_COUNT, Level
 
+EvidenceKind = Literal["effect", "terms"]
+"""What notes are believed by. effect: what contexts that show a note lead to, against those that hold it out.
+terms: how attempts that contain a note's terms fared, which fits short formal texts only."""
+
 MAX_NOTE_CHARS = 4000
 """Longest note that anybody may write. The memory block (`ContextRules.max_chars`) has room for one by default, so that
 no note is accepted that can never be shown."""
 
 Loss = Literal["distill", "grpo"]
 """distill: towards a teacher that reads a context. grpo: by rewards relative to their group."""
+
+
+NotesFormat = Literal["json", "lines"]
+"""How notes are asked for and read. json: by a schema, which servers that can hold the model to; other forms are read
+too. lines: `Strategy: ..`, `Lesson: ..`, `Behavior: ..`, each note one line, and nothing else."""
 
 
 class PromptFiles(Strict):
@@ -99,6 +108,11 @@ class RetrievalSettings(Strict):
 class ContextRules(Strict):
     """How a teacher context is put together."""
 
+    render: Literal["notes", "turns", "both"] = "notes"
+    """How memory is shown. notes: as text, by the teacher template. turns: passed attempts at the problems that ask the
+    like, as earlier turns of the chat, and no notes. both: those turns before the notes."""
+    turns: int = Field(default=4, ge=0, le=64)
+    """Most turns that are shown: one for each of the nearest problems that an attempt has passed."""
     demonstrations: Literal["any", "same_plan", "none"] = "any"
     """Which passed sibling may be shown in full: any, only one that took the same approach, or none."""
     feedback: Literal["without_solution", "always", "never"] = "without_solution"
@@ -106,8 +120,9 @@ class ContextRules(Strict):
     conflicts: Literal["resolve", "show"] = "resolve"
     """resolve: of two notes that contradict each other only the more credible one is shown."""
     max_chars: int = Field(default=6000, ge=0, le=MAX_COUNT)
-    """Longest memory block, in characters. Notes are shown whole: one that does not fit is left out, which the
-    context's record says, and shorter ones after it are still shown; the notes of people are fitted in first."""
+    """Longest memory block, in characters, turns with their questions included. Notes are shown whole: one that does
+    not fit is left out, which the context's record says, and shorter ones after it are still shown; the notes of people
+    are fitted in first."""
 
 
 class ContextSettings(ContextRules, RetrievalSettings):

@@ -13,6 +13,8 @@ from pydantic import Field
 from pmd.services.common.options import (
     AbstractSettings,
     ContextSettings,
+    EvidenceKind,
+    NotesFormat,
     PromptFiles,
     QualitySettings,
     ReflectSettings,
@@ -97,6 +99,23 @@ class MemoryCounts(Strict):
     """Changes by people that take effect with the step that a job began."""
 
 
+class WriteResult(MemoryCounts):
+    """The bank after a job that asks a model for notes, and what became of the model's answers."""
+
+    asked: int = 0
+    """Prompts that the model was asked."""
+    refused: int = 0
+    """Prompts that it did not take, mostly for their length."""
+    unusable: int = 0
+    """Prompts whose answer could not be read, twice; they changed nothing."""
+    dropped: dict[str, int] = {}
+    """What was written and not kept, by reason: lines outside the notes, notes that no attempt bears out."""
+    examples: list[str] = []
+    """A few of the unusable answers and of what was dropped, each behind its reason."""
+    unconstrained: str | None = None
+    """Why answers were not held to their schema: what the model's server said of `response_format`."""
+
+
 class RecordRequest(Strict):
     """Memory job `record`: write a step's rollouts and verdicts as experience. Result: `MemoryCounts`."""
 
@@ -122,10 +141,11 @@ class Generator(Strict):
     model: str
     sampling: Sampling = Sampling(temperature=0.7, max_tokens=256)
     seed: int = 0
+    format: NotesFormat = "json"
 
 
 class ReflectRequest(Strict):
-    """Memory job `reflect`: refresh the insight of each problem from its attempts. Result: `MemoryCounts`."""
+    """Memory job `reflect`: refresh the insight of each problem from its attempts. Result: `WriteResult`."""
 
     bank: Slug
     step: int
@@ -135,12 +155,13 @@ class ReflectRequest(Strict):
     """How often attempts of this bank pass whatever they do: notes are credited with what goes beyond."""
     generator: Generator
     settings: ReflectSettings
+    evidence: EvidenceKind = "effect"
     quality: QualitySettings = QualitySettings()
     prompts: PromptFiles
 
 
 class AbstractRequest(Strict):
-    """Memory job `abstract`: cluster insights and write the behaviors they share. Result: `MemoryCounts`."""
+    """Memory job `abstract`: cluster insights and write the behaviors they share. Result: `WriteResult`."""
 
     bank: Slug
     step: int
@@ -149,6 +170,7 @@ class AbstractRequest(Strict):
     settings: AbstractSettings
     excerpt_chars: int = Field(default=1500, ge=16)
     """Head of an attempt that says which approach it took."""
+    evidence: EvidenceKind = "effect"
     quality: QualitySettings = QualitySettings()
     prompts: PromptFiles
 
@@ -171,6 +193,7 @@ class RetrieveRequest(Strict):
     chance: float = Field(default=0.0, ge=0.0, lt=1.0)
     """How often attempts of this bank pass whatever they do: notes are credited with what goes beyond."""
     settings: ContextSettings
+    evidence: EvidenceKind = "effect"
     quality: QualitySettings = QualitySettings()
     prompts: PromptFiles
     out: str

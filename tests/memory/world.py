@@ -12,7 +12,7 @@ from pydantic import SecretStr
 from pmd.services.common.artifacts import write_problems, write_table
 from pmd.services.common.columns import ROLLOUTS, VERDICTS
 from pmd.services.common.jobs import JobContext
-from pmd.services.common.options import AbstractSettings, ContextSettings, PromptFiles, ReflectSettings
+from pmd.services.common.options import AbstractSettings, ContextSettings, EvidenceKind, PromptFiles, ReflectSettings
 from pmd.services.common.requests import (
     AbstractRequest,
     Generator,
@@ -21,6 +21,7 @@ from pmd.services.common.requests import (
     ReflectRequest,
     RetrieveRequest,
     RetrieveResult,
+    WriteResult,
 )
 from pmd.services.common.wire import Message, Problem, Ref
 from pmd.services.memory.index.embedders import EmbedderSpec
@@ -29,6 +30,7 @@ from pmd.services.memory.index.vectors import VectorFile
 from pmd.services.memory.ledger import Ledger
 from pmd.services.memory.retrieve.contexts import retrieve
 from pmd.services.memory.write.abstract import abstract
+from pmd.services.memory.write.generator import Answers
 from pmd.services.memory.write.notes import InvalidNotes
 from pmd.services.memory.write.record import record
 from pmd.services.memory.write.reflect import reflect
@@ -53,15 +55,23 @@ class Words:
         self.answer = answer
         self.asked: list[str] = []
 
-    def notes(self, prompts: Sequence[str], job: JobContext, parse: Callable[[str], Any]) -> list[Any]:  # noqa: ARG002
+    def notes(
+        self,
+        prompts: Sequence[str],
+        job: JobContext,  # noqa: ARG002
+        parse: Callable[[str], Any],
+        schema: Any = None,
+    ) -> Answers[Any]:
         self.asked += prompts
-        found = []
-        for prompt in prompts:
+        self.schema = schema
+        told: Answers[Any] = Answers([None] * len(prompts), asked=len(prompts))
+        for i, prompt in enumerate(prompts):
+            said = self.answer(prompt)
             try:
-                found.append(parse(self.answer(prompt)))
+                told.found[i] = parse(said)
             except InvalidNotes:
-                found.append(None)
-        return found
+                told.unusable.append(said)
+        return told
 
 
 def code_problem(problem_id: str, question: str, split: str = "train") -> Problem:
@@ -90,6 +100,7 @@ class World:
         self.batches: dict[int, tuple[Ref, Ref]] = {}
         self.chance = 0.0
         """How often attempts pass that nothing has taught yet."""
+        self.evidence: EvidenceKind = "terms"
 
     def job(self, key: str) -> JobContext:
         return JobContext(key, threading.Event())
@@ -129,7 +140,7 @@ class World:
         )
         return record(self.ledger, request, self.job(f"s{step}.record"))
 
-    def reflect(self, step: int, words: Words, ids: list[str] | None = None) -> MemoryCounts:
+    def reflect(self, step: int, words: Words, ids: list[str] | None = None) -> WriteResult:
         request = ReflectRequest(
             bank="b",
             step=step,
@@ -138,17 +149,19 @@ class World:
             chance=self.chance,
             generator=Generator(model="run@0"),
             settings=ReflectSettings(excerpt_chars=64),
+            evidence=self.evidence,
             prompts=PROMPTS,
         )
         return reflect(self.ledger, words, request, self.job(f"s{step}.reflect"))  # type: ignore[arg-type]
 
-    def abstract(self, step: int, words: Words) -> MemoryCounts:
+    def abstract(self, step: int, words: Words) -> WriteResult:
         request = AbstractRequest(
             bank="b",
             step=step,
             policy_version=step - 1,
             generator=Generator(model="run@0"),
             settings=AbstractSettings(clustering="terms", max_behaviors=2),
+            evidence=self.evidence,
             prompts=PROMPTS,
         )
         return abstract(self.ledger, self.search.vectors, words, request, self.job(f"s{step}.abstract"))  # type: ignore[arg-type]
@@ -163,6 +176,7 @@ class World:
             step=step,
             chance=self.chance,
             settings=ContextSettings(**{"excerpt_chars": 64, **settings}),
+            evidence=self.evidence,
             prompts=PROMPTS,
             out=f"file://{self.folder}/s{step}/contexts.parquet",
         )

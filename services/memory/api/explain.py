@@ -19,7 +19,7 @@ from pmd.services.common.wire import Ref, Slug
 from pmd.services.memory.api.deps import REFUSALS, BankId, InPath, TheLedger
 from pmd.services.memory.api.views import item_view
 from pmd.services.memory.curate import changes
-from pmd.services.memory.evidence.quality import lift
+from pmd.services.memory.evidence.effect import effect, gather
 from pmd.services.memory.ledger import Item, Ledger, reads
 from pmd.services.memory.ledger.rows import load
 from pmd.services.memory.ledger.tables import CONTEXTS, LINKS, USES
@@ -123,11 +123,13 @@ def item_utility(bank: BankId, item_id: InPath, ledger: TheLedger) -> Utility:
     with ledger.read() as db:
         if not load(db, bank, [item_id]):
             raise changes.Missing(f"no item {item_id!r} in bank {bank!r}")
-        shown, held = reads.rewards(db, bank, item_id).get(item_id, ([], []))
-    found = lift(shown, held)
+        found = effect(gather(reads.trials(db, bank, [item_id])).get(item_id, {}))
+    shown, held_out = found.outcomes.shown.trials, found.outcomes.held_out.trials
+    measured = bool(shown and held_out)
     return Utility(
-        shown=len(shown),
-        held_out=len(held),
-        lift=found.mean if found else None,
-        interval=(found.low, found.high) if found else None,
+        shown=int(shown),
+        held_out=int(held_out),
+        lift=found.mean if measured else None,
+        interval=found.interval if measured else None,
+        belief=found.belief,
     )

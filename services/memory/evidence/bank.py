@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 
-from pmd.services.common.wire import Problem
+from pmd.services.common.artifacts import read_table
+from pmd.services.common.wire import Outcome, Problem, Ref
 from pmd.services.memory.evidence.credibility import Attempt
 from pmd.services.memory.evidence.terms import excerpt
 from pmd.services.memory.ledger import Item, Ledger
@@ -36,9 +37,18 @@ def attempts_at(ledger: Ledger, bank: str, problem_ids: Sequence[str] | None, ch
     return {pid: [attempt(item, chars) for item in items] for pid, items in found.items()}
 
 
-def problems(ledger: Ledger, bank: str) -> dict[str, Problem]:
-    """The problems that a bank has experience of, by id."""
-    return {k: Problem.model_validate_json(body) for k, body in ledger.problems(bank).items()}
+def mean_rewards(verdicts: Ref) -> dict[str, float]:
+    """Mean reward by problem, infrastructure failures left out (Law 5)."""
+    rewards: dict[str, list[float]] = defaultdict(list)
+    for row in read_table(verdicts):
+        if row["outcome"] != Outcome.INFRA_ERROR:
+            rewards[row["problem_id"]].append(row["reward"])
+    return {pid: sum(found) / len(found) for pid, found in rewards.items()}
+
+
+def problems(ledger: Ledger, bank: str, ids: Sequence[str] | None = None) -> dict[str, Problem]:
+    """The problems that a bank has experience of, by id; of some only when `ids` is given."""
+    return {k: Problem.model_validate_json(body) for k, body in ledger.problems(bank, ids).items()}
 
 
 def strategies(items: Sequence[Item]) -> list[Item]:

@@ -67,9 +67,6 @@ failures to outweigh it."""
 RELATED = 0.3
 """Overlap from which two notes are about the same thing."""
 
-BELIEVED = 0.3
-"""Notes less credible than this are not shown."""
-
 
 def _following(note: str, attempts: Sequence[Attempt]) -> list[Attempt]:
     vocabulary = union(a.terms for a in attempts)

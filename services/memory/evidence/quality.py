@@ -1,26 +1,18 @@
 """Quality controls of notes. Pure functions, each switched by a key of `memory.quality` in the recipe.
 
 duplicates: a note that says what a standing one says is that one. staleness: what no step has confirmed for long
-goes. eviction: a bank has a budget. utility: what an item is worth is the reward with it against the reward when it
-was held out by chance, with an interval (a bare average only says that hard problems get many notes). What people
-hold is never touched.
+goes. eviction: a bank has a budget. hold-out: what an item is worth shows against contexts that it was held out of by
+chance (a bare average only says that hard problems get many notes). What people hold is never touched.
 """
 
 from __future__ import annotations
 
 import hashlib
-import math
 import re
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
 
 from pmd.services.memory.evidence.terms import similarity, terms
 from pmd.services.memory.ledger import Item, fingerprint
-
-Z_90 = 1.6448536269514722
-"""Normal quantile of a two-sided 90 % interval."""
-MIN_TRIALS = 8
-"""Fewer observations of either kind decide nothing."""
 
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
 _NEGATION = re.compile(r"\b(?:not|never|no|without|avoid|instead|don't|doesn't|isn't|can't)\b|n't\b", re.IGNORECASE)
@@ -35,10 +27,13 @@ def same(a: str, b: str, near: float | None = None) -> bool:
     """
     if fingerprint(a) == fingerprint(b):
         return True
-    if near is None or sorted(_NUMBER.findall(a)) != sorted(_NUMBER.findall(b)):
-        return False
-    alike = len(_NEGATION.findall(a)) == len(_NEGATION.findall(b))
-    return alike and similarity(terms(a), terms(b)) >= near
+    return near is not None and not disagree(a, b) and similarity(terms(a), terms(b)) >= near
+
+
+def disagree(a: str, b: str) -> bool:
+    """Whether of two notes about the same thing one has other numbers, or denies more often."""
+    numbers = sorted(_NUMBER.findall(a)) != sorted(_NUMBER.findall(b))
+    return numbers or len(_NEGATION.findall(a)) != len(_NEGATION.findall(b))
 
 
 def without_duplicates(written: Sequence[str], standing: Sequence[str], near: float | None = None) -> tuple[str, ...]:
@@ -77,51 +72,6 @@ def held_out(step: int, problem_id: str, text: str, share: float) -> bool:
     every bank that holds the note (Law 10)."""
     digest = hashlib.blake2b(f"{step}/{problem_id}/{text}".encode(), digest_size=8).digest()
     return int.from_bytes(digest) / 2**64 < share
-
-
-@dataclass(frozen=True)
-class Lift:
-    """What showing an item does to the reward, in [-1, 1], with a 90 % interval."""
-
-    mean: float
-    low: float
-    high: float
-    shown: int
-    held_out: int
-
-    @property
-    def harmful(self) -> bool:
-        """Whether it lowers the reward beyond reasonable doubt."""
-        return min(self.shown, self.held_out) >= MIN_TRIALS and self.high < 0
-
-
-def lift(shown: Sequence[float], held: Sequence[float]) -> Lift | None:
-    """Mean reward with an item less mean reward without, and Newcombe's interval (1998, method 10).
-
-    Rewards lie in [0, 1]; for other than 0 and 1 the interval is on the safe side, as no variable in [0, 1] varies
-    more than such a one. None when there is nothing to compare.
-    """
-    if not shown or not held:
-        return None
-    (p, low_p, high_p), (q, low_q, high_q) = _wilson(shown), _wilson(held)
-    d = p - q
-    return Lift(
-        mean=d,
-        low=d - math.hypot(p - low_p, high_q - q),
-        high=d + math.hypot(high_p - p, q - low_q),
-        shown=len(shown),
-        held_out=len(held),
-    )
-
-
-def _wilson(rewards: Sequence[float]) -> tuple[float, float, float]:
-    """Mean and Wilson's score interval."""
-    n = len(rewards)
-    mean = sum(rewards) / n
-    z2 = Z_90**2
-    centre = (mean + z2 / (2 * n)) / (1 + z2 / n)
-    half = Z_90 / (1 + z2 / n) * math.sqrt(mean * (1 - mean) / n + z2 / (4 * n * n))
-    return mean, max(0.0, centre - half), min(1.0, centre + half)
 
 
 def upkeep(items: Collection[Item], step: int, stale_after: int | None, budget: int | None) -> list[Item]:

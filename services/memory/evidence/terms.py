@@ -12,7 +12,10 @@ from collections.abc import Iterable
 
 _TERM = re.compile(r"[^\W]+", re.UNICODE)
 _ANSWER = re.compile(r"```|<answer>", re.IGNORECASE)
+_OPTION = re.compile(r"^\s*[(\[]?[A-Za-z0-9]{1,2}[)\].:]\s+\S")
 _THINK = re.compile(r"<think>.*?(</think>|\Z)", re.DOTALL)
+
+_THOUGHT = re.compile(r"<think>.*?</think>\s*", re.DOTALL)
 
 AGREE = 0.9
 """Coverage or similarity from which two texts count as saying the same."""
@@ -45,6 +48,20 @@ def similarity(a: frozenset[str], b: frozenset[str]) -> float:
 def union(sets: Iterable[frozenset[str]]) -> frozenset[str]:
     """All terms of several texts."""
     return frozenset().union(*sets)
+
+
+def stem(question: str) -> str:
+    """What a question asks, without the lines that give options: problems with like options are not alike."""
+    lines = question.splitlines()
+    options = [bool(_OPTION.match(line)) for line in lines]
+    if sum(options) < 2:
+        return question
+    return "\n".join(line for line, option in zip(lines, options, strict=True) if not option).strip() or question
+
+
+def without_thinking(text: str) -> str:
+    """An attempt as it may be shown in full: hidden thinking removed."""
+    return _THOUGHT.sub("", text).strip()
 
 
 def excerpt(text: str, chars: int) -> str:

@@ -89,6 +89,8 @@ class Use:
     credibility: float
     shown: bool = True
     """False: it was chosen and held out, to learn what it is worth."""
+    base: float | None = None
+    """Mean reward at the problem in this step of attempts that read no memory; None when there was none."""
 
 
 @dataclass(frozen=True)

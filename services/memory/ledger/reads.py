@@ -9,7 +9,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
@@ -189,20 +189,36 @@ def shown(db: sa.Connection, bank: str, ids: Sequence[str]) -> dict[str, Any]:
     return {row[0]: row for part in portions(ids) for row in db.execute(query.where(ITEMS.c.id.in_(part)))}
 
 
-def rewards(db: sa.Connection, bank: str, item_id: str | None = None) -> dict[str, tuple[list[float], list[float]]]:
-    """By item, the rewards of problems whose contexts showed it, and of those it was held out of by chance.
+class Trials(NamedTuple):
+    """What followed an item at a problem, where it was shown or where it was held out."""
 
-    Only items that were ever held out; of one item only when it is named.
-    """
-    measured = sa.and_(USES.c.bank == bank, USES.c.reward.is_not(None))
-    ever = sa.select(USES.c.item_id).where(measured, sa.not_(USES.c.shown))
-    query = sa.select(USES.c.item_id, USES.c.shown, USES.c.reward).where(measured, USES.c.item_id.in_(ever))
-    if item_id is not None:
-        query = query.where(USES.c.item_id == item_id)
-    found: dict[str, tuple[list[float], list[float]]] = {}
-    for row in db.execute(query):
-        found.setdefault(row.item_id, ([], []))[0 if row.shown else 1].append(row.reward)
-    return found
+    item_id: str
+    problem_id: str
+    shown: bool
+    trials: int
+    rewards: float
+    """Their sum."""
+    base_trials: int
+    base_rewards: float
+    """Of attempts without memory at the same problem in the same steps: the sum of their means."""
+
+
+def trials(db: sa.Connection, bank: str, item_ids: Sequence[str]) -> list[Trials]:
+    """The trials of some items, those whose reward is not known yet left out."""
+    at = (USES.c.item_id, USES.c.problem_id, USES.c.shown)
+    query = (
+        sa.select(
+            *at,
+            sa.func.count(USES.c.reward),
+            sa.func.sum(USES.c.reward),
+            sa.func.count(USES.c.base),
+            sa.func.coalesce(sa.func.sum(USES.c.base), 0.0),
+        )
+        .where(USES.c.bank == bank, USES.c.reward.is_not(None))
+        .group_by(*at)
+    )
+    parts = portions(item_ids)
+    return [Trials(*row) for part in parts for row in db.execute(query.where(USES.c.item_id.in_(part)))]
 
 
 def history(db: sa.Connection, bank: str, item_id: str) -> list[tuple[Item, str]]:
@@ -287,6 +303,16 @@ class StepView:
         )
         then = [old for old in self._before.values() if old is not None and wanted(old)]
         return sorted([i for i in found if i.id not in self._before] + then, key=_age)
+
+    def among(self, level: Level, ids: Sequence[str]) -> dict[str, Item]:
+        """The active items of a level that have one of `ids`, by id."""
+        now = load(self._db, self._bank, [i for i in ids if i not in self._before])
+        then = {i: old for i in ids if (old := self._before.get(i)) is not None}
+        return {i: item for i, item in (now | then).items() if item.status == "active" and item.level == level}
+
+    def trials(self, item_ids: Sequence[str]) -> list[Trials]:
+        """What followed some items."""
+        return trials(self._db, self._bank, item_ids)
 
     def _changed_since(self, began: int) -> dict[str, Item | None]:
         query = (

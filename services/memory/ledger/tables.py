@@ -146,6 +146,7 @@ USES = sa.Table(
     _col("score", sa.Float),
     _col("credibility", sa.Float),
     _col("reward", sa.Float, null=True),
+    _col("base", sa.Float, null=True),
 )
 
 OF_A_BANK = (WRITES, PROBLEMS, ITEMS, VERSIONS, AUDIT, ANNOTATIONS, LINKS, PROPOSALS, STEPS, CONTEXTS, USES)

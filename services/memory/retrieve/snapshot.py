@@ -10,26 +10,41 @@ Invariants:
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import NamedTuple
 
-from pmd.services.common.options import ContextSettings
+from pmd.services.common.options import ContextSettings, EvidenceKind
 from pmd.services.common.wire import Level, Problem
 from pmd.services.memory.evidence.bank import attempt, by_scope, lessons, strategies
 from pmd.services.memory.evidence.bank import problems as known_problems
-from pmd.services.memory.evidence.credibility import Attempt, Tally, record
+from pmd.services.memory.evidence.beliefs import Beliefs
+from pmd.services.memory.evidence.by_effect import ByEffect
+from pmd.services.memory.evidence.by_terms import ByTerms
+from pmd.services.memory.evidence.credibility import Attempt, Tally
+from pmd.services.memory.evidence.effect import gather
 from pmd.services.memory.evidence.reach import Reach
-from pmd.services.memory.evidence.terms import excerpt, terms, union
+from pmd.services.memory.evidence.terms import excerpt, stem, terms, union
 from pmd.services.memory.index.embed import Rows
 from pmd.services.memory.index.index import CANDIDATES, head
+from pmd.services.memory.index.search import Found as Searched
 from pmd.services.memory.index.search import Search
 from pmd.services.memory.index.vectors import Vectors
-from pmd.services.memory.ledger import Banned, Item, Ledger, StepView
+from pmd.services.memory.ledger import Banned, Item, Ledger, StepView, fingerprint
 
 SCORE_DIGITS = 4
+
+
+class Related(NamedTuple):
+    """A passed attempt at a problem that asks the like."""
+
+    similarity: float
+    """Cosine of the two questions."""
+    question: str
+    item: Item
 
 
 class Found(NamedTuple):
@@ -54,6 +69,8 @@ class ProblemMemory:
 
     experience: Sequence[Item] = ()
     """Its attempts, whether or not the settings show them."""
+    attempts: Sequence[Attempt] = ()
+    """The same as they are read: the approach that each took."""
     strategies: Sequence[Item] = ()
     """Strategies that speak about it, its own first, each thought once."""
     lessons: Sequence[Item] = ()
@@ -63,25 +80,10 @@ class ProblemMemory:
     """Behaviors that the index finds, best first; None: it was not asked for them."""
     likeness: Rows | None = None
     """Cosine similarity to each of the snapshot's behaviors, float32 [behaviors]; None without behaviors."""
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """The attempts that notes are measured by."""
-
-    reach: Reach
-    attempts: Mapping[str, Sequence[Attempt]]
-    """By problem, oldest first: of the asked problems, and of all that a note which may be claimed speaks about."""
-    base_pass_rate: float
-    """How often attempts pass that no memory has taught, in [0, 1): notes are credited with what goes beyond."""
-    behavior_pass_rate: float
-    """How often attempts that follow any of the behaviors pass."""
-    vocabulary: frozenset[str]
-    """Terms that the bank's strategies use: what a behavior can be compared by."""
-
-    def of(self, note: str, home: str) -> Tally:
-        """How the attempts that follow a note of the problem `home` fared, at all problems that it speaks about."""
-        return record(note, [a for pid in self.reach.kin(note, home) for a in self.attempts.get(pid, ())])
+    related: Sequence[Related] = ()
+    """Passed attempts of earlier steps at other problems, the newest of each, nearest problem first."""
+    common_answer: bool = False
+    """Two other problems or more have its answer: a word of the task, which gives nothing away."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,7 @@ class Snapshot:
     problems: Mapping[str, ProblemMemory]
     """By id, each problem that was asked for."""
     behaviors: Sequence[Behavior]
-    evidence: Evidence
+    beliefs: Beliefs
     bans: Bans
     index: str | None = None
     """The index that was searched by meaning; None when the settings ask for no such search."""
@@ -129,6 +131,7 @@ def read(
     step: int,
     settings: ContextSettings,
     *,
+    evidence: EvidenceKind = "effect",
     base_pass_rate: float = 0.0,
     check: Callable[[], None] = lambda: None,
 ) -> Snapshot:
@@ -143,64 +146,194 @@ def read(
         Whatever `check` raises.
     """
     asked = [p.id for p in problems]
-    questions = {pid: problem.question() for pid, problem in known_problems(ledger, bank).items()}
-    reach = Reach(questions | {p.id: p.question() for p in problems})
-    with ledger.at_step(bank, step) as view:
-        seq = view.seq
-        bans = _bans(view.put_away, settings.excerpt_chars)
-        insights = _shown(view, "insight", step, settings)
-        behaviors = _shown(view, "behavior", step, settings) if settings.k else []
-        # What is evidence does not depend on which levels are shown.
-        standing = insights if "insight" in settings.levels else view.active("insight")
-        applicable = _applicable(reach, asked, strategies(insights))
-        experience = by_scope(view.active("experience", asked))
-        further = _claimed(reach, applicable, experience, settings.excerpt_chars) - set(experience)
-        everywhere = experience | by_scope(view.active("experience", sorted(further)))
-    followed = (Tally(b.facts.get("passes", 0), b.facts.get("trials", 0)) for b in behaviors)
-    known: dict[Level, Sequence[Item]] = {"insight": strategies(insights), "behavior": behaviors}
-    searched = {
-        level: _search(search, bank, level, problems, known[level], settings, check)
+    searched: dict[Level, Searched] = {
+        level: _search(search, bank, level, problems, settings, check)
         for level in settings.by_meaning
         if settings.k and level in settings.levels
     }
-    alike, found = searched.get("insight"), searched.get("behavior")
-    likeness = _likeness(search.vectors, problems, behaviors, check)
-    by_problem = by_scope(insights)
+    known = known_problems(ledger, bank) if evidence == "terms" or _shows_turns(settings) else {}
+    questions = {pid: problem.question() for pid, problem in known.items()}
+    nearest = _nearest(search.vectors, problems, questions, settings, check) if _shows_turns(settings) else {}
+    with ledger.at_step(bank, step) as view:
+        moment = _Moment(view, asked, step, settings)
+        near = {level: _near(found, moment, level, problems) for level, found in searched.items()}
+        related = {pid: _related(view, at, questions, step, settings) for pid, at in nearest.items()}
+        if evidence == "terms":
+            notes = _by_terms(moment, Reach(questions | {p.id: p.question() for p in problems}), base_pass_rate)
+        else:
+            notes = _by_effect(moment, near, search.vectors, check)
+    likeness = _likeness(search.vectors, problems, moment.behaviors, check)
+    common = _common(problems, known.values()) if nearest else ()
     return Snapshot(
         step=step,
-        seq=seq,
+        seq=view.seq,
         problems={
             pid: ProblemMemory(
-                experience=experience.get(pid, ()),
-                strategies=applicable[pid],
-                lessons=lessons(by_problem.get(pid, ())),
-                alike=alike.near[pid] if alike else (),
-                searched=found.near[pid] if found else None,
+                experience=moment.experience.get(pid, ()),
+                attempts=notes.attempts.get(pid, ()),
+                strategies=notes.strategies.get(pid, ()),
+                lessons=notes.lessons.get(pid, ()),
+                alike=near["insight"][pid] if "insight" in near else (),
+                searched=near["behavior"][pid] if "behavior" in near else None,
                 likeness=likeness.get(pid),
+                related=related.get(pid, ()),
+                common_answer=pid in common,
             )
             for pid in asked
         },
-        behaviors=[Behavior(item, terms(item.facts["topic"])) for item in behaviors],
-        evidence=Evidence(
-            reach=reach,
-            attempts={
-                pid: [attempt(item, settings.excerpt_chars) for item in items] for pid, items in everywhere.items()
-            },
-            base_pass_rate=base_pass_rate,
-            behavior_pass_rate=sum(followed, Tally()).rate,
-            vocabulary=union(terms(i.text) for i in strategies(standing)),
-        ),
-        bans=bans,
+        behaviors=[Behavior(item, terms(item.facts["topic"])) for item in moment.behaviors],
+        beliefs=notes.beliefs,
+        bans=_bans(view.put_away, settings.excerpt_chars),
         index=[None, *(s.index for s in searched.values())][-1],
         degraded=any(s.degraded for s in searched.values()),
     )
 
 
-def _shown(view: StepView, level: Level, step: int, settings: ContextSettings) -> list[Item]:
-    """The items of a level that may be shown, oldest first."""
-    if level not in settings.levels:
-        return []
-    return [i for i in view.active(level) if i.step == step or not settings.transient]
+class _Moment:
+    """A step's view of a bank, and what of it may be shown."""
+
+    def __init__(self, view: StepView, asked: Sequence[str], step: int, settings: ContextSettings) -> None:
+        self.view = view
+        self.asked = asked
+        self.settings = settings
+        self.step = step
+        self.experience = by_scope(view.active("experience", asked))
+        self.behaviors = self.shown("behavior", view.active("behavior")) if settings.k else []
+
+    def shown(self, level: Level, items: Iterable[Item]) -> list[Item]:
+        """Those that the settings let be shown."""
+        if level not in self.settings.levels:
+            return []
+        return [i for i in items if i.step == self.step or not self.settings.transient]
+
+    def attempts(self, items: Mapping[str, Sequence[Item]]) -> dict[str, list[Attempt]]:
+        """Attempts as they are read, by problem."""
+        return {pid: [attempt(item, self.settings.excerpt_chars) for item in at] for pid, at in items.items()}
+
+
+@dataclass(frozen=True)
+class _Notes:
+    """Insights, by problem, and what they are believed by."""
+
+    strategies: Mapping[str, Sequence[Item]]
+    lessons: Mapping[str, Sequence[Item]]
+    attempts: Mapping[str, Sequence[Attempt]]
+    beliefs: Beliefs
+
+
+def _by_terms(moment: _Moment, reach: Reach, base_pass_rate: float) -> _Notes:
+    """A note serves every problem that it speaks about, so all notes and problems of the bank are read."""
+    standing = moment.view.active("insight")
+    insights = moment.shown("insight", standing)
+    chars = moment.settings.excerpt_chars
+    applicable = _applicable(reach, moment.asked, strategies(insights))
+    further = _claimed(reach, applicable, moment.experience, chars) - set(moment.experience)
+    attempts = moment.attempts(moment.experience | by_scope(moment.view.active("experience", sorted(further))))
+    followed = (Tally(b.facts.get("passes", 0), b.facts.get("trials", 0)) for b in moment.behaviors)
+    beliefs = ByTerms(
+        reach=reach,
+        attempts=attempts,
+        attempted={pid: union(a.terms for a in attempts.get(pid, ())) for pid in moment.asked},
+        base_pass_rate=base_pass_rate,
+        behavior_pass_rate=sum(followed, Tally()).rate,
+        # What is evidence does not depend on which levels are shown.
+        vocabulary=union(
+            terms(i.text) for i in strategies(insights if "insight" in moment.settings.levels else standing)
+        ),
+    )
+    return _Notes(applicable, by_scope(lessons(insights)), attempts, beliefs)
+
+
+def _by_effect(
+    moment: _Moment, near: Mapping[Level, Mapping[str, Sequence[Found]]], vectors: Vectors, check: Callable[[], None]
+) -> _Notes:
+    """A note belongs to its problem, and others get it from the index alone: only what they need is read."""
+    insights = moment.shown("insight", moment.view.active("insight", moment.asked))
+    written = [*insights, *moment.behaviors, *(f.item for at in near.values() for found in at.values() for f in found)]
+    attempts = [item for items in moment.experience.values() for item in items]
+    texts = list(dict.fromkeys(item.text for item in written))
+    return _Notes(
+        by_scope(strategies(insights)),
+        by_scope(lessons(insights)),
+        moment.attempts(moment.experience),
+        ByEffect(
+            gather(moment.view.trials([item.id for item in (*written, *attempts)])),
+            dict(zip(texts, vectors.of(texts, check), strict=True)),
+        ),
+    )
+
+
+def _shows_turns(settings: ContextSettings) -> bool:
+    in_force = settings.render != "notes" and settings.turns > 0
+    return in_force and "experience" in settings.levels and not settings.transient
+
+
+def _nearest(
+    vectors: Vectors,
+    problems: Sequence[Problem],
+    questions: Mapping[str, str],
+    settings: ContextSettings,
+    check: Callable[[], None],
+) -> dict[str, list[tuple[float, str]]]:
+    """For each problem the others of the bank by the similarity of their questions, nearest first.
+
+    What asks the same in the same words is left out: its answer is the problem's own.
+    """
+    ids = sorted(questions)
+    if not ids:
+        return {}
+    known_ND = vectors.of([head(questions[pid]) for pid in ids], check)
+    asked_PD = vectors.of([head(p.question()) for p in problems], check)
+    near = {}
+    for problem, likeness_N in zip(problems, asked_PD @ known_ND.T, strict=True):
+        asks = fingerprint(problem.question())
+        near[problem.id] = sorted(
+            (
+                (round(float(likeness), SCORE_DIGITS), pid)
+                for likeness, pid in zip(likeness_N, ids, strict=True)
+                if pid != problem.id and likeness >= settings.min_similarity and fingerprint(questions[pid]) != asks
+            ),
+            key=lambda pair: (-pair[0], pair[1]),
+        )
+    return near
+
+
+def _related(
+    view: StepView,
+    near: Sequence[tuple[float, str]],
+    questions: Mapping[str, str],
+    step: int,
+    settings: ContextSettings,
+) -> list[Related]:
+    """The newest passed attempt at each of the nearest problems, twice as many as are shown: some may not be.
+
+    Read in growing portions: where most problems were solved the first is enough.
+    """
+    found: list[Related] = []
+    start, size = 0, 4 * settings.turns
+    while start < len(near) and len(found) < 2 * settings.turns:
+        part = near[start : start + size]
+        attempts = by_scope(view.active("experience", [pid for _, pid in part]))
+        for similarity, pid in part:
+            passed = [i for i in attempts.get(pid, ()) if i.facts["passed"] and i.step < step]
+            if newest := ([i for i in passed if i.held][-1:] or passed[-1:]):
+                found.append(Related(similarity, questions[pid], newest[0]))
+        start, size = start + size, 4 * size
+    return found[: 2 * settings.turns]
+
+
+def _common(problems: Sequence[Problem], known: Iterable[Problem]) -> set[str]:
+    """The problems whose answer at least two others of the bank have, whatever they ask."""
+
+    def answer(problem: Problem) -> str:
+        spec = problem.verifier
+        return json.dumps([spec.get("kind"), spec.get("answer", spec.get("reference"))], sort_keys=True, default=str)
+
+    sharing: dict[str, set[str]] = defaultdict(set)
+    for problem in known:
+        if problem.verifier.get("answer", problem.verifier.get("reference")) is not None:
+            sharing[answer(problem)].add(problem.id)
+    return {p.id for p in problems if len(sharing.get(answer(p), set()) - {p.id}) >= 2}
 
 
 def _bans(put_away: Sequence[Item], excerpt_chars: int) -> Bans:
@@ -246,51 +379,42 @@ def _claimed(
     return {pid for text, home in claims for pid in reach.kin(text, home)}
 
 
-@dataclass(frozen=True)
-class _Searched:
-    """What the index found of one level."""
-
-    near: Mapping[str, Sequence[Found]]
-    """For each problem the items of others, best first."""
-    index: str
-    degraded: bool
-
-
 def _search(
     search: Search,
     bank: str,
     level: Level,
     problems: Sequence[Problem],
-    known: Sequence[Item],
     settings: ContextSettings,
     check: Callable[[], None],
-) -> _Searched:
-    """Search a level for each problem.
-
-    `known` are the items that may be shown, as the ledger has them: what else the index still holds is passed over.
-    """
-    may_be_shown = {item.id: item for item in known}
-    answer = search.find(
+) -> Searched:
+    """What the index finds of a level for each problem: by its question, without the options that it gives."""
+    return search.find(
         bank,
         level,
-        [p.question() for p in problems],
+        [stem(p.question()) for p in problems],
         alpha=settings.vector_weight,
         limit=CANDIDATES,
         compare=True,
         check=check,
     )
-    near = {}
-    for problem, hits in zip(problems, answer.hits, strict=True):
-        there = [(h, may_be_shown[h.id]) for h in hits if h.id in may_be_shown]
+
+
+def _near(searched: Searched, moment: _Moment, level: Level, problems: Sequence[Problem]) -> dict[str, Sequence[Found]]:
+    """For each problem the found items of others, best first: those that may be shown, as the ledger has them."""
+    ids = list(dict.fromkeys(hit.id for hits in searched.hits for hit in hits))
+    shown = {i.id: i for i in moment.shown(level, moment.view.among(level, ids).values()) if i.kind != "lesson"}
+    near: dict[str, Sequence[Found]] = {}
+    for problem, hits in zip(problems, searched.hits, strict=True):
+        there = [(h, shown[h.id]) for h in hits if h.id in shown]
         alike = [
             (h, i)
             for h, i in there
-            if i.scope != problem.id and h.cosine is not None and h.cosine >= settings.min_similarity
+            if i.scope != problem.id and h.cosine is not None and h.cosine >= moment.settings.min_similarity
         ]
         # Indexes order equals as they like, and agree on scores up to rounding.
         alike.sort(key=lambda pair: (-round(pair[0].score, SCORE_DIGITS), pair[1].scope, pair[1].text))
-        near[problem.id] = [Found(h.cosine or 0.0, i) for h, i in alike[: settings.k]]
-    return _Searched(near, answer.index, answer.degraded)
+        near[problem.id] = [Found(h.cosine or 0.0, i) for h, i in alike[: moment.settings.k]]
+    return near
 
 
 def _likeness(

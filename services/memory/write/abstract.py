@@ -1,10 +1,11 @@
 """`abstract`: insights of many problems become behaviors, on the slow clock.
 
-Problems are clustered; per cluster the model reads the strategies and writes the rules they share. A rule
+Problems are clustered; per cluster the model reads the strategies and writes the rules they share. By `terms` a rule
 is kept while enough distinct problems of its cluster agree with it (support) and enough of the cluster does
-(purity). Old rules of a cluster stand for election again with today's evidence: a rule that a lucky answer
-gave birth to goes when the insights under it go. Where a standing rule says what nearly all strategies of a cluster
-say, there is nothing to ask the model for. No note of the model's is ever rewritten here.
+(purity): old rules stand for election again with today's evidence, and one that a lucky answer gave birth to goes when
+the insights under it go. By `effect` a rule is kept until what it led to speaks against it. Where a standing rule says
+what nearly all strategies of a cluster say, or no strategy is newer than it, there is nothing to ask the model for. No
+note of the model's is ever rewritten here.
 """
 
 from __future__ import annotations
@@ -14,11 +15,14 @@ from dataclasses import dataclass
 from functools import cached_property, partial, reduce
 
 from pmd.services.common.jobs import JobContext
+from pmd.services.common.options import EvidenceKind
 from pmd.services.common.prompts import render
-from pmd.services.common.requests import AbstractRequest, MemoryCounts
+from pmd.services.common.requests import AbstractRequest, WriteResult
 from pmd.services.common.wire import Problem
 from pmd.services.memory.evidence.bank import attempts_at, by_scope, problems, strategies
+from pmd.services.memory.evidence.beliefs import BELIEVED
 from pmd.services.memory.evidence.credibility import Attempt, Support, Tally, approaches, support
+from pmd.services.memory.evidence.effect import effect, gather
 from pmd.services.memory.evidence.quality import without_duplicates
 from pmd.services.memory.evidence.terms import AGREE, terms, union
 from pmd.services.memory.index.index import head
@@ -26,9 +30,11 @@ from pmd.services.memory.index.vectors import Vectors
 from pmd.services.memory.leak.guard import leak
 from pmd.services.memory.ledger import Item, Ledger, Transaction
 from pmd.services.memory.write.cluster import Cluster, embedding_clusters, term_clusters
+from pmd.services.memory.write.found import Dropped
 from pmd.services.memory.write.generator import ChatModel
-from pmd.services.memory.write.notes import parse_behaviors
+from pmd.services.memory.write.notes import answer_schema, parse_behaviors
 from pmd.services.memory.write.protected import make_room
+from pmd.services.memory.write.told import BANNED, LEAKS, UNSUPPORTED, Told
 
 
 @dataclass(frozen=True)
@@ -42,6 +48,7 @@ class Pool:
     """Terms that all of its problems have in common."""
     attempts: Mapping[str, Sequence[Attempt]]
     """Attempts by problem."""
+    evidence: EvidenceKind
 
     @cached_property
     def vocabulary(self) -> frozenset[str]:
@@ -49,7 +56,9 @@ class Pool:
         return union(terms(item.text) for items in self.insights.values() for item in items)
 
     def support(self, rule: str) -> Support:
-        """How many of the pooled problems agree with `rule`."""
+        """How many of the pooled problems agree with `rule`: by effect all whose strategies it was made from."""
+        if self.evidence == "effect":
+            return Support(len(self.insights), len(self.insights))
         joined = [" ".join(item.text for item in items) for items in self.insights.values()]
         return support(rule, joined, self.shared)
 
@@ -86,6 +95,7 @@ def pools(
             insights={pid: notes[pid] for pid in sorted(c.problem_ids, key=lambda p: (notes[p][-1].step, p))},
             shared=reduce(frozenset.intersection, (terms(questions[pid]) for pid in c.problem_ids)),
             attempts=attempts,
+            evidence=request.evidence,
         )
         for c in clusters
     ]
@@ -107,7 +117,10 @@ def elect(pool: Pool, rules: Sequence[str], request: AbstractRequest) -> list[tu
 
 
 def settled(pool: Pool, standing: Sequence[Item], request: AbstractRequest) -> bool:
-    """Whether a standing rule says what nearly all strategies of the pool say."""
+    """Whether a standing rule says what nearly all strategies of the pool say, or nothing is newer than the rules."""
+    if pool.evidence == "effect":
+        newest = max(item.step for items in pool.insights.values() for item in items)
+        return bool(standing) and newest <= max(item.step for item in standing)
     return any(
         pool.on_topic(item.text) and seen.agreeing >= request.settings.min_support and seen.purity >= AGREE
         for item in standing
@@ -117,10 +130,11 @@ def settled(pool: Pool, standing: Sequence[Item], request: AbstractRequest) -> b
 
 def abstract(
     ledger: Ledger, vectors: Vectors, model: ChatModel, request: AbstractRequest, job: JobContext
-) -> MemoryCounts:
+) -> WriteResult:
     """Rewrite the behaviors of a bank."""
     known = problems(ledger, request.bank)
-    attempts = attempts_at(ledger, request.bank, None, request.excerpt_chars)
+    by_terms = request.evidence == "terms"
+    attempts = attempts_at(ledger, request.bank, None, request.excerpt_chars) if by_terms else {}
     found = pools(known, ledger.active(request.bank, "insight"), attempts, request, vectors)
     old = by_scope(ledger.active(request.bank, "behavior"))
     asked = [pool for pool in found if not settled(pool, old.get(pool.cluster.id, []), request)]
@@ -133,23 +147,34 @@ def abstract(
         )
         for pool in asked
     ]
-    parse = partial(parse_behaviors, budget=request.settings.max_behaviors)
-    answers = dict(zip((p.cluster.id for p in asked), model.notes(prompts, job, parse), strict=True))
+    budget, how = request.settings.max_behaviors, request.generator.format
+    schema = answer_schema("behavior", budget=budget) if how == "json" else None
+    said = model.notes(prompts, job, partial(parse_behaviors, budget=budget, how=how), schema)
+    told = Told(said)
+    answers = dict(zip((p.cluster.id for p in asked), said.found, strict=True))
     job.check()
     with ledger.at_step(request.bank, request.step) as view:
         banned = view.banned
+        outcomes = {} if by_terms else gather(view.trials([item.id for items in old.values() for item in items]))
     new: list[Item] = []
     proposals: list[tuple[Item, Item]] = []
     confirmed: set[tuple[str, str]] = set()
     for pool in found:
         standing = old.get(pool.cluster.id, [])
-        written = answers.get(pool.cluster.id) or ()
+        reading = answers.get(pool.cluster.id)
+        written = reading.notes if reading else ()
         fresh = [rule for rule in written if not banned.says(rule)]
-        before = [item.text for item in standing]
+        told.drop(*(reading.dropped if reading else ()))
+        told.drop(*(Dropped(BANNED, rule) for rule in written if rule not in fresh))
+        believed = [i for i in standing if i.held or effect(outcomes.get(i.id, {})).belief >= BELIEVED]
+        before = [item.text for item in believed]
         if request.quality.duplicates:
             fresh = list(without_duplicates(fresh, before, request.quality.near_duplicates))
         rules = [*before, *fresh]
         elected = [_behavior(pool, rule, seen, known, request) for rule, seen in elect(pool, rules, request)]
+        chosen = {item.text: item for item in elected}
+        told.drop(*(Dropped(UNSUPPORTED, rule) for rule in fresh if rule not in chosen))
+        told.drop(*(Dropped(LEAKS, rule) for rule in fresh if rule in chosen and "leak" in chosen[rule].facts))
         kept, unmet = make_room(elected, standing, request.settings.max_behaviors)
         new += kept
         proposals += unmet
@@ -165,7 +190,7 @@ def abstract(
         for held, note in proposals:
             tx.propose(held, "replace", request.generator.model, request.step, text=note.text, facts=note.facts)
 
-    return ledger.apply(request.bank, job.key, change)
+    return told.result(ledger.apply(request.bank, job.key, change))
 
 
 def _behavior(pool: Pool, rule: str, seen: Support, known: Mapping[str, Problem], request: AbstractRequest) -> Item:

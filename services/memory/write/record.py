@@ -6,16 +6,16 @@ problem keeps `keep_attempts`, newest first and both outcomes.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 
 from pmd.services.common.artifacts import read_problems, read_table
 from pmd.services.common.jobs import JobContext
 from pmd.services.common.requests import MemoryCounts, RecordRequest
-from pmd.services.common.wire import Level, Outcome, Ref
-from pmd.services.memory.evidence.bank import by_scope
-from pmd.services.memory.evidence.quality import Lift, lift, upkeep
+from pmd.services.common.wire import Level, Outcome
+from pmd.services.memory.evidence.bank import by_scope, mean_rewards
+from pmd.services.memory.evidence.effect import Effect, effect, gather
+from pmd.services.memory.evidence.quality import upkeep
 from pmd.services.memory.ledger import Item, Ledger, Transaction, reads
 from pmd.services.memory.ledger.transaction import HARM
 
@@ -37,20 +37,11 @@ def over_budget(attempts: Sequence[Item], budget: int) -> list[Item]:
     return surplus
 
 
-def _rewards(outcomes: Ref) -> dict[str, float]:
-    """Mean reward by problem, infrastructure failures left out (Law 5)."""
-    rewards: dict[str, list[float]] = defaultdict(list)
-    for row in read_table(outcomes):
-        if row["outcome"] != Outcome.INFRA_ERROR:
-            rewards[row["problem_id"]].append(row["reward"])
-    return {pid: sum(found) / len(found) for pid, found in rewards.items()}
-
-
-def _harmful(tx: Transaction, notes: Sequence[Item]) -> list[tuple[Item, Lift]]:
+def _harmful(tx: Transaction, notes: Sequence[Item]) -> list[tuple[Item, Effect]]:
     """Notes that lower the reward beyond reasonable doubt."""
-    seen = reads.rewards(tx.db, tx.bank)
-    measured = ((item, lift(*seen[item.id])) for item in notes if item.id in seen)
-    return [(item, found) for item, found in measured if found is not None and found.harmful]
+    outcomes = gather(reads.trials(tx.db, tx.bank, [item.id for item in notes]))
+    measured = ((item, effect(outcomes[item.id])) for item in notes if item.id in outcomes)
+    return [(item, found) for item, found in measured if found.harmful]
 
 
 def record(ledger: Ledger, request: RecordRequest, job: JobContext) -> MemoryCounts:
@@ -92,7 +83,7 @@ def record(ledger: Ledger, request: RecordRequest, job: JobContext) -> MemoryCou
     ]
 
     quality = request.quality
-    rewards = _rewards(request.outcomes) if request.outcomes else {}
+    rewards = mean_rewards(request.outcomes) if request.outcomes else {}
     tended = quality.stale_after is not None or quality.max_notes is not None or quality.quarantine
     notes = [i for level in NOTES for i in ledger.active(request.bank, level)] if tended else []
     retired = upkeep(notes, request.step, quality.stale_after, quality.max_notes)
@@ -104,7 +95,8 @@ def record(ledger: Ledger, request: RecordRequest, job: JobContext) -> MemoryCou
         tx.set_status(retired, "retired", request.step, ACTOR)
         if quality.quarantine:
             for note, found in _harmful(tx, notes):
-                says = f"lowers the reward by {-found.mean:.2f} ({-found.high:.2f} to {-found.low:.2f})"
+                low, high = found.interval
+                says = f"lowers the reward by {-found.mean:.2f} ({-high:.2f} to {-low:.2f})"
                 tx.set_status([note], "quarantined", request.step, ACTOR, **{HARM: says})
         tx.put_problems(bodies)
         tx.write(attempts, ACTOR)

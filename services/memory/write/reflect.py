@@ -2,7 +2,7 @@
 
 The model writes; the rules here only decide what it is asked and what is kept, at a fixed budget:
 - where attempts say only what the notes say, it is not asked;
-- a strategy needs a passed attempt that bears it out, a lesson a failed one;
+- a strategy needs a passed attempt that bears it out, a lesson a failed one, and both the evidence's vote;
 - what stood before stands for election again, and in its own words where a new note claims the same, so a slip of
   the model loses nothing that attempts bear out;
 - what people hold keeps its place, what they banned is not written again;
@@ -12,26 +12,30 @@ The model writes; the rules here only decide what it is asked and what is kept, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 from pmd.services.common.bank import Kind
 from pmd.services.common.jobs import JobContext
 from pmd.services.common.prompts import render
-from pmd.services.common.requests import MemoryCounts, ReflectRequest
+from pmd.services.common.requests import ReflectRequest, WriteResult
 from pmd.services.common.wire import Problem
 from pmd.services.memory.evidence.bank import attempt, attempts_at, by_scope, lessons, problems, strategies
-from pmd.services.memory.evidence.credibility import BELIEVED, STRATEGY_PRIOR, Attempt, borne_out, credibility, record
+from pmd.services.memory.evidence.beliefs import BELIEVED
+from pmd.services.memory.evidence.credibility import STRATEGY_PRIOR, Attempt, borne_out, credibility, record
+from pmd.services.memory.evidence.effect import Outcomes, effect_at, gather
 from pmd.services.memory.evidence.quality import without_duplicates
 from pmd.services.memory.evidence.reach import Reach
 from pmd.services.memory.evidence.terms import AGREE, coverage, terms, union
 from pmd.services.memory.leak.guard import leak
-from pmd.services.memory.ledger import Item, Ledger, Transaction
+from pmd.services.memory.ledger import Item, Ledger, Transaction, reads
+from pmd.services.memory.write.found import Dropped
 from pmd.services.memory.write.generator import ChatModel
-from pmd.services.memory.write.notes import Insight, parse_insight
+from pmd.services.memory.write.notes import Insight, Reading, answer_schema, parse_insight
 from pmd.services.memory.write.protected import make_room
+from pmd.services.memory.write.told import BANNED, LEAKS, UNPROVEN, Told
 
 Mode = Literal["contrast", "successes", "failures"]
 
@@ -91,36 +95,86 @@ def _claim(kind: Kind, text: str, vocabulary: frozenset[str]) -> tuple[Kind, fro
     return kind, terms(text) & vocabulary or text
 
 
-def judge(
+class Vote(NamedTuple):
+    """What the evidence says of a note."""
+
+    belief: float | None
+    """In [0, 1]; None: no attempt bears it out."""
+    facts: dict[str, Any]
+    """Of the note's item."""
+
+
+Voter = Callable[[Kind, str, "Item | None"], Vote]
+"""Votes on a note of one problem, of a kind and text, which may stand already."""
+
+
+def by_terms(attempts: Sequence[Attempt], related: Callable[[str], Sequence[Attempt]], chance: float) -> Voter:
+    """Strategies are believed as far as attempts that follow them pass, and both kinds need one that bears them out.
+
+    Args:
+        attempts: at the problem.
+        related: the attempts at all problems that a strategy of this one speaks about.
+    """
+
+    def vote(kind: Kind, text: str, standing: Item | None) -> Vote:  # noqa: ARG001 -- a `Voter`
+        succeeds = kind == "strategy"
+        seen = record(text, related(text) if succeeds else attempts)
+        facts = {"passes": seen.passes, "trials": seen.trials}
+        if not borne_out(text, attempts, passed=succeeds):
+            return Vote(None, facts)
+        return Vote(credibility(STRATEGY_PRIOR, seen, chance=chance) if succeeds else 1.0, facts)
+
+    return vote
+
+
+def by_effect(attempts: Sequence[Attempt], outcomes: Mapping[str, Mapping[str, Outcomes]], problem_id: str) -> Voter:
+    """Notes are believed as far as contexts that show them led to more reward than others; new ones are undecided.
+
+    Args:
+        attempts: at the problem; a strategy needs one that passed, a lesson one that failed.
+        outcomes: of what stands, by item, by problem.
+    """
+
+    def vote(kind: Kind, text: str, standing: Item | None) -> Vote:  # noqa: ARG001 -- a `Voter`
+        if not any(a.passed == (kind == "strategy") for a in attempts):
+            return Vote(None, {})
+        found = effect_at(problem_id, outcomes.get(standing.id, {}) if standing else {})
+        shown = found.outcomes.shown
+        return Vote(found.belief, {"passes": round(shown.rewards), "trials": round(shown.trials)})
+
+    return vote
+
+
+def elect(
     problem: Problem,
     insight: Insight,
     old: Sequence[Item],
     experience: Sequence[Item],
-    evidence: Callable[[str], Sequence[Attempt]],
+    vote: Voter,
     request: ReflectRequest,
-) -> list[Item]:
-    """The notes that a problem keeps: what was just written and what stood before, elected by today's evidence.
+) -> tuple[list[Item], list[Dropped]]:
+    """The notes that a problem keeps, and those just written that it doesn't: what was written and what stood before
+    is elected by today's evidence.
 
-    A model that forgets to repeat a strategy has not refuted it. Strategies are ranked by credibility, newer ones
-    first among equals; lessons by age, newer ones first. New notes that leak are kept aside, quarantined.
-
-    Args:
-        evidence: the attempts at all problems that a strategy of this one speaks about.
+    A model that forgets to repeat a strategy has not refuted it. Notes of a kind are ranked by belief, newer ones
+    first among equals. New notes that leak are kept aside, quarantined.
     """
     attempts = [attempt(item, request.settings.excerpt_chars) for item in experience]
     passed = [item.text for item in experience if item.facts["passed"]]
     written: list[tuple[Kind, str]] = [("strategy", s) for s in insight.strategies]
     written += [("lesson", s) for s in insight.lessons]
-    standing: list[tuple[Kind, str]] = [(item.kind, item.text) for item in reversed(old)]
+    standing: dict[tuple[Kind, str], Item] = {(item.kind, item.text): item for item in reversed(old)}
     vocabulary = union(a.terms for a in attempts)
     words = {_claim(kind, text, vocabulary): text for kind, text in reversed(standing)}
     candidates = [(kind, words.get(_claim(kind, text, vocabulary), text)) for kind, text in [*written, *standing]]
     elected: dict[Kind, list[tuple[float, Item]]] = {"strategy": [], "lesson": []}
     leaking = []
+    fresh = set(candidates[: len(written)])
+    refused: list[Dropped] = []
     for kind, text in dict.fromkeys(candidates):
         succeeds = kind == "strategy"
-        seen = record(text, evidence(text) if succeeds else attempts)
         sources = [a.rollout_id for a in attempts if a.passed == succeeds][-request.settings.attempts_per_outcome :]
+        belief, facts = vote(kind, text, standing.get((kind, text)))
         item = Item(
             level="insight",
             kind=kind,
@@ -128,17 +182,18 @@ def judge(
             text=text,
             step=request.step,
             policy_version=request.policy_version,
-            facts={"sources": sources, "passes": seen.passes, "trials": seen.trials},
+            facts={"sources": sources} | facts,
         )
         if request.quality.leak_guard and (reason := leak(text, problem, passed)):
             leaking.append(replace(item, status="quarantined", facts=item.facts | {"leak": reason}))
-        elif borne_out(text, attempts, passed=succeeds):
-            belief = credibility(STRATEGY_PRIOR, seen, chance=request.chance) if succeeds else 1.0
-            if belief >= BELIEVED:
-                elected[kind].append((belief, item))
+            refused += [Dropped(LEAKS, text)] * ((kind, text) in fresh)
+        elif belief is not None and belief >= BELIEVED:
+            elected[kind].append((belief, item))
+        elif (kind, text) in fresh:
+            refused.append(Dropped(UNPROVEN, text))
     budget = request.settings.max_notes
     ranked = (sorted(notes, key=lambda pair: -pair[0])[:budget] for notes in elected.values())
-    return [item for notes in ranked for _, item in notes] + leaking
+    return [item for notes in ranked for _, item in notes] + leaking, refused
 
 
 def _once(insight: Insight, standing: Sequence[Item], near: float | None) -> Insight:
@@ -148,42 +203,44 @@ def _once(insight: Insight, standing: Sequence[Item], near: float | None) -> Ins
     )
 
 
-def reflect(ledger: Ledger, model: ChatModel, request: ReflectRequest, job: JobContext) -> MemoryCounts:
+def _texts(insight: Insight) -> list[str]:
+    return [*insight.strategies, *insight.lessons]
+
+
+def reflect(ledger: Ledger, model: ChatModel, request: ReflectRequest, job: JobContext) -> WriteResult:
     """Refresh the insight of each asked problem that has attempts."""
-    known = problems(ledger, request.bank)
+    known = problems(ledger, request.bank, None if request.evidence == "terms" else request.problem_ids)
     experience = by_scope(ledger.active(request.bank, "experience", request.problem_ids))
     old = by_scope(ledger.active(request.bank, "insight", request.problem_ids))
     chars = request.settings.excerpt_chars
     attempts = {pid: [attempt(i, chars) for i in items] for pid, items in experience.items()}
     asked = [pid for pid, seen in attempts.items() if not nothing_new(seen, old.get(pid, []), request.step)]
     prompts = [prompt(known[pid], attempts[pid], old.get(pid, []), request) for pid in asked]
-    parse = partial(parse_insight, budget=request.settings.max_notes)
-    answers = dict(zip(asked, model.notes(prompts, job, parse), strict=True))
+    budget, how = request.settings.max_notes, request.generator.format
+    schema = answer_schema("strategy", "lesson", budget=budget) if how == "json" else None
+    said = model.notes(prompts, job, partial(parse_insight, budget=budget, how=how), schema)
+    told = Told(said)
+    answers = dict(zip(asked, said.found, strict=True))
     job.check()
     with ledger.at_step(request.bank, request.step) as view:
         banned = view.banned
     written: dict[str, Insight] = {}
     for pid in experience:
-        insight = answers.get(pid, Insight())
-        if insight is not None:
-            allowed = insight.without(banned)
+        reading = answers.get(pid, Reading(Insight()))
+        if reading is not None:
+            allowed = reading.notes.without(banned)
             once = _once(allowed, old.get(pid, []), request.quality.near_duplicates)
+            told.drop(*reading.dropped)
+            told.drop(*(Dropped(BANNED, t) for t in _texts(reading.notes) if t not in _texts(allowed)))
             written[pid] = once if request.quality.duplicates else allowed
-    reach = Reach({pid: problem.question() for pid, problem in known.items()})
-    notes = [(text, pid) for pid, insight in written.items() for text in insight.strategies]
-    notes += [(item.text, pid) for pid in written for item in strategies(old.get(pid, []))]
-    others = {kin for text, pid in notes for kin in reach.kin(text, pid)} - set(attempts)
-    attempts |= attempts_at(ledger, request.bank, sorted(others), chars)
-
-    def evidence(note: str, home: str) -> list[Attempt]:
-        return [a for kin in reach.kin(note, home) for a in attempts.get(kin, ())]
-
+    voter = _voters(ledger, request, known, attempts, old, written)
     new: list[Item] = []
     proposals: list[tuple[Item, Item]] = []
     dropped: list[Item] = []
     for pid, insight in written.items():
         standing = old.get(pid, [])
-        elected = judge(known[pid], insight, standing, experience[pid], partial(evidence, home=pid), request)
+        elected, refused = elect(known[pid], insight, standing, experience[pid], voter(pid), request)
+        told.drop(*refused)
         items, unmet = make_room(elected, standing, request.settings.max_notes)
         proposals += unmet
         kept = {(item.kind, item.text) for item in items}
@@ -197,4 +254,29 @@ def reflect(ledger: Ledger, model: ChatModel, request: ReflectRequest, job: JobC
         for held, note in proposals:
             tx.propose(held, "replace", request.generator.model, request.step, text=note.text, facts=note.facts)
 
-    return ledger.apply(request.bank, job.key, change)
+    return told.result(ledger.apply(request.bank, job.key, change))
+
+
+def _voters(
+    ledger: Ledger,
+    request: ReflectRequest,
+    known: Mapping[str, Problem],
+    attempts: Mapping[str, Sequence[Attempt]],
+    old: Mapping[str, Sequence[Item]],
+    written: Mapping[str, Insight],
+) -> Callable[[str], Voter]:
+    """Who votes on the notes of each problem."""
+    if request.evidence == "effect":
+        with ledger.read() as db:
+            outcomes = gather(reads.trials(db, request.bank, [item.id for pid in written for item in old.get(pid, ())]))
+        return lambda pid: by_effect(attempts[pid], outcomes, pid)
+    reach = Reach({pid: problem.question() for pid, problem in known.items()})
+    notes = [(text, pid) for pid, insight in written.items() for text in insight.strategies]
+    notes += [(item.text, pid) for pid in written for item in strategies(old.get(pid, []))]
+    others = {kin for text, pid in notes for kin in reach.kin(text, pid)} - set(attempts)
+    everywhere = {**attempts, **attempts_at(ledger, request.bank, sorted(others), request.settings.excerpt_chars)}
+
+    def related(note: str, home: str) -> list[Attempt]:
+        return [a for kin in reach.kin(note, home) for a in everywhere.get(kin, ())]
+
+    return lambda pid: by_terms(attempts[pid], partial(related, home=pid), request.chance)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import random
 from dataclasses import replace
 
 from pmd.services.common.options import QualitySettings
 from pmd.services.common.requests import RecordRequest
-from pmd.services.memory.evidence.quality import held_out, lift, over_budget, same, stale, without_duplicates
-from pmd.services.memory.write.record import _rewards as rewards_of
+from pmd.services.memory.evidence.bank import mean_rewards
+from pmd.services.memory.evidence.quality import disagree, held_out, over_budget, same, stale, without_duplicates
 from pmd.services.memory.write.record import record
 from tests.memory.ledger.test_ledger import note, write
 from tests.memory.world import Words, World
@@ -20,6 +19,8 @@ def test_the_same_thought_is_known_in_other_spelling_and_contradictions_never_ar
     assert same("rotate then add 3", "rotate, then add 3 each", near=0.7)
     assert not same("rotate then add 3", "rotate then add 4", near=0.5), "other numbers are another claim"
     assert not same("rotate then add 3", "do not rotate then add 3", near=0.5), "so is a negation"
+    assert disagree("Never sort first.", "Sort first.")
+    assert not disagree("Sort first.", "First of all, sort.")
 
 
 def test_what_stood_before_keeps_its_words() -> None:
@@ -37,28 +38,6 @@ def test_eviction_takes_the_least_confirmed_first_and_spares_what_people_hold() 
     assert [i.text for i in over_budget(items, 2)] == ["b", "c"]
     assert over_budget(items, 4) == []
     assert [i.text for i in over_budget(items, 0)] == ["b", "c", "a"]
-
-
-def test_a_lift_has_an_interval_that_covers_the_truth() -> None:
-    rng = random.Random(0)
-    covered = 0
-    for _ in range(400):
-        found = lift([float(rng.random() < 0.7) for _ in range(40)], [float(rng.random() < 0.5) for _ in range(12)])
-        assert found is not None
-        covered += found.low <= 0.2 <= found.high
-    assert 0.86 <= covered / 400 <= 0.97
-
-
-def test_few_or_equal_observations_condemn_nothing() -> None:
-    assert lift([1.0], []) is None
-    perfect = lift([1.0] * 3, [1.0] * 3)
-    assert perfect is not None
-    assert perfect.low < -0.3 < 0.3 < perfect.high, "three of three is not certainty"
-    few = lift([0.0] * 7, [1.0] * 7)
-    enough = lift([0.0] * 8, [1.0] * 8)
-    assert few is not None
-    assert enough is not None
-    assert (few.harmful, enough.harmful) == (False, True)
 
 
 def test_holding_out_is_reproducible_and_as_rare_as_asked() -> None:
@@ -85,7 +64,7 @@ def record_with(world: World, step: int, **quality: object) -> None:
 
 def test_law_5_a_note_is_not_blamed_for_attempts_that_nobody_could_judge(world: World) -> None:
     _, verdicts = world.batch(1, [("p0", "a", True), ("p0", "b", None), ("p1", "c", None)])
-    assert rewards_of(verdicts) == {"p0": 1.0}
+    assert mean_rewards(verdicts) == {"p0": 1.0}
 
 
 def test_a_stale_note_is_retired_only_when_the_recipe_says_so(world: World) -> None:

@@ -1,0 +1,73 @@
+"""Beliefs by terms: how the attempts that follow a note fared, at the problems that it speaks about."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from pmd.services.memory.evidence.beliefs import Belief, Statement
+from pmd.services.memory.evidence.credibility import (
+    STRATEGY_PRIOR,
+    Attempt,
+    approaches,
+    behavior_prior,
+    contradicts,
+    credibility,
+    record,
+)
+from pmd.services.memory.evidence.reach import Reach
+from pmd.services.memory.evidence.terms import AGREE, coverage, terms
+from pmd.services.memory.ledger import Item
+
+
+@dataclass(frozen=True)
+class ByTerms:
+    """The attempts that notes are measured by. A `Beliefs`."""
+
+    reach: Reach
+    attempts: Mapping[str, Sequence[Attempt]]
+    """By problem, oldest first: of the asked problems, and of all that a note which may be claimed speaks about."""
+    attempted: Mapping[str, frozenset[str]]
+    """Terms of the attempts at each asked problem: what claims about it can be compared by."""
+    base_pass_rate: float
+    """How often attempts pass that no memory has taught, in [0, 1): notes are credited with what goes beyond."""
+    behavior_pass_rate: float
+    """How often attempts that follow any of the behaviors pass."""
+    vocabulary: frozenset[str]
+    """Terms that the bank's strategies use: what a behavior can be compared by."""
+
+    def claim(self, item: Item, text: str, home: str, problem_id: str) -> Belief:  # noqa: ARG002 -- a `Beliefs`
+        """By the attempts that follow it at all problems that it speaks about."""
+        seen = record(text, [a for pid in self.reach.kin(text, home) for a in self.attempts.get(pid, ())])
+        return Belief(
+            credibility(STRATEGY_PRIOR, seen, chance=self.base_pass_rate),
+            f"{seen.passes} of {seen.trials} attempts that follow it passed",
+        )
+
+    def rule(self, item: Item, problem_id: str) -> Belief:
+        """By how the different approaches to the problem that follow it fared."""
+        seen = approaches(item.text, self.attempts.get(problem_id, ()))
+        prior = behavior_prior(item.facts["support"], item.facts["members"])
+        return Belief(
+            credibility(prior, seen, chance=self.base_pass_rate, blame=self.behavior_pass_rate),
+            f"{item.facts['support']} of {item.facts['members']} problems agree; "
+            f"{seen.passes} of {seen.trials} approaches here that follow it passed",
+        )
+
+    def warning(self, item: Item, problem_id: str) -> Belief:
+        """Believed, unless attempts that do what it warns of mostly pass."""
+        seen = record(item.text, self.attempts.get(problem_id, ()))
+        refuted = seen.trials and seen.passes / seen.trials > 0.5
+        return Belief(0.0 if refuted else 1.0, f"{seen.passes} of {seen.trials} attempts that do this passed")
+
+    def contradict(self, a: Statement, b: Statement, problem_id: str) -> bool:
+        """Two claims about a problem are compared by what attempts can show, not by the names they share."""
+        if "behavior" not in {a.item.level, b.item.level}:
+            return contradicts(terms(a.text), terms(b.text), self.attempted[problem_id])
+        broad, narrow = (a, b) if a.item.level == "behavior" else (b, a)
+        return contradicts(terms(broad.text), terms(narrow.text), self.vocabulary)
+
+    def forbids(self, lesson: Statement, plans: Sequence[Statement], problem_id: str) -> bool:
+        """Whether the lesson has what attempts can show of a plan."""
+        warned, attempted = terms(lesson.text), self.attempted[problem_id]
+        return any(coverage(terms(plan.text), attempted, warned) >= AGREE for plan in plans)
