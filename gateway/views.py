@@ -95,6 +95,9 @@ class StepView(Strict):
     """The gate's reading after this step: running mean of teacher minus student, on the probed problems."""
     lr_scale: float | None = None
     memory: MemoryCounts | None = None
+    notes: dict[str, int] = {}
+    """What became of the answers of the model that writes notes: prompts `asked`, `refused` and `unusable`, and by
+    reason what was `dropped: ..`. Examples are in the results of the jobs."""
     contexts: dict[str, int] = {}
     train: dict[str, float] = {}
     evaluation: dict[str, SplitScore] = {}

@@ -6,7 +6,8 @@ Invariant: what a view says was recorded; nothing is guessed for a phase that ha
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pmd.gateway.loop.gate import Lead
@@ -14,7 +15,14 @@ from pmd.gateway.loop.plan import open_phases
 from pmd.gateway.loop.requests import leads, superseded
 from pmd.gateway.loop.state import PhaseName, Record, RunState, version_at
 from pmd.gateway.views import CheckpointView, LatestView, PhaseView, RunStatus, RunView, StepView
-from pmd.services.common.requests import MemoryCounts, RetrieveResult, SplitScore, TrainResult, VerifyResult
+from pmd.services.common.requests import (
+    MemoryCounts,
+    RetrieveResult,
+    SplitScore,
+    TrainResult,
+    VerifyResult,
+    WriteResult,
+)
 from pmd.services.common.wire import Outcome, Weights
 
 Row = Mapping[Any, Any]
@@ -115,8 +123,11 @@ def _step_view(state: RunState, step: int, records: Mapping[PhaseName, Record], 
         view["lr_scale"] = gate.lr_scale
     for name in (PhaseName.ABSTRACT, PhaseName.REFLECT, PhaseName.RECORD):  # the last write counts
         if name in records:
-            view["memory"] = MemoryCounts.model_validate(records[name].result)
+            result = records[name].result  # of a job that asked for notes it says more
+            view["memory"] = MemoryCounts(**{key: result[key] for key in MemoryCounts.model_fields if key in result})
             break
+    told = [records[name].result for name in (PhaseName.REFLECT, PhaseName.ABSTRACT) if name in records]
+    view["notes"] = _notes([WriteResult.model_validate(result) for result in told])
     if retrieve := records.get(PhaseName.RETRIEVE):
         contexts = RetrieveResult.model_validate(retrieve.result)
         view["contexts"] = {"with_context": contexts.with_context, **contexts.items_used}
@@ -131,6 +142,14 @@ def _step_view(state: RunState, step: int, records: Mapping[PhaseName, Record], 
         seconds={str(name): record.seconds for name, record in records.items()},
         **view,
     )
+
+
+def _notes(told: Sequence[WriteResult]) -> dict[str, int]:
+    """What became of a model's answers, those numbers that are not zero."""
+    counted = Counter({word: sum(getattr(each, word) for each in told) for word in ("asked", "refused", "unusable")})
+    for each in told:
+        counted.update({f"dropped: {why}": count for why, count in each.dropped.items()})
+    return {word: count for word, count in counted.items() if count}
 
 
 def _pass_rate(splits: Mapping[str, SplitScore]) -> float | None:

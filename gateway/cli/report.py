@@ -34,6 +34,8 @@ def render_terminal(report: ReportView) -> RenderableType:
         facts.add_row("last update", trained)
     if counts := figures.memory_counts(report):
         facts.add_row("memory", ", ".join(f"{n} {level}s" for level, n in counts.items()))
+    if told := figures.notes(report):
+        facts.add_row("notes", told)
     if spent := figures.phase_seconds(report):
         totals = {group: sum(y for _, y in points) for group, points in spent.items()}
         facts.add_row("seconds", ", ".join(f"{group} {total:.0f}" for group, total in totals.items()))

@@ -239,6 +239,7 @@ def _generator(state: RunState, step: int, name: PhaseName) -> Generator:
         model=f"{state.run}@{served[settings.model]}" if own else settings.model,
         sampling=settings.sampling,
         seed=phase_seed(state.recipe.seed, step, name),
+        format=settings.format,
     )
 
 

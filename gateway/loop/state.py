@@ -12,7 +12,14 @@ from pydantic import BaseModel
 from pmd.gateway.recipes.inputs import Inputs
 from pmd.gateway.recipes.methods import METHODS
 from pmd.gateway.recipes.recipe import Recipe
-from pmd.services.common.requests import GenerateResult, MemoryCounts, RetrieveResult, TrainResult, VerifyResult
+from pmd.services.common.requests import (
+    GenerateResult,
+    MemoryCounts,
+    RetrieveResult,
+    TrainResult,
+    VerifyResult,
+    WriteResult,
+)
 from pmd.services.common.wire import Policy
 
 Result = TypeVar("Result", bound=BaseModel)
@@ -58,8 +65,8 @@ CALLS: Mapping[PhaseName, Call] = {
     PhaseName.ROLLOUT: Call(Service.ROLLOUT, "generate", GenerateResult),
     PhaseName.VERIFY: Call(Service.VERIFIER, "verify", VerifyResult),
     PhaseName.RECORD: Call(Service.MEMORY, "record", MemoryCounts),
-    PhaseName.REFLECT: Call(Service.MEMORY, "reflect", MemoryCounts),
-    PhaseName.ABSTRACT: Call(Service.MEMORY, "abstract", MemoryCounts),
+    PhaseName.REFLECT: Call(Service.MEMORY, "reflect", WriteResult),
+    PhaseName.ABSTRACT: Call(Service.MEMORY, "abstract", WriteResult),
     PhaseName.RETRIEVE: Call(Service.MEMORY, "retrieve", RetrieveResult),
     PhaseName.PROBE: Call(Service.ROLLOUT, "generate", GenerateResult),
     PhaseName.PROBE_VERIFY: Call(Service.VERIFIER, "verify", VerifyResult),

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from pmd.services.common.options import PromptFiles
+from pmd.gateway.recipes.prompts import read as read_prompts
 
 MAX_VALUES = 1 << 20
 """Of one file, when every alias is written out."""
@@ -193,9 +193,7 @@ def resolve(tree: dict[str, Any], folder: Path, source: str) -> dict[str, Any]:
     if isinstance(tree.get("prompts"), str):
         prompts = Path(absolute(tree["prompts"]))
         try:
-            tree["prompts"] = {
-                name: (prompts / f"{name}.jinja").read_text(encoding="utf-8") for name in PromptFiles.model_fields
-            }
+            tree["prompts"] = read_prompts(prompts)
         except (OSError, ValueError) as error:
             raise RecipeError(f"{source}: prompts: {error}") from error
     problems = tree.get("problems")

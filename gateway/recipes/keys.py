@@ -55,6 +55,8 @@ def keys(model: type[BaseModel] = Recipe, path: str = "", given: Any = PydanticU
                 yield below._replace(meaning=about + _line(meaning))
         if not models:
             shown = "needed" if default is PydanticUndefined else f"`{json.dumps(to_jsonable_python(default))}`"
+            if isinstance(default, str) and "\n" in default:
+                shown = "bundled"
             yield Key(key, _type(field.annotation), shown, _line(field.description))
 
 

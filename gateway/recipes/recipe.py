@@ -14,11 +14,13 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from pmd.gateway.recipes.methods import METHODS, MethodName
+from pmd.gateway.recipes.prompts import INSTRUCT
 from pmd.services.common.options import (
     AbstractSettings,
     ContextRules,
     ContextSettings,
     HardwareSettings,
+    NotesFormat,
     ObjectiveSettings,
     OptimizerSettings,
     PromptFiles,
@@ -193,6 +195,9 @@ class GeneratorSettings(Strict):
     base_url: str | None = Field(default=None, pattern=r"^https?://[^/\s]+")
     """An OpenAI-compatible endpoint for a `model` that is neither."""
     sampling: Sampling = Sampling(temperature=0.7, max_tokens=256)
+    format: NotesFormat = "json"
+    """How notes are asked for and read. json: by a schema, which servers that can hold the model to; other forms are
+    read too. lines: `Strategy: ..`, `Lesson: ..`, `Behavior: ..`, each note one line, and nothing else."""
 
 
 class Recipe(Strict):
@@ -226,8 +231,9 @@ class Recipe(Strict):
     evaluation: Evaluation = Evaluation()
     generator: GeneratorSettings = GeneratorSettings()
     alarms: AlarmSettings = AlarmSettings()
-    prompts: PromptFiles
-    """Templates `teacher`, `reflect`, `abstract`: contents, or in a recipe file the folder that holds them."""
+    prompts: PromptFiles = INSTRUCT
+    """Templates `teacher`, `reflect`, `abstract`: contents, or in a recipe file the folder that holds them. Without it
+    the bundled ones, which are written for instruct models."""
     seed: int = Field(default=0, ge=0, le=MAX_COUNT)
     """Decides which problems a step draws and how its completions are sampled: the same seed, the same run."""
     max_attempts: int = Field(default=5, ge=1, le=MAX_COUNT)

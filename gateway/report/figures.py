@@ -5,6 +5,7 @@ Invariants: pure functions; a value that was not recorded is left out, never dra
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -82,6 +83,21 @@ def memory_growth(report: ReportView) -> dict[str, Curve]:
 def memory_counts(report: ReportView) -> dict[str, int]:
     """Items by level at the end."""
     return {level: int(curve[-1][1]) for level, curve in memory_growth(report).items()}
+
+
+def notes(report: ReportView) -> str:
+    """What became of the answers of the model that writes notes, in a line; empty where none was asked."""
+    counted: Counter[str] = Counter()
+    for step in report.steps:
+        counted.update(step.notes)
+    if not counted["asked"]:
+        return ""
+    said = [f"{counted['asked']} asked for"]
+    said += [f"{counted[word]} {word}" for word in ("refused", "unusable") if counted[word]]
+    dropped = [(why.removeprefix("dropped: "), count) for why, count in counted.most_common() if ": " in why]
+    if dropped:
+        said.append("not kept: " + ", ".join(f"{count} {why}" for why, count in dropped))
+    return "; ".join(said)
 
 
 def phase_seconds(report: ReportView) -> Mapping[str, Curve]:

@@ -75,6 +75,7 @@ def render_html(report: ReportView) -> str:
         split_about=SPLIT_ABOUT,
         facts=facts,
         last_update=figures.last_update(report),
+        notes=figures.notes(report),
         charts=[chart for draw in DRAWINGS if (chart := draw(report)) is not None],
         samples=[
             (level, about, texts) for level, about in LEVEL_ABOUT.items() if (texts := report.memory_samples.get(level))

@@ -22,6 +22,11 @@ Loss = Literal["distill", "grpo"]
 """distill: towards a teacher that reads a context. grpo: by rewards relative to their group."""
 
 
+NotesFormat = Literal["json", "lines"]
+"""How notes are asked for and read. json: by a schema, which servers that can hold the model to; other forms are read
+too. lines: `Strategy: ..`, `Lesson: ..`, `Behavior: ..`, each note one line, and nothing else."""
+
+
 class PromptFiles(Strict):
     """Prompt templates (Jinja) by content, so that a recipe in execution is complete."""
 

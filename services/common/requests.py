@@ -13,6 +13,7 @@ from pydantic import Field
 from pmd.services.common.options import (
     AbstractSettings,
     ContextSettings,
+    NotesFormat,
     PromptFiles,
     QualitySettings,
     ReflectSettings,
@@ -91,6 +92,23 @@ class MemoryCounts(Strict):
     """Changes by people that take effect with the step that a job began."""
 
 
+class WriteResult(MemoryCounts):
+    """The bank after a job that asks a model for notes, and what became of the model's answers."""
+
+    asked: int = 0
+    """Prompts that the model was asked."""
+    refused: int = 0
+    """Prompts that it did not take, mostly for their length."""
+    unusable: int = 0
+    """Prompts whose answer could not be read, twice; they changed nothing."""
+    dropped: dict[str, int] = {}
+    """What was written and not kept, by reason: lines outside the notes, notes that no attempt bears out."""
+    examples: list[str] = []
+    """A few of the unusable answers and of what was dropped, each behind its reason."""
+    unconstrained: str | None = None
+    """Why answers were not held to their schema: what the model's server said of `response_format`."""
+
+
 class RecordRequest(Strict):
     """Memory job `record`: write a step's rollouts and verdicts as experience. Result: `MemoryCounts`."""
 
@@ -116,10 +134,11 @@ class Generator(Strict):
     model: str
     sampling: Sampling = Sampling(temperature=0.7, max_tokens=256)
     seed: int = 0
+    format: NotesFormat = "json"
 
 
 class ReflectRequest(Strict):
-    """Memory job `reflect`: refresh the insight of each problem from its attempts. Result: `MemoryCounts`."""
+    """Memory job `reflect`: refresh the insight of each problem from its attempts. Result: `WriteResult`."""
 
     bank: Slug
     step: int
@@ -134,7 +153,7 @@ class ReflectRequest(Strict):
 
 
 class AbstractRequest(Strict):
-    """Memory job `abstract`: cluster insights and write the behaviors they share. Result: `MemoryCounts`."""
+    """Memory job `abstract`: cluster insights and write the behaviors they share. Result: `WriteResult`."""
 
     bank: Slug
     step: int

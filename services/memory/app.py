@@ -15,10 +15,10 @@ from pmd.services.common.jobs import JobContext, JobKind, JobStore
 from pmd.services.common.requests import (
     AbstractRequest,
     Generator,
-    MemoryCounts,
     RecordRequest,
     ReflectRequest,
     RetrieveRequest,
+    WriteResult,
 )
 from pmd.services.common.runner import JobRunner
 from pmd.services.memory.api import curate, explain, read
@@ -45,11 +45,11 @@ def create_app(settings: MemoryServiceSettings) -> FastAPI:
             settings.allowed().check_url(generator.base_url)
         return ChatModel(generator, settings.rollout_url, token, settings.memory_generator_key.get_secret_value())
 
-    def run_reflect(request: ReflectRequest, job: JobContext) -> MemoryCounts:
+    def run_reflect(request: ReflectRequest, job: JobContext) -> WriteResult:
         with model(request.generator) as chat:
             return reflect(ledger, chat, request, job)
 
-    def run_abstract(request: AbstractRequest, job: JobContext) -> MemoryCounts:
+    def run_abstract(request: AbstractRequest, job: JobContext) -> WriteResult:
         with model(request.generator) as chat:
             return abstract(ledger, search.vectors, chat, request, job)
 

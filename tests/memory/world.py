@@ -21,6 +21,7 @@ from pmd.services.common.requests import (
     ReflectRequest,
     RetrieveRequest,
     RetrieveResult,
+    WriteResult,
 )
 from pmd.services.common.wire import Message, Problem, Ref
 from pmd.services.memory.index.embedders import EmbedderSpec
@@ -29,6 +30,7 @@ from pmd.services.memory.index.vectors import VectorFile
 from pmd.services.memory.ledger import Ledger
 from pmd.services.memory.retrieve.contexts import retrieve
 from pmd.services.memory.write.abstract import abstract
+from pmd.services.memory.write.generator import Answers
 from pmd.services.memory.write.notes import InvalidNotes
 from pmd.services.memory.write.record import record
 from pmd.services.memory.write.reflect import reflect
@@ -53,15 +55,23 @@ class Words:
         self.answer = answer
         self.asked: list[str] = []
 
-    def notes(self, prompts: Sequence[str], job: JobContext, parse: Callable[[str], Any]) -> list[Any]:  # noqa: ARG002
+    def notes(
+        self,
+        prompts: Sequence[str],
+        job: JobContext,  # noqa: ARG002
+        parse: Callable[[str], Any],
+        schema: Any = None,
+    ) -> Answers[Any]:
         self.asked += prompts
-        found = []
-        for prompt in prompts:
+        self.schema = schema
+        told: Answers[Any] = Answers([None] * len(prompts), asked=len(prompts))
+        for i, prompt in enumerate(prompts):
+            said = self.answer(prompt)
             try:
-                found.append(parse(self.answer(prompt)))
+                told.found[i] = parse(said)
             except InvalidNotes:
-                found.append(None)
-        return found
+                told.unusable.append(said)
+        return told
 
 
 def code_problem(problem_id: str, question: str, split: str = "train") -> Problem:
@@ -129,7 +139,7 @@ class World:
         )
         return record(self.ledger, request, self.job(f"s{step}.record"))
 
-    def reflect(self, step: int, words: Words, ids: list[str] | None = None) -> MemoryCounts:
+    def reflect(self, step: int, words: Words, ids: list[str] | None = None) -> WriteResult:
         request = ReflectRequest(
             bank="b",
             step=step,
@@ -142,7 +152,7 @@ class World:
         )
         return reflect(self.ledger, words, request, self.job(f"s{step}.reflect"))  # type: ignore[arg-type]
 
-    def abstract(self, step: int, words: Words) -> MemoryCounts:
+    def abstract(self, step: int, words: Words) -> WriteResult:
         request = AbstractRequest(
             bank="b",
             step=step,

@@ -283,3 +283,8 @@ def test_a_burst_runs_in_the_order_of_its_index() -> None:
 def test_a_burst_that_stays_incomplete_delays_nobody_for_long() -> None:
     asked = [("1", Burst("b", 9, 0), Sampling()), ("2", None, Sampling())]
     assert drawn_batches(asked, 0.1) == [[2], [1]]
+
+
+def test_a_schema_is_accepted_and_leaves_the_text_to_the_model(service: TestClient) -> None:
+    schema = {"type": "json_schema", "json_schema": {"name": "notes", "schema": {"type": "object"}}}
+    assert ask(service, response_format=schema)["choices"] == ask(service)["choices"]

@@ -15,7 +15,7 @@ from functools import cached_property, partial, reduce
 
 from pmd.services.common.jobs import JobContext
 from pmd.services.common.prompts import render
-from pmd.services.common.requests import AbstractRequest, MemoryCounts
+from pmd.services.common.requests import AbstractRequest, WriteResult
 from pmd.services.common.wire import Problem
 from pmd.services.memory.evidence.bank import attempts_at, by_scope, problems, strategies
 from pmd.services.memory.evidence.credibility import Attempt, Support, Tally, approaches, support
@@ -26,9 +26,11 @@ from pmd.services.memory.index.vectors import Vectors
 from pmd.services.memory.leak.guard import leak
 from pmd.services.memory.ledger import Item, Ledger, Transaction
 from pmd.services.memory.write.cluster import Cluster, embedding_clusters, term_clusters
+from pmd.services.memory.write.found import Dropped
 from pmd.services.memory.write.generator import ChatModel
-from pmd.services.memory.write.notes import parse_behaviors
+from pmd.services.memory.write.notes import answer_schema, parse_behaviors
 from pmd.services.memory.write.protected import make_room
+from pmd.services.memory.write.told import BANNED, LEAKS, UNSUPPORTED, Told
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,7 @@ def settled(pool: Pool, standing: Sequence[Item], request: AbstractRequest) -> b
 
 def abstract(
     ledger: Ledger, vectors: Vectors, model: ChatModel, request: AbstractRequest, job: JobContext
-) -> MemoryCounts:
+) -> WriteResult:
     """Rewrite the behaviors of a bank."""
     known = problems(ledger, request.bank)
     attempts = attempts_at(ledger, request.bank, None, request.excerpt_chars)
@@ -133,8 +135,11 @@ def abstract(
         )
         for pool in asked
     ]
-    parse = partial(parse_behaviors, budget=request.settings.max_behaviors)
-    answers = dict(zip((p.cluster.id for p in asked), model.notes(prompts, job, parse), strict=True))
+    budget, how = request.settings.max_behaviors, request.generator.format
+    schema = answer_schema("behavior", budget=budget) if how == "json" else None
+    said = model.notes(prompts, job, partial(parse_behaviors, budget=budget, how=how), schema)
+    told = Told(said)
+    answers = dict(zip((p.cluster.id for p in asked), said.found, strict=True))
     job.check()
     with ledger.at_step(request.bank, request.step) as view:
         banned = view.banned
@@ -143,13 +148,19 @@ def abstract(
     confirmed: set[tuple[str, str]] = set()
     for pool in found:
         standing = old.get(pool.cluster.id, [])
-        written = answers.get(pool.cluster.id) or ()
+        reading = answers.get(pool.cluster.id)
+        written = reading.notes if reading else ()
         fresh = [rule for rule in written if not banned.says(rule)]
+        told.drop(*(reading.dropped if reading else ()))
+        told.drop(*(Dropped(BANNED, rule) for rule in written if rule not in fresh))
         before = [item.text for item in standing]
         if request.quality.duplicates:
             fresh = list(without_duplicates(fresh, before, request.quality.near_duplicates))
         rules = [*before, *fresh]
         elected = [_behavior(pool, rule, seen, known, request) for rule, seen in elect(pool, rules, request)]
+        chosen = {item.text: item for item in elected}
+        told.drop(*(Dropped(UNSUPPORTED, rule) for rule in fresh if rule not in chosen))
+        told.drop(*(Dropped(LEAKS, rule) for rule in fresh if rule in chosen and "leak" in chosen[rule].facts))
         kept, unmet = make_room(elected, standing, request.settings.max_behaviors)
         new += kept
         proposals += unmet
@@ -165,7 +176,7 @@ def abstract(
         for held, note in proposals:
             tx.propose(held, "replace", request.generator.model, request.step, text=note.text, facts=note.facts)
 
-    return ledger.apply(request.bank, job.key, change)
+    return told.result(ledger.apply(request.bank, job.key, change))
 
 
 def _behavior(pool: Pool, rule: str, seen: Support, known: Mapping[str, Problem], request: AbstractRequest) -> Item:

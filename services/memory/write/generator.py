@@ -5,6 +5,8 @@ that order, which makes reflection reproducible (Law 10). Other servers ignore i
 
 Invariants:
 - The installation's token goes to its own rollout service and nowhere else.
+- Answers are held to the schema that they are asked by where the server can. A server elsewhere that does not know
+  `response_format` is asked without it from then on, and the job's result says so; nothing else is asked differently.
 - A server that is away, starts or has too much to do is waited for (`Away`). What it had answered before is kept: a
   burst to our own service is asked anew as a whole, because its batch is part of the result; elsewhere only what is
   missing.
@@ -13,9 +15,10 @@ Invariants:
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
 
 import httpx
 
@@ -38,6 +41,20 @@ log = logging.getLogger(__name__)
 
 class Refused(ValueError):
     """The server takes this prompt not: it is too long, mostly. It may take others."""
+
+
+@dataclass
+class Answers(Generic[T]):
+    """What a model's answers say, and what became of those that say nothing."""
+
+    found: list[T | None]
+    """By prompt; None where the answer was invalid twice, and for a prompt that the server refused."""
+    asked: int = 0
+    refused: int = 0
+    unusable: list[str] = field(default_factory=list)
+    """The second answers, of prompts whose first was invalid too."""
+    unconstrained: str | None = None
+    """Why they were not held to the schema."""
 
 
 class ChatModel:
@@ -70,6 +87,8 @@ class ChatModel:
             transport=transport,
         )
         self._generator = generator
+        self._unconstrained: str | None = None
+        """What the server said of `response_format` when it took the same prompt without."""
         self._where = f"{outgoing.shown(url).rstrip('/')}/chat/completions"
 
     def __enter__(self) -> ChatModel:
@@ -78,45 +97,62 @@ class ChatModel:
     def __exit__(self, *_: object) -> None:
         self._http.close()
 
-    def notes(self, prompts: Sequence[str], job: JobContext, parse: Callable[[str], T]) -> list[T | None]:
-        """Ask every prompt once, and those with an invalid answer once more; None where both were invalid, and for a
-        prompt that the server refuses.
+    def notes(
+        self,
+        prompts: Sequence[str],
+        job: JobContext,
+        parse: Callable[[str], T],
+        schema: Mapping[str, Any] | None = None,
+    ) -> Answers[T]:
+        """Ask every prompt once, and those with an invalid answer once more, with another seed.
 
         Args:
             job: its key names the burst; answers are a function of it, the prompts, the seed and the weights.
             parse: reads one answer; raises `InvalidNotes`.
+            schema: JSON schema that an answer must follow.
 
         Raises:
             Away: when the server can't be reached, starts or has too much to do.
             Retryable: when it answers an error.
             Refused: when it refuses every prompt, and a single word too: then the model or a setting is wrong.
         """
-        found: list[T | None] = [None] * len(prompts)
+        told: Answers[T] = Answers([None] * len(prompts), asked=len(prompts))
         open_ = list(range(len(prompts)))
         for attempt in range(2):
-            answers = self._burst([prompts[i] for i in open_], job, f"{job.key}.{attempt}", open_, attempt)
+            asked = [prompts[i] for i in open_]
+            answers = self._burst(asked, job, f"{job.key}.{attempt}", open_, attempt, schema)
             refused = [answer for answer in answers if isinstance(answer, Refused)]
             if refused and len(refused) == len(prompts):
                 # Often that is one prompt only, of a problem with long attempts.
-                word = self._ask(WORD, 0, f"{job.key}.word", 1, 0)
+                word = self._ask(WORD, 0, f"{job.key}.word", 1, 0, None)
                 if isinstance(word, Refused):
                     raise word
             if refused:
                 facts = {"batch": job.key, "refused": len(refused), "asked": len(answers), "reason": str(refused[0])}
                 log.warning("prompts for notes refused", extra=facts)
+                told.refused += len(refused)
             still_open = []
             for i, answer in zip(open_, answers, strict=True):
                 if isinstance(answer, Refused):
                     continue
                 try:
-                    found[i] = parse(answer)
+                    told.found[i] = parse(answer)
                 except InvalidNotes:
                     still_open.append(i)
+                    if attempt:
+                        told.unusable.append(answer)
             open_ = still_open
-        return found
+        told.unconstrained = self._unconstrained
+        return told
 
     def _burst(
-        self, prompts: Sequence[str], job: JobContext, key: str, numbers: Sequence[int], attempt: int
+        self,
+        prompts: Sequence[str],
+        job: JobContext,
+        key: str,
+        numbers: Sequence[int],
+        attempt: int,
+        schema: Mapping[str, Any] | None,
     ) -> list[str | Refused]:
         answers: list[str | Refused] = []
         for start in range(0, len(prompts), PARALLEL):
@@ -126,12 +162,17 @@ class ChatModel:
             seeds = [number * 2 + attempt for number in numbers[start : start + PARALLEL]]
             known: dict[int, str | Refused] = job.once(batch, dict)
             if len(known) < len(part):
-                self._complete(known, part, batch, seeds)
+                self._complete(known, part, batch, seeds, schema)
             answers += [known[i] for i in range(len(part))]
         return answers
 
     def _complete(
-        self, known: dict[int, str | Refused], prompts: Sequence[str], batch: str, seeds: Sequence[int]
+        self,
+        known: dict[int, str | Refused],
+        prompts: Sequence[str],
+        batch: str,
+        seeds: Sequence[int],
+        schema: Mapping[str, Any] | None,
     ) -> None:
         """Ask for the answers of a burst that are not `known`.
 
@@ -141,7 +182,7 @@ class ChatModel:
         missing = [i for i in range(len(prompts)) if i not in known]
         lacking: Away | None = None
         with ThreadPoolExecutor(len(missing)) as pool:
-            tasks = {i: pool.submit(self._ask, prompts[i], seeds[i], batch, len(prompts), i) for i in missing}
+            tasks = {i: pool.submit(self._ask, prompts[i], seeds[i], batch, len(prompts), i, schema) for i in missing}
             for i, task in tasks.items():
                 try:
                     known[i] = task.result()
@@ -152,9 +193,17 @@ class ChatModel:
                 known.clear()
             raise lacking
 
-    def _ask(self, prompt: str, seed_offset: int, batch: str, batch_size: int, index: int) -> str | Refused:
+    def _ask(
+        self,
+        prompt: str,
+        seed_offset: int,
+        batch: str,
+        batch_size: int,
+        index: int,
+        schema: Mapping[str, Any] | None,
+    ) -> str | Refused:
         sampling = self._generator.sampling
-        body = {
+        body: dict[str, Any] = {
             "model": self._generator.model,
             "messages": [{"role": "user", "content": prompt}],
             "temperature": sampling.temperature,
@@ -163,6 +212,18 @@ class ChatModel:
             "seed": self._generator.seed + seed_offset,
             "metadata": {"batch": batch, "batch_size": str(batch_size), "index": str(index)},
         }
+        if schema is None or self._unconstrained is not None:
+            return self._post(body)
+        held = {"type": "json_schema", "json_schema": {"name": "notes", "strict": True, "schema": schema}}
+        answer = self._post(body | {"response_format": held})
+        if isinstance(answer, Refused) and self._generator.base_url is not None:
+            refused, answer = answer, self._post(body)
+            if not isinstance(answer, Refused):  # so it was not the prompt
+                self._unconstrained = str(refused)
+                log.warning("notes are asked for without a schema", extra={"batch": batch, "reason": str(refused)})
+        return answer
+
+    def _post(self, body: Mapping[str, Any]) -> str | Refused:
         try:
             response = self._http.post("/chat/completions", json=body)
         except httpx.TransportError as error:
@@ -182,7 +243,8 @@ class ChatModel:
             if response.status_code < 500 and response.status_code not in {404, 409}:
                 raise ValueError(cause)
             raise Retryable(cause)
-        return str(response.json()["choices"][0]["message"]["content"])
+        # Null is what a server says that keeps the thinking apart and had no room for more: it is not the word None.
+        return str(response.json()["choices"][0]["message"]["content"] or "")
 
     def _reason(self, response: httpx.Response) -> str:
         """Why our rollout service refuses; of another server nothing is passed on but the status."""

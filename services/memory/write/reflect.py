@@ -20,7 +20,7 @@ from typing import Literal
 from pmd.services.common.bank import Kind
 from pmd.services.common.jobs import JobContext
 from pmd.services.common.prompts import render
-from pmd.services.common.requests import MemoryCounts, ReflectRequest
+from pmd.services.common.requests import ReflectRequest, WriteResult
 from pmd.services.common.wire import Problem
 from pmd.services.memory.evidence.bank import attempt, attempts_at, by_scope, lessons, problems, strategies
 from pmd.services.memory.evidence.credibility import BELIEVED, STRATEGY_PRIOR, Attempt, borne_out, credibility, record
@@ -29,9 +29,11 @@ from pmd.services.memory.evidence.reach import Reach
 from pmd.services.memory.evidence.terms import AGREE, coverage, terms, union
 from pmd.services.memory.leak.guard import leak
 from pmd.services.memory.ledger import Item, Ledger, Transaction
+from pmd.services.memory.write.found import Dropped
 from pmd.services.memory.write.generator import ChatModel
-from pmd.services.memory.write.notes import Insight, parse_insight
+from pmd.services.memory.write.notes import Insight, Reading, answer_schema, parse_insight
 from pmd.services.memory.write.protected import make_room
+from pmd.services.memory.write.told import BANNED, LEAKS, UNPROVEN, Told
 
 Mode = Literal["contrast", "successes", "failures"]
 
@@ -98,8 +100,9 @@ def judge(
     experience: Sequence[Item],
     evidence: Callable[[str], Sequence[Attempt]],
     request: ReflectRequest,
-) -> list[Item]:
-    """The notes that a problem keeps: what was just written and what stood before, elected by today's evidence.
+) -> tuple[list[Item], list[Dropped]]:
+    """The notes that a problem keeps, and those just written that it doesn't: what was written and what stood before
+    is elected by today's evidence.
 
     A model that forgets to repeat a strategy has not refuted it. Strategies are ranked by credibility, newer ones
     first among equals; lessons by age, newer ones first. New notes that leak are kept aside, quarantined.
@@ -117,6 +120,8 @@ def judge(
     candidates = [(kind, words.get(_claim(kind, text, vocabulary), text)) for kind, text in [*written, *standing]]
     elected: dict[Kind, list[tuple[float, Item]]] = {"strategy": [], "lesson": []}
     leaking = []
+    fresh = set(candidates[: len(written)])
+    refused: list[Dropped] = []
     for kind, text in dict.fromkeys(candidates):
         succeeds = kind == "strategy"
         seen = record(text, evidence(text) if succeeds else attempts)
@@ -132,13 +137,16 @@ def judge(
         )
         if request.quality.leak_guard and (reason := leak(text, problem, passed)):
             leaking.append(replace(item, status="quarantined", facts=item.facts | {"leak": reason}))
-        elif borne_out(text, attempts, passed=succeeds):
-            belief = credibility(STRATEGY_PRIOR, seen, chance=request.chance) if succeeds else 1.0
-            if belief >= BELIEVED:
-                elected[kind].append((belief, item))
+            refused += [Dropped(LEAKS, text)] * ((kind, text) in fresh)
+            continue
+        belief = credibility(STRATEGY_PRIOR, seen, chance=request.chance) if succeeds else 1.0
+        if borne_out(text, attempts, passed=succeeds) and belief >= BELIEVED:
+            elected[kind].append((belief, item))
+        elif (kind, text) in fresh:
+            refused.append(Dropped(UNPROVEN, text))
     budget = request.settings.max_notes
     ranked = (sorted(notes, key=lambda pair: -pair[0])[:budget] for notes in elected.values())
-    return [item for notes in ranked for _, item in notes] + leaking
+    return [item for notes in ranked for _, item in notes] + leaking, refused
 
 
 def _once(insight: Insight, standing: Sequence[Item], near: float | None) -> Insight:
@@ -148,7 +156,11 @@ def _once(insight: Insight, standing: Sequence[Item], near: float | None) -> Ins
     )
 
 
-def reflect(ledger: Ledger, model: ChatModel, request: ReflectRequest, job: JobContext) -> MemoryCounts:
+def _texts(insight: Insight) -> list[str]:
+    return [*insight.strategies, *insight.lessons]
+
+
+def reflect(ledger: Ledger, model: ChatModel, request: ReflectRequest, job: JobContext) -> WriteResult:
     """Refresh the insight of each asked problem that has attempts."""
     known = problems(ledger, request.bank)
     experience = by_scope(ledger.active(request.bank, "experience", request.problem_ids))
@@ -157,17 +169,22 @@ def reflect(ledger: Ledger, model: ChatModel, request: ReflectRequest, job: JobC
     attempts = {pid: [attempt(i, chars) for i in items] for pid, items in experience.items()}
     asked = [pid for pid, seen in attempts.items() if not nothing_new(seen, old.get(pid, []), request.step)]
     prompts = [prompt(known[pid], attempts[pid], old.get(pid, []), request) for pid in asked]
-    parse = partial(parse_insight, budget=request.settings.max_notes)
-    answers = dict(zip(asked, model.notes(prompts, job, parse), strict=True))
+    budget, how = request.settings.max_notes, request.generator.format
+    schema = answer_schema("strategy", "lesson", budget=budget) if how == "json" else None
+    said = model.notes(prompts, job, partial(parse_insight, budget=budget, how=how), schema)
+    told = Told(said)
+    answers = dict(zip(asked, said.found, strict=True))
     job.check()
     with ledger.at_step(request.bank, request.step) as view:
         banned = view.banned
     written: dict[str, Insight] = {}
     for pid in experience:
-        insight = answers.get(pid, Insight())
-        if insight is not None:
-            allowed = insight.without(banned)
+        reading = answers.get(pid, Reading(Insight()))
+        if reading is not None:
+            allowed = reading.notes.without(banned)
             once = _once(allowed, old.get(pid, []), request.quality.near_duplicates)
+            told.drop(*reading.dropped)
+            told.drop(*(Dropped(BANNED, t) for t in _texts(reading.notes) if t not in _texts(allowed)))
             written[pid] = once if request.quality.duplicates else allowed
     reach = Reach({pid: problem.question() for pid, problem in known.items()})
     notes = [(text, pid) for pid, insight in written.items() for text in insight.strategies]
@@ -183,7 +200,8 @@ def reflect(ledger: Ledger, model: ChatModel, request: ReflectRequest, job: JobC
     dropped: list[Item] = []
     for pid, insight in written.items():
         standing = old.get(pid, [])
-        elected = judge(known[pid], insight, standing, experience[pid], partial(evidence, home=pid), request)
+        elected, refused = judge(known[pid], insight, standing, experience[pid], partial(evidence, home=pid), request)
+        told.drop(*refused)
         items, unmet = make_room(elected, standing, request.settings.max_notes)
         proposals += unmet
         kept = {(item.kind, item.text) for item in items}
@@ -197,4 +215,4 @@ def reflect(ledger: Ledger, model: ChatModel, request: ReflectRequest, job: JobC
         for held, note in proposals:
             tx.propose(held, "replace", request.generator.model, request.step, text=note.text, facts=note.facts)
 
-    return ledger.apply(request.bank, job.key, change)
+    return told.result(ledger.apply(request.bank, job.key, change))

@@ -1,4 +1,4 @@
-"""The small pure rules: reading notes, evidence, contradiction, leaks, clusters."""
+"""The small pure rules: evidence, contradiction, leaks, clusters."""
 
 from __future__ import annotations
 
@@ -25,7 +25,6 @@ from pmd.services.memory.evidence.terms import excerpt, terms
 from pmd.services.memory.index.embed import HashEmbedder
 from pmd.services.memory.leak.guard import leak
 from pmd.services.memory.write.cluster import embedding_clusters, term_clusters
-from pmd.services.memory.write.notes import Insight, InvalidNotes, parse_behaviors, parse_insight
 from tests.memory.world import code_problem
 
 PLANS = ["Plan: rotate then add 3.", "Plan: reverse then add 3.", "Plan: rotate then add 1."]
@@ -33,25 +32,6 @@ PLANS = ["Plan: rotate then add 3.", "Plan: reverse then add 3.", "Plan: rotate 
 
 def attempts(*passed: bool) -> list[Attempt]:
     return [Attempt(f"r{n}", n, PLANS[0], ok) for n, ok in enumerate(passed)]
-
-
-def test_reading_an_insight_takes_labelled_lines_only() -> None:
-    text = "Sure!\n- Strategy: rotate, then add 3.\n2. ignored\n**Lesson**: adding first fails.\nLesson: x\nLesson: y"
-    assert parse_insight(text, budget=2) == Insight(("rotate, then add 3.",), ("adding first fails.", "x"))
-
-
-def test_none_is_an_answer_and_prose_is_not() -> None:
-    assert parse_behaviors("None.", budget=2) == ()
-    with pytest.raises(InvalidNotes):
-        parse_behaviors("I can't tell.", budget=2)
-
-
-@pytest.mark.parametrize("circle", ["rotate rotate then add 3.", "every zor begins every zor begins with rotate."])
-def test_running_in_circles_is_no_note(circle: str) -> None:
-    with pytest.raises(InvalidNotes):
-        parse_insight(f"Strategy: {circle}", budget=2)
-    fine = "zor-zor: add 3 3 times, then rotate."
-    assert parse_insight(f"Strategy: {circle}\nStrategy: {fine}", budget=2).strategies == (fine,)
 
 
 @given(st.text(max_size=300), st.integers(16, 80))
