@@ -67,6 +67,7 @@ CONTEXTS = pa.schema(
         ("has_context", pa.bool_()),  # false: the messages are the student's own; masked from distillation
         ("items", pa.string()),  # JSON of [{id, version, level, text, score, credibility, reason, sources}]
         ("left_out", pa.string()),  # JSON of [{id, version, level, reason}]: without room; of people, all not shown
+        ("turns", pa.int32()),  # pairs of messages, question and answer, that memory put before the last user turn
         ("demonstration", pa.string()),  # rollout id of the sibling shown, or null
         ("feedback", pa.bool_()),  # whether the rollout's own feedback is shown
         ("seq", pa.int64()),  # of the bank when it was read

@@ -104,6 +104,11 @@ class RetrievalSettings(Strict):
 class ContextRules(Strict):
     """How a teacher context is put together."""
 
+    render: Literal["notes", "turns", "both"] = "notes"
+    """How memory is shown. notes: as text, by the teacher template. turns: passed attempts at the problems that ask the
+    like, as earlier turns of the chat, and no notes. both: those turns before the notes."""
+    turns: int = Field(default=4, ge=0, le=64)
+    """Most turns that are shown: one for each of the nearest problems that an attempt has passed."""
     demonstrations: Literal["any", "same_plan", "none"] = "any"
     """Which passed sibling may be shown in full: any, only one that took the same approach, or none."""
     feedback: Literal["without_solution", "always", "never"] = "without_solution"
@@ -111,8 +116,9 @@ class ContextRules(Strict):
     conflicts: Literal["resolve", "show"] = "resolve"
     """resolve: of two notes that contradict each other only the more credible one is shown."""
     max_chars: int = Field(default=6000, ge=0, le=MAX_COUNT)
-    """Longest memory block, in characters. Notes are shown whole: one that does not fit is left out, which the
-    context's record says, and shorter ones after it are still shown; the notes of people are fitted in first."""
+    """Longest memory block, in characters, turns with their questions included. Notes are shown whole: one that does
+    not fit is left out, which the context's record says, and shorter ones after it are still shown; the notes of people
+    are fitted in first."""
 
 
 class ContextSettings(ContextRules, RetrievalSettings):

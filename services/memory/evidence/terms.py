@@ -14,6 +14,8 @@ _TERM = re.compile(r"[^\W]+", re.UNICODE)
 _ANSWER = re.compile(r"```|<answer>", re.IGNORECASE)
 _THINK = re.compile(r"<think>.*?(</think>|\Z)", re.DOTALL)
 
+_THOUGHT = re.compile(r"<think>.*?</think>\s*", re.DOTALL)
+
 AGREE = 0.9
 """Coverage or similarity from which two texts count as saying the same."""
 
@@ -45,6 +47,11 @@ def similarity(a: frozenset[str], b: frozenset[str]) -> float:
 def union(sets: Iterable[frozenset[str]]) -> frozenset[str]:
     """All terms of several texts."""
     return frozenset().union(*sets)
+
+
+def without_thinking(text: str) -> str:
+    """An attempt as it may be shown in full: hidden thinking removed."""
+    return _THOUGHT.sub("", text).strip()
 
 
 def excerpt(text: str, chars: int) -> str:

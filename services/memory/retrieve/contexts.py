@@ -1,18 +1,19 @@
 """`retrieve`: one teacher context per rollout, rendered from memory and from the rollout's own batch.
 
 A context is the problem with notes (memory), a verified sibling's solution or the rollout's own feedback
-(in-batch, as in SDPO, arXiv 2601.20802), and the closing request, all placed by the recipe's teacher template.
+(in-batch, as in SDPO, arXiv 2601.20802), and the closing request, all placed by the recipe's teacher template; and,
+where the recipe shows memory as turns, attempts at other problems before it.
 
 Invariants (Law 3): a rollout is never its own demonstration, and a solution that says what a person has banned is
-nobody's; experience shown through memory is the head of an attempt of an earlier step, never a whole program, and
-passes the leak guard. Law 8: every context lists the items it shows with their versions, the bank's `seq` it was
-rendered from, and why a note of a person is not among them.
+nobody's; experience of the problem itself that memory shows is the head of an attempt of an earlier step, never a whole
+program; it passes the leak guard, and so do attempts at other problems, which are shown whole. Law 8: every context
+lists the items it shows with their versions, the bank's `seq` it was rendered from, and why a note of a person is not
+among them.
 """
 
 from __future__ import annotations
 
 import json
-import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -23,21 +24,14 @@ from pmd.services.common.jobs import JobContext
 from pmd.services.common.requests import RetrieveRequest, RetrieveResult
 from pmd.services.common.wire import Outcome, Problem
 from pmd.services.memory.evidence.quality import held_out
-from pmd.services.memory.evidence.terms import AGREE, excerpt, similarity, terms
+from pmd.services.memory.evidence.terms import AGREE, excerpt, similarity, terms, without_thinking
 from pmd.services.memory.index.search import Search
 from pmd.services.memory.ledger import Ledger, Use
 from pmd.services.memory.retrieve.render import explained, omitted, render
 from pmd.services.memory.retrieve.select import Selection, counts, select
 from pmd.services.memory.retrieve.snapshot import Snapshot, read
 
-_THINK = re.compile(r"<think>.*?</think>\s*", re.DOTALL)
-
 Row = dict[str, Any]
-
-
-def without_thinking(text: str) -> str:
-    """A demonstration as it may be shown: hidden thinking removed."""
-    return _THINK.sub("", text).strip()
 
 
 def demonstration(own: Row, siblings: Sequence[Row], request: RetrieveRequest) -> Row | None:
@@ -88,6 +82,7 @@ def _row(
         "has_context": has_context,
         "items": json.dumps([explained(n) for n in selection.notes]),
         "left_out": json.dumps([omitted(n) for n in selection.left_out]),
+        "turns": len(selection.turns),
         "demonstration": solution["rollout_id"] if solution else None,
         "feedback": feedback is not None,
         "seq": seq,
@@ -140,6 +135,8 @@ def retrieve(ledger: Ledger, search: Search, request: RetrieveRequest, job: JobC
         rows = _per_rollout(rollouts, problems, selections, snapshot, request)
     shown = {"demonstration": sum(r["demonstration"] is not None for r in rows)}
     shown |= {"feedback": sum(r["feedback"] for r in rows)}
+    if request.settings.render != "notes":
+        shown |= {"turns": sum(r["turns"] > 0 for r in rows)}
     contexts = write_table(request.out, rows, CONTEXTS)
     if request.bank is not None and seq:
         ledger.note_contexts(request.bank, job.key, request.step, seq, contexts, _uses(chosen, selections))

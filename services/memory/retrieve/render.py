@@ -22,12 +22,22 @@ def render(
     solution: str | None = None,
     feedback: str | None = None,
 ) -> list[Message]:
-    """The problem's messages with the last user turn rendered by the teacher template.
+    """The problem's messages with the last user turn rendered by the teacher template, and before it the attempts that
+    are shown as turns, the nearest last.
+
+    A sibling's solution stands in the last user turn however memory is shown: as a turn it would be the same question,
+    answered and asked again, and with memory off the messages must be those of `sdpo` (Law 2).
 
     Args:
         solution: a verified sibling's, as it may be shown.
         feedback: the rollout's own.
     """
+    last = max(i for i, m in enumerate(problem.messages) if m.role == "user")
+    turns: list[Message] = []
+    for turn in reversed(selection.turns):
+        turns += [Message(role="user", content=turn.question), Message(role="assistant", content=turn.text)]
+    if not selection.has_text and solution is None and feedback is None:
+        return [*problem.messages[:last], *turns, *problem.messages[last:]]
     tells = settings.feedback != "never"
     content = prompts.render(
         "teacher",
@@ -43,8 +53,8 @@ def render(
         solution=solution,
         feedback=feedback,
     )
-    last = max(i for i, m in enumerate(problem.messages) if m.role == "user")
-    return [Message(role="user", content=content) if i == last else m for i, m in enumerate(problem.messages)]
+    asked = Message(role="user", content=content)
+    return [*problem.messages[:last], *turns, asked, *problem.messages[last + 1 :]]
 
 
 def explained(note: Note) -> dict[str, Any]:

@@ -13,7 +13,11 @@ A pure function of the problem, the snapshot and the settings.
 4. Consistent (`conflicts: resolve`): notes are taken in order of credibility, and one that contradicts a note
    already taken is left out. A reader of two contradicting notes follows either; in the
    experiments behind the design one wrong behavior beside a right insight takes accuracy from .96 to .18.
-5. Fitting (`max_chars`): notes are shown whole. One that does not fit is left out, and hides no other.
+5. Shown as turns (`render`): the newest passed attempt at each of the problems that ask the like, whole, so never one
+   at the problem itself. A passed attempt is its answer: what says the problem's own is left out. Not so an answer that
+   two other problems share (a label of the task), nor the letter of another question's options; without the right label
+   among them, turns would only say which one it is.
+6. Fitting (`max_chars`): notes are shown whole. One that does not fit is left out, and hides no other.
 
 Invariant: what a person stands behind is shown, or the selection says why it is not (`left_out`).
 """
@@ -22,7 +26,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 
 from pmd.services.common.options import ContextSettings
 from pmd.services.common.wire import Level, Problem
@@ -36,7 +40,7 @@ from pmd.services.memory.evidence.credibility import (
     credibility,
     record,
 )
-from pmd.services.memory.evidence.terms import AGREE, coverage, terms, union
+from pmd.services.memory.evidence.terms import AGREE, coverage, excerpt, terms, union, without_thinking
 from pmd.services.memory.leak.guard import leak
 from pmd.services.memory.ledger import Item
 from pmd.services.memory.retrieve.snapshot import Evidence, Found, ProblemMemory, Snapshot
@@ -53,6 +57,8 @@ class Note:
     score: float
     """Similarity to the problem; 1 for notes that speak about this very problem."""
     reason: str
+    question: str = ""
+    """What an attempt answers that is shown as a turn."""
 
     @cached_property
     def terms(self) -> frozenset[str]:
@@ -71,13 +77,20 @@ class Selection:
     lessons: tuple[Note, ...] = ()
     behaviors: tuple[Note, ...] = ()
     experiences: tuple[Note, ...] = ()
+    turns: tuple[Note, ...] = ()
+    """Attempts at other problems, nearest first."""
     left_out: tuple[Note, ...] = ()
     """Notes that there was no room for, and notes of people that are not shown for whatever reason; each says why."""
 
     @property
     def notes(self) -> tuple[Note, ...]:
         """All notes, most specific first."""
-        return (*self.strategies, *self.experiences, *self.behaviors, *self.lessons)
+        return (*self.strategies, *self.experiences, *self.turns, *self.behaviors, *self.lessons)
+
+    @property
+    def has_text(self) -> bool:
+        """Whether the teacher template has any of it to show."""
+        return len(self.notes) > len(self.turns)
 
     def within(self, chars: int) -> Selection:
         """The selection at `chars` characters or less; the notes that do not fit are left out.
@@ -87,17 +100,18 @@ class Selection:
         left = chars
         left_out = list(self.left_out)
         for note in sorted(self.notes, key=lambda n: not n.item.held):
-            if len(note.text) < left:  # and one for the line's end
-                left -= len(note.text) + 1
+            size = len(note.text) + len(note.question)
+            if size < left:  # and one for the line's end
+                left -= size + 1
             else:
-                why = f"no room: {len(note.text)} characters, and {left} of {chars} (context.max_chars) were left"
+                why = f"no room: {size} characters, and {left} of {chars} (context.max_chars) were left"
                 left_out.append(note.left_out(why))
         gone = {note.item.id for note in left_out}
         return replace(self.filtered(lambda note: note.item.id not in gone), left_out=tuple(left_out))
 
     def filtered(self, keep: Callable[[Note], bool]) -> Selection:
         """The selection with only the notes that `keep` wants."""
-        parts = ("strategies", "lessons", "behaviors", "experiences")
+        parts = ("strategies", "lessons", "behaviors", "experiences", "turns")
         return replace(self, **{part: tuple(n for n in getattr(self, part) if keep(n)) for part in parts})
 
 
@@ -138,13 +152,47 @@ def select(problem: Problem, snapshot: Snapshot, settings: ContextSettings, *, l
         failures = [_failure(item, seen) for item, seen in _newest([(i, a) for i, a in past if not a.passed])]
         chosen += _consistent(failures, _never, objection)[0]
     plans = [n for n in chosen if n.item.level == "insight" or n.item.facts.get("passed")]
-    return Selection(
+    selection = Selection(
         strategies=tuple(n for n in chosen if n.item.level == "insight"),
         lessons=tuple(n for n in warnings if n.item.held or not _forbids(n, plans, attempted)),
         behaviors=tuple(n for n in chosen if n.item.level == "behavior"),
         experiences=tuple(n for n in chosen if n.item.level == "experience"),
         left_out=tuple(n for n in (*left_out, *unsafe, *beyond) if n.item.held),
-    ).within(settings.max_chars)
+    )
+    if settings.render == "turns":
+        why = "context.render: turns shows no notes"
+        untold = tuple(n.left_out(why) for n in selection.notes if n.item.held)
+        selection = Selection(left_out=(*selection.left_out, *untold))
+    shown, unsafe = _consistent(_turns(memory), _never, partial(_gives_away, problem, snapshot, passed, leak_guard))
+    selection = replace(selection, turns=tuple(shown[: settings.turns]))
+    held = tuple(n for n in unsafe if n.item.held)
+    return replace(selection, left_out=(*selection.left_out, *held)).within(settings.max_chars)
+
+
+def _turns(memory: ProblemMemory) -> list[Note]:
+    """Attempts at the problems that ask the like, as turns."""
+    notes = []
+    for similarity, question, item in memory.related:
+        why = f"{_stands_behind(item)}passed attempt at {item.scope}, which asks the like, as a turn of the chat"
+        if text := without_thinking(item.text):
+            notes.append(Note(item, text, 1.0, similarity, why, question))
+    return notes
+
+
+def _gives_away(problem: Problem, snapshot: Snapshot, passed: Sequence[str], leak_guard: bool, turn: Note) -> str:
+    """What speaks against a turn; empty where nothing does."""
+    if snapshot.bans.forbids_solution(turn.item.scope, turn.text) or snapshot.bans.forbids(turn.item, turn.text):
+        return "a person has banned what it says"
+    if not leak_guard:
+        return ""
+    if problem.verifier.get("kind") == "choice":
+        said = excerpt(turn.text, len(turn.text))  # without the letter at its end
+    elif snapshot.problems[problem.id].common_answer:
+        said = ""
+    else:
+        said = turn.text
+    reason = leak(said, problem, passed) if said else None
+    return f"gives the answer away: {reason}" if reason else ""
 
 
 def _strategies(problem_id: str, memory: ProblemMemory, evidence: Evidence) -> list[Note]:

@@ -10,8 +10,9 @@ Invariants:
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import NamedTuple
@@ -27,9 +28,18 @@ from pmd.services.memory.index.embed import Rows
 from pmd.services.memory.index.index import CANDIDATES, head
 from pmd.services.memory.index.search import Search
 from pmd.services.memory.index.vectors import Vectors
-from pmd.services.memory.ledger import Banned, Item, Ledger, StepView
+from pmd.services.memory.ledger import Banned, Item, Ledger, StepView, fingerprint
 
 SCORE_DIGITS = 4
+
+
+class Related(NamedTuple):
+    """A passed attempt at a problem that asks the like."""
+
+    similarity: float
+    """Cosine of the two questions."""
+    question: str
+    item: Item
 
 
 class Found(NamedTuple):
@@ -63,6 +73,10 @@ class ProblemMemory:
     """Behaviors that the index finds, best first; None: it was not asked for them."""
     likeness: Rows | None = None
     """Cosine similarity to each of the snapshot's behaviors, float32 [behaviors]; None without behaviors."""
+    related: Sequence[Related] = ()
+    """Passed attempts of earlier steps at other problems, the newest of each, nearest problem first."""
+    common_answer: bool = False
+    """Two other problems or more have its answer: a word of the task, which gives nothing away."""
 
 
 @dataclass(frozen=True)
@@ -143,7 +157,9 @@ def read(
         Whatever `check` raises.
     """
     asked = [p.id for p in problems]
-    questions = {pid: problem.question() for pid, problem in known_problems(ledger, bank).items()}
+    known_in_bank = known_problems(ledger, bank)
+    questions = {pid: problem.question() for pid, problem in known_in_bank.items()}
+    nearest = _nearest(search.vectors, problems, questions, settings, check) if _shows_turns(settings) else {}
     reach = Reach(questions | {p.id: p.question() for p in problems})
     with ledger.at_step(bank, step) as view:
         seq = view.seq
@@ -156,6 +172,7 @@ def read(
         experience = by_scope(view.active("experience", asked))
         further = _claimed(reach, applicable, experience, settings.excerpt_chars) - set(experience)
         everywhere = experience | by_scope(view.active("experience", sorted(further)))
+        related = {pid: _related(view, near, questions, step, settings) for pid, near in nearest.items()}
     followed = (Tally(b.facts.get("passes", 0), b.facts.get("trials", 0)) for b in behaviors)
     known: dict[Level, Sequence[Item]] = {"insight": strategies(insights), "behavior": behaviors}
     searched = {
@@ -166,6 +183,7 @@ def read(
     alike, found = searched.get("insight"), searched.get("behavior")
     likeness = _likeness(search.vectors, problems, behaviors, check)
     by_problem = by_scope(insights)
+    common = _common(problems, known_in_bank.values()) if nearest else ()
     return Snapshot(
         step=step,
         seq=seq,
@@ -177,6 +195,8 @@ def read(
                 alike=alike.near[pid] if alike else (),
                 searched=found.near[pid] if found else None,
                 likeness=likeness.get(pid),
+                related=related.get(pid, ()),
+                common_answer=pid in common,
             )
             for pid in asked
         },
@@ -194,6 +214,79 @@ def read(
         index=[None, *(s.index for s in searched.values())][-1],
         degraded=any(s.degraded for s in searched.values()),
     )
+
+
+def _shows_turns(settings: ContextSettings) -> bool:
+    in_force = settings.render != "notes" and settings.turns > 0
+    return in_force and "experience" in settings.levels and not settings.transient
+
+
+def _nearest(
+    vectors: Vectors,
+    problems: Sequence[Problem],
+    questions: Mapping[str, str],
+    settings: ContextSettings,
+    check: Callable[[], None],
+) -> dict[str, list[tuple[float, str]]]:
+    """For each problem the others of the bank by the similarity of their questions, nearest first.
+
+    What asks the same in the same words is left out: its answer is the problem's own.
+    """
+    ids = sorted(questions)
+    if not ids:
+        return {}
+    known_ND = vectors.of([head(questions[pid]) for pid in ids], check)
+    asked_PD = vectors.of([head(p.question()) for p in problems], check)
+    near = {}
+    for problem, likeness_N in zip(problems, asked_PD @ known_ND.T, strict=True):
+        asks = fingerprint(problem.question())
+        near[problem.id] = sorted(
+            (
+                (round(float(likeness), SCORE_DIGITS), pid)
+                for likeness, pid in zip(likeness_N, ids, strict=True)
+                if pid != problem.id and likeness >= settings.min_similarity and fingerprint(questions[pid]) != asks
+            ),
+            key=lambda pair: (-pair[0], pair[1]),
+        )
+    return near
+
+
+def _related(
+    view: StepView,
+    near: Sequence[tuple[float, str]],
+    questions: Mapping[str, str],
+    step: int,
+    settings: ContextSettings,
+) -> list[Related]:
+    """The newest passed attempt at each of the nearest problems, twice as many as are shown: some may not be.
+
+    Read in growing portions: where most problems were solved the first is enough.
+    """
+    found: list[Related] = []
+    start, size = 0, 4 * settings.turns
+    while start < len(near) and len(found) < 2 * settings.turns:
+        part = near[start : start + size]
+        attempts = by_scope(view.active("experience", [pid for _, pid in part]))
+        for similarity, pid in part:
+            passed = [i for i in attempts.get(pid, ()) if i.facts["passed"] and i.step < step]
+            if newest := ([i for i in passed if i.held][-1:] or passed[-1:]):
+                found.append(Related(similarity, questions[pid], newest[0]))
+        start, size = start + size, 4 * size
+    return found[: 2 * settings.turns]
+
+
+def _common(problems: Sequence[Problem], known: Iterable[Problem]) -> set[str]:
+    """The problems whose answer at least two others of the bank have, whatever they ask."""
+
+    def answer(problem: Problem) -> str:
+        spec = problem.verifier
+        return json.dumps([spec.get("kind"), spec.get("answer", spec.get("reference"))], sort_keys=True, default=str)
+
+    sharing: dict[str, set[str]] = defaultdict(set)
+    for problem in known:
+        if problem.verifier.get("answer", problem.verifier.get("reference")) is not None:
+            sharing[answer(problem)].add(problem.id)
+    return {p.id for p in problems if len(sharing.get(answer(p), set()) - {p.id}) >= 2}
 
 
 def _shown(view: StepView, level: Level, step: int, settings: ContextSettings) -> list[Item]:

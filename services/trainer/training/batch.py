@@ -210,9 +210,38 @@ def _teacher_prompts(
     prompts: list[tuple[int, ...]] = [()] * len(rows)
     for i, conversation, text, ids in zip(taught, conversations, texts, encoded, strict=True):
         limit = min(longest, window - len(rows[i]["token_ids"]))
-        last_turn, student_ids = conversation[-1]["content"], rows[i]["prompt_ids"]
-        prompts[i] = tuple(ids if len(ids) <= limit else _cut(text, last_turn, student_ids, limit, tokenizer))
+        turns = by_rollout[rows[i]["rollout_id"]].get("turns") or 0
+        prompts[i] = _within(conversation, turns, text, ids, rows[i]["prompt_ids"], limit, tokenizer)
     return prompts
+
+
+def _within(
+    conversation: list[dict[str, str]],
+    turns: int,
+    text: str,
+    ids: list[int],
+    student_ids: list[int],
+    limit: int,
+    tokenizer: Tokenizer,
+) -> tuple[int, ...]:
+    """A teacher prompt of at most `limit` tokens: without the first of its turns, which are the farthest, as many as it
+    takes, then cut inside its memory block. Empty where nothing is left but what the student reads.
+
+    Args:
+        turns: pairs of messages that memory put before the last user turn.
+    """
+    last = max(n for n, message in enumerate(conversation) if message["role"] == "user")
+    for gone in range(1, turns + 1):
+        if len(ids) <= limit:
+            return tuple(ids)
+        shorter = [*conversation[: last - 2 * turns], *conversation[last - 2 * (turns - gone) :]]
+        text = chat_text(tokenizer, shorter)
+        (ids,) = tokenizer([text], add_special_tokens=False)["input_ids"]
+    if turns and list(ids) == list(student_ids):
+        return ()
+    if len(ids) <= limit:
+        return tuple(ids)
+    return tuple(_cut(text, conversation[-1]["content"], student_ids, limit, tokenizer))
 
 
 def chat_text(tokenizer: Tokenizer, conversation: list[dict[str, str]]) -> str:

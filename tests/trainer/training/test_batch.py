@@ -165,6 +165,26 @@ def test_long_teacher_prompt_is_cut_inside_its_block(base: Weights, tokenizer: A
     assert cut_prompt(base, tokenizer, 8) == ""  # the problem alone fills it: nothing to learn from, masked
 
 
+def test_a_long_teacher_prompt_loses_its_farthest_turns_first_and_is_none_without_them(
+    base: Weights, tokenizer: Any
+) -> None:
+    rollouts, verdicts, contexts = rows(problems=1, samples=1)
+    rollouts[0]["prompt_ids"] = tokenizer("<user> w10 <end> <assistant>", add_special_tokens=False)["input_ids"]
+    said = [("user", "w11"), ("assistant", "w21"), ("user", "w12"), ("assistant", "w22"), ("user", "w10")]
+    contexts[0] |= {"messages": dump_messages([Message(role=r, content=t) for r, t in said]), "turns": 2}  # type: ignore[arg-type]
+
+    def prompt(limit: int) -> str:
+        request = request_for(base, settings={"max_teacher_tokens": limit})
+        (sample,) = assemble(rollouts, verdicts, contexts, request, tokenizer, WINDOW).samples
+        assert len(sample.teacher_ids) <= limit
+        return str(tokenizer.decode(sample.teacher_ids))
+
+    whole, one = prompt(1000), prompt(15)
+    assert [word in whole for word in ("w11", "w21", "w12", "w22")] == [True] * 4
+    assert [word in one for word in ("w11", "w21", "w12", "w22", "w10")] == [False, False, True, True, True]
+    assert prompt(6) == "", "what is left is the student's own prompt"
+
+
 def test_artifacts_that_do_not_fit_together_are_refused_by_name(base: Weights, tokenizer: Any) -> None:
     rollouts, verdicts, contexts = rows(problems=1, samples=2)
     with pytest.raises(BatchError, match="p0#1 has no verdict"):
