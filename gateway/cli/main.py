@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from pmd.gateway.cli import chat, compare, export, memory, quickstart, reproduce, runs, serve, up, verify
+from pmd.gateway.cli import chat, compare, export, memory, model, quickstart, reproduce, runs, serve, up, verify
 from pmd.gateway.cli.client import CliError
 from pmd.gateway.cli.output import errors
 from pmd.gateway.local.programs import LaunchError
@@ -82,6 +82,7 @@ app.command("reverify")(verify.reverify)
 app.command("chat")(chat.chat)
 app.command("export")(export.export)
 app.command("serve")(serve.serve)
+app.command("model")(model.model)
 app.command("reproduce")(reproduce.reproduce)
 
 if __name__ == "__main__":

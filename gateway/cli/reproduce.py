@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,41 +28,56 @@ POLL_S = 2.0
 RECIPES = Path(pmd.__file__).parent / "recipes"
 
 
+class StudyName(StrEnum):
+    """Benchmarks that `pmd reproduce` runs."""
+
+    POCKET = "pocket"
+    REAL = "real"
+
+
 def reproduce(
+    name: Annotated[StudyName, typer.Argument(metavar="BENCHMARK", help="pocket or real.")] = StudyName.POCKET,
     out: Annotated[Path, typer.Option(help="Folder for the table and the curves.")] = Path("docs/results"),
-    seeds: Annotated[int, typer.Option(min=1, help="Worlds per variant: seeds 0 to N - 1.")] = 6,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, help="Worlds per variant: seeds 0 to N - 1; 6, or all that there are.")
+    ] = None,
     first_seed: Annotated[int, typer.Option(min=0, help="First seed.")] = 0,
     settings: Annotated[
-        list[str] | None, typer.Option("--setting", help="code-hard, code-easy, choice-hard, choice-easy; default all.")
+        list[str] | None, typer.Option("--setting", help="code-hard, code-easy, choice-hard, choice-easy; signs, words. Default all.")
     ] = None,
     names: Annotated[
-        list[str] | None, typer.Option("--variant", help="A method or an ablation; default all of recipes/pocket.")
+        list[str] | None, typer.Option("--variant", help="A method or an ablation; default all of its recipes.")
     ] = None,
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override for every run.")
     ] = None,
     at_once: Annotated[int, typer.Option("--jobs", min=1, max=8, help="Runs at a time; one a core is best.")] = 2,
 ) -> None:
-    """Run the comparison of docs/results/pocket.md. Interrupt it at will: it goes on where it stopped.
+    """Run a comparison: docs/results/pocket.md, docs/results/real.md. Interrupt it at will: it goes on where it stopped.
 
     What earlier calls measured and this one does not run stays in the table: one more world is a call of its own.
     """
     from pmd.gateway.recipes.files import parse_overrides  # noqa: PLC0415 - loads pyarrow
     from pmd.gateway.report import results  # noqa: PLC0415 - loads pyarrow
-    from pmd.gateway.report.study import SETTINGS, Cell, cell_recipe, recipe_key, variants  # noqa: PLC0415
+    from pmd.gateway.report.study import STUDIES, Cell, recipe_key  # noqa: PLC0415
     from pmd.gateway.views import ReportView  # noqa: PLC0415
 
-    known = variants(RECIPES)
+    study = STUDIES[name]
+    table = out / f"{study.name}.csv"
+    known = study.variants(RECIPES)
     chosen = names or list(known)
-    wanted = [s for s in SETTINGS if not settings or str(s) in settings]
-    unknown = (set(chosen) - set(known)) | (set(settings or ()) - {str(s) for s in SETTINGS})
+    wanted = [s for s in study.settings if not settings or str(s) in settings]
+    unknown = (set(chosen) - set(known)) | (set(settings or ()) - {str(s) for s in study.settings})
     if unknown:
         raise CliError(
             f"unknown variant or setting: {', '.join(sorted(unknown))}; variants: {', '.join(known)}", code=2
         )
-    if overrides and (out / "pocket.csv").exists():
+    seeds = seeds or study.worlds or 6
+    if study.worlds and first_seed + seeds > study.worlds:
+        raise CliError(f"{study.name} has {study.worlds} worlds: seeds 0 to {study.worlds - 1}", code=2)
+    if overrides and table.exists():
         raise CliError(
-            f"{out / 'pocket.csv'} holds runs without --set, which other recipes can't stand beside; "
+            f"{table} holds runs without --set, which other recipes can't stand beside; "
             "name another folder with --out",
             code=2,
         )
@@ -74,13 +90,13 @@ def reproduce(
         for seed in range(first_seed, first_seed + seeds)
         for name in chosen
     ]
-    recipes = {cell: cell_recipe(cell, RECIPES, parse_overrides(overrides or [])) for cell in cells}
+    recipes = {cell: study.cell_recipe(cell, RECIPES, parse_overrides(overrides or [])) for cell in cells}
     for recipe in recipes.values():
         check_recipe(recipe)
     paths = {cell: cache / f"{cell.name}.{recipe_key(recipe)[-12:]}.json" for cell, recipe in recipes.items()}
     todo = [cell for cell in cells if not paths[cell].exists()]
     by_run: dict[tuple[str, str, int], list[results.Measurement]] = {}
-    for line in results.read(out / "pocket.csv"):
+    for line in results.read(table):
         by_run.setdefault(line.run, []).append(line)
 
     def take(cell: Cell, report: dict[str, Any]) -> None:
@@ -91,16 +107,16 @@ def reproduce(
 
     for cell in set(cells) - set(todo):
         take(cell, json.loads(paths[cell].read_text(encoding="utf-8")))
-    _about(out)
+    _about(study.name, out)
     for number, (cell, report) in enumerate(_run_all(gateway, recipes, todo, at_once), len(cells) - len(todo) + 1):
         part = paths[cell].with_suffix(".tmp")
         part.write_text(json.dumps(report), encoding="utf-8")
         part.replace(paths[cell])
         take(cell, report)
         console.print(f"[{number}/{len(cells)}] {cell.name}", highlight=False)
-        results.write(out, itertools.chain.from_iterable(by_run.values()))
-    results.write(out, itertools.chain.from_iterable(by_run.values()))
-    console.print(f"written: {out / 'pocket.md'}")
+        results.write(study, out, itertools.chain.from_iterable(by_run.values()))
+    results.write(study, out, itertools.chain.from_iterable(by_run.values()))
+    console.print(f"written: {out / study.name}.md")
 
 
 def _run_all(
@@ -129,9 +145,9 @@ def _run_all(
             yield running.pop(run), gateway.get(f"/v1/runs/{run}/report")
 
 
-def _about(out: Path) -> None:
+def _about(study: str, out: Path) -> None:
     """Where and how the runs were made, for people to go on with; what stands there already stays."""
-    about = out / "about.md"
+    about = out / f"about-{study}.md"
     if about.exists():
         return
     out.mkdir(parents=True, exist_ok=True)

@@ -154,7 +154,7 @@ def load_recipe(path: Path, overrides: dict[str, Any] | None = None) -> dict[str
     Raises:
         RecipeError: when a file is missing or is no mapping, or extends itself.
     """
-    return merge(_load(path, ()), _resolve(overrides or {}, Path.cwd(), "overrides"))
+    return merge(_load(path, ()), resolve(overrides or {}, Path.cwd(), "overrides"))
 
 
 def _load(path: Path, below: tuple[Path, ...]) -> dict[str, Any]:
@@ -170,7 +170,7 @@ def _load(path: Path, below: tuple[Path, ...]) -> dict[str, Any]:
         raise RecipeError(f"{path} is no YAML: {error}") from error
     if not isinstance(tree, dict):
         raise RecipeError(f"{path}: a recipe is a mapping of keys")
-    tree = _resolve(tree, file.parent, str(path))
+    tree = resolve(tree, file.parent, str(path))
     if "extends" in tree:
         other = tree.pop("extends")
         if not isinstance(other, str):
@@ -179,8 +179,12 @@ def _load(path: Path, below: tuple[Path, ...]) -> dict[str, Any]:
     return tree
 
 
-def _resolve(tree: dict[str, Any], folder: Path, source: str) -> dict[str, Any]:
-    """`tree` with paths made absolute, as seen from `folder`, and prompts by content."""
+def resolve(tree: dict[str, Any], folder: Path, source: str) -> dict[str, Any]:
+    """`tree` with paths made absolute, as seen from `folder`, and prompts by content.
+
+    Raises:
+        RecipeError: when the prompts of `source` can't be read.
+    """
 
     def absolute(value: str) -> str:
         return value if "://" in value or Path(value).is_absolute() else os.path.normpath(folder / value)

@@ -1,9 +1,9 @@
-"""The results of the comparison: a page, pictures and the first page's table, all from `pocket.csv`.
+"""The results of a comparison: a page, pictures and the first page's table, all from `pocket.csv` or `real.csv`.
 
     python -m pmd.gateway.report.results docs/results README.md
 
 Invariants:
-- Everything is a function of the measurements, and of `about.md` beside them, where people write what the measurements
+- Everything is a function of the measurements, and of `about-<study>.md` beside them, where people write what the measurements
   can't say. Nothing is run, so whoever has the file has the page.
 - A sentence says no more than its table: who is above whom is decided by the paired interval, split by split, and what
   an interval leaves open is said to be open.
@@ -21,7 +21,7 @@ from pathlib import Path
 from pmd.gateway.recipes.methods import METHODS
 from pmd.gateway.report.curves import curve_chart
 from pmd.gateway.report.statistics import FEWEST, Curve, Difference, area, level, paired
-from pmd.gateway.report.study import SETTINGS, Setting
+from pmd.gateway.report.study import POCKET, STUDIES, Setting, Study
 from pmd.gateway.views import ReportView
 
 SPLITS = ("test", "unseen")
@@ -45,7 +45,7 @@ START, END = "<!-- results: written by `make results` -->", "<!-- end of results
 
 @dataclass(frozen=True)
 class Measurement:
-    """A line of `pocket.csv`: pass@k (pass@1 is avg@n) of one evaluation of one run on one split."""
+    """A line of `<study>.csv`: pass@k (pass@1 is avg@n) of one evaluation of one run on one split."""
 
     setting: str
     variant: str
@@ -91,21 +91,21 @@ def read(path: Path) -> list[Measurement]:
     ]
 
 
-def write(folder: Path, measured: Iterable[Measurement], readme: Path | None = None) -> None:
+def write(study: Study, folder: Path, measured: Iterable[Measurement], readme: Path | None = None) -> None:
     """The measurements, the page and its pictures in a folder, and the table of the first page where one is named."""
-    ranks = {str(setting): rank for rank, setting in enumerate(SETTINGS)}
+    ranks = {str(setting): rank for rank, setting in enumerate(study.settings)}
     variants: dict[str, int] = {name: rank for rank, name in enumerate(METHODS)}
     rows = sorted(
         measured,
         key=lambda m: (ranks[m.setting], variants.get(m.variant, len(METHODS)), *astuple(m)[1:]),
     )
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "pocket.csv").open("w", newline="", encoding="utf-8") as file:
+    with (folder / f"{study.name}.csv").open("w", newline="", encoding="utf-8") as file:
         csv.writer(file, lineterminator="\n").writerows([[f.name for f in fields(Measurement)], *map(astuple, rows)])
-    results = Results(rows)
-    about = folder / "about.md"
+    results = Results(study, rows)
+    about = folder / f"about-{study.name}.md"
     text = page(results, about.read_text(encoding="utf-8") if about.exists() else "")
-    (folder / "pocket.md").write_text(text, encoding="utf-8")
+    (folder / f"{study.name}.md").write_text(text, encoding="utf-8")
     for name, picture in pictures(results).items():
         (folder / name).write_text(picture, encoding="utf-8")
     if readme is not None:
@@ -115,13 +115,14 @@ def write(folder: Path, measured: Iterable[Measurement], readme: Path | None = N
 class Results:
     """The learning curves of all runs, by setting, variant, split and world."""
 
-    def __init__(self, measured: Sequence[Measurement]) -> None:
+    def __init__(self, study: Study, measured: Sequence[Measurement]) -> None:
+        self.study = study
         self._curves: dict[tuple[str, str, str, int], dict[int, Curve]] = {}
         for m in sorted(measured, key=lambda m: m.step):
             by_world = self._curves.setdefault((m.setting, m.variant, m.split, m.k), {})
             by_world.setdefault(m.seed, []).append((m.step, m.pass_at_k))
         known = {(m.setting, m.variant) for m in measured}
-        self.settings = [s for s in SETTINGS if any(setting == str(s) for setting, _ in known)]
+        self.settings = [s for s in study.settings if any(setting == str(s) for setting, _ in known)]
         ablations = sorted({variant for _, variant in known} - set(METHODS))
         self.variants = [v for v in (*METHODS, *ablations) if any(variant == v for _, variant in known)]
 
@@ -201,18 +202,18 @@ def _where(results: Results, places: Sequence[Place]) -> str:
 
 def page(results: Results, about: str) -> str:
     """The page of results: sentences, the differences that they rest on, levels by setting, and what people add."""
+    study = results.study
     parts = [
-        "# Pocket benchmark: results",
+        f"# {study.title}: results",
         "",
         _wrapped(
-            "`make results` writes this page from [pocket.csv](pocket.csv), which holds all evaluations, and from "
-            "[about.md](about.md); `make reproduce-pocket` runs it all."
+            f"`make results` writes this page from [{study.name}.csv]({study.name}.csv), which holds all evaluations, "
+            f"and from [about-{study.name}.md](about-{study.name}.md); `make {study.target}` runs it all."
         ),
         "",
         _wrapped(
             "Memory-free accuracy (avg@n), but for `memory_agent`, whose prompt holds its memory also when it is "
-            "evaluated. Settings: `code` are programs, `choice` is multiple choice, of easy or hard worlds. Splits: "
-            "`test` are new problems, `unseen` combinations that never occur in training. Levels are means over worlds "
+            f"evaluated. {study.about} Levels are means over worlds "
             "with the lowest and the highest world. Differences are paired world by world, with 95 % intervals "
             "(Student's t, not corrected for their number); 4/5: positive in 4 of 5 worlds. There is one run a world: "
             "world and seed are one source of variance. The same sign in each of n worlds is p = 2^(1-n) by a sign "
@@ -272,7 +273,7 @@ def _levels(results: Results, setting: Setting) -> list[str]:
     early = results.early(setting)
     widest = results.widest(setting)
     lines = [
-        f"## {setting.kind}, {setting.world}",
+        f"## {setting.title}",
         "",
         f"Area is the mean height of the learning curve. pass@{widest} is of the last evaluation.",
         "",
@@ -291,12 +292,12 @@ def _levels(results: Results, setting: Setting) -> list[str]:
         lines.append(f"| `{variant}` | {len(by_split[0])} | " + " | ".join(cells) + " |")
     lines.append("")
     for split in SPLITS:
-        lines += [f"![Mean learning curves, {setting}, {split}]({_picture(setting, split)})", ""]
+        lines += [f"![Mean learning curves, {setting}, {split}]({_picture(results.study, setting, split)})", ""]
     return lines
 
 
-def _picture(setting: Setting, split: str) -> str:
-    return f"pocket-{setting}-{split}.svg"
+def _picture(study: Study, setting: Setting, split: str) -> str:
+    return f"{study.name}-{setting}-{split}.svg"
 
 
 def pictures(results: Results) -> dict[str, str]:
@@ -307,7 +308,7 @@ def pictures(results: Results) -> dict[str, str]:
             found = {v: results.curves(setting, v, split) for v in results.variants}
             most = max(map(len, found.values()))
             curves = {v: mean_curve(by_world) for v, by_world in found.items() if len(by_world) == most}
-            drawn[_picture(setting, split)] = curve_chart(f"{setting}, {split}", curves)
+            drawn[_picture(results.study, setting, split)] = curve_chart(f"{setting}, {split}", curves)
     return drawn
 
 
@@ -326,7 +327,7 @@ def summary(results: Results) -> str:
             ends = [f"{level([curve[-1][1] for curve in each]).mean:.2f}" for each in curves if each]
             worlds = len(curves[0])
             cells.append(f"{' / '.join(ends)} ({worlds})" if ends else "")
-        lines.append(f"| {setting.kind}, {setting.world} | " + " | ".join(cells) + " |")
+        lines.append(f"| {setting.title} | " + " | ".join(cells) + " |")
     said = [
         f"{named[REFERENCE]} against {named[other]}, paired by world. "
         + sentence(results, "At the end", REFERENCE, other)
@@ -350,4 +351,6 @@ def with_summary(readme: str, results: Results) -> str:
 
 if __name__ == "__main__":
     here = Path(sys.argv[1])
-    write(here, read(here / "pocket.csv"), Path(sys.argv[2]) if len(sys.argv) > 2 else None)
+    for each in STUDIES.values():
+        if found := read(here / f"{each.name}.csv"):
+            write(each, here, found, Path(sys.argv[2]) if len(sys.argv) > 2 and each is POCKET else None)

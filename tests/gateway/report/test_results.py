@@ -23,13 +23,13 @@ from pmd.gateway.report.results import (
     write,
 )
 from pmd.gateway.report.statistics import area, level, paired, t_quantile
-from pmd.gateway.report.study import Setting
+from pmd.gateway.report.study import POCKET, REAL
 from pmd.gateway.views import ReportView, RunStatus, RunView, StepView
 from pmd.services.common.requests import SplitScore
 
 ROOT = Path(__file__).parents[3]
 COMMITTED = ROOT / "docs" / "results"
-CODE = Setting("code", "hard")
+CODE = POCKET.setting("code-hard")
 
 
 def report(*heights: float) -> ReportView:
@@ -50,6 +50,7 @@ def ends(**variants: list[float]) -> Results:
     Of another setting there is one run: a place is named where it is not everywhere.
     """
     return Results(
+        POCKET,
         [
             Measurement("code-easy", "base", 0, 0, "test", 1, 0.0),
             *(
@@ -59,16 +60,16 @@ def ends(**variants: list[float]) -> Results:
                 for step, height in ((0, 0.0), (10, end))
                 for split in ("test", "unseen")
             ),
-        ]
+        ],
     )
 
 
 def test_the_committed_page_pictures_and_first_page_are_those_of_the_committed_measurements(tmp_path: Path) -> None:
-    (tmp_path / "about.md").write_bytes((COMMITTED / "about.md").read_bytes())
+    (tmp_path / "about-pocket.md").write_bytes((COMMITTED / "about-pocket.md").read_bytes())
     readme = tmp_path / "README.md"
     readme.write_bytes((ROOT / "README.md").read_bytes())
-    write(tmp_path, read(COMMITTED / "pocket.csv"), readme)
-    written = [path for path in tmp_path.iterdir() if path not in (readme, tmp_path / "about.md")]
+    write(POCKET, tmp_path, read(COMMITTED / "pocket.csv"), readme)
+    written = [path for path in tmp_path.iterdir() if path not in (readme, tmp_path / "about-pocket.md")]
     assert {path.name for path in written} == {path.name for path in COMMITTED.glob("pocket*")}
     stale = [path.name for path in written if path.read_bytes() != (COMMITTED / path.name).read_bytes()]
     assert not stale, "run `make results`"
@@ -126,7 +127,7 @@ def test_splits_are_judged_each_by_itself() -> None:
         )
         for world, height in enumerate(heights)
     ]
-    said = sentence(Results(lines), "At the end", "grpo", "base")
+    said = sentence(Results(POCKET, lines), "At the end", "grpo", "base")
     assert "above by 0.50 on code-hard (test), in each world; open" in said
     assert "code-hard unseen (+0.30 ± " in said
 
@@ -137,7 +138,7 @@ def test_area_is_the_mean_height_of_a_curve() -> None:
 
 
 def test_the_first_page_names_the_memory_agent_beside_pmd() -> None:
-    said = summary(Results(read(COMMITTED / "pocket.csv")))
+    said = summary(Results(POCKET, read(COMMITTED / "pocket.csv")))
     assert "memory agent" in said.splitlines()[0]
     assert "- PMD against memory agent" in said
     with pytest.raises(ValueError, match="no block"):
@@ -159,7 +160,7 @@ def test_all_evaluations_are_laid_open_and_read_back(tmp_path: Path) -> None:
         for split in ("test", "unseen")
         for k, score in scores.items()
     ]
-    write(tmp_path, found)
+    write(POCKET, tmp_path, found)
     assert read(tmp_path / "pocket.csv") == found
     (tmp_path / "pocket.csv").write_text("step,score\n1,0.5\n")
     with pytest.raises(ValueError, match=r"pocket\.csv: the columns are"):
