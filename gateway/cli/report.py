@@ -40,7 +40,9 @@ def render_terminal(report: ReportView) -> RenderableType:
         totals = {group: sum(y for _, y in points) for group, points in spent.items()}
         facts.add_row("seconds", ", ".join(f"{group} {total:.0f}" for group, total in totals.items()))
     parts: list[RenderableType] = ["", scores, "", facts]
-    parts += [Text(f"warning: {warning}", style="yellow") for warning in run.warnings]
+    parts += [Text(f"waiting: {run.waiting}", style="yellow")] if run.waiting else []
+    parts += [Text(run.error, style="red")] if run.error else []
+    parts += [Text(f"warning: {warning}", style="yellow") for warning in run.warnings if warning != run.error]
     for level in ("behavior", "insight"):
         if texts := report.memory_samples.get(level):
             parts += ["", f"[bold]{level}s that it wrote[/]"]

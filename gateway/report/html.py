@@ -24,7 +24,10 @@ _pages = Environment(
 )
 
 SPLIT_STYLE = {"test": ("c1", "solid"), "unseen": ("c2", "dashed")}
-SPLIT_ABOUT = {"test": "new problems of practised kinds", "unseen": "combinations that never occur in training"}
+SPLIT_ABOUT = {
+    "test": "new problems of the kinds that were trained on",
+    "unseen": "combinations that never occur in training",
+}
 LEVEL_ABOUT = {
     "behavior": "rules that hold across problems",
     "insight": "strategies and lessons of one problem",
@@ -157,8 +160,8 @@ def _pass_at(report: ReportView) -> Chart | None:
         for split in figures.splits(report)
         for (when, points), dash in zip(figures.pass_at(report, split).items(), ("dotted", "solid"), strict=True)
     ]
-    if not lines:
-        return None
+    if not any(len(line.points) > 1 for line in lines):
+        return None  # of one answer each it is the accuracy
     note = "Chance that at least one of k answers passes, before the first step and after the last evaluated one."
     drawing = line_chart("pass@k", _describe(lines, x_word="k"), lines, x_label="k answers", log2=True)
     return _chart("pass@k", note, drawing)

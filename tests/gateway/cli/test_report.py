@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 from html.parser import HTMLParser
 from itertools import pairwise
@@ -146,3 +147,32 @@ def test_a_plot_of_one_point_or_of_none_is_drawn() -> None:
     for points in ([], [(0.0, 0.5)]):
         ElementTree.fromstring(line_chart("t", "d", [Series("a", points, "c1")]))  # noqa: S314
         ElementTree.fromstring(stacked_bars("t", "d", {"a": ("c1", points)}, y_label="s", y_form=str))  # noqa: S314
+
+
+def standing(**run: object) -> ReportView:
+    made = report()
+    return made.model_copy(update={"run": made.run.model_copy(update=run)})
+
+
+def test_what_a_run_waits_for_stands_in_its_report() -> None:
+    reason = "the rollout service at http://127.0.0.1:8701 can't serve now: it does not answer"
+    view = standing(status="running", waiting=reason)
+    assert html.unescape(render_html(view)).count(f"It waits: {reason}") == 1
+    assert f"waiting: {reason}" in " ".join(shown(render_terminal(view)).split())
+
+
+def test_the_sentence_of_an_alarm_that_paused_a_run_is_said_once() -> None:
+    alarm = "step 3: no rollout could be verified"
+    view = standing(status="paused", error=alarm, warnings=[alarm, "accuracy did not rise"])
+    for said in (render_html(view), shown(render_terminal(view))):
+        assert said.count(alarm) == 1
+        assert "accuracy did not rise" in said
+
+
+def test_pass_at_k_of_one_answer_each_is_not_drawn() -> None:
+    assert "pass@k" in render_html(report())
+    one = report()
+    for step in one.steps:
+        for split, score in step.evaluation.items():
+            step.evaluation[split] = score.model_copy(update={"pass_at": {1: score.pass_rate}})
+    assert "pass@k" not in render_html(one)
