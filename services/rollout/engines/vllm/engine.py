@@ -218,6 +218,7 @@ class VllmEngine:
             self._server.stop()
         if self._closed.is_set():
             raise NotReady("the rollout service is stopping")
+        self._last = self._last or policy  # the first start is tried again too
         self._starting = f"vLLM is starting with {policy.model}"
         settings = self._settings
         self._server = Server(
@@ -430,7 +431,8 @@ class VllmEngine:
             "stop_token_ids": sorted(ends),
             "ignore_eos": True,  # `ends` has it
             "skip_special_tokens": False,
-            "cache_salt": _label(policy),
+            # At most 128 characters, and not all of them.
+            "cache_salt": hashlib.sha256(_label(policy).encode()).hexdigest(),
         }
         pending: Iterator[int] = iter(missing)
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
