@@ -12,6 +12,9 @@ from pmd.services.common.settings import ServiceSettings
 class RolloutSettings(ServiceSettings):
     """How this replica generates."""
 
+    rollout_replicas: str = ""
+    """URLs of rollout services that do this one's work, separated by commas; a name with several addresses is a replica
+    each. Empty: this process generates itself, and the other settings hold."""
     rollout_device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the model runs; auto takes the GPU when there is one."""
     rollout_dtype: Literal["auto", "fp32", "bf16"] = "auto"
