@@ -22,6 +22,7 @@ from pmd.services.common.jobs import JobStore
 from pmd.services.common.runner import JobRunner
 from pmd.services.rollout.handlers import job_kinds
 from pmd.services.rollout.parts import Parts
+from pmd.services.rollout.pool import create_pool
 from pmd.services.rollout.routes import routes
 from pmd.services.rollout.service import Replica
 from pmd.services.rollout.settings import RolloutSettings
@@ -29,6 +30,8 @@ from pmd.services.rollout.settings import RolloutSettings
 
 def create_app(settings: RolloutSettings) -> FastAPI:
     """The service as an ASGI application; its state lives in `<state_dir>/rollout`."""
+    if settings.rollout_replicas:
+        return create_pool(settings)
     replica = Replica(settings)
     store = JobStore(settings.service_dir("rollout") / "jobs.sqlite")
     parts = Parts(settings.service_dir("rollout") / "parts.sqlite")

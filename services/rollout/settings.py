@@ -14,6 +14,9 @@ class RolloutSettings(ServiceSettings):
 
     rollout_engine: Literal["transformers", "vllm"] = "transformers"
     """What draws completions; vLLM has to be installed (`make vllm` on a CPU, the extra 'vllm' on GPUs)."""
+    rollout_replicas: str = ""
+    """URLs of rollout services that do this one's work, separated by commas; a name with several addresses is a replica
+    each. Empty: this process generates itself, and the other settings hold."""
     rollout_device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the model runs; auto takes the GPU when there is one."""
     rollout_dtype: Literal["auto", "fp32", "bf16"] = "auto"
