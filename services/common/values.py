@@ -36,7 +36,7 @@ MAX_DEPTH = 40
 SHORT_BITS = 10_000
 """Longer integers are hexadecimal: Python refuses to read so many decimal digits."""
 
-_ITERATORS = (
+_ITERATORS: tuple[type[Any], ...] = (
     GeneratorType,
     map,
     filter,
@@ -45,9 +45,9 @@ _ITERATORS = (
     reversed,
     itertools.chain,
     itertools.islice,
-    *(type(iter(one)) for one in ((), [], {}, set(), "", range(0))),
+    *map(type, (iter(()), iter([]), iter({}), iter(set()), iter(""), iter(range(0)))),
 )
-_VIEWS = (type({}.keys()), type({}.values()), type({}.items()))
+_VIEWS: tuple[type[Any], ...] = (type({}.keys()), type({}.values()), type({}.items()))
 TYPES = frozenset(
     {
         "tuple",
@@ -142,6 +142,8 @@ def decode(data: Any) -> Any:  # noqa: PLR0911, PLR0912 -- one return a type
         return [decode(item) for item in data]
     if not isinstance(data, dict):
         raise NoValue(f"a {type(data).__name__} is no JSON")
+    name: str
+    content: Any
     name, content = next(iter(data.items()), ("", None))
     if len(data) != 1 or name not in TYPES:
         return {key: decode(item) for key, item in data.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 import time
@@ -39,10 +40,8 @@ class _Judge(BaseHTTPRequestHandler):
             self.send_header(key, value)
         self.send_header("Content-Length", str(len(answer)))
         self.end_headers()
-        try:
+        with contextlib.suppress(OSError):  # who asked has gone
             self.wfile.write(answer)
-        except OSError:
-            pass
 
 
 class World:

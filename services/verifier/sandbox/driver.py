@@ -292,8 +292,8 @@ def _defined(tree: ast.Module) -> Iterator[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load):
             yield node.id
-        elif isinstance(node, _NAMING) and node.name:
-            yield node.name
+        elif isinstance(node, _NAMING):
+            yield node.name or ""
         elif isinstance(node, ast.MatchMapping) and node.rest:
             yield node.rest
         elif isinstance(node, ast.arg):
