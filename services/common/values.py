@@ -3,12 +3,13 @@
 | value | written as |
 |---|---|
 | None, bool, text, short int, finite float, list | themselves |
-| tuple, set, frozenset, iterator | `{"tuple": [..]}` .. `{"iterator": [..]}`; the items of sets in the order of their JSON |
+| tuple, set, frozenset, iterator | `{"tuple": [..]}` and so on; the items of sets in the order of their JSON |
 | dict with texts for keys | itself, but one whose only key is one of these words |
 | dict | `{"dict": [[key, value], ..]}` |
 | bytes, long int | `{"bytes": hexadecimal}`, `{"int": hexadecimal}` |
 | infinite float, NaN | `{"float": "inf"}` |
-| complex, Decimal, Fraction, range | `{"complex": [real, imaginary]}`, `{"decimal": text}`, `{"fraction": text}`, `{"range": [..]}` |
+| complex, range | `{"complex": [real, imaginary]}`, `{"range": [..]}` |
+| Decimal, Fraction | `{"decimal": text}`, `{"fraction": text}` |
 
 Invariants:
 - Decoding builds values of these types and nothing else: no code of whoever wrote the JSON ever runs.
@@ -35,7 +36,7 @@ MAX_DEPTH = 40
 SHORT_BITS = 10_000
 """Longer integers are hexadecimal: Python refuses to read so many decimal digits."""
 
-_ITERATORS = (
+_ITERATORS: tuple[type[Any], ...] = (
     GeneratorType,
     map,
     filter,
@@ -44,9 +45,9 @@ _ITERATORS = (
     reversed,
     itertools.chain,
     itertools.islice,
-    *(type(iter(one)) for one in ((), [], {}, set(), "", range(0))),
+    *map(type, (iter(()), iter([]), iter({}), iter(set()), iter(""), iter(range(0)))),
 )
-_VIEWS = (type({}.keys()), type({}.values()), type({}.items()))
+_VIEWS: tuple[type[Any], ...] = (type({}.keys()), type({}.values()), type({}.items()))
 TYPES = frozenset(
     {
         "tuple",
@@ -129,7 +130,7 @@ def _encode_rare(value: Any, kind: type[Any], depth: int, all_of: Any) -> Any:  
     raise NoValue(f"holds a {kind.__name__}")
 
 
-def decode(data: Any) -> Any:  # noqa: PLR0911 -- one return a type
+def decode(data: Any) -> Any:  # noqa: PLR0911, PLR0912 -- one return a type
     """The value whose JSON `data` is.
 
     Raises:
@@ -141,6 +142,8 @@ def decode(data: Any) -> Any:  # noqa: PLR0911 -- one return a type
         return [decode(item) for item in data]
     if not isinstance(data, dict):
         raise NoValue(f"a {type(data).__name__} is no JSON")
+    name: str
+    content: Any
     name, content = next(iter(data.items()), ("", None))
     if len(data) != 1 or name not in TYPES:
         return {key: decode(item) for key, item in data.items()}

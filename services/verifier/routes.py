@@ -33,8 +33,8 @@ class VerifyItem(Strict):
     """A completion and the spec that judges it."""
 
     verifier: dict[str, Any]
-    """A problem's verifier spec: `kind` (code, choice, exact, regex, math, json_schema, python, or an installed one)
-    and what that kind needs."""
+    """A problem's verifier spec: `kind` (code, unit_tests, choice, exact, regex, math, json_schema, python,
+    reasoning_gym, http, or an installed one) and what that kind needs."""
     completion: str
 
 

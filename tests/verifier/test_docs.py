@@ -18,19 +18,23 @@ SPECS = [spec for block in re.findall(r"```json\n(.*?)```", TEXT, re.DOTALL) if 
 RIGHT_AND_WRONG = [
     (fenced("print(sum(map(int, input().split())))"), fenced("print(3)")),
     (fenced("def total(a, b): return sum(a) + b"), fenced("def total(a, b): return 6.0")),
+    (fenced("n = int(input())\nprint(next(d for d in range(2, n) if n % d == 0))"), fenced("print(5)")),
+    (fenced("total = sum"), fenced("def total(a): return len(a)")),
     ("<answer>(B)</answer>", "<answer>C</answer>"),
     ("<answer>42 KM</answer>", "<answer>42 m</answer>"),
     ("AB-12", "AB-12 or CD-34"),
     (r"\boxed{0.5}", r"\boxed{2}"),
     ('{"name": "Ada"}', '{"name": 1}'),
     ("three little words", "two words"),
+    ("<answer>6</answer>", "<answer>12</answer>"),
     (r"\boxed{0.5\pi}", r"\boxed{\pi}"),
 ]
 
 
 def test_every_kind_has_an_example() -> None:
     kinds = [spec["kind"] for spec in SPECS]
-    assert kinds == ["code", "code", "choice", "exact", "regex", "math", "json_schema", "python", "math"]
+    first = ["code", "code", "code", "unit_tests", "choice", "exact", "regex", "math", "json_schema", "python"]
+    assert kinds == [*first, "reasoning_gym", "math"]
 
 
 @pytest.mark.parametrize(("spec", "pair"), list(zip(SPECS, RIGHT_AND_WRONG, strict=True)))

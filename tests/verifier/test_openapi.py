@@ -32,6 +32,8 @@ SPECS: list[dict[str, Any]] = [
     {"kind": "math", "answer": "7"},
     {"kind": "regex", "pattern": "[0-9]+"},
     {"kind": "json_schema", "json_schema": {"type": "object"}},
+    {"kind": "unit_tests", "tests": ["assert solve([1]) == [1, 1]"]},
+    {"kind": "http", "url": "http://127.0.0.1:9/v1", "attempts": 1},
 ]
 ANYTHING = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),

@@ -16,7 +16,9 @@ SPEC: dict[str, Any] = {
 CHECK: dict[str, Any] = {
     "kind": "unit_tests",
     "entry_point": "total",
-    "test_code": "def check(candidate):\n    for n in range(3):\n        assert candidate([n]) == n\n    assert candidate([]) == 0",
+    "test_code": "def check(candidate):\n"
+    "    for n in range(3):\n        assert candidate([n]) == n\n"
+    "    assert candidate([]) == 0",
 }
 
 
@@ -209,13 +211,16 @@ FORGERIES = [
 
 @pytest.mark.parametrize("forged", FORGERIES)
 def test_a_forged_report_is_only_an_answer(forged: str, sandbox: Sandbox) -> None:
-    program = f"import os\ndef total(n):\n    os.write(3, {forged.encode()!r})\n    from pmd.services.verifier.sandbox import harness\n    harness.leave(0)"
+    program = (
+        f"import os\nfrom pmd.services.verifier.sandbox import harness\n"
+        f"def total(n):\n    os.write(3, {forged.encode()!r})\n    harness.leave(0)"
+    )
     verdict = sandbox.judge(program, SPEC)
     assert (verdict.outcome, verdict.reward) == ("failed", 0.0), verdict
 
 
 def test_objects_that_equal_everything_do_not(sandbox: Sandbox) -> None:
-    equal = "class E(int):\n    def __eq__(self, other): return True\n    def __hash__(self): return 1\ndef total(n): return E(77)"
+    equal = "class E(int):\n    def __eq__(self, other): return True\n    __hash__ = None\ndef total(n): return E(77)"
     assert sandbox.judge(equal, SPEC).outcome == "failed"
 
 

@@ -80,8 +80,8 @@ def files_of(source: HuggingFaceProblems) -> tuple[dict[Split, list[str]], str]:
         there = [name for name in hub.names(repo, "dataset", commit) if name.endswith(FORMATS)]
         said = f"; it has {', '.join(there[:12])}{' ..' if len(there) > 12 else ''}" if there else ""
         raise Unreadable(
-            f"{repo} has no file like {wanted[missing[0]][0][0]} for split {missing[0]}{said}. Name the config, the data"
-            " set's own split (problems.splits), or files by pattern (problems.files)"
+            f"{repo} has no file like {wanted[missing[0]][0][0]} for split {missing[0]}{said}. Name the config, the"
+            " data set's own split (problems.splits), or files by pattern (problems.files)"
         )
     return found, f"{repo}@{commit}"
 

@@ -2,9 +2,9 @@
 
 Invariants:
 - No scorer evaluates an answer. Where one calls `eval`, it gets `ast.literal_eval`; where one has sympy parse the
-  answer, which evaluates it too, the answer is read first, and one that is more than numbers, names, operators and a few
-  functions of mathematics scores 0. So an answer decides nothing here but what it says, and the score in the report is
-  the scorer's own.
+  answer, which evaluates it too, the answer is read first, and one that is more than numbers, names, operators and a
+  few functions of mathematics scores 0. So an answer decides nothing here but what it says, and the score in the
+  report is the scorer's own.
 - The entry comes back with the types that the generator gave it (`pmd.services.common.values`).
 """
 
@@ -28,31 +28,8 @@ FORMULAS = frozenset(
 )
 """Data sets whose scorer has sympy parse the answer, which evaluates it too."""
 FUNCTIONS = frozenset(
-    [
-        "sin",
-        "cos",
-        "tan",
-        "cot",
-        "sec",
-        "csc",
-        "asin",
-        "acos",
-        "atan",
-        "acot",
-        "sinh",
-        "cosh",
-        "tanh",
-        "asinh",
-        "acosh",
-        "atanh",
-        "exp",
-        "log",
-        "ln",
-        "sqrt",
-        "cbrt",
-        "Abs",
-        "sign",
-    ]
+    {*("sin", "cos", "tan", "cot", "sec", "csc", "asin", "acos", "atan", "acot", "sinh", "cosh", "tanh")}
+    | {*("asinh", "acosh", "atanh", "exp", "log", "ln", "sqrt", "cbrt", "Abs", "sign")}
 )
 _FORMULA_NODES = (
     *(ast.Expression, ast.Constant, ast.UnaryOp, ast.USub, ast.UAdd, ast.BinOp, ast.Name, ast.Call, ast.Load),

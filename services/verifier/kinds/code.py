@@ -79,7 +79,7 @@ class Spec(Strict):
     stop_after: int = Field(default=1, ge=1, le=1000)
     """Failed tests after which the rest is not run."""
     partial: bool = False
-    """Run all tests; the reward is the share that passes, or the mean of a checker's scores. `passed` still means all."""
+    """Run all tests; the reward is the share that passes, or the mean of a checker's scores. `passed` means all."""
     checker: str | None = Field(default=None, min_length=1, max_length=MAX_SOURCE_CHARS)
     """Python that defines `check(input, output, expected)`, which says True or False, a score, or a pair of one and a
     message. Texts for programs that print, values for functions (`input` is then the list of arguments). In place of

@@ -38,10 +38,10 @@ class Spec(Strict):
     settings: dict[str, Any] = {}
     """Of the data set, as its entry was generated."""
     entry: dict[str, Any]
-    """The entry, of which `answer` is the expected one; values beyond JSON as `pmd.services.common.values` writes them."""
+    """The entry, of which `answer` is the expected one; values beyond JSON as `services/common/values.py` has them."""
     extract: Literal["tag", "last_line"] = "tag"
-    """What of a completion is its answer: the last `<answer>`, without which there is none; or, where there is none, the
-    last line that is not empty."""
+    """What of a completion is its answer: the last `<answer>`, without which there is none; or, where there is none,
+    the last line that is not empty."""
     pass_at: float = Field(default=1.0, gt=0.0, le=1.0)
     """Score from which on an answer has passed."""
     cpu_s: float = Field(default=3.0, gt=0.0, le=60.0)

@@ -1,4 +1,4 @@
-r"""A Python program, judged by tests that are Python themselves, as HumanEval, MBPP and most sets of functions have them.
+r"""A Python program, judged by tests that are Python themselves, as HumanEval, MBPP and most such sets have them.
 
     {"kind": "unit_tests", "tests": ["assert total([1, 2]) == 3", "assert total([]) == 0"]}
     {"kind": "unit_tests", "entry_point": "total", "test_code": "def check(candidate):\n    assert candidate([]) == 0"}

@@ -32,6 +32,8 @@ MAX_SHOWN = 2_000
 Table = dict[str, dict[str, Any]]
 """By the question's key (`_key`): `{"returned", "after"}`, `{"error": [type, message]}` or `{"limit": outcome}`."""
 
+_NAMING = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.ExceptHandler, ast.MatchAs, ast.MatchStar)
+
 
 class TestsError(Exception):
     """The tests themselves can't be used; the message is for whoever wrote them."""
@@ -290,10 +292,8 @@ def _defined(tree: ast.Module) -> Iterator[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load):
             yield node.id
-        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) or (
-            isinstance(node, ast.ExceptHandler | ast.MatchAs | ast.MatchStar) and node.name
-        ):
-            yield node.name
+        elif isinstance(node, _NAMING):
+            yield node.name or ""
         elif isinstance(node, ast.MatchMapping) and node.rest:
             yield node.rest
         elif isinstance(node, ast.arg):

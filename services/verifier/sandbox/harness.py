@@ -10,9 +10,9 @@ Invariants:
   `SPEECHLESS`, with which the zygote ends a child whose harness could do nothing more, is a number.
 
 Descriptor 0 carries a 4-byte length, that much JSON `{"source", "fn_name", "prelude", "setup", "values"}`, then the
-test's input. A functional test (`fn_name`) has one JSON argument per input line, and its program is imported, not run as
-`__main__`; with `values` the input is `[arguments, named arguments]` in the JSON of `values`, and so is the result. A
-stdin test reads the input itself.
+test's input. A functional test (`fn_name`) has one JSON argument per input line, and its program is imported, not run
+as `__main__`; with `values` the input is `[arguments, named arguments]` in the JSON of `values`, and so is the result.
+A stdin test reads the input itself.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def run() -> NoReturn:
             module.__dict__.update(PRELUDE, **{name: getattr(sys, name) for name in OF_SYS})
             sys.setrecursionlimit(PRELUDE_RECURSION)
         if job["setup"]:
-            exec(compile(job["setup"], SETUP_NAME, "exec", dont_inherit=True), module.__dict__)  # noqa: S102 -- the spec's
+            exec(compile(job["setup"], SETUP_NAME, "exec", dont_inherit=True), module.__dict__)  # noqa: S102
         exec(_compile(source, as_function=job["prelude"] and not fn_name), module.__dict__)  # noqa: S102 -- the purpose
         if fn_name:
             _write(LOADED)

@@ -182,7 +182,7 @@ class _Hub(BaseHTTPRequestHandler):
             return self._say(200, json.dumps({"id": "team/sums", "sha": COMMIT, "siblings": siblings}).encode())
         if path.startswith(f"{head}tree/"):
             tree = [
-                {"type": "file", "path": name, "size": len(data), "oid": hashlib.sha1(data).hexdigest()}
+                {"type": "file", "path": name, "size": len(data), "oid": hashlib.sha256(data).hexdigest()}
                 for name, data in self.files.items()
             ]
             return self._say(200, json.dumps(tree).encode())
@@ -295,5 +295,5 @@ def test_an_installation_that_lists_folders_lists_data_sets_too(
     folders = (str(tmp_path),)
     check_allowed(recipe, Allowed())
     check_allowed(recipe, Allowed(("https://hub.example/datasets/team",), folders))
-    with pytest.raises(InvalidRecipe, match="problems.dataset: https://hub.example/datasets/team/sums is not on"):
+    with pytest.raises(InvalidRecipe, match=r"problems\.dataset: https://hub\.example/datasets/team/sums is not on"):
         check_allowed(recipe, Allowed((), folders))
