@@ -58,7 +58,7 @@ def refuse(recipe: Recipe, facts: Facts) -> None:
             f"{shape.kind!r} has {what}, whose state rollouts of one prompt can't share; give another model"
         )
     if not facts.template:
-        raise ModelError("the model has no chat template; add the chat_template.jinja that its answers follow")
+        raise ModelError("the model holds no chat template; add the chat_template.jinja that its answers follow")
     if not facts.ends:
         raise ModelError(
             "the model has no end token, so no completion would ever end by itself; name eos_token_id in its"
