@@ -13,6 +13,8 @@ from tests.memory.world import Words, World, code_problem
 
 CODE = "\n```python\ndef solve(a): code\n```"
 RIGHT, WRONG = f"Plan: rotate then add 3.{CODE}", f"Plan: reverse then add 1.{CODE}"
+ANSWER = "[1, 4, 1, 5]"
+"""What the problems' test expects."""
 STRATEGY = "Strategy: {}: rotate then add 3."
 
 
