@@ -6,6 +6,7 @@ Invariants:
 - A message names the epoch that it wakes, so of those that pile up while all processes are busy one is obeyed:
   more runs than processes take turns, in the order in which they were left alone.
 - A task lasts seconds, far below the visibility timeout, so a message is never delivered while it is worked on.
+- A worker outlives no connection to its broker: it ends, and is started again by the supervisor or the cluster.
 - No result backend, no chains, no chords, no Celery retries: state and attempts are in the registry.
 
 Worker: `python -m pmd.gateway.controller worker`. Beat: `python -m pmd.gateway.controller beat`.
@@ -69,7 +70,11 @@ def _configuration() -> dict[str, Any]:
             "socket_keepalive": True,
             "health_check_interval": 25,
         },
+        # A worker that has lost its broker ends, and whoever keeps it running starts another, which waits for the
+        # broker. One that reconnects takes no messages any more, sometimes from the second time on (celery#10302).
+        "broker_connection_retry": False,
         "broker_connection_retry_on_startup": True,
+        "broker_connection_max_retries": None,
         "task_ignore_result": True,
         "task_store_errors_even_if_ignored": False,
         "task_acks_late": True,

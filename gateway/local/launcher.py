@@ -147,7 +147,7 @@ def start_detached(state_dir: Path, index: str | None = None) -> bool:
         try:
             process.wait(STOP_PATIENCE_S)
         except subprocess.TimeoutExpired:
-            process.kill()  # its warden ends the rest
+            process.kill()  # its reaper ends the rest
         raise
     return True
 
@@ -212,7 +212,7 @@ def stop(state_dir: Path, patience_s: float = STOP_PATIENCE_S) -> bool:
             return bool(end_leftovers(state_dir))
     for sign, patience in ((signal.SIGTERM, patience_s), (signal.SIGKILL, 5.0)):
         with contextlib.suppress(ProcessLookupError):
-            os.kill(state["pid"], sign)  # killed hard, its warden ends the rest
+            os.kill(state["pid"], sign)  # killed hard, its reaper ends the rest
         deadline = time.monotonic() + patience
         while is_held(state_dir):
             if time.monotonic() > deadline:

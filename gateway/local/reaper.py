@@ -13,10 +13,10 @@ import sys
 from typing import TextIO
 
 
-def watch(leash: TextIO) -> None:
-    """Read `+group` and `-group` lines until the end of `leash`, then kill the groups still listed."""
+def watch(pipe: TextIO) -> None:
+    """Read `+group` and `-group` lines until the end of `pipe`, then kill the groups still listed."""
     groups: set[int] = set()
-    for line in leash:
+    for line in pipe:
         (groups.add if line[0] == "+" else groups.discard)(int(line[1:]))
     for group in groups:
         with contextlib.suppress(ProcessLookupError, PermissionError):

@@ -81,7 +81,7 @@ class _Child:
 def hold(state_dir: Path, patience_s: float = 2.0) -> Iterator[IO[str]]:
     """Hold the state folder.
 
-    `patience_s` outlasts the instant for which `is_held` takes the lock, and a warden's last work.
+    `patience_s` outlasts the instant for which `is_held` takes the lock, and a reaper's last work.
 
     Raises:
         AlreadyRunning: when another process keeps it.
@@ -123,7 +123,7 @@ class Supervisor:
         self._children = [_Child(p, logs / f"{p.name}.log") for p in programs]
         self._stop = threading.Event()
         self._hurry = threading.Event()
-        self._warden: subprocess.Popen[str] | None = None
+        self._reaper: subprocess.Popen[str] | None = None
         self._lock: IO[str] | None = None
 
     def stop(self) -> None:
@@ -148,38 +148,38 @@ class Supervisor:
             finally:
                 self._stop_all()
                 state_path.unlink(missing_ok=True)
-                if self._warden is not None and self._warden.stdin is not None:
-                    self._warden.stdin.close()
-                    self._warden.wait()
+                if self._reaper is not None and self._reaper.stdin is not None:
+                    self._reaper.stdin.close()
+                    self._reaper.wait()
 
     def _tend_all(self) -> None:
-        self._tend_warden()
+        self._tend_reaper()
         for child in self._children:
             if self._tend(child):
                 self._write_state()  # after each: what is not written is not found again after a kill
 
-    def _tend_warden(self) -> None:
-        """Start the warden, again if something killed it, and tell it of every group."""
-        if self._warden is not None and self._warden.poll() is None:
+    def _tend_reaper(self) -> None:
+        """Start the reaper, again if something killed it, and tell it of every group."""
+        if self._reaper is not None and self._reaper.poll() is None:
             return
         lock = self._lock.fileno() if self._lock else -1
-        self._warden = subprocess.Popen(
+        self._reaper = subprocess.Popen(
             [sys.executable, "-P", "-m", "pmd.gateway.local.reaper"],
             stdin=subprocess.PIPE,
             text=True,
             start_new_session=True,
-            pass_fds=(lock,),  # the folder stays held until the warden has done its work
+            pass_fds=(lock,),  # the folder stays held until the reaper has done its work
         )
         for child in self._children:
             if child.process is not None:
-                self._tell_warden("+", child.process.pid)
+                self._tell_reaper("+", child.process.pid)
 
-    def _tell_warden(self, sign: str, group: int) -> None:
-        if self._warden is None or self._warden.stdin is None:
+    def _tell_reaper(self, sign: str, group: int) -> None:
+        if self._reaper is None or self._reaper.stdin is None:
             return
-        with contextlib.suppress(BrokenPipeError):  # a dead warden is replaced and told of everything at the next tick
-            self._warden.stdin.write(f"{sign}{group}\n")
-            self._warden.stdin.flush()
+        with contextlib.suppress(BrokenPipeError):  # a dead reaper is replaced and told of everything at the next tick
+            self._reaper.stdin.write(f"{sign}{group}\n")
+            self._reaper.stdin.flush()
 
     def _tend(self, child: _Child) -> bool:
         """Start `child` when that is due, notice its end. True when something changed."""
@@ -194,7 +194,7 @@ class Supervisor:
             return False
         child.delay = FIRST_DELAY_S if now - child.began > STABLE_S else min(child.delay * 2, LONGEST_DELAY_S)
         log.warning("%s ended with %s; starting it again in %.1f s", child.program.name, code, child.delay)
-        self._bury(child)
+        self._kill_group(child)
         child.due = now + child.delay
         child.restarts += 1
         return True
@@ -213,19 +213,19 @@ class Supervisor:
                 stderr=sink,
                 start_new_session=True,  # its own group: one killpg reaches all that it started
             )
-        self._tell_warden("+", child.process.pid)
+        self._tell_reaper("+", child.process.pid)
         if child.process.stdin is not None:
             with contextlib.suppress(BrokenPipeError), child.process.stdin as stdin:
                 stdin.write(program.stdin)
 
-    def _bury(self, child: _Child) -> None:
+    def _kill_group(self, child: _Child) -> None:
         """Kill what is left of a child's group and forget it."""
         if child.process is None:
             return
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(child.process.pid, signal.SIGKILL)
         child.process.wait()
-        self._tell_warden("-", child.process.pid)
+        self._tell_reaper("-", child.process.pid)
         child.process = None
 
     def _stop_all(self) -> None:
@@ -239,7 +239,7 @@ class Supervisor:
                 if time.monotonic() > deadline or self._hurry.wait(TICK_S):
                     break
             for child in batch:
-                self._bury(child)
+                self._kill_group(child)
 
     def _write_state(self) -> None:
         services = {

@@ -87,4 +87,4 @@ def pass_rates(student: Tally, probe: Tally) -> tuple[float, float] | None:
 
 def masked_problems(student: Tally, probe: Tally) -> tuple[str, ...]:
     """Problems whose probe failed although the student often passed."""
-    return tuple(sorted(p for p, probed, practised in _compared(student, probe) if not probed and practised >= KNOWS))
+    return tuple(sorted(p for p, probed, alone in _compared(student, probe) if not probed and alone >= KNOWS))

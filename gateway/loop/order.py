@@ -1,6 +1,6 @@
 """Which problems a step practises: a seeded permutation an epoch, carried over the ends of epochs.
 
-Invariants: a pure function of the problems, the seed and the step; every problem is practised once an epoch;
+Invariants: a pure function of the problems, the seed and the step; every problem is drawn once an epoch;
 no problem occurs twice in a step.
 """
 

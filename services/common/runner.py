@@ -152,7 +152,7 @@ class JobRunner:
     def _run(self, key: str, hand: _Hand) -> None:
         waits = False
         try:
-            if self._insist(hand, lambda: self._store.start(key)):
+            if self._with_store(hand, lambda: self._store.start(key)):
                 waits = self._work(key, hand)
         except _Closing:
             log.warning("job left for the next start", extra={"job": key})
@@ -162,7 +162,7 @@ class JobRunner:
 
     def _work(self, key: str, hand: _Hand) -> bool:
         """Try a job that is marked as running, and record its end; whether it has none, because it waits."""
-        name, body = self._insist(hand, lambda: self._store.submission(key))
+        name, body = self._with_store(hand, lambda: self._store.submission(key))
         hand.tried, began = time.time(), time.monotonic()
         result: dict[str, Any] | None = None
         error: JobError | None = None
@@ -193,7 +193,7 @@ class JobRunner:
                 error = JobError(message=_said(exception), retryable=again)
                 log.exception("job failed", extra={"job": key, "kind": name})
         seconds = time.monotonic() - began
-        self._insist(hand, lambda: self._store.end(key, status, result=result, error=error, seconds=seconds))
+        self._with_store(hand, lambda: self._store.end(key, status, result=result, error=error, seconds=seconds))
         JOBS.labels(self.service, name, status).inc()
         JOB_SECONDS.labels(self.service, name).observe(seconds)
         return False
@@ -220,7 +220,7 @@ class JobRunner:
             with contextlib.suppress(RuntimeError):  # the pool was shut down at this moment
                 self._pool.submit(self._run, key, hand)
 
-    def _insist(self, hand: _Hand, use: Callable[[], Answer]) -> Answer:
+    def _with_store(self, hand: _Hand, use: Callable[[], Answer]) -> Answer:
         """Use the store, as often as it takes until that works.
 
         Raises:

