@@ -2,7 +2,7 @@
 
 Invariants:
 - A completion comes from exactly the version that its request names (Law 9): work on another policy waits (`turns`),
-  the policy is loaded and probed before anybody draws from it, and after a draw the child still says that version.
+  the policy is loaded and probed before anybody draws from it, and rows count only while the child says that version.
 - Each row is a request of its own with a seed of its own. Rows of one prompt share its cache by vLLM's prefix caching,
   rows of different versions never do (`cache_salt`).
 - Whatever goes wrong while weights are loaded ends the child: the next load starts it whole.
@@ -189,6 +189,7 @@ class VllmEngine:
         began = time.monotonic()
         folder = check_weights(policy.weights)
         shape = shape_of(folder)
+        self._keep(policy, Language(folder))
         previous, self._resident = self._resident, None
         if previous is not None:
             with contextlib.suppress(KeyError):
@@ -300,10 +301,14 @@ class VllmEngine:
         return self._language(policy).texts([token_ids])[0]
 
     def _language(self, policy: Policy) -> Language:
-        key = policy.weights.sha256
         with self._reading:
-            language = self._languages.pop(key, None) or Language(check_weights(policy.weights))
-            self._languages[key] = language  # the last one now
+            language = self._languages.get(policy.weights.sha256)
+        return language or self._keep(policy, Language(check_weights(policy.weights)))
+
+    def _keep(self, policy: Policy, language: Language) -> Language:
+        with self._reading:
+            self._languages.pop(policy.weights.sha256, None)
+            self._languages[policy.weights.sha256] = language  # the last one now
             while len(self._languages) > LANGUAGES:
                 del self._languages[next(iter(self._languages))]
         return language
@@ -322,8 +327,8 @@ class VllmEngine:
         Args:
             check: called every few hundredths of a second; what it raises ends the work, and frees its slots.
             drawn: told of rows that are finished, by their place.
-            said: told of tokens as they are drawn; None when nobody listens. After a death of the child a row that had
-                begun is told of from its start, with the same tokens up to rounding: who listens knows how many it has.
+            said: told of tokens as they are drawn; None when nobody listens. After a death of the child it goes on
+                where it was in each row, with the same tokens up to rounding.
 
         Raises:
             ArtifactError: when the policy has to be loaded and can't be, or is not what was published.
@@ -333,7 +338,15 @@ class VllmEngine:
         """
         began = time.monotonic()
         done: dict[int, Completion] = {}
+        told: dict[int, int] = {}
         deaths = 0
+
+        def tell(i: int, so_far: Sequence[int]) -> None:
+            new = so_far[told.get(i, 0) :]
+            if said is not None and new:
+                told[i] = len(so_far)
+                said(i, new)
+
         language = self._language(policy)
         while missing := [i for i in range(len(rows)) if i not in done]:
             check()
@@ -342,7 +355,7 @@ class VllmEngine:
                 if self._resident is not None and self._resident.diverged:
                     raise DivergedError
                 try:
-                    self._some(policy, language, rows, missing, sampling, check, done, drawn, said)
+                    self._some(policy, language, rows, missing, sampling, check, done, drawn, tell if said else None)
                 except Gone as gone:
                     deaths = 1 if len(done) > before else deaths + 1
                     if deaths >= DEATHS:
@@ -386,6 +399,8 @@ class VllmEngine:
             new = dict(list(finished.items())[handed:])
             if not new:
                 return
+            if (label := server.labelled()) != _label(policy):
+                raise RuntimeError(f"vLLM holds {label} where {_label(policy)} was loaded; its rows are thrown away")
             handed += len(new)
             texts = language.texts([token_ids for token_ids, _, _ in new.values()])
             made = {
@@ -406,8 +421,6 @@ class VllmEngine:
             wait([work], POLL_S)
             raise
         work.result()
-        if (label := server.labelled()) != _label(policy):
-            raise RuntimeError(f"vLLM holds {label} where {_label(policy)} was loaded; its rows are thrown away")
 
     async def _draw(
         self,
@@ -483,7 +496,7 @@ async def _complete(
                 logprobs += choice["logprobs"]["token_logprobs"] if choice["logprobs"] else []
                 reason = choice["finish_reason"] or reason
                 if said is not None:
-                    said(choice["token_ids"])
+                    said(token_ids)
     except httpx.TransportError as error:
         raise Gone(f"{type(error).__name__} {error}") from error
     if not all(map(math.isfinite, logprobs)):

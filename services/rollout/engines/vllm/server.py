@@ -168,7 +168,6 @@ class Server:
             timeout=CONTROL_S,
             trust_env=False,
         )
-        self.ready = False
 
     def _read(self) -> None:
         assert self._process.stdout is not None  # noqa: S101 -- a pipe
@@ -213,7 +212,6 @@ class Server:
                 raise Retryable(f"vLLM does not answer {START_S:.0f} s after its start: {self.last_words()}")
             with contextlib.suppress(httpx.TransportError):
                 if self._http.get("/health", timeout=5.0).status_code == 200:
-                    self.ready = True
                     return
             time.sleep(POLL_S)
 
@@ -268,7 +266,6 @@ class Server:
 
     def stop(self) -> None:
         """End all its processes."""
-        self.ready = False
         self._http.close()
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
