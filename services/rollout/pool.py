@@ -175,8 +175,9 @@ class Pool:
         Raises:
             NotReady: when no replica is ready.
         """
+        members = self.replicas.all()
         with ThreadPoolExecutor(MOST_THREADS) as threads:
-            said = dict(zip(self.replicas.all(), threads.map(_said, self.replicas.all()), strict=False))
+            said = dict(zip(members, threads.map(Replica.probe, members), strict=True))
         if not any("error" not in facts for facts in said.values()):
             raise NotReady("no replica is ready: " + "; ".join(f"{r.url}: {f['error']}" for r, f in said.items()))
         runs = {}
@@ -198,13 +199,6 @@ class Pool:
         for replica in self.replicas.willing():
             with contextlib.suppress(ServiceUnavailable, ServiceRefused):
                 replica.client.release(run)
-
-
-def _said(replica: Replica) -> dict[str, Any]:
-    try:
-        return replica.says()
-    except (ServiceUnavailable, ServiceRefused) as error:
-        return {"error": str(error)}
 
 
 @contextlib.contextmanager

@@ -20,6 +20,7 @@ from typing import Any
 import httpx
 from pydantic import BaseModel
 
+from pmd.services.common import outgoing
 from pmd.services.common.client import ServiceClient, ServiceRefused, ServiceUnavailable
 from pmd.services.common.jobs import ENDS, Cancelled, Job, JobStatus, Retryable
 from pmd.services.common.requests import PublishRequest
@@ -47,6 +48,7 @@ class Replica:
     def __init__(self, url: str, token: str, transport: httpx.BaseTransport | None = None) -> None:
         self.url = url
         self.client = ServiceClient(url, token, transport=transport)
+        self._probe = outgoing.inside(base_url=url, timeout=PROBE_S, transport=transport)
         self.reason = ""
         """Why it rests."""
         self._until = 0.0
@@ -71,6 +73,15 @@ class Replica:
         """
         facts: dict[str, Any] = self.client.call("GET", "/readyz")
         return facts
+
+    def probe(self) -> dict[str, Any]:
+        """Its `/readyz`, asked once and not waited for; `error` says why there is none."""
+        try:
+            answer = self._probe.get("/readyz")
+            facts: dict[str, Any] = answer.json()
+        except (httpx.TransportError, ValueError) as error:
+            return {"error": f"{type(error).__name__}: {error}"}
+        return facts if answer.is_success else {"error": str(facts.get("title", answer.status_code))}
 
     def bring(self, policy: Policy, check: Check) -> None:
         """Have `policy` loaded, as the desired version of its run.
