@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from pmd.services.verifier.kinds import unit_tests
 from tests.verifier.conftest import Sandbox
 
 TOTAL = "def total(numbers):\n    return sum(numbers)"
@@ -224,7 +225,10 @@ def test_objects_that_equal_everything_do_not(sandbox: Sandbox) -> None:
     assert sandbox.judge(equal, SPEC).outcome == "failed"
 
 
-def test_a_test_that_asks_something_else_each_time_comes_to_an_end(sandbox: Sandbox) -> None:
+def test_a_test_that_asks_something_else_each_time_comes_to_an_end(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(unit_tests, "MAX_CALLS", 20)
     spec = {
         "kind": "unit_tests",
         "tests": ["import time\nwhile True:\n    f(time.perf_counter_ns())"],

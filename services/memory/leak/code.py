@@ -11,11 +11,12 @@ import json
 import keyword
 import re
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 from itertools import pairwise
+from typing import Any
 
 from pmd.services.common.wire import Problem
 from pmd.services.memory.leak.forms import Number, number, numbers, opened, plain
@@ -46,6 +47,8 @@ NEAR = 40
 """Characters within which "prints" speaks of what follows."""
 TEST_CHARS = 4000
 """As much of a test's side as is compared: no note quotes more."""
+MAX_TEST_CODE = 200_000
+"""Characters of test code that are read for its assertions."""
 REMEMBERED = 128
 """Problems whose tests are kept prepared."""
 
@@ -176,7 +179,7 @@ def _sides(problem: Problem) -> tuple[_Side, ...]:
         question, listed = _squeeze(problem.question()), _numbers(problem.question())
         sides = {
             side
-            for test in problem.verifier.get("tests", ())
+            for test in _tests(problem.verifier)
             for name, shortest in (("output", MIN_LITERAL), ("input", MIN_INPUT))
             if (side := _side(name, shortest, test.get(name), question, listed)) is not None
         }
@@ -187,6 +190,22 @@ def _sides(problem: Problem) -> tuple[_Side, ...]:
         while len(_prepared) > REMEMBERED:
             _prepared.popitem(last=False)
     return known[1]
+
+
+def _tests(spec: Mapping[str, Any]) -> Iterator[Mapping[str, object]]:
+    """Inputs and outputs of a spec's tests; of unit tests those that `assert f(input) == output` says."""
+    if spec.get("kind") != "unit_tests":
+        yield from spec.get("tests", ())
+        return
+    for text in (*spec.get("tests", ()), spec.get("test_code", "")):
+        try:
+            tree = ast.parse(text[:MAX_TEST_CODE])
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
+            continue
+        for node in ast.walk(tree):
+            match node:
+                case ast.Compare(left=ast.Call(args=given), ops=[ast.Eq()], comparators=[wanted]):
+                    yield {"input": ", ".join(map(ast.unparse, given)), "output": ast.unparse(wanted)}
 
 
 def _side(name: str, shortest: int, given: object, question: str, listed: tuple[str, ...]) -> _Side | None:

@@ -29,7 +29,7 @@ def leak(note: str, problem: Problem, passed: Sequence[str] = ()) -> str | None:
     kind = spec.get("kind")
     if kind == "choice":
         return choice_leak(note, problem, str(spec.get("answer", "")), [str(x) for x in spec.get("labels", "ABCD")])
-    if kind == "code":
+    if kind in {"code", "unit_tests"}:
         return code_leak(note, problem, passed)
     reasons = (text_leak(note, problem, answer) for answer in _answers(spec))
     return next((reason for reason in reasons if reason), None)
@@ -37,7 +37,8 @@ def leak(note: str, problem: Problem, passed: Sequence[str] = ()) -> str | None:
 
 def _answers(spec: Mapping[str, Any]) -> Iterator[str]:
     """The answers that a spec names: its own, a program's reference, the words that an expression is a choice of."""
-    given = spec.get("answer", spec.get("reference"))
+    held = spec.get("entry", spec.get("payload"))  # of reasoning-gym, and what goes along to somebody's verifier
+    given = spec.get("answer", spec.get("reference", held.get("answer") if isinstance(held, Mapping) else None))
     for answer in given if isinstance(given, list) else [given]:
         if isinstance(answer, str | int | float):
             yield str(answer)
