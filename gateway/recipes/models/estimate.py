@@ -123,7 +123,7 @@ def hours(shape: Shape, recipe: Recipe, gpus: int, evaluated: int) -> float:
 def estimate(shape: Shape, recipe: Recipe, evaluated: int) -> list[str]:
     """The figures in sentences."""
     lines = [
-        f"model: {shape.parameters / GB:.2f} billion weights, {shape.layers} layers, window {shape.window} tokens",
+        f"model: {shape.parameters / 1e6:,.1f} million weights, {shape.layers} layers, window {shape.window} tokens",
         f"disk: about {disk_bytes(shape, recipe) / GB:.0f} GB for weights and two checkpoints; rollouts besides",
         f"sampler: about {sampler_bytes(shape, recipe) / GB:.0f} GB of GPU memory with 64 completions side by side",
     ]
