@@ -186,6 +186,8 @@ class ValidatedRecipe(Strict):
     """What `model` leads to: its folder, or `owner/name@commit` of the hub; null when no hub answered."""
     warnings: list[str] = []
     """What may go wrong with this model."""
+    estimate: list[str] = []
+    """Memory, disk and hours, and how they were worked out; empty where the model's sizes are not known."""
     missing: list[dict[str, str]] = []
     """What must be here before the run can start: `field` and `message`."""
     too_long: int = 0

@@ -216,6 +216,7 @@ def _preview(parts: Parts, tree: dict[str, Any]) -> ValidatedRecipe:
         bad_examples=seen.bad[:SHOWN],
         model=seen.model,
         warnings=seen.warnings,
+        estimate=seen.estimate,
         missing=seen.missing,
         too_long=len(seen.long),
         long_examples=seen.long[:SHOWN],

@@ -133,12 +133,14 @@ def _checked(data: dict[str, Any]) -> tuple[list[str], list[dict[str, str]]]:
             "bad_examples": seen.bad[:SHOWN],
             "long_examples": seen.long[:SHOWN],
             "warnings": seen.warnings,
+            "estimate": seen.estimate,
             "missing": seen.missing,
         }
     lines += [f"left out: {BadRecord.model_validate(record)}" for record in told["bad_examples"]]
     lines += [f"too long to be trained on: {problem}" for problem in told.get("long_examples", [])]
     lines += [f"warning: {warning}" for warning in told.get("warnings", [])]
     lines += [f"model: {told['model']}"] if told.get("model") else []
+    lines += told.get("estimate", [])
     lines.append(f"{sum(told['problems'].values())} problems, {told['bad_records']} bad records left out")
     return lines, told.get("missing", [])
 

@@ -10,6 +10,8 @@ from collections import Counter
 from dataclasses import dataclass
 
 from pmd.gateway.recipes.datasets.records import BadRecord, Unreadable
+from pmd.gateway.recipes.models.estimate import estimate
+from pmd.gateway.recipes.models.known import known_shape
 from pmd.gateway.recipes.models.resolve import locate
 from pmd.gateway.recipes.problems import (
     Base,
@@ -49,6 +51,8 @@ class Preview:
     long: list[str]
     """Train problems that are too long to be trained on."""
     warnings: list[str]
+    estimate: list[str]
+    """Memory, disk and hours, and how they were worked out; empty where the model's sizes are not known."""
     missing: list[dict[str, str]]
     """What must be there before the run can start, by the recipe's key."""
 
@@ -74,11 +78,14 @@ def preview(recipe: Recipe, refused: Refused = lambda _: {}) -> Preview:
             raise
         remedy = REMEDIES.get(recipe.problems.source, "")
         missing += [field | {"message": f"{field['message']}. {remedy}".strip()} for field in error.fields]
+    shape = base.facts.shape if base else known_shape(recipe.model)
+    evaluated = sum(problem.split in recipe.evaluation.splits for problem in problems)
     return Preview(
         model=base.located.name if base else None,
         problems=dict(Counter(problem.split for problem in problems)),
         bad=bad,
         long=long_prompts(recipe, problems, base) if base else [],
         warnings=advise(recipe, base, problems) if base else [],
+        estimate=estimate(shape, recipe, evaluated) if shape else [],
         missing=missing,
     )

@@ -29,6 +29,7 @@ from pmd.gateway.recipes.inputs import Inputs
 from pmd.gateway.recipes.lengths import too_long
 from pmd.gateway.recipes.methods import METHODS
 from pmd.gateway.recipes.models.checks import refuse, warnings
+from pmd.gateway.recipes.models.estimate import too_large
 from pmd.gateway.recipes.models.resolve import HubAway, Located, check_name, locate
 from pmd.gateway.recipes.models.shape import Facts, ModelError, belongs, read_facts, weight_files
 from pmd.gateway.recipes.recipe import (
@@ -365,9 +366,19 @@ def advise(recipe: Recipe, base: Base, problems: Sequence[Problem]) -> list[str]
         InvalidRecipe: when no problem leaves room for its answer.
     """
     try:
-        return warnings(recipe, base.facts, problems)
+        said = warnings(recipe, base.facts, problems)
     except ModelError as error:
         raise _of_model(error) from error
+    large = too_large(base.facts.shape, recipe, _memory())
+    return [*said, large] if large else said
+
+
+def _memory() -> int | None:
+    """Bytes of this machine's memory; None where the system doesn't tell."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (OSError, ValueError):
+        return None
 
 
 def _link_base(model: Located, uri: str, run: str) -> Weights:

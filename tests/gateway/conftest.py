@@ -23,6 +23,8 @@ from pmd.gateway.registry.tables import METADATA
 from pmd.services.common.sql import Database
 from tests.gateway.fakes import Fakes
 
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test here asks a hub
+
 TRAIN = 6
 PER_STEP = 4
 

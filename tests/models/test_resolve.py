@@ -113,7 +113,7 @@ def test_each_refusal_says_cause_and_remedy(hub: LocalHub, monkeypatch: pytest.M
 def test_a_download_that_fails_is_told_once_and_tried_again(hub: LocalHub) -> None:
     weights = hub.files.pop("model.safetensors")
     downloads = Downloads()
-    with pytest.raises(ModelError, match="holds no \\*.safetensors"):
+    with pytest.raises(ModelError, match=r"holds no \*.safetensors"):
         fetched(downloads)
     hub.files["model.safetensors"], hub.commit = weights, "b" * 40
     assert fetched(downloads).is_dir()
@@ -124,7 +124,7 @@ def test_an_index_says_which_weights_there_are(hub: LocalHub, tmp_path: Path) ->
     shutil.copytree(POCKET, folder)
     index = {"weight_map": {"a": "model.safetensors", "b": "model-2.safetensors"}, "metadata": {"total_size": 9}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    with pytest.raises(ModelError, match="lacks model-2.safetensors of its index"):
+    with pytest.raises(ModelError, match=r"lacks model-2.safetensors of its index"):
         locate(str(folder))
 
 

@@ -314,15 +314,6 @@ def test_law_11_a_wrong_key_is_named_with_the_nearest_valid_one(
     assert message in said["message"]
 
 
-def test_a_name_of_the_hub_gets_the_command_that_makes_a_folder_of_it(recipe_tree: Tree, tmp_path: Path) -> None:
-    named = parse_recipe(recipe_tree(model=str(tmp_path / "Qwen/Qwen3-8B")))
-    message = refusal(lambda: materialise(named, "demo-1", f"file://{tmp_path}/runs"))["message"]
-    assert "hf download Qwen/Qwen3-8B --local-dir models/Qwen3-8B" in message
-    (tmp_path / "Qwen").mkdir()
-    message = refusal(lambda: materialise(named, "demo-1", f"file://{tmp_path}/runs"))["message"]
-    assert message.endswith("give the Hugging Face folder of the base model")
-
-
 def test_what_a_recipe_lacks_is_a_sentence(recipe_tree: Tree) -> None:
     tree = recipe_tree()
     del tree["optimizer"]

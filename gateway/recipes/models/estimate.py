@@ -1,0 +1,158 @@
+"""What a run would take: memory, disk and hours, from the model's sizes and the recipe. Pure arithmetic.
+
+Invariant: each figure is the sum that docs/models.md writes down; what is assumed and not known is a constant below.
+
+P is the number of weights, W the number of ranks (GPUs), b the bytes of a weight in the run's precision.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pmd.gateway.recipes.models.shape import Shape
+from pmd.gateway.recipes.recipe import Recipe
+
+GB = 1e9
+PEAK_FLOPS = 989e12
+"""Assumed: bf16 operations a second of a GPU (H100, H200; dense, by its data sheet)."""
+UTILISATION = 0.3
+"""Assumed: share of that which training reaches."""
+TOKENS_PER_S = 2500.0
+"""Assumed: tokens a second that one GPU samples of a model of 8 billion weights, batches of 256; others in proportion
+to their active weights."""
+SAMPLED = 0.5
+"""Assumed: length of a completion as a share of `max_tokens`."""
+PROMPT_TOKENS = 512
+"""Assumed: a prompt; a teacher's is as long and a completion besides."""
+NOTE_CALLS = 1.2
+"""Assumed: notes written per problem and step, by the recipe's generator."""
+GPU_GB = (80, 141)
+"""Memory of the GPUs that a figure is compared with."""
+
+
+@dataclass(frozen=True)
+class Need:
+    """What one rank of the trainer holds, in bytes."""
+
+    weights: float
+    gradients: float
+    optimizer: float
+    """Master weights where they are apart, and Adam's two moments."""
+    teacher: float
+    activations: float
+    logits: float
+
+    @property
+    def total(self) -> float:
+        """All of it."""
+        return self.weights + self.gradients + self.optimizer + self.teacher + self.activations + self.logits
+
+
+def trainer_need(shape: Shape, recipe: Recipe, ranks: int) -> Need:
+    """What each of `ranks` ranks holds while it trains, as `services/trainer` works (nothing is offloaded or
+    recomputed; the teacher is whole on each rank)."""
+    P, hardware = shape.parameters, recipe.hardware
+    bf16 = hardware.precision == "bf16"
+    b, stage = (2, max(hardware.zero_stage, 1)) if bf16 else (4, hardware.zero_stage)
+    shards = {level: ranks if stage >= level else 1 for level in (1, 2, 3)}
+    tokens = max(min(hardware.micro_tokens, _longest(shape, recipe) * _samples(recipe)), _longest(shape, recipe))
+    scored = min(tokens, recipe.sampling.max_tokens * max(1, tokens // _longest(shape, recipe)))
+    copies = (2 if recipe.has_teacher else 1) + 2  # logits of both in fp32, their gradient, and what a loss works on
+    return Need(
+        weights=P * b / shards[3],
+        gradients=P * b / shards[2],
+        optimizer=P * (12 if bf16 else 8) / shards[1],
+        teacher=(P * b + (P * 4 / ranks if bf16 else 0)) if recipe.has_teacher else 0.0,
+        # Inputs that the backward pass of a layer needs: norms, q k v, attention, residual; gate, up and their product.
+        activations=tokens * shape.layers * (b * (8 * shape.hidden + 4 * _width(shape)) + 8 * shape.hidden),
+        logits=scored * shape.vocab * 4 * copies,
+    )
+
+
+def _width(shape: Shape) -> int:
+    return shape.intermediate * shape.experts_per_token
+
+
+def _longest(shape: Shape, recipe: Recipe) -> int:
+    """Tokens of the longest student row: a teacher's pass keeps nothing for a backward pass."""
+    return min(shape.window, recipe.objective.max_prompt_tokens + recipe.sampling.max_tokens)
+
+
+def _samples(recipe: Recipe) -> int:
+    return recipe.schedule.problems_per_step * recipe.schedule.rollouts_per_problem
+
+
+def sampler_bytes(shape: Shape, recipe: Recipe, rows: int = 64) -> float:
+    """Weights in bf16, and keys and values of `rows` completions side by side."""
+    cell = 2 * shape.layers * shape.kv_heads * shape.head_dim * 2
+    return shape.parameters * 2 + rows * (PROMPT_TOKENS + SAMPLED * recipe.sampling.max_tokens) * cell
+
+
+def disk_bytes(shape: Shape, recipe: Recipe) -> float:
+    """Weights of the versions that stay, and two checkpoints: one is whole while the next is written."""
+    b = 2 if recipe.hardware.precision == "bf16" else 4
+    kept = recipe.schedule.keep_weights
+    versions = recipe.schedule.steps if kept is None else min(recipe.schedule.steps, kept + 2)
+    base = shape.parameters * shape.bytes_per_weight
+    state = (b + (12 if b == 2 else 8) + (4 if recipe.has_teacher else 0)) if recipe.trains else 0
+    return base + (versions * shape.parameters * b if recipe.trains else 0) + 2 * state * shape.parameters
+
+
+def hours(shape: Shape, recipe: Recipe, gpus: int, evaluated: int) -> float:
+    """Sampling and training one after the other on `gpus` GPUs that do both.
+
+    Args:
+        evaluated: problems of the evaluated splits.
+    """
+    completion = SAMPLED * recipe.sampling.max_tokens
+    drawn = recipe.schedule.steps * _samples(recipe) * completion
+    if recipe.levels:
+        notes = recipe.schedule.steps * recipe.schedule.problems_per_step * NOTE_CALLS
+        drawn += notes * SAMPLED * recipe.generator.sampling.max_tokens
+    if recipe.lead_gate:
+        drawn += recipe.schedule.steps * recipe.schedule.problems_per_step * completion
+    rounds = 1 + recipe.schedule.steps // recipe.evaluation.every
+    drawn += rounds * evaluated * recipe.evaluation.samples * SAMPLED * recipe.evaluation.sampling.max_tokens
+    speed = gpus * TOKENS_PER_S * 8e9 / shape.active_parameters
+    read = recipe.schedule.steps * _samples(recipe) * (PROMPT_TOKENS + completion) if recipe.trains else 0
+    passes = 3 + (1 + completion / (PROMPT_TOKENS + completion) if recipe.has_teacher else 0)
+    trained = 2 * shape.active_parameters * read * passes / (gpus * PEAK_FLOPS * UTILISATION)
+    return (drawn / speed + trained) / 3600
+
+
+def estimate(shape: Shape, recipe: Recipe, evaluated: int) -> list[str]:
+    """The figures in sentences."""
+    lines = [
+        f"model: {shape.parameters / 1e6:,.1f} million weights, {shape.layers} layers, window {shape.window} tokens",
+        f"disk: about {disk_bytes(shape, recipe) / GB:.0f} GB for weights and two checkpoints; rollouts besides",
+        f"sampler: about {sampler_bytes(shape, recipe) / GB:.0f} GB of GPU memory with 64 completions side by side",
+    ]
+    for gpus in (1, 8):
+        took = f"about {hours(shape, recipe, gpus, evaluated):.1f} hours" if recipe.schedule.steps else "no step"
+        if recipe.trains:
+            need = trainer_need(shape, recipe, gpus)
+            fits = [f"{size} GB" for size in GPU_GB if need.total / GB <= size]
+            parts = ", ".join(f"{name} {value / GB:.1f}" for name, value in vars(need).items())
+            room = f"fits {' and '.join(fits)}" if fits else f"fits neither {GPU_GB[0]} nor {GPU_GB[1]} GB"
+            took = f"trainer {need.total / GB:.0f} GB a GPU ({parts}): {room}; {took}"
+        lines.append(f"{gpus} GPU{'s' * (gpus > 1)}: {took}")
+    lines.append(
+        f"assumed: {UTILISATION:.0%} of {PEAK_FLOPS / 1e12:.0f} TFLOP/s in training, {TOKENS_PER_S:.0f} tokens/s a GPU"
+        f" of an 8 B model in sampling, completions of {SAMPLED:.0%} of max_tokens, prompts of {PROMPT_TOKENS} tokens;"
+        f" {evaluated or 'no'} problems evaluated. None of it was measured here (docs/models.md)"
+    )
+    return lines
+
+
+def too_large(shape: Shape, recipe: Recipe, memory: int | None) -> str | None:
+    """A warning where what one rank and the sampler hold exceeds the memory of this machine, in bytes."""
+    if memory is None:
+        return None
+    need = sampler_bytes(shape, recipe, rows=1) + (trainer_need(shape, recipe, 1).total if recipe.trains else 0)
+    if need <= memory:
+        return None
+    return (
+        f"model: trainer and sampler together hold about {need / GB:.0f} GB on one rank, and this machine has"
+        f" {memory / GB:.0f} GB; they must run elsewhere, on several GPUs (hardware.zero_stage), or with a smaller"
+        " model"
+    )
