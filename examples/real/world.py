@@ -1,11 +1,11 @@
 """House conventions in plain English, all drawn from seeds: what a real language model can't know and can learn.
 
 Invariants:
-- A *family* is a kind of room, or one or two house words. The rule of a world says which of the forms in the question
+- A *family* is a kind of room, a house word, or two. The rule of a world says which of the forms in the question
   is right for it; nothing in a problem's text does.
 - `signs`: the trade of a room decides the style of its sign. Rooms that are held out (`unseen`) belong to the same
   trades, so the rule is known and the family is not.
-- `words`: a house word stands for an operation on a list. Pairs that are held out are made of words that occur.
+- `words`: a house word stands for an operation on a list. What is held out are pairs of them, one after the other.
 - Every problem begins with the same few turns, of families that are in no split: they show that an answer is one of the
   forms, and nothing of the rule.
 - The same arguments give the same problems on every machine: only `random.Random` seeded by strings. No question occurs
@@ -42,8 +42,7 @@ DOORS = ("gate", "hall", "stairs")
 
 OPERATIONS = ("sorted({x})", "{x}[::-1]", "{x}[1:]", "{x}[:-1]", "{x}[::2]", "{x} * 2")
 WORDS = ("fettle", "quell", "scrive", "tamp", "hobble", "brindle")
-TRAINED_PAIRS, HELD_OUT_PAIRS = 6, 6
-LISTS = ("prices", "names", "sizes", "dates", "ages", "marks", "codes", "notes", "tools", "parts")
+HELD_OUT_PAIRS = 6
 
 SYSTEM = {"signs": "Answer with the sign only.", "words": "Answer with the expression only."}
 OPTIONS = 3
@@ -88,7 +87,8 @@ def word(words: Sequence[str], operations: Sequence[str], name: str, rng: random
     answer = expression(operations, name)
     others = [expression(each, name) for each in itertools.permutations(OPERATIONS, len(operations))]
     wrong = rng.sample([other for other in others if other != answer], OPTIONS - 1)
-    text = f"{' then '.join(words)} {name}: {choice([answer, *wrong], rng)}"
+    said = " then ".join(words)
+    text = f"House word {said}: {said} {name} is {choice([answer, *wrong], rng)}"
     return Question("-".join(words), text, answer)
 
 
@@ -127,33 +127,37 @@ def demonstrations(kind: Kind) -> list[dict[str, str]]:
     if kind == "signs":
         shown = [sign(room, rng.randint(10, 99), style, rng) for room, style in zip(DOORS, STYLES, strict=True)]
     else:
-        shown = [word(("prune",), OPERATIONS[2:3], "rows", rng), word(("wend",), OPERATIONS[5:], "keys", rng)]
+        shown = [word(("prune",), OPERATIONS[2:3], "x24", rng), word(("wend",), OPERATIONS[5:], "x79", rng)]
     return [{"role": "system", "content": SYSTEM[kind]}, *itertools.chain.from_iterable(q.turns() for q in shown)]
+
+
+def _numbers(rng: random.Random) -> Iterator[int]:
+    """Numbers of two digits, none twice: what makes two questions alike is their family, to a search by words too."""
+    return iter(rng.sample(range(10, 100), 90))
 
 
 def _signs(rng: random.Random) -> tuple[Iterator[Question], Iterator[Question]]:
     styles = dict(zip(TRADES, rng.sample(STYLES, len(STYLES)), strict=True))
+    numbers = _numbers(rng)
     held_out = {room for rooms in TRADES for room in rng.sample(rooms, HELD_OUT_ROOMS)}
 
     def questions(wanted: bool) -> Iterator[Question]:
         families = [(room, style) for rooms, style in styles.items() for room in rooms if (room in held_out) is wanted]
-        numbers = {room: iter(rng.sample(range(10, 100), 90)) for room, _ in families}
         while True:
             for room, style in rng.sample(families, len(families)):
-                yield sign(room, next(numbers[room]), style, rng)
+                yield sign(room, next(numbers), style, rng)
 
     return questions(False), questions(True)
 
 
 def _words(rng: random.Random) -> tuple[Iterator[Question], Iterator[Question]]:
+    numbers = _numbers(rng)
     meaning = dict(zip(WORDS, rng.sample(OPERATIONS, len(OPERATIONS)), strict=True))
-    pairs = rng.sample(list(itertools.permutations(WORDS, 2)), TRAINED_PAIRS + HELD_OUT_PAIRS)
-    known: list[tuple[str, ...]] = [*((each,) for each in WORDS), *pairs[:TRAINED_PAIRS]]
+    pairs = rng.sample(list(itertools.permutations(WORDS, 2)), HELD_OUT_PAIRS)
 
     def questions(families: Sequence[tuple[str, ...]]) -> Iterator[Question]:
-        names = {family: iter(rng.sample(LISTS, len(LISTS))) for family in families}
         while True:
             for family in rng.sample(families, len(families)):
-                yield word(family, [meaning[each] for each in family], next(names[family]), rng)
+                yield word(family, [meaning[each] for each in family], f"x{next(numbers)}", rng)
 
-    return questions(known), questions(pairs[TRAINED_PAIRS:])
+    return questions([(each,) for each in WORDS]), questions(pairs)

@@ -43,7 +43,8 @@ def reproduce(
     ] = None,
     first_seed: Annotated[int, typer.Option(min=0, help="First seed.")] = 0,
     settings: Annotated[
-        list[str] | None, typer.Option("--setting", help="code-hard, code-easy, choice-hard, choice-easy; signs, words. Default all.")
+        list[str] | None,
+        typer.Option("--setting", help="code-hard, code-easy, choice-hard, choice-easy; signs, words. Default all."),
     ] = None,
     names: Annotated[
         list[str] | None, typer.Option("--variant", help="A method or an ablation; default all of its recipes.")
@@ -53,7 +54,7 @@ def reproduce(
     ] = None,
     at_once: Annotated[int, typer.Option("--jobs", min=1, max=8, help="Runs at a time; one a core is best.")] = 2,
 ) -> None:
-    """Run a comparison: docs/results/pocket.md, docs/results/real.md. Interrupt it at will: it goes on where it stopped.
+    """Run the comparison of docs/results/pocket.md, or of real.md. Interrupt it at will: it goes on where it stopped.
 
     What earlier calls measured and this one does not run stays in the table: one more world is a call of its own.
     """
@@ -77,8 +78,7 @@ def reproduce(
         raise CliError(f"{study.name} has {study.worlds} worlds: seeds 0 to {study.worlds - 1}", code=2)
     if overrides and table.exists():
         raise CliError(
-            f"{table} holds runs without --set, which other recipes can't stand beside; "
-            "name another folder with --out",
+            f"{table} holds runs without --set, which other recipes can't stand beside; name another folder with --out",
             code=2,
         )
     cache = default_state_dir() / "reproduce"

@@ -3,8 +3,8 @@
     python -m pmd.gateway.report.results docs/results README.md
 
 Invariants:
-- Everything is a function of the measurements, and of `about-<study>.md` beside them, where people write what the measurements
-  can't say. Nothing is run, so whoever has the file has the page.
+- Everything is a function of the measurements, and of `about-<study>.md` beside them, where people write what the
+  measurements can't say. Nothing is run, so whoever has the file has the page.
 - A sentence says no more than its table: who is above whom is decided by the paired interval, split by split, and what
   an interval leaves open is said to be open.
 """

@@ -23,7 +23,7 @@ from pmd.gateway.report.results import (
     write,
 )
 from pmd.gateway.report.statistics import area, level, paired, t_quantile
-from pmd.gateway.report.study import POCKET, REAL
+from pmd.gateway.report.study import POCKET
 from pmd.gateway.views import ReportView, RunStatus, RunView, StepView
 from pmd.services.common.requests import SplitScore
 
