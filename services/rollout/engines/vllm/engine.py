@@ -101,6 +101,10 @@ def _label(policy: Policy) -> str:
     return f"{policy.model}.{policy.weights.sha256[:16]}"
 
 
+class _Back(Exception):
+    """The child is there again."""
+
+
 def _patient() -> None:
     """Somebody who waits as long as it takes."""
 
@@ -243,6 +247,11 @@ class VllmEngine:
         if self._closed.is_set():
             raise NotReady("the rollout service is stopping")
 
+    def _check_dead(self) -> None:
+        """Ends the watcher's waiting when somebody else has started a child meanwhile, with another policy perhaps."""
+        if self._server is not None and self._server.alive:
+            raise _Back
+
     def _probe(self, folder: Path, policy: Policy) -> bool:
         """Check the model in memory against what the trainer said of it; whether its log-probs are not finite.
 
@@ -268,7 +277,7 @@ class VllmEngine:
         died = 0.0
         while not self._closed.wait(delay(time.monotonic() - died) if died else WATCH_S):
             policy, server = self._last, self._server
-            if policy is None or (server is not None and server.alive):
+            if policy is None or self._turns.loading or (server is not None and server.alive):
                 died = 0.0
                 continue
             if not died:
@@ -276,7 +285,10 @@ class VllmEngine:
                 log.error("vLLM died", extra={"model": policy.model, "said": server and server.last_words()})
             self._starting = self._starting or f"vLLM died and is started again with {policy.model}"
             try:
-                self.load(policy)
+                with self._turns.at(policy, self._check_dead):
+                    pass
+                self._starting = None
+            except _Back:
                 self._starting = None
             except Exception as error:  # whatever it is, the service goes on and tries again
                 self._starting = f"vLLM died and can't be started again: {error}"

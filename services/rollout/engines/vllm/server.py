@@ -142,6 +142,8 @@ class Server:
             *("--generation-config", "vllm"),
             *("--max-model-len", "auto", "--max-num-seqs", str(rows)),
             *("--worker-extension-cls", EXTENSION),
+            # Else a small model fills its answer with the blanks that JSON allows between any two of its parts.
+            *("--structured-outputs-config", '{"backend": "guidance", "disable_any_whitespace": true}'),
             *("--disable-uvicorn-access-log", "--disable-log-stats"),
         ]
         if cache_gib is not None:

@@ -38,7 +38,7 @@ class Turns:
         """Work on `policy`, which is in memory inside the `with` block.
 
         Args:
-            check: called while waiting; what it raises ends that.
+            check: called while waiting, and once before anything is loaded; what it raises ends that.
 
         Raises what `load` raises.
         """
@@ -50,6 +50,7 @@ class Turns:
                 while not self._may_work(mine, policy):
                     self._changed.wait(CHECK_S)
                     check()
+                check()
                 self._loading = not self._holds(policy)
             if self._loading:
                 try:
@@ -73,6 +74,11 @@ class Turns:
         if self._waiting[0] is not mine or self._loading:
             return False
         return self._working == 0 or self._holds(policy)
+
+    @property
+    def loading(self) -> bool:
+        """Whether a policy is being loaded."""
+        return self._loading
 
     def wanted(self, policy: Policy) -> bool:
         """Whether another policy than `policy` is waited for: who has long work makes room now and then."""
