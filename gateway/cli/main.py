@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from pmd.gateway.cli import chat, compare, export, memory, model, quickstart, reproduce, runs, up, verify
+from pmd.gateway.cli import chat, compare, export, init, memory, model, quickstart, reproduce, runs, up, verify
 from pmd.gateway.cli.client import CliError
 from pmd.gateway.cli.output import errors
 from pmd.gateway.local.programs import LaunchError
@@ -71,6 +71,7 @@ def options(
 
 
 app.command("quickstart")(quickstart.quickstart)
+app.command("init")(init.init)
 app.command("up")(up.up)
 app.command("down")(up.down)
 app.command("status")(up.status)

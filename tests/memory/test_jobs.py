@@ -13,6 +13,8 @@ from tests.memory.world import Words, World, code_problem
 
 CODE = "\n```python\ndef solve(a): code\n```"
 RIGHT, WRONG = f"Plan: rotate then add 3.{CODE}", f"Plan: reverse then add 1.{CODE}"
+ANSWER = "[1, 4, 1, 5]"
+"""What the problems' test expects."""
 STRATEGY = "Strategy: {}: rotate then add 3."
 
 
@@ -164,6 +166,27 @@ def solved(world: World) -> None:
     """Every zor problem solved by rotating; insights say so."""
     world.record(1, [(pid, *((RIGHT, True) if pid < "p4" else (WRONG, False))) for pid in sorted(world.problems)])
     world.reflect(1, Words(lambda p: STRATEGY.format(family(p)) if "successes|" in p else "None"))
+
+
+def test_what_became_of_the_models_answers_is_counted_with_examples(world: World) -> None:
+    world.record(1, [("p0", RIGHT, True), ("p0", WRONG, False), ("p1", RIGHT, True)])
+    lines = f"Sure.\nStrategy: rotate then add 3.\nStrategy: zor-mil ends {ANSWER}.\nLesson: rotate then add 3."
+    told = world.reflect(1, Words(lambda p: lines if "Task 0" in p else "I can't tell."), ["p0", "p1"])
+    assert (told.asked, told.refused, told.unusable, told.insight) == (2, 0, 1, 1)
+    assert told.dropped == {"gives the answer away": 1, "no attempt bears it out": 1, "outside the notes": 1}
+    assert "unusable: I can't tell." in told.examples
+    assert "no attempt bears it out: rotate then add 3." in told.examples
+
+
+def test_notes_are_asked_for_by_a_schema_unless_the_recipe_asks_for_lines(world: World) -> None:
+    world.record(1, [("p0", RIGHT, True)])
+    words = Words(lambda _: "None")
+    world.reflect(1, words, ["p0"])
+    assert words.schema["required"] == ["strategies", "lessons"]
+    world.notes_format = "lines"
+    world.record(2, [("p0", WRONG, False)])
+    world.reflect(2, words, ["p0"])
+    assert words.schema is None
 
 
 def test_behaviors_need_support_purity_and_their_topic(world: World) -> None:

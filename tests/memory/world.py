@@ -12,7 +12,7 @@ from pydantic import SecretStr
 from pmd.services.common.artifacts import write_problems, write_table
 from pmd.services.common.columns import ROLLOUTS, VERDICTS
 from pmd.services.common.jobs import JobContext
-from pmd.services.common.options import AbstractSettings, ContextSettings, PromptFiles, ReflectSettings
+from pmd.services.common.options import AbstractSettings, ContextSettings, NotesFormat, PromptFiles, ReflectSettings
 from pmd.services.common.requests import (
     AbstractRequest,
     Generator,
@@ -98,6 +98,7 @@ class World:
         self.problems = {p.id: p for p in problems}
         self.problems_ref = write_problems(f"file://{folder}/problems.parquet", problems)
         self.batches: dict[int, tuple[Ref, Ref]] = {}
+        self.notes_format: NotesFormat = "json"
         self.chance = 0.0
         """How often attempts pass that nothing has taught yet."""
 
@@ -146,7 +147,7 @@ class World:
             policy_version=step - 1,
             problem_ids=ids or list(self.problems),
             chance=self.chance,
-            generator=Generator(model="run@0"),
+            generator=Generator(model="run@0", format=self.notes_format),
             settings=ReflectSettings(excerpt_chars=64),
             prompts=PROMPTS,
         )
@@ -157,7 +158,7 @@ class World:
             bank="b",
             step=step,
             policy_version=step - 1,
-            generator=Generator(model="run@0"),
+            generator=Generator(model="run@0", format=self.notes_format),
             settings=AbstractSettings(clustering="terms", max_behaviors=2),
             prompts=PROMPTS,
         )

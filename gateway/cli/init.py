@@ -1,0 +1,70 @@
+"""`pmd init`: a recipe and example problems to begin a task of one's own with."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+import pmd
+from pmd.gateway.cli.client import CliError
+from pmd.gateway.cli.output import console
+
+EXAMPLE = Path(pmd.__file__).parent / "recipes" / "example"
+MODEL = "models/smollm2"
+
+README = """# {name}
+
+`recipe.yaml` says what is trained, on what and how; `problems.jsonl` has the questions, one a line, and how each answer
+is judged. Both are examples: signs on doors, whose style depends on the kind of room. Edit three things:
+
+1. `problems.jsonl`: your questions, some of split `train` and others of split `test`. A model can learn what it gets
+   right now and then: let 2 to 40 of 100 answers pass before training.
+2. `recipe.yaml`: `model`, and `schedule.problems_per_step` (at most as many as there are of split `train`).
+3. `recipe.yaml`: `sampling.max_tokens`, in both places, as long as an answer may be.
+
+Then, in this folder:
+
+```
+pmd model smollm2 --to {model}    # once: a small model, no hub needed; not for a model of your own
+pmd runs create recipe.yaml --dry-run
+pmd up
+pmd runs create recipe.yaml --watch
+pmd memory list RUN
+pmd export RUN --to ./trained
+```
+
+Editors that know `# yaml-language-server` check the recipe against `recipe.schema.json` as you type.
+"""
+
+
+def init(
+    folder: Annotated[Path, typer.Argument(help="Where to write; made if it is not there.")] = Path(),
+    model: Annotated[str, typer.Option(help="Folder of the base model.")] = MODEL,
+) -> None:
+    """Write a recipe and five example problems for a task of your own."""
+    from pmd.gateway.recipes.schema import FILE, LINE, text  # noqa: PLC0415 - loads pydantic models
+
+    folder.mkdir(parents=True, exist_ok=True)
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", folder.resolve().name).strip("-._") or "my-task"
+    shown = model if "://" in model or Path(model).is_absolute() else os.path.relpath(model, folder)
+    recipe = (EXAMPLE / "recipe.yaml").read_text(encoding="utf-8")
+    for key, line in ((LINE, LINE + FILE), ("name: ", f"name: {name}"), ("model: ", f"model: {shown}")):
+        recipe = "\n".join(line if old.startswith(key) else old for old in recipe.split("\n"))
+    files = {
+        "recipe.yaml": recipe,
+        "problems.jsonl": (EXAMPLE / "problems.jsonl").read_text(encoding="utf-8"),
+        FILE: text(),
+        "README.md": README.format(name=name, model=shown),
+    }
+    if there := [file for file in files if (folder / file).exists()]:
+        raise CliError(f"{folder / there[0]} is there already; name another folder, nothing was written")
+    for file, content in files.items():
+        (folder / file).write_text(content, encoding="utf-8")
+        console.print(f"wrote {escape(str(folder / file))}", soft_wrap=True)
+    command = f"pmd runs create {folder / 'recipe.yaml'} --dry-run"
+    console.print(f"Edit them, then try [bold]{escape(command)}[/]; README.md says the rest", soft_wrap=True)
