@@ -14,15 +14,17 @@ import json
 import shutil
 import struct
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
-CONTROL, USER_DEFINED, BYTE = 3, 4, 6
-"""Kinds of token in `tokenizer.ggml.token_type`: never text; text that is never split; a byte that has no token."""
+CONTROL, USER_DEFINED = 3, 4
+"""Kinds of token in `tokenizer.ggml.token_type`: never text; text that is never split."""
+SPACE = "\u2581"
+"""What SentencePiece writes for a space."""
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -68,8 +70,40 @@ def _llama(facts: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+GEMMA3_FULL = 6
+"""Every so many layers of a Gemma 3 attend to the whole window; the file doesn't say so."""
+GEMMA3_LOCAL_BASE = 10_000.0
+"""Base of the rotary embedding in the other layers; not in the file either."""
+
+
+def _gemma3(facts: Mapping[str, Any]) -> dict[str, Any]:
+    full = [layer % GEMMA3_FULL == GEMMA3_FULL - 1 for layer in range(facts["block_count"])]
+    return {
+        "architectures": ["Gemma3ForCausalLM"],
+        "model_type": "gemma3_text",
+        "hidden_activation": "gelu_pytorch_tanh",
+        "attention_bias": False,
+        "query_pre_attn_scalar": facts["attention.key_length"],
+        "sliding_window": facts["attention.sliding_window"],
+        "layer_types": ["full_attention" if each else "sliding_attention" for each in full],
+        "rope_parameters": {
+            "full_attention": {"rope_type": "default", "rope_theta": facts["rope.freq_base"]},
+            "sliding_attention": {"rope_type": "default", "rope_theta": GEMMA3_LOCAL_BASE},
+        },
+    }
+
+
+_GEMMA3_BLOCK = _BLOCK | {
+    "attn_q_norm": "self_attn.q_norm",
+    "attn_k_norm": "self_attn.k_norm",
+    "post_attention_norm": "post_attention_layernorm",
+    "ffn_norm": "pre_feedforward_layernorm",
+    "post_ffw_norm": "post_feedforward_layernorm",
+}
+
 LAYOUTS = {
     "llama": Layout(_BLOCK | {"ffn_norm": "post_attention_layernorm"}, _llama, rotary_pairs=True, norm_offset=0.0),
+    "gemma3": Layout(_GEMMA3_BLOCK, _gemma3, rotary_pairs=False, norm_offset=1.0),
 }
 
 
@@ -239,24 +273,56 @@ def _tokenizer(file: File) -> Any:
     Raises:
         CannotConvert: when it is none that is known here.
     """
-    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers  # noqa: PLC0415 - takes a moment
+    from tokenizers import AddedToken  # noqa: PLC0415 - takes a moment
 
     kind = (file.metadata("tokenizer.ggml.model"), file.metadata("tokenizer.ggml.pre"))
-    if kind != ("gpt2", "smollm"):
-        raise CannotConvert(f"the tokenizer {kind[0]}, pre-tokenizer {kind[1]}, is not known here")
     tokens = file.metadata("tokenizer.ggml.tokens")
-    merges = [tuple(merge.split(" ")) for merge in file.metadata("tokenizer.ggml.merges")]
-    tokenizer = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=merges))
+    if kind == ("gpt2", "smollm"):
+        tokenizer = _byte_level(tokens, file.metadata("tokenizer.ggml.merges"))
+    elif kind == ("llama", "default") and not file.metadata("tokenizer.ggml.add_space_prefix", True):
+        tokenizer = _sentence_pieces(tokens, file.metadata("tokenizer.ggml.scores"))
+    else:
+        raise CannotConvert(f"the tokenizer {kind[0]}, pre-tokenizer {kind[1]}, is not known here")
+    kinds = file.metadata("tokenizer.ggml.token_type")
+    for wanted, add in ((CONTROL, tokenizer.add_special_tokens), (USER_DEFINED, tokenizer.add_tokens)):
+        add(
+            [
+                AddedToken(token, special=wanted == CONTROL, normalized=False)
+                for token, kind_of in zip(tokens, kinds, strict=True)
+                if kind_of == wanted
+            ]
+        )
+    return tokenizer
+
+
+def _byte_level(tokens: Sequence[str], merges: Sequence[str]) -> Any:
+    """Byte-level BPE that splits digits singly."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers  # noqa: PLC0415
+
+    pairs = [(left, right) for left, _, right in (merge.partition(" ") for merge in merges)]
+    tokenizer = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=pairs))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     )
     tokenizer.decoder = decoders.ByteLevel()
-    kinds = file.metadata("tokenizer.ggml.token_type")
-    tokenizer.add_special_tokens(
-        [
-            AddedToken(token, special=True, normalized=False)
-            for token, kind_of in zip(tokens, kinds, strict=True)
-            if kind_of == CONTROL
-        ]
-    )
+    return tokenizer
+
+
+def _sentence_pieces(tokens: Sequence[str], scores: Sequence[float]) -> Any:
+    """BPE of SentencePiece: the file has no merges, but scores that say which of them comes first."""
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers  # noqa: PLC0415
+
+    ids = {token: i for i, token in enumerate(tokens)}
+    merges = [
+        (-scores[ids[token]], ids[token[:cut]], ids[token[cut:]], token[:cut], token[cut:])
+        for token in tokens
+        for cut in range(1, len(token))
+        if token[:cut] in ids and token[cut:] in ids
+    ]
+    pairs = [(left, right) for *_, left, right in sorted(merges)]
+    model = models.BPE(vocab=ids, merges=pairs, byte_fallback=True, unk_token="<unk>", fuse_unk=True)  # noqa: S106
+    tokenizer = Tokenizer(model)
+    tokenizer.normalizer = normalizers.Replace(" ", SPACE)
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
+    tokenizer.decoder = decoders.Sequence([decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()])
     return tokenizer
