@@ -9,11 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-<<<<<<< HEAD
 from pmd.gateway.cli import chat, compare, export, init, memory, model, quickstart, reproduce, runs, serve, up, verify
-=======
-from pmd.gateway.cli import chat, compare, export, init, memory, model, quickstart, reproduce, runs, up, verify
->>>>>>> w-real
 from pmd.gateway.cli.client import CliError
 from pmd.gateway.cli.output import errors
 from pmd.gateway.local.programs import LaunchError
