@@ -1,185 +1,201 @@
-"""The leak guard for multiple choice: labels, places, and options quoted or ruled out."""
+"""The leak guard for multiple choice: the right option named, quoted, or left over.
+
+A note speaks of an option by its label, its place, its number, or the words that only this option has. Each clause that
+speaks of one rejects it or doesn't. The right option leaks where it is spoken of and no wrong one stands beside it, and
+where all wrong ones are spoken of and it is not: what failures leave over is the answer.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
-from fractions import Fraction
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from pmd.services.common.wire import Problem
-from pmd.services.memory.leak.forms import dressed, number, numbers, plain, romans, squeezed
-from pmd.services.memory.leak.text import LONG, WEAK, claimed, hidden, number_leak, occurrences, tells
+from pmd.services.memory.leak.forms import Number, dressed, number, numbers, plain, words
+from pmd.services.memory.leak.text import WEAK, claimed, expands, occurrences, same, share, tells, tells_words, weights
 
-_LETTER_CLAIM = (
-    r"(?i:\b(?:ans|answer(?:s|ed|ing)?|option|choice|letter|alternative|correct|antwort|respuesta|reponse|"
-    r"risposta)\b|答案|选|選|正确)[^.\n]{{0,24}}?"
-    r"(?<![A-Za-z])[(\[\"'*`]*{label}[)\]\"'*`]*(?![A-Za-z]| [a-z])"
-)
-"""Case matters for the letter: "the answer is a number" claims nothing."""
-_LETTER_CHOSEN = (
-    r"(?i:\b(?:pick(?:s|ed|ing)?|choos(?:es?|ing)|chosen?|select(?:s|ed|ing)?|take|go with|go for|opt for|mark|tick|"
-    r"answer|settle on|stick (?:with|to)|respond(?: with)?|reply(?: with)?|conclude with|conclude|output|submit|enter)"
-    r"\s*:?\s+(?:the )?(?:option |answer |letter |choice )?)[(\[\"'*`]*{alone}"
-)
-_LETTER_PRAISED = (
-    r"(?<![A-Za-z])[(\[\"'*`]*{label}[)\]\"'*`]*\s+(?i:is|was|must be|has to be|will be)\s+(?i:the )?(?i:only )?"
-    r"(?i:right|correct|true|answer|best|one to|one that|winner|way to go)\b"
-)
-_LETTER_WINS = r"(?<![A-Za-z])[(\[\"'*`]*{label}[)\]\"'*`]*\s+(?i:(?:it is|wins|survives|works|fits|holds|remains)\b)"
-_LETTER_LEFT = (
-    r"(?i:\b(?:it's|it is|only|all but|all except|everything but|everything except|none but|must be|has to be|being|"
-    r"leaves|leaving|left with)\s+)(?i:the )?(?i:option |answer |letter )?[(\[\"'*`]*{alone}"
-)
-_LETTER_SHOWN = r"(?:answer =|=>|->|→)\s*[(\[\"'*`]*{label}(?![A-Za-z])"
-_CLAIMS = (_LETTER_CLAIM, _LETTER_CHOSEN, _LETTER_PRAISED, _LETTER_WINS, _LETTER_LEFT, _LETTER_SHOWN)
-_LOWER_CLAIM = r"\b(?:answer|option|choice|letter)\s*(?:is|=|:|->)?\s*[(\[\"'*`]*{label}(?=[)\]\"'*`.,;!]|\s*$)"
-"""A label in lower case, where nothing else can be meant."""
-MIN_OPTION = 2
-"""Shorter options are said by chance."""
-_RULED_OUT = re.compile(
-    r"\b(?:rule[sd]? out|eliminate[sd]?|exclude[sd]?|reject(?:s|ed)?|discard(?:s|ed)?|drop|dismiss|cross out|strike|"
-    r"contradicts?|cancels?|"
-    r"none of|neither|nor|not|never|no|can't|cannot|isn't|aren't|wrong|false|incorrect|impossible|fails?|out)\b",
+TOUCHED = 0.35
+"""Share of a wrong option's words that shows that a note speaks of it."""
+
+_NOUN = r"(?:options?|choices?|answers?|alternatives?|statements?|candidates?|items?|letters?|labels?|ones?|entry|entries)"
+_REJECTS = re.compile(
+    r"\b(?:wrong\w*|false|incorrect\w*|fail\w*|reject\w*|los[et]s?|zero|not|never|no|nor|neither|none|cannot|impossible|"
+    r"\w+n't|rule[sd]? out|eliminat\w*|exclud\w*|discard\w*|dismiss\w*|drop\w*|cross\w*|strike|out|fall away|traps?|"
+    r"forgets?|forgot|ignor\w*|confus\w*|mistak\w*|tempt\w*|slips?|overlook\w*|misses|mix\w*|avoid|opposite|"
+    r"distractors?|contradicts?|cancels?|worse)\b",
     re.IGNORECASE,
 )
-_FAILS = r"(?<![A-Za-z]){label} (?:is|was|fails?|can't|can ?not|isn't|does|doesn't|has to go)\b"
-_RIGHT_ALONE = (
-    r"(?:^|[.;:,!?(\n]\s*|\b(?i:so|thus|hence|therefore|then|because|that|and|only|makes|leaves|statement|item)\s+)"
-    r"[(\[\"'*`]*{label}[)\]\"'*`]*"
-    r"(?!\s+(?i:(?:is|was) (?:the |a )?(?:chemical )?(?:symbol|letter|unit|name)|stands for)\b)"
-    r"(?:[.!?]*\s*(?:$|\n)|\s*>\s|,\s+(?i:because|since|as)\b|"
-    r"\s+(?i:is|was|because|since|due|has|should|must|will|can|matches|satisfies|fits|"
-    r"works|holds|agrees|describes|follows|corresponds|remains|stands)\b)"
+_PRAISES = re.compile(
+    r"\b(?:right|correct|answer(?:s|ed|ing)?|accepted|pass(?:es|ed|ing)?|reward\w*|won|wins?|pick|choose|chose|select|"
+    r"mark|tick|take|go|goes|put|key|best|true|only|survives?|remains?|settle|stick|opt|label|one|output|submit)\b",
+    re.IGNORECASE,
 )
-"""The right label as the subject of a sentence, or as all of it."""
-_RIGHT_PUT = (
-    r"(?i:\b(?:put|write|place|give|return|report|use|makes))\s+[(\[\"'*`]*{label}[)\]\"'*`]*"
-    r"(?=\s*(?:[.,;!]|$|\n)|\s+(?:in|inside|as the|within)\b)|(?i:\bmakes)\s+{label}\s+[a-z]"
+_ALL_BUT = (
+    r"(?i:\b(?:all|every\w*|any\w*|none|nothing|no option)\b[^.;]{0,24}?\b(?:but|except|save)(?: for)? (?:the |option )*)"
 )
-_RIGHT_BRACKET = r"(?<!\S)\(?{label}\)"
+_BEATS = r"\W*\s*(?:>|over|beats|rather than|instead of|wins over|is better than|before|not|and not|unlike|against)\s+"
 _NTH = ("first|1st", "second|2nd", "third|3rd", "fourth|4th", "fifth|5th", "sixth|6th")
-_COUNT = ("one", "two", "three", "four", "five", "six")
-_ITEM = r"(?:option|choice|answer|alternative|statement|candidate|item|one|letter)"
-_NTH_CHOSEN = (
-    r"(?:\b(?:pick|choose|select|take|mark|go (?:with|for)|answer is|opt for|it is|it's) (?:the )?"
-    rf"(?:{{nth}})(?: {_ITEM})?\b(?! {_ITEM})|"
-    rf"\b(?:{{nth}}) {_ITEM} (?:is|was|must|has|should|holds?|fits|works|wins|matches|survives|remains|because)\b|"
-    rf"\b(?:{{nth}}) {_ITEM}\W*(?:$|\n|[.;,!])|"
-    rf"\b(?:{{nth}}) of the (?:\d|{'|'.join(_COUNT)}|{_ITEM}s)\b|"
-    r"\b(?:{nth}) (?:[a-z]+ )?(?:listed|given|named|mentioned)\b|"
-    r"\b(?:all|every\w*|none|nothing)\b[^.;\n]{{0,24}}?\b(?:but|except|save)(?: for)? (?:the )?(?:{nth})\b|"
-    rf"\b{_ITEM}(?: number| no\.?)? ?#? ?(?:{{count}})(?!\w|\.\d)|(?<!\w)#{{place}}(?!\w|\.\d))"
+_COUNT = ("one|1", "two|2", "three|3", "four|4", "five|5", "six|6")
+_DRESS = r"[(\[\"'*`]*"
+_BEHIND = r"[)\]\"'*`]*"
+_CALLED = re.compile(rf"(?i)\b{_NOUN}(?:\s+(?:is|was|be|must be|should be|to be|number|under))*\s*[-:=>]*\s*{_DRESS}$")
+_CHOSEN = re.compile(
+    r"(?i)\b(?:pick(?:s|ed|ing)?|choos(?:es?|ing)|chose|select(?:s|ed|ing)?|go (?:with|for)|opt for|mark|tick|answer(?:s|"
+    r"ed|ing)?|settle on|stick (?:with|to)|respond|reply|conclude|output|submit|enter|said|say|says|write|return|put)"
+    rf"\s*:?\s+(?:with |by )?(?:the )?{_DRESS}$|\b(?:leav(?:es|ing)|left with|makes?|only|it's|it is|must be|has to be|"
+    rf"hence|so|thus|therefore|correct) *[:=]? *{_DRESS}$"
 )
-_LOOKED_AT = re.compile(r"\b(?:compar\w+|read|than|check|every|each|reread)\b[^.;\n]*$", re.IGNORECASE)
-_BESIDE = r"\b(?:letter|option|choice|one|answer) (?:right |just |directly )?(?:{way})\s+[(\[\"'*`]*{label}(?![A-Za-z])"
-_SPAN = r"(?<![A-Za-z]){first}\s?(?:-|to|through|thru)\s?{last}(?![A-Za-z])"
+_OF_OTHERS = re.compile(
+    r"(?i)(?:\b(?:vitamin|hepatitis|points?|vert\w+|group|fields?|degrees?|type|class|influenza|coenzyme|language|species|"
+    r"compound|element|symbol|plan|phase|strain|carbon|atoms?|the|an?|each|every|per|this|matrix|events?|sets?|"
+    r"factor|angle|at|side|sides)|\d|°)\s*$"
+)
+_JOINT = re.compile(r"\s*(?:,|/|&|>|<|\band\b|\bor\b|\bnor\b)(?:\s*(?:and|or|nor)\b)?\s*")
+_GOES_ON = re.compile(
+    r"\s*(?:$|[.,;!?)>\n]|:|- )|\s+(?:(?:is|was)(?! (?:the |a )?(?:chemical )?(?:symbol|letter|unit|name))|it|after|were|are|has|have|had|"
+    r"must|should|will|would|could|cannot|does|did|do|because|since|due|as|and|or|nor|but|over|when|again|here|alone|"
+    r"wins?|won|got|gets|lost|right|wrong|once|twice|rather|instead|in|inside|among|"
+    r"(?!stands|cells|atoms|bonds|ions|isomers|orbitals|electrons|waves|fields|points|levels|series|species|types|chains"
+    r"|groups|rings|lens|means)[a-z]{2,}(?:(?<![suiao])s|ed|n't))\b"
+)
+_ENDS = re.compile(r"[.;!?]+(?=\s|$)|\n|,\s+|\s(?:(?<!all )(?<!thing )(?<!none )but|while|whereas|although|though|yet|however)\s")
 _OPTION_LINE = r"^\s*[(\[]?{label}[).:\]]\s*(.+?)\s*$"
+
+
+@dataclass(frozen=True)
+class _Clause:
+    """A part of a note that says one thing, and the options that it names by label."""
+
+    text: str
+    named: frozenset[str]
+    rejects: bool
+    praises: bool
 
 
 def choice_leak(note: str, problem: Problem, answer: str, labels: Sequence[str]) -> str | None:
     """Why a note gives away which of `labels` is right, or None."""
     if re.search(r"</?answer>", note, re.IGNORECASE):
         return "contains an answer tag"
-    said = dressed(note)
-    for label in labels:
-        claims = (p.format(label=re.escape(label), alone=_alone(label)) for p in _CLAIMS)
-        lower = re.search(_LOWER_CLAIM.format(label=re.escape(label.casefold())), said.casefold())
-        if lower or any(re.search(claim, said) for claim in claims):
-            return "names an option letter as the answer"
-    if answer in labels:
-        place = labels.index(answer)
-        symbols = _symbols(problem, labels)
-        if answer not in symbols and _named(said, labels, place):
-            return "names the right letter"
-        if _placed(said, labels, place):
-            return "names the place of the right option"
-        if _leaves_only(said, answer, labels, symbols):
-            return "rules out every option but the answer"
-    return _option_leak(note, problem, answer, labels)
+    if answer not in labels:
+        return None
+    stem = re.split(r"\n\s*[(\[]?" + re.escape(labels[0]) + r"[).:\]]", problem.question())[0]
+    clauses = _clauses(_lettered(dressed(note), labels), labels, _symbols(dressed(stem), labels))
+    wrong = frozenset(labels) - {answer}
+    named = frozenset().union(*(c.named for c in clauses))
+    reason = _named(clauses, answer, wrong)
+    if reason is not None:
+        return reason
+    options = _options(problem, labels)
+    if answer not in options:
+        return None
+    spoken = _spoken(note, options, stem)
+    return _quoted(note, options, answer, spoken, plain(stem)) or _left_over(note, answer, wrong, named, spoken, options)
 
 
-def _named(said: str, labels: Sequence[str], place: int) -> bool:
-    """Whether a text has the right label where only an answer can stand."""
-    label = labels[place]
-    if any(re.search(p.format(label=re.escape(label)), said) for p in (_RIGHT_ALONE, _RIGHT_PUT)):
-        return True
-    brackets = [other for other in labels if re.search(_RIGHT_BRACKET.format(label=re.escape(other.casefold())), said)]
-    if brackets == [label.casefold()] or brackets == [label]:
-        return True
-    around = [("after|following|behind|below", place - 1), ("before|preceding|ahead of|above", place + 1)]
-    return any(
-        re.search(_BESIDE.format(way=way, label=re.escape(labels[at])), said)
-        for way, at in around
-        if 0 <= at < len(labels)
-    )
+def _named(clauses: Sequence[_Clause], answer: str, wrong: frozenset[str]) -> str | None:
+    """Whether labels alone give the answer away."""
+    label = re.escape(answer)
+    if any(re.search(_ALL_BUT + rf"{label}(?!\w)", c.text) for c in clauses):
+        return "names the right option"
+    standing = [c for c in clauses if answer in c.named and not (c.rejects and not c.praises)]
+    beside = {w for c in clauses if not c.rejects for w in c.named & wrong}
+    for clause in standing:
+        alone = not clause.named & wrong
+        beats = re.search(rf"(?<!\w){re.escape(answer)}{_BEATS}", clause.text) is not None
+        if beats or (alone and (clause.praises or not beside)):
+            return "names the right option"
+    named = frozenset().union(*(c.named for c in clauses))
+    rejected = frozenset().union(*(c.named for c in clauses if c.rejects))
+    if answer not in named and (wrong == rejected or (wrong == named and len(wrong) > 2)):
+        return "rules out every option but the answer"
+    return None
 
 
-def _placed(said: str, labels: Sequence[str], place: int) -> bool:
-    """Whether a text names the place of the right option among all."""
-    words = [*_NTH[place : place + 1]]
-    words += ["last|final"] if place == len(labels) - 1 else []
-    words += ["second[- ]to[- ]last|penultimate|last but one|next to last"] if place == len(labels) - 2 else []
-    counts = [str(place + 1), *_COUNT[place : place + 1]]
-    pattern = _NTH_CHOSEN.format(nth="|".join(words) or "-", count="|".join(counts), place=place + 1)
-    bare = said if place == 1 else re.sub(r"(?i)second[- ]to[- ]last", "penultimate", said)
-    return any(not _LOOKED_AT.search(bare[: m.start()]) for m in re.finditer(pattern, bare, re.IGNORECASE))
+def _clauses(said: str, labels: Sequence[str], symbols: frozenset[str]) -> list[_Clause]:
+    one = "|".join(map(re.escape, labels))
+    said = re.sub(rf"(?<!\w)({one})({_BEHIND}),\s*(?=(?:(?:and|or|nor)\s)?{_DRESS}(?:{one})(?!\w))", r"\1\2 & ", said)
+    found = []
+    for text in _ENDS.split(said):
+        names = _labels_in(text, one, symbols)
+        found.append(_Clause(text, names, _REJECTS.search(text) is not None, _PRAISES.search(text) is not None))
+    return found
 
 
-def _alone(label: str) -> str:
-    """A pattern for a label that stands for itself: "A ring" and "I see" name no option."""
-    word = r"| (?!and\b|or\b|nor\b)[a-z]" if label in {"A", "I"} else ""
-    return rf"(?<![A-Za-z]){re.escape(label)}(?![A-Za-z]{word})"
+def _labels_in(clause: str, one: str, symbols: frozenset[str]) -> frozenset[str]:
+    """The labels that a clause uses as such: "A ring", "vitamin C" and "No cell" name no option."""
+    found = set()
+    token = rf"(?<![\w°'.+\-=/]){_DRESS}(?P<label>{one}){_BEHIND}(?![\w'°]|[-+=/]\w)"
+    matches = list(re.finditer(token, clause))
+    ends = {m.end() for m in matches}
+    for at, match in enumerate(matches):
+        label, before, after = match["label"], clause[: match.start()], clause[match.end() :]
+        nexts = matches[at + 1 : at + 2]
+        listed = any(_JOINT.fullmatch(clause, match.end(), m.start()) for m in nexts) or any(
+            _JOINT.fullmatch(clause, end, match.start()) for end in ends
+        )
+        judged = listed and re.search(r"\b(?:are|is|was|were) (?:all )?(?:wrong|false|incorrect|out)\b", after)
+        dressed_up = match[0] != label and not match[0].endswith("'")
+        called = _CALLED.search(before) or (_CHOSEN.search(before) and _stands(label, after))
+        if called or judged or (dressed_up and not re.search(r"\w$", before)):
+            found.add(label)
+        elif len(label) > 1 or not label.isalpha():
+            right = re.match(r"\W*\s(?:is|was) (?:right|wrong|correct|false|true|the answer)", after)
+            found |= {label} if right else set()
+        elif label not in symbols and not _OF_OTHERS.search(before) and (listed or _GOES_ON.match(after)):
+            found.add(label)
+    lower = re.search(rf"(?i:\b(?:{_NOUN}|correct|choosing))\s*(?:is|=|:|->)?\s*{_DRESS}({one.lower()})(?=[)\]\"'*`.,;!]|\s*$)", clause)
+    return frozenset(found | ({lower[1].upper()} if lower else set()))
 
 
-def _stem(problem: Problem, labels: Sequence[str]) -> str:
-    """A question without its options."""
-    return re.split(r"\n\s*[(\[]?" + re.escape(labels[0]) + r"[).:\]]", problem.question())[0]
-
-
-def _symbols(problem: Problem, labels: Sequence[str]) -> set[str]:
-    """Labels that mean something else in the question: points of a triangle, elements, quantities."""
-    stem = dressed(_stem(problem, labels))
-    found = {label for label in labels if re.search(_alone(label), stem)}
-    # A sentence may begin with the article.
-    return found if re.search(r"(?<=[a-z,] )A(?![A-Za-z0-9]| [a-z0-9])", stem) else found - {"A"}
-
-
-def _leaves_only(said: str, answer: str, labels: Sequence[str], symbols: set[str]) -> bool:
-    """Whether a note speaks of all labels but the right one, or of few labels rules out all others."""
-    wrong = set(labels) - {answer}
-    for i, first in enumerate(labels):
-        for j in range(i + 1, len(labels)):
-            span = _SPAN.format(first=re.escape(first), last=re.escape(labels[j]))
-            said = re.sub(span, ", ".join(labels[i : j + 1]), said)
-    said = _PLACES.sub(lambda found: _lettered(found[0], labels), said)
-    sentences = re.split(r"[.;\n]", said)
-    mentioned, out = set(), set()
-    for sentence in sentences:
-        found = {label for label in labels if re.search(_alone(label) + "|" + _FAILS.format(label=label), sentence)}
-        mentioned |= found
-        out |= found if _RULED_OUT.search(sentence) else set()
-    return len(labels) > 2 and (out == wrong or (mentioned == wrong and len(wrong) > 2 and not wrong & symbols))
+def _stands(label: str, after: str) -> bool:
+    return label not in {"A", "I"} or not re.match(r" (?!and\b|or\b|nor\b|when\b|because\b|here\b|in\b)[a-z]", after)
 
 
 _PLACE = "|".join([*_NTH, *_COUNT])
 _PLACES = re.compile(
-    rf"\b(?:(?:{_PLACE})(?:,? and |,? or |, | ))+(?:options|choices|answers|statements)\b|"
-    rf"\b(?:options|choices|answers|statements) (?:(?:{_PLACE})\b(?:,? and |,? or |, )?){{2,}}",
-    re.IGNORECASE,
+    rf"(?i)\b(?:(?:{_PLACE})(?:,? and |,? or |, | ))+(?:{_PLACE}) {_NOUN}\b|\b{_NOUN} (?:(?:{_PLACE})\b(?:,? and |,? or |, )?){{2,}}"
 )
 """Several options by their places."""
 
 
-def _lettered(said: str, labels: Sequence[str]) -> str:
-    """A text that names options by their places, with their labels in it."""
+def _places(said: str, labels: Sequence[str]) -> str:
     for label, nth, count in zip(labels, _NTH, _COUNT, strict=False):
-        said = re.sub(rf"\b(?:{nth}|{count})\b", label, said, flags=re.IGNORECASE)
+        said = re.sub(rf"(?i)\b(?:{nth}|{count})\b", label, said)
     return said
 
 
-def _formula(text: str) -> str:
-    """A plain text without the marks of superscripts in formulas: sp^3 is sp3."""
-    return re.sub(r"(?<=[a-z])\^(?=[\d+-])", "", text)
+def _lettered(said: str, labels: Sequence[str]) -> str:
+    """A text that names options by their places, with their labels instead."""
+    said = re.sub(r"\b(ans\w*) ?(?:=>?|->|→) ?", r"\1: ", said)
+    said = _PLACES.sub(lambda found: _places(found[0], labels), said)
+    for first, last in ((a, b) for i, a in enumerate(labels) for b in labels[i + 1 :]):
+        span = rf"(?<![A-Za-z]){re.escape(first)}\s?(?:-|to|through|thru)\s?{re.escape(last)}(?![A-Za-z])"
+        said = re.sub(span, ", ".join(labels[labels.index(first) : labels.index(last) + 1]), said)
+    said = re.sub(r"(?i)\b(?:second|next)[- ]to[- ]last|penultimate|last but one", _NTH[len(labels) - 2][:5], said)
+    beside = (("after|following|behind|below", 1), ("before|preceding|ahead of|above", -1))
+    for at, label in enumerate(labels):
+        nth = "|".join([*_NTH[at : at + 1], *(["last"] if at == len(labels) - 1 else [])]) or "-"
+        of = rf"(?: (?:{_NOUN}|value|of (?:the|these|those|all) (?:\w+ )?\w+|(?:one )?(?:listed|given)))"
+        said = re.sub(rf"(?i)\b(?:{nth})(?: \w+)?{of}\b|(?<=\bthe )(?:{nth})(?=[.,;!]|$| are\b)", f"option {label}", said)
+        if at < len(_COUNT):
+            said = re.sub(rf"(?i)\b{_NOUN}(?: number| no\.?)? ?#?(?:{_COUNT[at]})(?!\w|\.\d)|(?<!\w)#{at + 1}\b",
+                          f"option {label}", said)  # fmt: skip
+        for way, step in beside:
+            if 0 <= at - step < len(labels):
+                other = re.escape(labels[at - step])
+                place = rf"(?i:\b{_NOUN}\b)[^.;,]{{0,25}}?\b(?i:{way}) {_DRESS}{other}(?![A-Za-z])"
+                said = re.sub(place, f"option {label}", said)
+        if 0 < at < len(labels) - 1:
+            said = re.sub(rf"(?i:\bbetween) {re.escape(labels[at - 1])} and {re.escape(labels[at + 1])}(?![A-Za-z])",
+                          f"option {label}", said)  # fmt: skip
+    return re.sub(r"\b(\w+ )?option option\b", "option", said)
+
+
+def _symbols(stem: str, labels: Sequence[str]) -> frozenset[str]:
+    """Labels that mean something else in the question: points of a triangle, elements, quantities."""
+    found = {x for x in labels if re.search(rf"(?<![A-Za-z]){re.escape(x)}(?![A-Za-z]|(?<=[AI]) [a-z])", stem)}
+    return frozenset(found if re.search(r"(?<=[a-z,] )A(?![A-Za-z0-9]| [a-z0-9])", stem) else found - {"A"})
 
 
 def _options(problem: Problem, labels: Sequence[str]) -> dict[str, str]:
@@ -191,68 +207,65 @@ def _options(problem: Problem, labels: Sequence[str]) -> dict[str, str]:
     return {label: line[1] for label, line in lines.items() if line is not None}
 
 
-def _option_leak(note: str, problem: Problem, answer: str, labels: Sequence[str]) -> str | None:
-    """Whether a note quotes the right option and no other, claims it, or rules out all others."""
-    options = _options(problem, labels)
-    if answer not in options:
-        return None
-    said, right = _formula(plain(note)), _formula(plain(options[answer]))
-    tight = squeezed(said)
-    stem = plain(_stem(problem, labels))
-    wrong = [_formula(plain(text)) for label, text in options.items() if label != answer]
-    if _RULED_OUT.search(said) and _only_others(said, right, wrong):
-        return "rules out every option but the answer"
-    others = any(_compared(said, tight, text) for text in wrong)
-    if not others and not occurrences(stem, right) and _quotes(said, tight, options[answer]):
-        return "quotes the right option"
+@dataclass(frozen=True)
+class _Spoken:
+    """What a text says of an option."""
+
+    told: bool
+    """Enough to know it."""
+    share: float
+    """Of its words, by weight; 1 where its number or its abbreviation stands."""
+
+
+def _spoken(note: str, options: Mapping[str, str], stem: str) -> dict[str, _Spoken]:
+    """How far a note speaks of each option."""
+    text = plain(note)
+    said, known, values = words(text), words(plain(stem)), numbers(text)
+    asked = {n.value for n in numbers(plain(stem))}
+    found = {}
+    for label, option in options.items():
+        others = [text for other, text in options.items() if other != label]
+        value = number(plain(option))
+        if value is not None:
+            stands = any(same(n.value, value, plain(option)) for n in values)
+            found[label] = _Spoken(stands and tells(value) and value not in asked, float(stands))
+            continue
+        own = weights(option, others, known)
+        short = expands(note, option, known, others)
+        weak = plain(option) in WEAK or set(own) <= WEAK
+        told = bool(own) and not weak and tells_words(own, said, option)
+        found[label] = _Spoken(told or short, 1.0 if short else share(own, said))
+    return found
+
+
+def _quoted(
+    note: str, options: Mapping[str, str], answer: str, spoken: Mapping[str, _Spoken], stem: str
+) -> str | None:
+    """Whether a note quotes the right option and no other, or claims it."""
+    said, right = plain(note), plain(options[answer])
     value = number(right)
-    signed = right.startswith("+") and any(found == value for found in _signed(note))
-    told = value is not None and not others and (signed or number_leak(note, said, value, stem))
-    if told or any(claimed(said, start, end, stem) for start, end in occurrences(said, right)):
+    places = [n for n in numbers(said) if value is not None and same(n.value, value, right)]
+    places += [Number(0.0, start, end) for start, end in occurrences(said, right)]
+    if any(claimed(said, place.start, place.end, stem) for place in places):
         return "claims the right option"
+    if not spoken[answer].told:
+        return None
+    rivals = [label for label, one in spoken.items() if label != answer and one.told]
+    rivals = [label for label in rivals if spoken[label].share > spoken[answer].share - 0.15]
+    return None if rivals else "quotes the right option"
+
+
+def _left_over(
+    note: str,
+    answer: str,
+    wrong: frozenset[str],
+    named: frozenset[str],
+    spoken: Mapping[str, _Spoken],
+    options: Mapping[str, str],
+) -> str | None:
+    """Whether a note speaks of all wrong options, and not of the right one."""
+    touched = {label for label in wrong if label in named or (label in spoken and spoken[label].share >= TOUCHED)}
+    quiet = answer not in named and spoken[answer].share < TOUCHED
+    if len(wrong) > 1 and touched == wrong and quiet and (len(wrong) > 2 or _REJECTS.search(note)):
+        return "rules out every option but the answer"
     return None
-
-
-def _only_others(said: str, right: str, wrong: Sequence[str]) -> bool:
-    """Whether a text speaks of all wrong options and not of the right one."""
-    return len(wrong) > 1 and not occurrences(said, right) and all(occurrences(said, text) for text in wrong)
-
-
-def _quotes(said: str, tight: str, option: str) -> bool:
-    """Whether a text has the words or the number of an option that nobody says by chance."""
-    right = _formula(plain(option))
-    if right in WEAK or len(squeezed(right)) < MIN_OPTION:
-        return False
-    core = _PRONOUN.sub("", right).strip(" .")
-    strong = " " in right or len(right) >= LONG or _SYMBOL.search(option) or re.match(r"[-+]\d", right)
-    if strong and (_quoted(said, tight, right) or _quoted(said, tight, core) or hidden(said, core)):
-        return True
-    values = {n.value for n in numbers(right)} if len(right.split()) <= 2 else set()
-    return len(values) == 1 and tells(*values) and any(n.value in values for n in numbers(said))
-
-
-_SYMBOL = re.compile(r"[A-Z]\w*[A-Z]|[A-Za-z]\d")
-"""Formulas and abbreviations are nobody's words."""
-
-
-def _signed(note: str) -> Iterator[Fraction]:
-    """Numbers that a note calls positive, or writes as a charge: `plus seven`, `Mn(VII)`."""
-    said, cased = plain(note), dressed(note)
-    yield from (n.value for n in numbers(said) if re.search(r"(?:plus|positive) $", said[: n.start]))
-    yield from (n.value for n in romans(cased) if cased[: n.start].endswith("(") and cased[n.end :].startswith(")"))
-
-
-_PRONOUN = re.compile(r"^(?:they|it|he|she|this|these|that|those|there|the|an?|its|their)\s+")
-_DENIED = re.compile(r"\b(?:not|never|rather than|instead of|unlike|isn't|aren't)\s+(?:an? |the )?$")
-
-
-def _compared(said: str, tight: str, option: str) -> bool:
-    """Whether a text speaks of an option, and does not just deny it."""
-    places = occurrences(said, option)
-    if not places:
-        return _quoted(said, tight, option)
-    return any(not _DENIED.search(said[:start]) for start, _ in places)
-
-
-def _quoted(said: str, tight: str, option: str) -> bool:
-    return bool(occurrences(said, option)) or (len(squeezed(option)) >= LONG and squeezed(option) in tight)

@@ -13,7 +13,6 @@ import re
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from functools import lru_cache
 from itertools import pairwise
 
@@ -160,7 +159,7 @@ class _Side:
     """One word or a small number."""
     numbers: tuple[str, ...]
     """Empty when they are few, or the question lists them."""
-    value: Fraction | None
+    value: float | None
     """Of one number that the question does not say."""
     large: frozenset[str]
     """Its numbers that nobody says by chance."""
@@ -243,7 +242,7 @@ def _test_leak(note: str, problem: Problem) -> str | None:
     said = plain(note)
     tight = _squeeze(said)
     told = numbers(said)
-    large = {str(n.value) for n in told}
+    large = {said[n.start : n.end] for n in told} | {f"{n.value:.0f}" for n in told}
     lists = [_numbers(found) for found in _NUMBERS.findall(said)]
     quoted = {_squeeze(q) for q in _QUOTED.findall(said)}
     for side in _sides(problem):
@@ -261,7 +260,7 @@ def _test_leak(note: str, problem: Problem) -> str | None:
 
 def _tells(said: str, found: Number) -> bool:
     """Whether a number that is an expected output is told as one: large, shown as what comes out, or of a test."""
-    digits = str(found.value).lstrip("-")
+    digits = f"{found.value:.17g}".lstrip("-")
     if _telling(digits) if digits.isdecimal() else len(digits) > MIN_WORD:
         return True
     before = said[max(0, said.rfind(". ", 0, found.start)) : found.start]
