@@ -12,11 +12,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pmd.services.common.wire import Problem
-from pmd.services.memory.leak.forms import Number, dressed, number, numbers, plain, words
-from pmd.services.memory.leak.text import WEAK, claimed, expands, occurrences, same, share, tells, tells_words, weights
+from pmd.services.memory.leak.forms import Number, dressed, number, numbers, plain
+from pmd.services.memory.leak.text import claimed, has_formula, occurrences, same, tells
+from pmd.services.memory.leak.words import WEAK, abbreviated, names, share, weights, words
+from pmd.services.memory.leak.words import tells as tells_by_words
 
-TOUCHED = 0.35
-"""Share of a wrong option's words that shows that a note speaks of it."""
+TOUCHED = 0.28
+"""Share of an option's words that shows that a note speaks of it; one that is a name does too."""
 
 _NOUN = r"(?:options?|choices?|answers?|alternatives?|statements?|candidates?|items?|letters?|labels?|ones?|entry|entries)"
 _REJECTS = re.compile(
@@ -46,19 +48,30 @@ _CHOSEN = re.compile(
     rf"\s*:?\s+(?:with |by )?(?:the )?{_DRESS}$|\b(?:leav(?:es|ing)|left with|makes?|only|it's|it is|must be|has to be|"
     rf"hence|so|thus|therefore|correct) *[:=]? *{_DRESS}$"
 )
-_OF_OTHERS = re.compile(
-    r"(?i)(?:\b(?:vitamin|hepatitis|points?|vert\w+|group|fields?|degrees?|type|class|influenza|coenzyme|language|species|"
-    r"compound|element|symbol|plan|phase|strain|carbon|atoms?|the|an?|each|every|per|this|matrix|events?|sets?|"
-    r"factor|angle|at|side|sides)|\d|°)\s*$"
+_LEADS = re.compile(
+    r"(?i)(?:^|[^\w\s°]|\b(?:that|with|for|to|by|on|when|if|only|just|but|and|or|nor|not|so|than|over|is|was|be|as|because|"
+    r"since|then|therefore|thus|hence|while|both|either|neither|all|except|always|from|unless|(?!(?:degrees|vitamins|points"
+    r"|vertices|fields|classes|types|methods|mixed|fixed|charged|twisted)\b)[a-z]+(?:ed|(?<!i)s|ing)|chose|took|gave|left|makes?|pick|"
+    r"take|mark|tick|put|say|said|go|output|answer|choose|select|submit|enter|return|write|reply))\s*$"
 )
-_JOINT = re.compile(r"\s*(?:,|/|&|>|<|\band\b|\bor\b|\bnor\b)(?:\s*(?:and|or|nor)\b)?\s*")
+"""What may stand before a label that stands for an option."""
+_NOUNS = (
+    r"cells?|lymphocytes?|atoms?|bonds?|ions?|isomers?|orbitals?|fields?|points?|levels?|series|species|types?|chains?|"
+    r"groups?|rings?|major|minor|language|coli|terminal|terminus|vitamins?|forms?|strains?|phases?|neighbou?rs?|stands|"
+    r"waves?|means|lens|domains?|subunits?|alleles?|axis|direction|string|code"
+)
+"""What is named by a letter: B cells, C atoms."""
+_JOINT = re.compile(r"\s*(?:,|/|&|>|<|\b(?:and|or|nor|with|to|than|versus|vs|from)\b)(?:\s*(?:and|or|nor)\b)?\s*")
 _GOES_ON = re.compile(
-    r"\s*(?:$|[.,;!?)>\n]|:|- )|\s+(?:(?:is|was)(?! (?:the |a )?(?:chemical )?(?:symbol|letter|unit|name))|it|after|were|are|has|have|had|"
-    r"must|should|will|would|could|cannot|does|did|do|because|since|due|as|and|or|nor|but|over|when|again|here|alone|"
-    r"wins?|won|got|gets|lost|right|wrong|once|twice|rather|instead|in|inside|among|"
-    r"(?!stands|cells|atoms|bonds|ions|isomers|orbitals|electrons|waves|fields|points|levels|series|species|types|chains"
-    r"|groups|rings|lens|means)[a-z]{2,}(?:(?<![suiao])s|ed|n't))\b"
+    rf"\s*(?:$|[.,;!?)>\n]|:|- )|\s+(?!(?:{_NOUNS})\b|(?:is|was) (?:the |a )?(?:chemical )?(?:symbol|letter|unit|name)\b)"
+    r"[a-z\d]"
 )
+_ARTICLE_GOES_ON = re.compile(
+    rf"\s*(?:$|[.,;!?)>\n]|:|- )|\s+(?!(?:{_NOUNS})\b)(?:is|it|was|were|has|had|must|should|will|would|cannot|does|did|"
+    r"because|since|due|as|and|or|nor|but|over|when|again|here|alone|wins?|won|got|lost|right|wrong|once|twice|rather|"
+    r"instead|in|inside|with|to|than|succe\w+|(?!basis|lens|series|species|gas)[a-z]{2,}(?:(?<![suiao])s|n't))\b"
+)
+"""After A and I, which are words: "A ring" names no option."""
 _ENDS = re.compile(r"[.;!?]+(?=\s|$)|\n|,\s+|\s(?:(?<!all )(?<!thing )(?<!none )but|while|whereas|although|though|yet|however)\s")
 _OPTION_LINE = r"^\s*[(\[]?{label}[).:\]]\s*(.+?)\s*$"
 
@@ -90,7 +103,7 @@ def choice_leak(note: str, problem: Problem, answer: str, labels: Sequence[str])
     if answer not in options:
         return None
     spoken = _spoken(note, options, stem)
-    return _quoted(note, options, answer, spoken, plain(stem)) or _left_over(note, answer, wrong, named, spoken, options)
+    return _quoted(note, options, answer, spoken, plain(stem)) or _left_over(note, answer, wrong, named, spoken)
 
 
 def _named(clauses: Sequence[_Clause], answer: str, wrong: frozenset[str]) -> str | None:
@@ -135,17 +148,17 @@ def _labels_in(clause: str, one: str, symbols: frozenset[str]) -> frozenset[str]
             _JOINT.fullmatch(clause, end, match.start()) for end in ends
         )
         judged = listed and re.search(r"\b(?:are|is|was|were) (?:all )?(?:wrong|false|incorrect|out)\b", after)
-        dressed_up = match[0] != label and not match[0].endswith("'")
-        called = _CALLED.search(before) or (_CHOSEN.search(before) and _stands(label, after))
-        if called or judged or (dressed_up and not re.search(r"\w$", before)):
+        dressed_up = match[0] != label and not match[0].endswith("'") and not re.search(r"\w$", before)
+        after_it = _ARTICLE_GOES_ON if label in {"A", "I"} else _GOES_ON
+        if judged or dressed_up or _CALLED.search(before) or (_CHOSEN.search(before) and _stands(label, after)):
             found.add(label)
         elif len(label) > 1 or not label.isalpha():
             right = re.match(r"\W*\s(?:is|was) (?:right|wrong|correct|false|true|the answer)", after)
             found |= {label} if right else set()
-        elif label not in symbols and not _OF_OTHERS.search(before) and (listed or _GOES_ON.match(after)):
+        elif label not in symbols and (listed or (_LEADS.search(before) and after_it.match(after))):
             found.add(label)
-    lower = re.search(rf"(?i:\b(?:{_NOUN}|correct|choosing))\s*(?:is|=|:|->)?\s*{_DRESS}({one.lower()})(?=[)\]\"'*`.,;!]|\s*$)", clause)
-    return frozenset(found | ({lower[1].upper()} if lower else set()))
+    lower = rf"(?i:\b(?:{_NOUN}|correct|choos\w+|pick))\s*(?:is|=|:|->)?\s*{_DRESS}({one.lower()})(?=[)\]\"'*`.,;!]|\s*$)"
+    return frozenset(found | {m[1].upper() for m in re.finditer(lower, clause)})
 
 
 def _stands(label: str, after: str) -> bool:
@@ -154,14 +167,14 @@ def _stands(label: str, after: str) -> bool:
 
 _PLACE = "|".join([*_NTH, *_COUNT])
 _PLACES = re.compile(
-    rf"(?i)\b(?:(?:{_PLACE})(?:,? and |,? or |, | ))+(?:{_PLACE}) {_NOUN}\b|\b{_NOUN} (?:(?:{_PLACE})\b(?:,? and |,? or |, )?){{2,}}"
+    rf"(?i)\b(?:the )?(?:(?:{_PLACE})(?:,? and |,? or |, | ))+(?:{_PLACE}) {_NOUN}\b|\b{_NOUN} (?:(?:{_PLACE})\b(?:,? and |,? or |, )?){{2,}}"
 )
 """Several options by their places."""
 
 
 def _places(said: str, labels: Sequence[str]) -> str:
     for label, nth, count in zip(labels, _NTH, _COUNT, strict=False):
-        said = re.sub(rf"(?i)\b(?:{nth}|{count})\b", label, said)
+        said = re.sub(rf"(?i)\b(?:the )?(?:{nth}|{count})\b", label, said)
     return said
 
 
@@ -171,12 +184,14 @@ def _lettered(said: str, labels: Sequence[str]) -> str:
     said = _PLACES.sub(lambda found: _places(found[0], labels), said)
     for first, last in ((a, b) for i, a in enumerate(labels) for b in labels[i + 1 :]):
         span = rf"(?<![A-Za-z]){re.escape(first)}\s?(?:-|to|through|thru)\s?{re.escape(last)}(?![A-Za-z])"
-        said = re.sub(span, ", ".join(labels[labels.index(first) : labels.index(last) + 1]), said)
+        inside = labels[labels.index(first) : labels.index(last) + 1]
+        said = re.sub(span, ", ".join(inside) if len(inside) < len(labels) else "all", said)
     said = re.sub(r"(?i)\b(?:second|next)[- ]to[- ]last|penultimate|last but one", _NTH[len(labels) - 2][:5], said)
     beside = (("after|following|behind|below", 1), ("before|preceding|ahead of|above", -1))
     for at, label in enumerate(labels):
-        nth = "|".join([*_NTH[at : at + 1], *(["last"] if at == len(labels) - 1 else [])]) or "-"
+        nth = "|".join([*(["final(?! answer)"] if at == len(labels) - 1 else []), *_NTH[at : at + 1], *(["last"] if at == len(labels) - 1 else [])]) or "-"
         of = rf"(?: (?:{_NOUN}|value|of (?:the|these|those|all) (?:\w+ )?\w+|(?:one )?(?:listed|given)))"
+        said = re.sub(rf"(?i)\b({_NOUN}(?: is| was)?[:= ]+)(?:the )?(?:{nth})(?=[.,;!]|$)", rf"\1{label}", said)
         said = re.sub(rf"(?i)\b(?:{nth})(?: \w+)?{of}\b|(?<=\bthe )(?:{nth})(?=[.,;!]|$| are\b)", f"option {label}", said)
         if at < len(_COUNT):
             said = re.sub(rf"(?i)\b{_NOUN}(?: number| no\.?)? ?#?(?:{_COUNT[at]})(?!\w|\.\d)|(?<!\w)#{at + 1}\b",
@@ -230,11 +245,17 @@ def _spoken(note: str, options: Mapping[str, str], stem: str) -> dict[str, _Spok
             stands = any(same(n.value, value, plain(option)) for n in values)
             found[label] = _Spoken(stands and tells(value) and value not in asked, float(stands))
             continue
+        if re.search(r"[<>=^]", option) and not has_formula(plain(stem), plain(option)):
+            stands = has_formula(text, plain(option))
+            found[label] = _Spoken(stands, float(stands))
+            continue
         own = weights(option, others, known)
-        short = expands(note, option, known, others)
+        short = abbreviated(note, option, known, others)
         weak = plain(option) in WEAK or set(own) <= WEAK
-        told = bool(own) and not weak and tells_words(own, said, option)
-        found[label] = _Spoken(told or short, 1.0 if short else share(own, said))
+        told = bool(own) and not weak and tells_by_words(own, said, option)
+        part = share(own or weights(option, others, ()), said)
+        named = any(share({name: 1.0}, said) for name in names(own))
+        found[label] = _Spoken(told or short, 1.0 if short else max(part, TOUCHED * named))
     return found
 
 
@@ -261,7 +282,6 @@ def _left_over(
     wrong: frozenset[str],
     named: frozenset[str],
     spoken: Mapping[str, _Spoken],
-    options: Mapping[str, str],
 ) -> str | None:
     """Whether a note speaks of all wrong options, and not of the right one."""
     touched = {label for label in wrong if label in named or (label in spoken and spoken[label].share >= TOUCHED)}

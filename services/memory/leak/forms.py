@@ -50,13 +50,18 @@ _SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9}
 _SCALE_WORDS = {"dozen": 12, "hundred": 100, **_SCALES}
 _NUMERAL = "|".join((*_SMALL, *_SCALE_WORDS))
 _NUMERALS = re.compile(rf"\b(?:{_NUMERAL})(?:(?:, |[\s-])+(?:and )?(?:{_NUMERAL}))*\b")
-_PARTS = {"half": 2, "halves": 2, "third": 3, "thirds": 3, "quarter": 4, "quarters": 4, "fifth": 5, "fifths": 5,
-          "sixth": 6, "sixths": 6, "eighth": 8, "eighths": 8, "tenth": 10, "tenths": 10}  # fmt: skip
+_PARTS = {f"{word}th": n for word, n in _SMALL.items()} | {
+    **{"half": 2, "halve": 2, "third": 3, "quarter": 4, "fifth": 5, "eighth": 8, "ninth": 9, "twelfth": 12},
+    **{"twentieth": 20, "hundredth": 100, "thousandth": 1000},
+}
 _SCALED = "|".join(_SCALES)
 _IN_SIGNS = tuple(
     (re.compile(words), signs)
     for words, signs in (
-        (rf"\b(an?|\d+)[ -]({'|'.join(_PARTS)})\b", None),
+        (rf"\b(an?|\d+)[ -]({'|'.join(_PARTS)})s?\b", None),
+        (r" to the (?:power (?:of )?)?(?=(?:minus )?\d+(?!\w))", "^"),
+        (r"(?:\b(?:is|are|must be|must|has to be|be) )?\b(?:(?:strictly )?(?:greater|larger|bigger|more) than|exceeds?|above) (?=[\d-])", "> "),
+        (r"(?:\b(?:is|are|must be|must|has to be|be) )?\b(?:(?:strictly )?(?:less|smaller) than|below) (?=[\d-])", "< "),
         (r"\b(?:(?:the )?square root of|root(?: of)?(?= \d))", " sqrt "),
         (r"(\d) point (\d)", r"\1.\2"),
         (r"(?<!\w)(?:minus|negative) (?=[\da-z(])", "-"),
@@ -85,17 +90,6 @@ MAX_NUMBER = 60
 """Longer ones are no numbers: what reads like one is a string of digits."""
 MAX_TERMS = 60
 """Longer expressions are not computed."""
-STEM = 5
-"""Words that have so many first letters in common, and most of them, are forms of one word."""
-STOP = frozenset(
-    "the a an of is are was were be been in on for to from at by with all its it their this that these those which what"
-    " and or does do did has have as than then so no not only if but because since when where there here into out up"
-    " you we they i he she his her our your one two more most very can will would may must should each any some such"
-    " other same both between during after before about also just answer option following question".split()
-)
-"""Words that say nothing of what a text is about."""
-_WORD = re.compile(r"[a-z0-9]+(?:[.'][a-z0-9]+)*")
-
 
 @dataclass(frozen=True)
 class Number:
@@ -257,25 +251,6 @@ def number(text: str) -> float | None:
     if not whole and first and unit.fullmatch(bare, max(n.end for n in first)):
         whole = first[:1]
     return whole[0].value if whole else None
-
-
-def words(said: str) -> list[str]:
-    """The words of a plain text that say what it is about, in order."""
-    return [w for w in _WORD.findall(said.replace("^", "")) if w not in STOP]
-
-
-def alike(a: str, b: str) -> bool:
-    """Whether two words are forms of one word, or one is the other with a slip of the pen."""
-    if a == b:
-        return True
-    if a[0] != b[0] or min(len(a), len(b)) < STEM - 1 or not (a.isalpha() and b.isalpha()):
-        return False
-    short, long = sorted((a, b), key=len)
-    common = next((i for i, (x, y) in enumerate(zip(short, long, strict=False)) if x != y), len(short))
-    if common >= len(short) - 1 and len(long) - common <= (2 if len(short) <= STEM else max(3, common - STEM)):
-        return True
-    slip = long[common + 1 :] in (short[common:], short[common + 1 :])
-    return slip and len(short) > STEM + 1
 
 
 def letters(text: str) -> str:

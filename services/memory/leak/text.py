@@ -13,26 +13,11 @@ from collections.abc import Collection, Sequence
 from functools import lru_cache
 
 from pmd.services.common.wire import Problem
-from pmd.services.memory.leak.forms import STOP, Number, alike, dressed, letters, number, numbers, plain, words
+from pmd.services.memory.leak import words as wording
+from pmd.services.memory.leak.forms import Number, number, numbers, plain
 
 CLAIM_CHARS = 160
 """As much around an answer as is read for a claim."""
-LONG = 6
-"""Words of so many letters are recognised however they are broken up."""
-RARE = 8
-"""Words of so many letters, and formulas and abbreviations, are terms: nobody says them by chance."""
-SHARED = 0.25
-"""What a word weighs that a wrong option has too, against one that only the right one has."""
-TOLD = 0.65
-"""Share of an answer's words, by weight, that tells it where one of them is a term; of common words it takes all."""
-NAME = 9
-"""Words of so many letters without an ending of ordinary words are names: one of them tells."""
-WEAK = frozenset(
-    "yes no true false none both all neither left right up down more less higher lower greater smaller larger equal same"
-    " different first second third last positive negative even odd zero always never possible impossible valid invalid"
-    " increase increases increased decrease decreases decreased rise rises fall falls unchanged constant".split()
-)
-"""Answers that are words of every honest note."""
 
 _FILLER = (
     r"(?:(?:exactly|simply|just|only|always|therefore|thus|then|clearly|indeed|definitely|about|roughly|a|the|with|"
@@ -45,7 +30,8 @@ _BEFORE = re.compile(
     r"comes? to|amounts to|evaluates to|works out to|reduces to|simplifies to|tends? to|comes out (?:as|at|to)|box|"
     r"ends? up (?:with|at)|arrives? at|left with|leav(?:es|ing)|answers?|solution|answered|say|write|state|report|"
     r"submit|enter|output|(?:respond|reply|answer) with|(?:we|you|to|they) (?:find|see|have)|found|conclude|expect|"
-    r"expected|get|carries|wanted|there are)\b:?"
+    r"expected|get|carries|wanted|there are|need|reach(?:es)?|land(?:s|ing)? (?:on|at)|turns? out(?: to be)?|namely)\b:?"
+    r"|=|->|→|=>"
     r"|\b(?:so|thus|hence|therefore|giv(?:es|ing)|yields?|get|means|implies|then|conclude)\b[^.\n]{0,30}?"
     r"\b[a-z]\w?\s*=)\s*" + _FILLER
 )
@@ -61,14 +47,15 @@ _AFTER = re.compile(
     r"accepted|best|better|wanted)\b|(?:answer|result|solution|root|zero)s?\b))"
 )
 _STEP = re.compile(r"[\d^)!]\s*(?:=|is|gives)\s*$")
-"""What a step of a computation comes to is not yet the answer."""
+"""What a step of a computation comes to is not yet the answer, if it is 0, 1 or 2."""
+_IN_UNIT = re.compile(r"\b(?:in|how many) (?:the |different |units of )?([a-z]{2,}(?:/[a-z]+)?)\b")
 _ASKED = re.compile(
     r"\b(?:what(?:'s| is| are| was| were)?|find|compute|determine|evaluate|calculate|give|name|state|which|identify|"
     r"how (?:many|much))\s+((?:[a-z]+[\s,.?]+){1,5})"
 )
 _BETWEEN = re.compile(r"(?:[\s,;(){}\[\]$|]|\b(?:and|or|to)\b|\b[a-z]+_?\d?\s*=|<=?\s*[a-z]\s*<=?)+")
 _NAMES_ALL = re.compile(
-    r"(?:\b[a-z]+_?\d?\s*(?:=|\bin\b)|∈|\b(?:roots?|solutions?|zeros?|values?|pairs?|set|between|interval|from)\b)\W*$"
+    r"(?:\b[a-z]+_?\d?\s*(?:=|\bin\b)|∈|\b(?:roots?|solutions?|zeros?|values?|pairs?|set|between|interval|from|hence|so|thus|therefore)\b)\W*$"
 )
 _SOLVE = re.compile(
     r"\W*(?:both |all |each )?(?:solves?|satisf(?:y|ies)|works?|fits?|are (?:the )?(?:roots|solutions|zeros))\b"
@@ -86,13 +73,20 @@ def typed_leak(note: str, problem: Problem, given: str) -> str | None:
         return reason
     if any(claimed(said, start, end, question) for start, end in occurrences(said, answer)):
         return "claims the reference answer"
-    asked = words(question)
-    own = weights(given, (), asked)
-    if answer in WEAK or not own:
-        return None
-    if tells_words(own, words(said), given) or _broken_up(said, answer) or expands(note, given, asked, ()):
+    if re.search(r"[<>=]", answer) and has_formula(said, answer) and not has_formula(question, answer):
         return "states the reference answer"
-    return None
+    asked = wording.words(question)
+    own = wording.weights(given, (), asked)
+    if answer in wording.WEAK or not own:
+        return None
+    told = wording.tells(own, wording.words(said), given) or wording.broken_up(said, answer)
+    return "states the reference answer" if told or wording.abbreviated(note, given, asked, ()) else None
+
+
+def has_formula(said: str, formula: str) -> bool:
+    """Whether a plain text has a formula, however it is spaced."""
+    signs = r"\s*".join(map(re.escape, re.sub(r"\s", "", formula)))
+    return re.search(rf"(?<![\w<>=]){signs}(?!\s*[\w<>=^])", said) is not None
 
 
 def value_leak(said: str, answer: str, question: str) -> str | None:
@@ -103,19 +97,25 @@ def value_leak(said: str, answer: str, question: str) -> str | None:
     asked = numbers(question, variables)
     known = any(same(n.value, value, "") for n in asked)
     telling = (tells(value) and not known) or bool(variables)
-    literals = {n.value for n in asked} | {0.0, 1.0, 2.0}
+    literals = {n.value for n in asked}
     for found in numbers(said, variables):
         text = said[found.start : found.end]
         if not same(found.value, value, answer):
             if telling and not variables and _rescaled(found, text, said, answer, question):
                 return "states the reference answer in another unit"
-        elif letters(text) in letters(question) and re.search(r"[a-z^*/+]", text):
+        elif re.search(r"[a-z^*/+]", text) and text.replace(" ", "") in question.replace(" ", ""):
             continue  # the question itself
         elif telling or claimed(said, found.start, found.end, question):
             return "states the reference answer" if telling else "claims the reference answer"
-        elif len(inner := [n.value for n in numbers(re.sub(r"[-+*/^()]", " ", text))]) > 1 and literals.issuperset(inner):
+        elif _put_in(text, literals):
             return "computes the reference answer"
     return None
+
+
+def _put_in(text: str, asked: Collection[float]) -> bool:
+    """Whether an expression computes with the numbers of the question."""
+    used = [float(d) for d in re.findall(r"\d+(?:\.\d+)?", text)]
+    return len(used) > 1 and not {0.0, 1.0, 2.0}.issuperset(used) and {0.0, 1.0, 2.0, *asked}.issuperset(used)
 
 
 def same(found: float, wanted: float, written: str) -> bool:
@@ -187,7 +187,7 @@ def _list_leak(said: str, values: Sequence[float], question: str) -> str | None:
 @lru_cache(maxsize=256)
 def _asked(question: str) -> re.Pattern[str] | None:
     """What names the thing that a plain question asks for, and is followed by its value."""
-    nouns = {w for part in _ASKED.findall(question) for w in re.findall(r"[a-z]{2,}", part)} - STOP
+    nouns = {w for part in _ASKED.findall(question) for w in re.findall(r"[a-z]{2,}", part)} - wording.STOP
     if not nouns:
         return None
     names = "|".join(sorted(nouns))
@@ -205,90 +205,22 @@ def claimed(said: str, start: int, end: int, question: str) -> bool:
     unit = _UNIT.match(after) if said[end - 1].isdigit() else None
     asked = _asked(question)
     ends = _TAIL.match(after) or (unit and _TAIL.match(after, unit.end())) or (asked and asked.match(after[1:]))
-    if not ends or _STEP.search(before):
+    if said[start:end] in {"0", "1", "2"} and _STEP.search(before):
         return False
-    return bool(_BEFORE.search(before) or (asked is not None and asked.search(before)))
+    if said[end - 1].isdigit() and _in_asked_unit(after, question):
+        return True
+    return bool(ends and (_BEFORE.search(before) or (asked is not None and asked.search(before))))
+
+
+def _in_asked_unit(after: str, question: str) -> bool:
+    """Whether a number is followed by what the question counts, or asks it in."""
+    unit = re.match(r"(?:\.0+)?\s?(?:in total|altogether|overall)|(?:\.0+)?\s?([a-z]{3,}(?:/[a-z]+)?)\b", after)
+    if unit is None or unit[1] is None:
+        return unit is not None
+    return any(asked.startswith(unit[1][:3]) and asked not in wording.STOP for asked in _IN_UNIT.findall(question))
 
 
 def occurrences(said: str, phrase: str) -> list[tuple[int, int]]:
     """Where a phrase occurs whole, however joined; both plain."""
     joined = r"[\s-]*".join(re.escape(part) for part in re.split(r"(?<=\w)[\s-]+(?=\w)", phrase))
     return [m.span() for m in re.finditer(rf"(?<![\w.]){joined}(?!\w|\.\d)", said)]
-
-
-def weights(answer: str, others: Sequence[str], known: Collection[str]) -> dict[str, float]:
-    """How much each word of an answer tells: by its length, less where other options share it, nothing if known."""
-    rest = [w for other in others for w in words(plain(other))]
-    return {
-        w: len(w) * (SHARED if any(alike(w, o) for o in rest) else 1.0)
-        for w in words(plain(answer))
-        if not any(alike(w, k) for k in known)
-    }
-
-
-def share(own: dict[str, float], said: Sequence[str]) -> float:
-    """The share of an answer's words, by weight, that a text says, forms and heads of them too."""
-    return sum(weight for w, weight in own.items() if _says(said, w)) / (sum(own.values()) or 1.0)
-
-
-def tells_words(own: dict[str, float], said: Sequence[str], answer: str) -> bool:
-    """Whether a text says enough of an answer's words to tell it."""
-    told = share(own, said)
-    if told >= 0.95:
-        return sum(map(len, own)) > 2 or _is_term(answer)
-    only = [w for w, weight in own.items() if weight >= len(w) and _says(said, w)]
-    return (told >= TOLD and any(len(w) >= RARE or _is_term(w) for w in only)) or any(map(_is_name, only))
-
-
-def _says(said: Sequence[str], word: str) -> bool:
-    head = len(word) > RARE
-    return any(alike(word, s) or (head and len(s) >= LONG and word.startswith(s)) for s in said)
-
-
-def _is_name(word: str) -> bool:
-    ordinary = r"(?:tion|sion|ment|[ae]n[ct]e?|ity|ing|ly|ive|[ai]ble|ures?|ical?|ous|ness|ated?|ized?|ary|ory|wise|al|ed)s?$"
-    return len(word.removesuffix("s")) >= NAME and re.search(ordinary, word) is None
-
-
-def _is_term(text: str) -> bool:
-    return re.search(r"[A-Z]\w*[A-Z]|[A-Za-z]\d|\d[A-Za-z]", text) is not None
-
-
-def _broken_up(said: str, answer: str) -> bool:
-    """Whether a text has the letters of a long answer with something between them."""
-    bare = letters(answer)
-    return len(bare) >= LONG and bare in letters(said)
-
-
-_ABBREVIATION = re.compile(r"(?<![A-Za-z])(?=[a-z]?[A-Z][A-Za-z]*\d?[A-Z])[A-Za-z][A-Za-z0-9]*")
-_LATIN = (("sodium", "natrium"), ("potassium", "kalium"), ("iron", "ferrum"), ("copper", "cuprum"), ("silver", "agentum"),
-          ("gold", "aurum"), ("tin ", "snannum "), ("lead", "pbumbum"), ("mercury", "hgdrum"))  # fmt: skip
-
-
-def expands(note: str, answer: str, known: Collection[str], others: Sequence[str]) -> bool:
-    """Whether a text has an abbreviation of an answer, or all words of one that is an abbreviation."""
-    for short in _ABBREVIATION.findall(dressed(note)):
-        if short.casefold() not in known and abbreviates(short, answer):
-            if not any(abbreviates(short, other) or short in other for other in others):
-                return True
-    return False
-
-
-def abbreviates(short: str, answer: str) -> bool:
-    """Whether the letters of `short` begin the words of `answer` and their parts, in order."""
-    wanted = re.sub(r"[^a-z]", "", re.sub(r"(?i)o\d+$", "", short).casefold())
-    full = plain(answer)
-    for name, latin in _LATIN:
-        full = full.replace(name, latin)
-    full = " ".join(w for w in re.findall(r"[a-z]+", full) if w not in STOP)
-    if max(map(len, full.split()), default=0) <= 3:
-        return False
-    if len(wanted) < 3:
-        return len(wanted) == 2 and wanted == "".join(w[0] for w in full.split())
-    at, beginnings = -1, {0} | {m.end() for m in re.finditer(r" |(?<=[a-z]{2})[oiay](?=[a-z]{3})", full)}
-    for i, letter in enumerate(wanted):
-        nexts = [j for j in range(at + 1, len(full)) if full[j] == letter and (j in beginnings or (i and j == at + 1))]
-        if not nexts or (i == 0 and nexts[0] != 0):
-            return False
-        at = nexts[0]
-    return " " not in full[:at] or len(wanted) > 2
