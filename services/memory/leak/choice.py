@@ -20,7 +20,7 @@ from pmd.services.memory.leak.words import tells as tells_by_words
 TOUCHED = 0.28
 """Share of an option's words that shows that a note speaks of it; one that is a name does too."""
 
-_NOUN = r"(?:options?|choices?|answers?|alternatives?|statements?|candidates?|items?|letters?|labels?|ones?|entry|entries)"
+_NOUN = r"(?:options?|choices?|answers?|alternatives?|statements?|candidates?|items?|letters?|labels?|entry|entries)"
 _REJECTS = re.compile(
     r"\b(?:wrong\w*|false|incorrect\w*|fail\w*|reject\w*|los[et]s?|zero|not|never|no|nor|neither|none|cannot|impossible|"
     r"\w+n't|rule[sd]? out|eliminat\w*|exclud\w*|discard\w*|dismiss\w*|drop\w*|cross\w*|strike|out|fall away|traps?|"
@@ -33,15 +33,31 @@ _PRAISES = re.compile(
     r"mark|tick|take|go|goes|put|key|best|true|only|survives?|remains?|settle|stick|opt|label|one|output|submit)\b",
     re.IGNORECASE,
 )
-_ALL_BUT = (
-    r"(?i:\b(?:all|every\w*|any\w*|none|nothing|no option)\b[^.;]{0,24}?\b(?:but|except|save)(?: for)? (?:the |option )*)"
-)
+_ALL_BUT = r"(?i:\b(?:all|every\w*|any\w*|none|nothing|no option)\b[^.;]{0,24}?\b(?:but|except|save)(?: for)? (?:the |option )*)"
 _BEATS = r"\W*\s*(?:>|over|beats|rather than|instead of|wins over|is better than|before|not|and not|unlike|against)\s+"
-_NTH = ("first|1st", "second|2nd", "third|3rd", "fourth|4th", "fifth|5th", "sixth|6th")
-_COUNT = ("one|1", "two|2", "three|3", "four|4", "five|5", "six|6")
+_PLACES = (
+    *((rf"{a}|{i}{b}", i - 1) for i, (a, b) in enumerate([("first", "st"), ("second", "nd"), ("third", "rd")], 1)),
+    *(("fourth|4th", 3), ("fifth|5th", 4), ("sixth|6th", 5), ("last|final", -1)),
+    *((r"(?:second|next)[- ]to[- ]last|penultimate|last but one", -2), ("one|1", 0), ("two|2", 1), ("three|3", 2)),
+    *(("four|4", 3), ("five|5", 4), ("six|6", 5)),
+)
+"""Words for places, and the places."""
+_NTH = "(?:" + "|".join(pattern for pattern, _ in reversed(_PLACES[:8])) + ")"
+_PLACE = "(?:" + "|".join(pattern for pattern, _ in (*reversed(_PLACES[:8]), *_PLACES[8:])) + r")\b"
+_AND = r"(?:,? and |,? or |, )"
+_BY_PLACE = tuple(
+    re.compile(rf"(?i)(?<![\w-])(?:the )?{pattern}")
+    for pattern in (
+        rf"{_NTH}(?:{_AND}(?:the )?{_NTH})* (?:\w+ )?(?:(?:{_NOUN}(?<!answer)|answers|ones?|value|of (?:the|these|those|all) "
+        r"(?:\w+ )?\w+)\b|listed|given)",
+        rf"{_NOUN}(?: (?:is|was|number|no\.?)|[:=])*(?: the)? {_NTH}(?=[.,;!]|$)",
+        rf"{_NOUN}(?: number| no\.?)? #?{_PLACE}(?:{_AND}{_PLACE})*(?![\w%]|\.\d)",
+        rf"#{_PLACE}",
+    )
+) + (re.compile(rf"(?i)(?<=\bthe ){_NTH}(?=[.,;!]|$| are\b)"),)
 _DRESS = r"[(\[\"'*`]*"
 _BEHIND = r"[)\]\"'*`]*"
-_CALLED = re.compile(rf"(?i)\b{_NOUN}(?:\s+(?:is|was|be|must be|should be|to be|number|under))*\s*[-:=>]*\s*{_DRESS}$")
+_CALLED = re.compile(rf"(?i)\b{_NOUN}(?:'s|\s+(?:is|was|be|must be|should be|to be|number|under))*\s*[-:=>]*\s*{_DRESS}$")
 _CHOSEN = re.compile(
     r"(?i)\b(?:pick(?:s|ed|ing)?|choos(?:es?|ing)|chose|select(?:s|ed|ing)?|go (?:with|for)|opt for|mark|tick|answer(?:s|"
     r"ed|ing)?|settle on|stick (?:with|to)|respond|reply|conclude|output|submit|enter|said|say|says|write|return|put)"
@@ -51,7 +67,7 @@ _CHOSEN = re.compile(
 _LEADS = re.compile(
     r"(?i)(?:^|[^\w\s°]|\b(?:that|with|for|to|by|on|when|if|only|just|but|and|or|nor|not|so|than|over|is|was|be|as|because|"
     r"since|then|therefore|thus|hence|while|both|either|neither|all|except|always|from|unless|(?!(?:degrees|vitamins|points"
-    r"|vertices|fields|classes|types|methods|mixed|fixed|charged|twisted)\b)[a-z]+(?:ed|(?<!i)s|ing)|chose|took|gave|left|makes?|pick|"
+    r"|vertices|fields|classes|types|methods|mixed|fixed|charged|twisted)\b)[a-z]+(?:ed|(?<!i)s|ing)|chose|took|gave|left|makes?|pick|reject|drop|eliminate|exclude|discard|"
     r"take|mark|tick|put|say|said|go|output|answer|choose|select|submit|enter|return|write|reply))\s*$"
 )
 """What may stand before a label that stands for an option."""
@@ -69,10 +85,12 @@ _GOES_ON = re.compile(
 _ARTICLE_GOES_ON = re.compile(
     rf"\s*(?:$|[.,;!?)>\n]|:|- )|\s+(?!(?:{_NOUNS})\b)(?:is|it|was|were|has|had|must|should|will|would|cannot|does|did|"
     r"because|since|due|as|and|or|nor|but|over|when|again|here|alone|wins?|won|got|lost|right|wrong|once|twice|rather|"
-    r"instead|in|inside|with|to|than|succe\w+|(?!basis|lens|series|species|gas)[a-z]{2,}(?:(?<![suiao])s|n't))\b"
+    r"instead|in|inside|with|to|than|succeeded|failed|passed|worked|(?!basis|lens|series|species|gas)[a-z]{2,}(?:(?<![suiao])s|n't))\b"
 )
 """After A and I, which are words: "A ring" names no option."""
-_ENDS = re.compile(r"[.;!?]+(?=\s|$)|\n|,\s+|\s(?:(?<!all )(?<!thing )(?<!none )but|while|whereas|although|though|yet|however)\s")
+_ENDS = re.compile(
+    r"[.;!?]+(?=\s|$)|\n|,\s+|\s(?:(?<!all )(?<!thing )(?<!none )but|while|whereas|although|though|yet|however)\s"
+)
 _OPTION_LINE = r"^\s*[(\[]?{label}[).:\]]\s*(.+?)\s*$"
 
 
@@ -157,7 +175,9 @@ def _labels_in(clause: str, one: str, symbols: frozenset[str]) -> frozenset[str]
             found |= {label} if right else set()
         elif label not in symbols and (listed or (_LEADS.search(before) and after_it.match(after))):
             found.add(label)
-    lower = rf"(?i:\b(?:{_NOUN}|correct|choos\w+|pick))\s*(?:is|=|:|->)?\s*{_DRESS}({one.lower()})(?=[)\]\"'*`.,;!]|\s*$)"
+    lower = (
+        rf"(?i:\b(?:{_NOUN}|correct|choos\w+|pick))\s*(?:is|=|:|->)?\s*{_DRESS}({one.lower()})(?=[)\]\"'*`.,;!]|\s*$)"
+    )
     return frozenset(found | {m[1].upper() for m in re.finditer(lower, clause)})
 
 
@@ -165,46 +185,36 @@ def _stands(label: str, after: str) -> bool:
     return label not in {"A", "I"} or not re.match(r" (?!and\b|or\b|nor\b|when\b|because\b|here\b|in\b)[a-z]", after)
 
 
-_PLACE = "|".join([*_NTH, *_COUNT])
-_PLACES = re.compile(
-    rf"(?i)\b(?:the )?(?:(?:{_PLACE})(?:,? and |,? or |, | ))+(?:{_PLACE}) {_NOUN}\b|\b{_NOUN} (?:(?:{_PLACE})\b(?:,? and |,? or |, )?){{2,}}"
-)
-"""Several options by their places."""
-
-
-def _places(said: str, labels: Sequence[str]) -> str:
-    for label, nth, count in zip(labels, _NTH, _COUNT, strict=False):
-        said = re.sub(rf"(?i)\b(?:the )?(?:{nth}|{count})\b", label, said)
-    return said
-
-
 def _lettered(said: str, labels: Sequence[str]) -> str:
     """A text that names options by their places, with their labels instead."""
+    count = len(labels)
+
+    def at_places(found: re.Match[str]) -> str:
+        named = []
+        for place in re.finditer(_NTH if re.match(rf"(?i)(?:the )?{_NTH}", found[0]) else _PLACE, found[0], re.I):
+            way = next(i for i, (pattern, _) in enumerate(_PLACES) if re.fullmatch(pattern, place[0], re.IGNORECASE))
+            at = _PLACES[way][1] + (count if _PLACES[way][1] < 0 else 0)
+            named += [labels[at]] if 0 <= at < count else []
+        return f"option {' and '.join(named)}" if named else found[0]
+
+    def beside(found: re.Match[str]) -> str:
+        at = labels.index(found[2]) + (1 if found[1].lower() in {"after", "following", "behind", "below"} else -1)
+        return f"option {labels[at]}" if 0 <= at < count else found[0]
+
+    def inside(found: re.Match[str]) -> str:
+        first, last = labels.index(found[1]), labels.index(found[2])
+        return "all" if last - first == count - 1 else ", ".join(labels[first : last + 1]) or found[0]
+
+    one = "|".join(map(re.escape, labels))
     said = re.sub(r"\b(ans\w*) ?(?:=>?|->|→) ?", r"\1: ", said)
-    said = _PLACES.sub(lambda found: _places(found[0], labels), said)
-    for first, last in ((a, b) for i, a in enumerate(labels) for b in labels[i + 1 :]):
-        span = rf"(?<![A-Za-z]){re.escape(first)}\s?(?:-|to|through|thru)\s?{re.escape(last)}(?![A-Za-z])"
-        inside = labels[labels.index(first) : labels.index(last) + 1]
-        said = re.sub(span, ", ".join(inside) if len(inside) < len(labels) else "all", said)
-    said = re.sub(r"(?i)\b(?:second|next)[- ]to[- ]last|penultimate|last but one", _NTH[len(labels) - 2][:5], said)
-    beside = (("after|following|behind|below", 1), ("before|preceding|ahead of|above", -1))
-    for at, label in enumerate(labels):
-        nth = "|".join([*(["final(?! answer)"] if at == len(labels) - 1 else []), *_NTH[at : at + 1], *(["last"] if at == len(labels) - 1 else [])]) or "-"
-        of = rf"(?: (?:{_NOUN}|value|of (?:the|these|those|all) (?:\w+ )?\w+|(?:one )?(?:listed|given)))"
-        said = re.sub(rf"(?i)\b({_NOUN}(?: is| was)?[:= ]+)(?:the )?(?:{nth})(?=[.,;!]|$)", rf"\1{label}", said)
-        said = re.sub(rf"(?i)\b(?:{nth})(?: \w+)?{of}\b|(?<=\bthe )(?:{nth})(?=[.,;!]|$| are\b)", f"option {label}", said)
-        if at < len(_COUNT):
-            said = re.sub(rf"(?i)\b{_NOUN}(?: number| no\.?)? ?#?(?:{_COUNT[at]})(?!\w|\.\d)|(?<!\w)#{at + 1}\b",
-                          f"option {label}", said)  # fmt: skip
-        for way, step in beside:
-            if 0 <= at - step < len(labels):
-                other = re.escape(labels[at - step])
-                place = rf"(?i:\b{_NOUN}\b)[^.;,]{{0,25}}?\b(?i:{way}) {_DRESS}{other}(?![A-Za-z])"
-                said = re.sub(place, f"option {label}", said)
-        if 0 < at < len(labels) - 1:
-            said = re.sub(rf"(?i:\bbetween) {re.escape(labels[at - 1])} and {re.escape(labels[at + 1])}(?![A-Za-z])",
-                          f"option {label}", said)  # fmt: skip
-    return re.sub(r"\b(\w+ )?option option\b", "option", said)
+    said = re.sub(rf"(?<!\w)({one})\s?(?:-|to|through|thru)\s?({one})(?!\w)", inside, said)
+    said = re.sub(rf"(?i:\b{_NOUN}\b)[^.;,]{{0,45}}?\b(?i:(after|following|behind|below|before|preceding|above)) "
+                  rf"{_DRESS}({one})(?![A-Za-z])", beside, said)  # fmt: skip
+    said = re.sub(rf"(?i:\b{_NOUN}\b)[^.;,]{{0,9}}\bbetween ({one}) and ({one})(?![A-Za-z])", r"option after \1", said)
+    said = re.sub(rf"(?i:option (after)) ({one})(?![A-Za-z])", beside, said)
+    for pattern in _BY_PLACE:
+        said = pattern.sub(at_places, said)
+    return said
 
 
 def _symbols(stem: str, labels: Sequence[str]) -> frozenset[str]:
@@ -259,9 +269,7 @@ def _spoken(note: str, options: Mapping[str, str], stem: str) -> dict[str, _Spok
     return found
 
 
-def _quoted(
-    note: str, options: Mapping[str, str], answer: str, spoken: Mapping[str, _Spoken], stem: str
-) -> str | None:
+def _quoted(note: str, options: Mapping[str, str], answer: str, spoken: Mapping[str, _Spoken], stem: str) -> str | None:
     """Whether a note quotes the right option and no other, or claims it."""
     said, right = plain(note), plain(options[answer])
     value = number(right)

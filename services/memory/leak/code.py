@@ -10,14 +10,14 @@ import ast
 import json
 import keyword
 import re
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib.resources import files
 from itertools import pairwise
 
 from pmd.services.common.wire import Problem
-from pmd.services.memory.leak.forms import Number, number, numbers, opened, plain
+from pmd.services.memory.leak.forms import Number, flat, number, numbers, opened, plain
 
 NGRAM = 8
 """A run of this many code tokens in common with a passing program is a copy."""
@@ -65,30 +65,7 @@ _OF_A_TEST = re.compile(
 )
 """Names a test that a note can't know."""
 
-_IDIOMS = (
-    "for i in range(len(a)):",
-    "for i in range(1, len(a)):",
-    "for i in range(len(a) - 1, -1, -1):",
-    "for i, x in enumerate(a):",
-    "for a, b in zip(x, y):",
-    "list(map(int, input().split()))",
-    "map(int, input().split())",
-    "n, m = map(int, input().split())",
-    "sys.stdin.read().split()",
-    "sys.stdin.readline().strip()",
-    "input = sys.stdin.readline",
-    'if __name__ == "__main__": main()',
-    "from collections import defaultdict, Counter, deque",
-    "defaultdict(lambda: defaultdict(int))",
-    "float('inf')",
-    "[[0] * m for _ in range(n)]",
-    "print(' '.join(map(str, a)))",
-    "sorted(a, key=lambda x: x[0])",
-    "sorted(a, key=lambda x: (x[0], x[1]))",
-    "for i in range(n): for j in range(n):",
-    "x if x > y else y",
-    "return -1",
-)
+_IDIOMS = (files(__package__) / "idioms.txt").read_text().splitlines()
 
 
 def _tokens(code: str) -> list[str]:
@@ -163,35 +140,33 @@ class _Side:
     """Of one number that the question does not say."""
     large: frozenset[str]
     """Its numbers that nobody says by chance."""
+    words: frozenset[str]
+    """Of an input, all of them; empty for fewer than two, or where the question has some."""
 
 
-_prepared: OrderedDict[int, tuple[Problem, tuple[_Side, ...]]] = OrderedDict()
+_prepared: dict[int, tuple[Problem, tuple[_Side, ...]]] = {}
 
 
 def _sides(problem: Problem) -> tuple[_Side, ...]:
     """The sides of a problem's tests; tests can be megabytes, and a problem is asked about for every note."""
     known = _prepared.get(id(problem))
     if known is None or known[0] is not problem:
-        question, listed = _squeeze(problem.question()), _numbers(problem.question())
-        sides = {
-            side
+        if len(_prepared) >= REMEMBERED:
+            _prepared.clear()
+        question, listed = problem.question(), _numbers(problem.question())
+        sides = [
+            _side(name, shortest, test.get(name), question, listed)
             for test in problem.verifier.get("tests", ())
             for name, shortest in (("output", MIN_LITERAL), ("input", MIN_INPUT))
-            if (side := _side(name, shortest, test.get(name), question, listed)) is not None
-        }
-        known = _prepared[id(problem)] = (
-            problem,
-            tuple(sorted(sides, key=lambda s: (s.name, s.literal, s.numbers, sorted(s.large)))),
-        )
-        while len(_prepared) > REMEMBERED:
-            _prepared.popitem(last=False)
+        ]
+        known = _prepared[id(problem)] = problem, tuple(dict.fromkeys(side for side in sides if side is not None))
     return known[1]
 
 
 def _side(name: str, shortest: int, given: object, question: str, listed: tuple[str, ...]) -> _Side | None:
     text = (given if isinstance(given, str) else json.dumps(given))[:TEST_CHARS]
-    literal = _squeeze(text).strip("\"'")
-    known = literal in question or literal in {"true", "false", "none", "null", "yes", "no"}
+    literal, asked = _squeeze(text).strip("\"'"), _squeeze(question)
+    known = literal in asked or literal in {"true", "false", "none", "null", "yes", "no"}
     value = number(plain(literal)) if name == "output" and len(literal) <= MAX_DIGITS and not known else None
     word = literal.isalpha() and len(literal) < MIN_WORD
     if known or len(literal) < (MIN_QUOTED if word and name == "input" else shortest):
@@ -200,9 +175,11 @@ def _side(name: str, shortest: int, given: object, question: str, listed: tuple[
     if len(found) < LISTED or _within(found, listed):
         found = ()
     simple = word or bool(re.fullmatch(r"-?\d{1,4}(?:\.\d)?|\d*000", literal))
-    large = frozenset(n for n in _numbers(text) if _telling(n) and n not in question)
-    told = literal or found or large or value is not None
-    return _Side(name, literal, simple, found, value, large) if told else None
+    large = frozenset(n for n in _numbers(text) if _telling(n) and n not in asked)
+    words = frozenset(re.findall(r"[a-z]{4,}", text.lower())) - {"true", "false", "none", "null"}
+    words = words if name == "input" and len(words) > 1 and not words & set(question.lower().split()) else frozenset()
+    told = literal or found or large or words or value is not None
+    return _Side(name, literal, simple, found, value, large, words) if told else None
 
 
 def _telling(digits: str) -> bool:
@@ -239,18 +216,20 @@ def _program(completion: str) -> tuple[frozenset[tuple[str, ...]], frozenset[tup
 
 
 def _test_leak(note: str, problem: Problem) -> str | None:
-    said = plain(note)
-    tight = _squeeze(said)
-    told = numbers(said)
+    said, told = plain(note), numbers(plain(note))
+    bare = flat(note)
+    tight, words = _squeeze(bare), frozenset(re.findall(r"[a-z]+", bare))
     large = {said[n.start : n.end] for n in told} | {f"{n.value:.0f}" for n in told}
-    lists = [_numbers(found) for found in _NUMBERS.findall(said)]
-    quoted = {_squeeze(q) for q in _QUOTED.findall(said)}
+    lists = [_numbers(found) for found in _NUMBERS.findall(bare)]
+    quoted = {_squeeze(q) for q in _QUOTED.findall(bare)}
     for side in _sides(problem):
         what = "expected output" if side.name == "output" else "input"
-        if side.literal and (_quotes(said, side, quoted) if side.simple else _contains(tight, side.literal)):
+        if side.literal and (_quotes(bare, side, quoted) if side.simple else _contains(tight, side.literal)):
             return f"quotes the {what} of a hidden test"
         if side.value is not None and any(n.value == side.value and _tells(said, n) for n in told):
             return f"quotes the {what} of a hidden test"
+        if side.words and side.words <= words:
+            return "names the words of a hidden test's input"
         if side.large & large:
             return f"quotes a number of a hidden test's {side.name}"
         if side.numbers and any(_overlap(numbers, side.numbers) for numbers in lists):

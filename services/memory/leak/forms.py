@@ -10,9 +10,11 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 
-from pmd.services.memory.leak.values import Unreadable, value_of
+from pmd.services.memory.leak.values import CONSTANTS, FUNCTIONS, Unreadable, value_of
 
 _INVISIBLE = re.compile(
     "[\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff\u00ad\u180e\ufe00-\ufe0f\u20e3\U000e0000-\U000e007f]"
@@ -55,13 +57,14 @@ _PARTS = {f"{word}th": n for word, n in _SMALL.items()} | {
     **{"twentieth": 20, "hundredth": 100, "thousandth": 1000},
 }
 _SCALED = "|".join(_SCALES)
+_BEING = r"(?:\b(?:is|are|must be|must|has to be|be) )?\b"
 _IN_SIGNS = tuple(
     (re.compile(words), signs)
     for words, signs in (
         (rf"\b(an?|\d+)[ -]({'|'.join(_PARTS)})s?\b", None),
         (r" to the (?:power (?:of )?)?(?=(?:minus )?\d+(?!\w))", "^"),
-        (r"(?:\b(?:is|are|must be|must|has to be|be) )?\b(?:(?:strictly )?(?:greater|larger|bigger|more) than|exceeds?|above) (?=[\d-])", "> "),
-        (r"(?:\b(?:is|are|must be|must|has to be|be) )?\b(?:(?:strictly )?(?:less|smaller) than|below) (?=[\d-])", "< "),
+        (rf"{_BEING}(?:(?:strictly )?(?:greater|larger|bigger|more) than|exceeds?|above) (?=[\d-])", "> "),
+        (rf"{_BEING}(?:(?:strictly )?(?:less|smaller) than|below) (?=[\d-])", "< "),
         (r"\b(?:(?:the )?square root of|root(?: of)?(?= \d))", " sqrt "),
         (r"(\d) point (\d)", r"\1.\2"),
         (r"(?<!\w)(?:minus|negative) (?=[\da-z(])", "-"),
@@ -81,8 +84,6 @@ _DIGITS = re.compile(
     r"(?<![\w.^])(?:\d{1,3}(?:([ ,'_.])\d{3})(?:\1\d{3})*(?:\.\d+)?|\d+(?:[.,]\d+)?|\.\d+)(?:e[-+]?\d{1,3})?"
     r"(?![\w]|[.,]\d)|(?<![\w.])\d+(?:\.\d+)?(?!\w|\.\d)"
 )
-_SPACED = re.compile(r"(?<![\w.])\d(?:[ -]\d){3,}(?![\w.])")
-_ROMAN = re.compile(r"(?<!\w)(?=[mdclxvi]{3})m{0,3}(?:cm|cd|d?c{0,3})(?:xc|xl|l?x{0,3})(?:ix|iv|v?i{0,3})(?!\w)")
 _NEGATED = re.compile(r"(?<![\w)\]])[-]\s?$|\(\s*-\s?$")
 _TERM = re.compile(r"\d+(?:\.\d+)?(?:e[-+]?\d+)?|\.\d+|[a-z]+|\*\*|[-+*/^()!]|\S")
 _PLAIN_TERM = re.compile(r"\.?\d|[-+*/^()!]")
@@ -90,6 +91,7 @@ MAX_NUMBER = 60
 """Longer ones are no numbers: what reads like one is a string of digits."""
 MAX_TERMS = 60
 """Longer expressions are not computed."""
+
 
 @dataclass(frozen=True)
 class Number:
@@ -127,10 +129,15 @@ def dressed(text: str) -> str:
     return "\n".join(" ".join(line.split()) for line in text.splitlines())
 
 
+def flat(text: str) -> str:
+    """A text `dressed`, on one line, without case."""
+    return " ".join(dressed(text).casefold().split())
+
+
+@lru_cache(maxsize=4096)
 def plain(text: str) -> str:
-    """A text in the form that answers are compared in: `dressed`, on one line, without case, numbers in digits."""
-    said = " ".join(dressed(text).casefold().split())
-    said = _NUMERALS.sub(_in_digits, said)
+    """A text in the form that answers are compared in: `flat`, with numbers in digits and mathematics in signs."""
+    said = _NUMERALS.sub(_in_digits, flat(text))
     for pattern, signs in _IN_SIGNS:
         said = pattern.sub(signs if signs is not None else _scaled, said)
     return said
@@ -181,13 +188,6 @@ def _literals(said: str) -> Iterator[tuple[float, int, int]]:
             yield from ((sign * value, start, match.end()) for value in _readings(match[0]))
             for part in re.finditer(r"\d+(?:\.\d+)?(?!\d|e)", match[0]) if re.search(r"[ ,'_]", match[0]) else ():
                 yield float(part[0]), match.start() + part.start(), match.start() + part.end()
-    for match in _SPACED.finditer(said):
-        if match.end() - match.start() <= MAX_NUMBER:
-            yield float(re.sub(r"\D", "", match[0])), match.start(), match.end()
-    for match in _ROMAN.finditer(said):
-        digits = [{"i": 1, "v": 5, "x": 10, "l": 50, "c": 100, "d": 500, "m": 1000}[c] for c in match[0]]
-        value = sum(-d if d < after else d for d, after in zip(digits, [*digits[1:], 0], strict=True))
-        yield float(value), match.start(), match.end()
 
 
 def _readings(digits: str) -> Iterator[float]:
@@ -207,10 +207,8 @@ def _expressions(said: str, variables: frozenset[str]) -> Iterator[tuple[float, 
     run: list[re.Match[str]] = []
     for term in _TERM.finditer(said):
         word = term[0]
-        belongs = _PLAIN_TERM.match(word) or word in variables or word in _FUNCTIONS or _joined(word, variables)
-        if belongs and run and said[run[-1].end() : term.start()].count("\n"):
-            belongs = None
-        if belongs:
+        product = len(word) <= 3 and variables.issuperset(word)
+        if _PLAIN_TERM.match(word) or product or word in FUNCTIONS or word in CONSTANTS:
             run.append(term)
         elif run:
             yield from _computed(run)
@@ -218,28 +216,21 @@ def _expressions(said: str, variables: frozenset[str]) -> Iterator[tuple[float, 
     yield from _computed(run)
 
 
-_FUNCTIONS = frozenset({"pi", "sqrt", "e", "exp", "sin", "cos", "tan", "ln", "log"})
-
-
-def _joined(word: str, variables: frozenset[str]) -> bool:
-    return bool(variables) and len(word) <= 3 and set(word) <= variables
-
-
 def _computed(run: list[re.Match[str]]) -> Iterator[tuple[float, int, int]]:
+    """The value of a stretch, without signs and brackets at its ends that belong to the text around it."""
     while run and run[0][0] in {")", "*", "/", "^", "!", "**", "+", "e"}:
         run = run[1:]
-    while run and run[-1][0] in {"(", "-", "+", "*", "/", "^", "**"}:
+    while run and (run[-1][0] in {"(", "-", "+", "*", "/", "^", "**"} or (run[-1][0] == ")" and _depth(run) < 0)):
         run = run[:-1]
-    depth = sum((t[0] == "(") - (t[0] == ")") for t in run)
-    while depth < 0 and run and run[-1][0] == ")":
-        run, depth = run[:-1], depth + 1
-    while depth > 0 and run and run[0][0] == "(":
-        run, depth = run[1:], depth - 1
+    while run and run[0][0] == "(" and _depth(run) > 0:
+        run = run[1:]
     if 1 < len(run) <= MAX_TERMS:
-        try:
+        with suppress(Unreadable):
             yield value_of([t[0] for t in run]), run[0].start(), run[-1].end()
-        except Unreadable:
-            return
+
+
+def _depth(run: list[re.Match[str]]) -> int:
+    return sum((t[0] == "(") - (t[0] == ")") for t in run)
 
 
 def number(text: str) -> float | None:

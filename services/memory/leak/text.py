@@ -39,7 +39,9 @@ _TAIL = re.compile(
     r"\W*$|[\"'`)\]}*>]*\s*(?:[,;:!?.]|\(?\s*mod\b|\b(?:and|because|since|as|for|so|here|when|if|exactly|by|not|modulo|"
     r"in (?:this|all|every|total)|after|once|at the end|overall|throughout|is what|passe[sd]|for)\b)"
 )
-_UNIT = re.compile(r"[\"'`)\]}*]*\s?(?:[a-z%/^*0-9]{1,5}|ohms?|amperes?|volts?|metres?|meters?|seconds?)(?=[\s.,;:!?]|$)")
+_UNIT = re.compile(
+    r"[\"'`)\]}*]*\s?(?:[a-z%/^*0-9]{1,5}|ohms?|amperes?|volts?|metres?|meters?|seconds?)(?=[\s.,;:!?]|$)"
+)
 _SUPPOSED = re.compile(r"\b(?:assum\w+|suppos\w+|pretend|if|whether|unless)\b")
 _AFTER = re.compile(
     r"[\"'`)\]}*>]*\s*(?:is|was|are|must be|has to be|will be|would be)\s+(?:always\s+|clearly\s+|indeed\s+)?"
@@ -191,7 +193,9 @@ def _asked(question: str) -> re.Pattern[str] | None:
     if not nouns:
         return None
     names = "|".join(sorted(nouns))
-    return re.compile(rf"\b(?:{names})s?\b(?:(?:[^.\n]{{0,30}}?(?:=|:|\b(?:is|are|of|equals?|to|as)\b))?\s*{_FILLER}|(?=[:,]))")
+    return re.compile(
+        rf"\b(?:{names})s?\b(?:(?:[^.\n]{{0,30}}?(?:=|:|\b(?:is|are|of|equals?|to|as)\b))?\s*{_FILLER}|(?=[:,]))"
+    )
 
 
 def claimed(said: str, start: int, end: int, question: str) -> bool:

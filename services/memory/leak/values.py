@@ -2,107 +2,73 @@
 
 It stands for the verifier's equality, which the memory can't call: two expressions are the same when they have the same
 value, where each variable has one fixed value that no honest computation meets by chance. Nothing is executed: the
-reader knows numbers, signs, brackets and six functions, and every step is bounded.
+reader knows numbers, signs, brackets and a few functions, and every step is bounded.
 """
 
 from __future__ import annotations
 
+import ast
 import math
+import operator
+import re
 from collections.abc import Callable, Sequence
+from typing import Any
 
-_CONSTANTS = {"pi": math.pi, "e": math.e}
-_FUNCTIONS: dict[str, Callable[[float], float]] = {
-    "sqrt": math.sqrt, "exp": math.exp, "sin": math.sin, "cos": math.cos, "tan": math.tan, "ln": math.log, "log": math.log,
-}  # fmt: skip
-MAX_FACTORIAL = 20
+FUNCTIONS: dict[str, Callable[[float], float]] = {
+    **{"sqrt": math.sqrt, "exp": math.exp, "sin": math.sin, "cos": math.cos, "tan": math.tan},
+    **{"ln": math.log, "log": math.log},
+}
+CONSTANTS = {"pi": math.pi, "e": math.e}
+_DOES: dict[type[ast.operator], Callable[[float, float], Any]] = {
+    **{ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul},
+    **{ast.Div: operator.truediv, ast.Pow: math.pow},
+}
 
 
 class Unreadable(ValueError):
     """The tokens are no expression, or its value is no finite real number."""
 
 
-def variable(letter: str) -> float:
-    """The value that stands for a variable: between 1 and 2, and different for each letter."""
-    return 1.0 + math.modf(math.sin(ord(letter)) * 43758.5453)[0] ** 2
-
-
 def value_of(tokens: Sequence[str]) -> float:
-    """The value of an expression, signs of multiplication left out or not.
+    """The value of an expression, signs of multiplication and brackets of functions left out or not.
 
     Raises:
         Unreadable: for anything else.
     """
+    code = ""
+    for before, token in zip(["(", *tokens], tokens, strict=False):
+        ends = before in {")", "!"} or before[-1].isalnum() or before[-1] == "."
+        begins = token == "(" or token[0].isalnum() or token[0] == "."
+        code += "*" if ends and begins and before not in FUNCTIONS else " "
+        code += "**" if token == "^" else token
+    code = re.sub(r"\b(sqrt|ln|log|exp|sin|cos|tan) +([\w.]+)", r"\1(\2)", code)
+    code = re.sub(r"(?<![\w)])(\d{1,2})\s*!", lambda m: str(math.factorial(int(m[1]))), code)
     try:
-        reader = _Reader(tokens)
-        value = reader.sum()
-        if reader.next is not None or not math.isfinite(value):
-            raise Unreadable("no expression")
-        return value
-    except (ValueError, ArithmeticError, RecursionError, TypeError) as error:
+        value = _evaluate(ast.parse(code.strip(), mode="eval").body)
+    except (SyntaxError, ValueError, ArithmeticError, RecursionError, MemoryError, TypeError) as error:
         raise Unreadable(str(error)) from error
+    if not math.isfinite(value):
+        raise Unreadable("infinite")
+    return value
 
 
-class _Reader:
-    """Recursive descent over the tokens."""
+def _evaluate(node: ast.expr) -> float:
+    match node:
+        case ast.Constant(value=int() | float() as value):
+            return float(value)
+        case ast.Name(id=name):
+            return CONSTANTS[name] if name in CONSTANTS else math.prod(map(_variable, name))
+        case ast.UnaryOp(op=ast.USub(), operand=inner):
+            return -_evaluate(inner)
+        case ast.UnaryOp(op=ast.UAdd(), operand=inner):
+            return _evaluate(inner)
+        case ast.Call(func=ast.Name(id=name), args=[inner]) if name in FUNCTIONS:
+            return FUNCTIONS[name](_evaluate(inner))
+        case ast.BinOp(left=left, op=sign, right=right) if type(sign) in _DOES:
+            return float(_DOES[type(sign)](_evaluate(left), _evaluate(right)))
+    raise Unreadable(ast.dump(node))
 
-    def __init__(self, tokens: Sequence[str]) -> None:
-        self._tokens = tokens
-        self._at = 0
 
-    @property
-    def next(self) -> str | None:
-        return self._tokens[self._at] if self._at < len(self._tokens) else None
-
-    def _take(self) -> str:
-        self._at += 1
-        return self._tokens[self._at - 1]
-
-    def sum(self) -> float:
-        total = self._product()
-        while self.next in {"+", "-"}:
-            total += self._product() if self._take() == "+" else -self._product()
-        return total
-
-    def _product(self) -> float:
-        value = self._signed()
-        while (token := self.next) is not None and token not in {"+", "-", ")", "!"}:
-            if token in {"*", "/"}:
-                self._take()
-            factor = self._signed()
-            value = value / factor if token == "/" else value * factor
-        return value
-
-    def _signed(self) -> float:
-        if self.next in {"-", "+"}:
-            return -self._signed() if self._take() == "-" else self._signed()
-        return self._power()
-
-    def _power(self) -> float:
-        base = self._atom()
-        while self.next == "!":
-            self._take()
-            if not 0 <= base <= MAX_FACTORIAL or base != int(base):
-                raise Unreadable("factorial")
-            base = float(math.factorial(int(base)))
-        if self.next in {"^", "**"}:
-            self._take()
-            return math.pow(base, self._signed())
-        return base
-
-    def _atom(self) -> float:
-        if self.next is None:
-            raise Unreadable("ends early")
-        token = self._take()
-        if token == "(":
-            value = self.sum()
-            if self.next != ")":
-                raise Unreadable("bracket")
-            self._take()
-            return value
-        if token in _FUNCTIONS:
-            return _FUNCTIONS[token](self._power())
-        if token in _CONSTANTS:
-            return _CONSTANTS[token]
-        if token.isalpha():
-            return math.prod(variable(letter) for letter in token)
-        return float(token)
+def _variable(letter: str) -> float:
+    """The value that stands for a variable: between 1 and 2, and different for each letter."""
+    return 1.0 + math.modf(math.sin(ord(letter)) * 43758.5453)[0] ** 2

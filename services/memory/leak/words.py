@@ -12,19 +12,10 @@ from importlib.resources import files
 
 from pmd.services.memory.leak.forms import dressed, letters, plain
 
-STOP = frozenset(
-    "the a an of is are was were be been being in on for to from at by with all its it their this that these those which"
-    " what and or does do did has have had as than then so no not only if but because since when where there here into"
-    " out up you we they i he she his her our your two more most very can will may might must should would could each any"
-    " some such other same both between during after before about also just answer option following question them us let"
-    " letting make makes making use uses using get gets getting give gives giving take takes taking via per".split()
-)
+_STOP, _WEAK, _ORDINARY = (part.split() for part in (files(__package__) / "ordinary.txt").read_text().split("\n\n"))
+STOP = frozenset(_STOP)
 """Words that say nothing of what a text is about."""
-WEAK = frozenset(
-    "yes no true false none both all neither left right up down more less higher lower greater smaller larger equal same"
-    " different first second third last positive negative even odd zero always never possible impossible valid invalid"
-    " increase increases increased decrease decreases decreased rise rises fall falls unchanged constant".split()
-)
+WEAK = frozenset(_WEAK)
 """Answers that are words of every honest note."""
 MAX_WEIGHT = 10
 """The most that a word weighs; a shorter one weighs as much as it has letters."""
@@ -55,11 +46,8 @@ def _stem(word: str) -> str:
     return _ENDING.sub("", word) if word.isalpha() else word
 
 
-@cache
-def _ordinary() -> frozenset[str]:
-    """Stems of words that all notes are full of: ordinary English, and what all sciences share."""
-    given = (files(__package__) / "ordinary.txt").read_text()
-    return frozenset(map(_stem, (*given.split(), *STOP, *WEAK)))
+_COMMON = frozenset(map(_stem, (*_ORDINARY, *_STOP, *_WEAK)))
+"""Stems of words that all notes are full of: ordinary English, and what all sciences share."""
 
 
 def alike(a: str, b: str) -> bool:
@@ -109,7 +97,7 @@ def tells(own: dict[str, float], said: Sequence[str], answer: str) -> bool:
 
 
 def _common(word: str) -> bool:
-    return _stem(word) in _ordinary()
+    return _stem(word) in _COMMON
 
 
 def _says(said: Sequence[str], word: str) -> bool:
@@ -118,7 +106,9 @@ def _says(said: Sequence[str], word: str) -> bool:
 
 def _is_part(part: str, word: str) -> bool:
     """Whether a text's word is the head of a name, or its long end."""
-    return (len(part) >= LONG and word.startswith(part) and not _common(part)) or (len(part) > 8 and word.endswith(part))
+    return (len(part) >= LONG and word.startswith(part) and not _common(part)) or (
+        len(part) > 8 and word.endswith(part)
+    )
 
 
 def _in_pieces(said: Sequence[str], name: str) -> bool:
