@@ -13,11 +13,11 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib.resources import files
 from itertools import pairwise
 
 from pmd.services.common.wire import Problem
 from pmd.services.memory.leak.forms import Number, flat, number, numbers, opened, plain
+from pmd.services.memory.leak.vocabulary import VOCABULARY
 
 NGRAM = 8
 """A run of this many code tokens in common with a passing program is a copy."""
@@ -65,8 +65,6 @@ _OF_A_TEST = re.compile(
 )
 """Names a test that a note can't know."""
 
-_IDIOMS = (files(__package__) / "idioms.txt").read_text().splitlines()
-
 
 def _tokens(code: str) -> list[str]:
     return _CODE_TOKEN.findall(code)
@@ -76,7 +74,7 @@ def _anonymous(tokens: Sequence[str]) -> list[str]:
     return ["v" if _NAME.fullmatch(t) and not keyword.iskeyword(t) else t for t in tokens]
 
 
-_COMMON = sorted((_anonymous(_tokens(line)) for line in _IDIOMS), key=len, reverse=True)
+_COMMON = sorted((_anonymous(_tokens(line)) for line in VOCABULARY["idioms"]), key=len, reverse=True)
 
 
 def _pieces(code: str) -> Iterator[list[str]]:

@@ -62,6 +62,7 @@ _IN_SIGNS = tuple(
     (re.compile(words), signs)
     for words, signs in (
         (rf"\b(an?|\d+)[ -]({'|'.join(_PARTS)})s?\b", None),
+        (r"(?<!\w)(\d+) and (\(\d/\d\))", r"(\1+\2)"),
         (r" to the (?:power (?:of )?)?(?=(?:minus )?\d+(?!\w))", "^"),
         (rf"{_BEING}(?:(?:strictly )?(?:greater|larger|bigger|more) than|exceeds?|above) (?=[\d-])", "> "),
         (rf"{_BEING}(?:(?:strictly )?(?:less|smaller) than|below) (?=[\d-])", "< "),

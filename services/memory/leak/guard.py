@@ -4,7 +4,8 @@ A teacher that reads the answer teaches to state it, not to find it (Law 3). A n
 with the reason; it is kept for people to see and never shown. The guard knows the answer, the policy doesn't; it also
 knows what the attempts that a note was written from ended with, which the policy does.
 
-Each kind of answer has its file: `text`, `choice`, `code`. `forms` and `values` bring note and answer to one form first.
+Each kind of answer has its file: `text`, `choice`, `code`. `forms`, `values` and `words` bring note and answer to one
+form first.
 """
 
 from __future__ import annotations

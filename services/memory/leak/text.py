@@ -15,30 +15,17 @@ from functools import lru_cache
 from pmd.services.common.wire import Problem
 from pmd.services.memory.leak import words as wording
 from pmd.services.memory.leak.forms import Number, number, numbers, plain
+from pmd.services.memory.leak.vocabulary import any_of
 
 CLAIM_CHARS = 160
 """As much around an answer as is read for a claim."""
 
-_FILLER = (
-    r"(?:(?:exactly|simply|just|only|always|therefore|thus|then|clearly|indeed|definitely|about|roughly|a|the|with|"
-    r"option|letter|single|word|that|it)\s+)*[\"'`(\[{*<]*$"
-)
+_FILLER = rf"(?:{any_of('filler')}\s+)*[\"'`(\[{{*<]*$"
 _BEFORE = re.compile(
-    r"(?:\b(?:answer|result|solution|root|total|sum|count|value|output|outcome)s?\b[^.\n]{0,60}?"
-    r"(?:=|:|->|→|\bto|\bof|\bas)"
-    r"|\b(?:is|it's|that's|are|was|be|equals?|equal to|gives?|yields?|returns?|outputs?|prints?|obtains?|becomes?|"
-    r"comes? to|amounts to|evaluates to|works out to|reduces to|simplifies to|tends? to|comes out (?:as|at|to)|box|"
-    r"ends? up (?:with|at)|arrives? at|left with|leav(?:es|ing)|answers?|solution|answered|say|write|state|report|"
-    r"submit|enter|output|(?:respond|reply|answer) with|(?:we|you|to|they) (?:find|see|have)|found|conclude|expect|"
-    r"expected|get|carries|wanted|there are|need|reach(?:es)?|land(?:s|ing)? (?:on|at)|turns? out(?: to be)?|namely)\b:?"
-    r"|=|->|→|=>"
-    r"|\b(?:so|thus|hence|therefore|giv(?:es|ing)|yields?|get|means|implies|then|conclude)\b[^.\n]{0,30}?"
-    r"\b[a-z]\w?\s*=)\s*" + _FILLER
+    r"(?:\b(?:answer|result|solution|root|total|sum|count|value|output|outcome)s?\b[^.\n]{0,60}?(?:=|:|->|→|\bto|\bof|\bas)"
+    rf"|\b{any_of('claims')}\b:?|=|->|→|=>)\s*{_FILLER}"
 )
-_TAIL = re.compile(
-    r"\W*$|[\"'`)\]}*>]*\s*(?:[,;:!?.]|\(?\s*mod\b|\b(?:and|because|since|as|for|so|here|when|if|exactly|by|not|modulo|"
-    r"in (?:this|all|every|total)|after|once|at the end|overall|throughout|is what|passe[sd]|for)\b)"
-)
+_TAIL = re.compile(rf"\W*$|[\"'`)\]}}*>]*\s*(?:[,;:!?.]|\(?\s*mod\b|\b{any_of('goes_on')}\b)")
 _UNIT = re.compile(
     r"[\"'`)\]}*]*\s?(?:[a-z%/^*0-9]{1,5}|ohms?|amperes?|volts?|metres?|meters?|seconds?)(?=[\s.,;:!?]|$)"
 )
@@ -50,6 +37,7 @@ _AFTER = re.compile(
 )
 _STEP = re.compile(r"[\d^)!]\s*(?:=|is|gives)\s*$")
 """What a step of a computation comes to is not yet the answer, if it is 0, 1 or 2."""
+_EQUATED = re.compile(r"(\S{3,})\s*=\s*$")
 _IN_UNIT = re.compile(r"\b(?:in|how many) (?:the |different |units of )?([a-z]{2,}(?:/[a-z]+)?)\b")
 _ASKED = re.compile(
     r"\b(?:what(?:'s| is| are| was| were)?|find|compute|determine|evaluate|calculate|give|name|state|which|identify|"
@@ -132,13 +120,13 @@ def tells(value: float) -> bool:
     """Whether a number is nobody's by chance."""
     if value == int(value) if math.isfinite(value) else True:
         return abs(value) >= 10 and abs(value) not in {10, 100, 1000}
-    return not any(math.isclose(abs(value), simple) for simple in (0.5, 1 / 3, 0.25))
+    return abs(value) != 0.5
 
 
 def _rescaled(found: Number, text: str, said: str, answer: str, question: str) -> bool:
     """Whether a quantity has the digits of the answer, and a unit."""
     digits, own = _mantissa(text), _mantissa(answer)
-    if digits != own or len(own) < 3 or not _SCALED_UNIT.match(said, found.end):
+    if digits != own or len(re.sub(r"\D", "", answer)) < 3 or not _SCALED_UNIT.match(said, found.end):
         return False
     return own not in {_mantissa(question[n.start : n.end]) for n in numbers(question)}
 
@@ -149,6 +137,7 @@ def _mantissa(text: str) -> str:
 
 def _value(answer: str) -> tuple[float | None, frozenset[str]]:
     """The value of a plain answer, and the variables that it is an expression in; no value for any other."""
+    answer = re.sub(r"^[a-z]\s*=\s*", "", answer)
     value = number(answer)
     names = re.findall(r"[a-z]+", re.sub(r"\b(?:pi|sqrt|exp|sin|cos|tan|ln|log|e)\b", " ", answer))
     if value is not None or not names or max(map(len, names)) > 3 or not re.search(r"[+*/^\d]", answer):
@@ -209,6 +198,8 @@ def claimed(said: str, start: int, end: int, question: str) -> bool:
     unit = _UNIT.match(after) if said[end - 1].isdigit() else None
     asked = _asked(question)
     ends = _TAIL.match(after) or (unit and _TAIL.match(after, unit.end())) or (asked and asked.match(after[1:]))
+    if (whole := _EQUATED.search(before)) and whole[1] in question.replace(" ", ""):
+        return True
     if said[start:end] in {"0", "1", "2"} and _STEP.search(before):
         return False
     if said[end - 1].isdigit() and _in_asked_unit(after, question):

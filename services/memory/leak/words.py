@@ -8,14 +8,13 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Sequence
 from functools import cache
-from importlib.resources import files
 
 from pmd.services.memory.leak.forms import dressed, letters, plain
+from pmd.services.memory.leak.vocabulary import VOCABULARY
 
-_STOP, _WEAK, _ORDINARY = (part.split() for part in (files(__package__) / "ordinary.txt").read_text().split("\n\n"))
-STOP = frozenset(_STOP)
+STOP = frozenset(VOCABULARY["stop"].split())
 """Words that say nothing of what a text is about."""
-WEAK = frozenset(_WEAK)
+WEAK = frozenset(VOCABULARY["weak"].split())
 """Answers that are words of every honest note."""
 MAX_WEIGHT = 10
 """The most that a word weighs; a shorter one weighs as much as it has letters."""
@@ -46,7 +45,7 @@ def _stem(word: str) -> str:
     return _ENDING.sub("", word) if word.isalpha() else word
 
 
-_COMMON = frozenset(map(_stem, (*_ORDINARY, *_STOP, *_WEAK)))
+_COMMON = frozenset(map(_stem, (*VOCABULARY["ordinary"].split(), *STOP, *WEAK)))
 """Stems of words that all notes are full of: ordinary English, and what all sciences share."""
 
 
@@ -148,7 +147,7 @@ def abbreviates(short: str, answer: str) -> bool:
     if max(map(len, parts), default=0) <= 3 or len(wanted) < 2:
         return False
     initials = "".join(w[0] for w in parts)
-    if len(wanted) == 2 or wanted == initials:
+    if wanted == initials or (len(wanted) == 2 and short.isalpha()):
         return wanted == initials
     loose = len(parts) > 1 and len(wanted) > 3 and _subsequence(initials, wanted)
     beginnings = {0} | {m.end() for m in re.finditer(r" |(?<=[a-z]{2})[oiay](?=[a-z]{3})", full)}
