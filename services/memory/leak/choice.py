@@ -10,11 +10,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from pmd.services.common.wire import Problem
 from pmd.services.memory.leak import words as wording
 from pmd.services.memory.leak.forms import dressed, number, numbers, plain
-from pmd.services.memory.leak.text import claimed, has_formula, occurrences, same, tells
+from pmd.services.memory.leak.text import claimed, occurrences, same, tells
 from pmd.services.memory.leak.vocabulary import any_of
 
 TOUCHED = 0.28
@@ -56,7 +57,7 @@ _AND = r"(?:,? and |,? or |, )"
 _BY_PLACE = [
     re.compile(rf"(?i)(?<![\w-])(?:the )?{pattern}")
     for pattern in (
-        rf"{_NTH}(?:{_AND}(?:the )?{_NTH})* (?:\w+ )?(?:(?:{any_of('option')}|ones?|value|of (?:the |these |those |all )+"
+        rf"{_NTH}(?:{_AND}(?:the )?{_NTH})* (?:\w+ )?(?:(?:{any_of('option')}|ones?|value|of (?:the |these |all )+"
         rf"(?:{any_of('option')}|two|three|four|five|six|\d))\b|listed|given)",
         rf"{any_of('option')}(?: (?:is|was|number|no\.?)|[:=])*(?: the)? {_NTH}(?=[.,;!]|$)",
         rf"{any_of('option')}(?: number| no\.?)? #?{_PLACE}(?:{_AND}{_PLACE})*(?![\w%]|\.\d)",
@@ -83,7 +84,7 @@ class _Spoken:
     told: bool
     """Enough to know it."""
     share: float
-    """Of its words, by weight; 1 where its number, its formula or its abbreviation stands."""
+    """Of its words, by weight; 1 where its number or its abbreviation stands."""
 
 
 def choice_leak(note: str, problem: Problem, answer: str, labels: Sequence[str]) -> str | None:
@@ -113,14 +114,13 @@ def choice_leak(note: str, problem: Problem, answer: str, labels: Sequence[str])
 
 def _named(clauses: Sequence[_Clause], answer: str, wrong: frozenset[str]) -> str | None:
     """Whether labels alone give the answer away."""
-    beats = rf"(?<!\w){re.escape(answer)}\W*\s*{any_of('beats')}\s|{_ALL_BUT}{re.escape(answer)}(?!\w)"
+    right, beats = re.escape(answer), any_of("beats")
     beside = {w for c in clauses if not c.rejects for w in c.named & wrong}
     for clause in clauses:
         stands = answer in clause.named and (clause.praises or not clause.rejects)
         alone = not clause.named & wrong and (clause.praises or not beside)
-        if re.search(_ALL_BUT + rf"{re.escape(answer)}(?!\w)", clause.text) or (
-            stands and (alone or re.search(beats, clause.text))
-        ):
+        wins = re.search(rf"(?<!\w){right}\W*\s*{beats}\s", clause.text)
+        if re.search(rf"{_ALL_BUT}{right}(?!\w)", clause.text) or (stands and (alone or wins)):
             return "names the right option"
     named = frozenset().union(*(c.named for c in clauses))
     rejected = frozenset().union(*(c.named for c in clauses if c.rejects))
@@ -143,15 +143,20 @@ def _clauses(said: str, labels: Sequence[str], stem: str) -> list[_Clause]:
 
 def _labels_in(clause: str, one: str, symbols: frozenset[str]) -> frozenset[str]:
     """The labels that a clause uses as such: "A ring", "vitamin C" and "No cell" name no option."""
-    lower = rf"(?i:\b(?:{any_of('option')}|correct|choos\w+|pick))\s*(?:is|=|:|->)?\s*{_AROUND}({one.lower()})(?=[)\]\"'*`.,;!]|\s*$)"
-    named = {m[1].upper() for m in re.finditer(lower, clause)}
-    named |= {m[1].upper() for m in re.finditer(rf"^\(?({one.lower()})\) (?:is|was|works|passed|fits|wins)\b", clause)}
+    named = {
+        (m[1] or m[2]).upper()  # labels in lower case, where nothing else can be meant
+        for m in re.finditer(
+            rf"(?i:\b(?:{any_of('option')}|correct|choos\w+|pick))\s*(?:is|=|:|->)?\s*{_AROUND}({one.lower()})"
+            rf"(?=[)\]\"'*`.,;!]|\s*$)|^\(?({one.lower()})\) (?:is|was|works|passed|fits|wins)\b",
+            clause,
+        )
+    }
     places = list(re.finditer(rf"(?<![\w°'.+\-=/]){_AROUND}({one}){_BEHIND}(?![\w'°]|[-+=/]\w)", clause))
     for match in places:
         label, before, after = match[1], clause[: match.start()], clause[match.end() :]
         listed = any(
             _JOINT.fullmatch(clause, first.end(), second.start())
-            for first, second in zip(places, places[1:], strict=False)
+            for first, second in pairwise(places)
             if match in (first, second)
         )
         judged = listed and re.search(r"\b(?:are|is|was|were) (?:all )?(?:wrong|false|incorrect|out)\b", after)
@@ -201,7 +206,7 @@ def _lettered(said: str, labels: Sequence[str]) -> str:
 def _symbols(stem: str, labels: Sequence[str]) -> frozenset[str]:
     """Labels that mean something else in the question: points of a triangle, elements, quantities, alleles."""
     found = {x for x in labels if re.search(rf"(?<![A-Za-z]){re.escape(x)}(?![A-Za-z]|(?<=[AI]) [a-z])", stem)}
-    found -= set() if re.search(r"(?<=[a-z,] )A(?![A-Za-z0-9]| [a-z0-9])", stem) else {"A"}
+    found -= set() if re.search(r"(?<=[a-z,\d] )A(?![A-Za-z0-9]| [a-z0-9])", stem) else {"A"}
     return frozenset(found | {x for x in labels if len(x) == 1 and re.search(rf"\b{x}[{x}{x.lower()}]\b", stem)})
 
 
@@ -212,9 +217,6 @@ def _spoken(note: str, label: str, options: Mapping[str, str], stem: str) -> _Sp
     if value is not None:
         stands = any(same(n.value, value, option) for n in numbers(said))
         return _Spoken(stands and tells(value) and all(n.value != value for n in numbers(stem)), float(stands))
-    if re.search(r"[<>=^]", option) and not has_formula(stem, option):
-        stands = has_formula(said, option)
-        return _Spoken(stands, float(stands))
     others = [text for other, text in options.items() if other != label]
     known, heard = wording.words(stem), wording.words(said)
     own = wording.weights(options[label], others, known)
@@ -223,7 +225,7 @@ def _spoken(note: str, label: str, options: Mapping[str, str], stem: str) -> _Sp
     weak = option in wording.WEAK or wording.WEAK.issuperset(own)
     share = wording.share(own or wording.weights(options[label], others, ()), heard)
     named = any(wording.share({name: 1.0}, heard) for name in wording.names(own))
-    return _Spoken(not weak and wording.tells(own, heard, options[label]), max(share, TOUCHED * named))
+    return _Spoken(not weak and wording.tells(own, heard), max(share, TOUCHED * named))
 
 
 def _quoted(said: str, options: Mapping[str, str], answer: str, spoken: Mapping[str, _Spoken], stem: str) -> bool:

@@ -66,24 +66,21 @@ _OF_A_TEST = re.compile(
 """Names a test that a note can't know."""
 
 
-def _tokens(code: str) -> list[str]:
-    return _CODE_TOKEN.findall(code)
-
-
 def _anonymous(tokens: Sequence[str]) -> list[str]:
     return ["v" if _NAME.fullmatch(t) and not keyword.iskeyword(t) else t for t in tokens]
 
 
-_COMMON = sorted((_anonymous(_tokens(line)) for line in VOCABULARY["idioms"]), key=len, reverse=True)
+_IDIOMS = [_anonymous(_CODE_TOKEN.findall(line)) for line in VOCABULARY["idioms"]]
+_COMMON = sorted((idiom for idiom in _IDIOMS if len(idiom) >= NGRAM), key=len, reverse=True)
 
 
 def _pieces(code: str) -> Iterator[list[str]]:
     """The tokens of code between the idioms that all programs share."""
-    tokens = _tokens(code)
+    tokens = _CODE_TOKEN.findall(code)
     shapes = _anonymous(tokens)
     begin = at = 0
     while at < len(tokens):
-        idiom = next((i for i in _COMMON if len(i) >= NGRAM and shapes[at : at + len(i)] == i), None)
+        idiom = next((i for i in _COMMON if shapes[at : at + len(i)] == i), None)
         if idiom is None:
             at += 1
         else:
@@ -92,24 +89,12 @@ def _pieces(code: str) -> Iterator[list[str]]:
     yield tokens[begin:]
 
 
-def _runs(code: str) -> set[tuple[str, ...]]:
-    return {tuple(p[i : i + NGRAM]) for p in _pieces(code) for i in range(len(p) - NGRAM + 1)}
-
-
-def _shape(code: str) -> set[tuple[str, ...]]:
-    """Runs of tokens with names left out of account; runs that are mostly names say nothing."""
-    pieces = map(_anonymous, _pieces(code))
-    runs = (tuple(p[i : i + RENAMED]) for p in pieces for i in range(len(p) - RENAMED + 1))
-    return {run for run in runs if len(set(run) - {"v"}) >= 4 and run.count("v") <= RENAMED // 2}
-
-
-def programs(completions: Sequence[str]) -> list[str]:
-    """The programs in completions, without comments: what is fenced, or all of one that is nothing but a program."""
-    found = []
-    for text in completions:
-        blocks = _FENCE.findall(text) or ([text] if _is_program(text) else [])
-        found += [_COMMENT.sub(" ", block) for block in blocks]
-    return found
+def _runs(code: str) -> tuple[set[tuple[str, ...]], set[tuple[str, ...]]]:
+    """Runs of tokens, and those with names left out of account; of these, mostly names say nothing."""
+    pieces = list(_pieces(code))
+    exact = {tuple(p[i : i + NGRAM]) for p in pieces for i in range(len(p) - NGRAM + 1)}
+    runs = (tuple(p[i : i + RENAMED]) for p in map(_anonymous, pieces) for i in range(len(p) - RENAMED + 1))
+    return exact, {run for run in runs if len(set(run) - {"v"}) >= 4 and run.count("v") <= RENAMED // 2}
 
 
 def _is_program(text: str) -> bool:
@@ -197,20 +182,20 @@ def code_leak(note: str, problem: Problem, passed: Sequence[str]) -> str | None:
     if re.search(r"```|~~~", note) or _is_program(said):
         return "contains a program"
     for text in {said, _COMMENT.sub(" ", said)} if passed else set():
-        own, shape = _runs(text), _shape(text)
-        if own and any(own & runs for runs, _ in map(_program, passed)):
+        own, shape = _runs(text)
+        if any(own & runs for runs, _ in map(_program, passed)):
             return f"copies {NGRAM} tokens of a passing program"
-        if shape and any(shape & shapes for _, shapes in map(_program, passed)):
+        if any(shape & shapes for _, shapes in map(_program, passed)):
             return f"copies {RENAMED} tokens of a passing program, names changed"
     return _test_leak(note, problem)
 
 
 @lru_cache(maxsize=1024)
 def _program(completion: str) -> tuple[frozenset[tuple[str, ...]], frozenset[tuple[str, ...]]]:
-    """The runs of the programs in a completion, and those with names left out; every note is compared with all."""
-    found = programs([completion])
-    runs, shapes = map(_runs, found), map(_shape, found)
-    return frozenset().union(*runs), frozenset().union(*shapes)
+    """The runs of the programs in a completion: what is fenced, or all of one that is nothing but a program."""
+    blocks = _FENCE.findall(completion) or ([completion] if _is_program(completion) else [])
+    found = [_runs(_COMMENT.sub(" ", block)) for block in blocks]
+    return frozenset().union(*(runs for runs, _ in found)), frozenset().union(*(shapes for _, shapes in found))
 
 
 def _test_leak(note: str, problem: Problem) -> str | None:
@@ -242,11 +227,7 @@ def _tells(said: str, found: Number) -> bool:
         return True
     before = said[max(0, said.rfind(". ", 0, found.start)) : found.start]
     if len(digits) >= MIN_LITERAL:
-        return any(
-            found.start - m.end() <= NEAR
-            for m in _SHOWN.finditer(said[: found.start])
-            if m.start() >= found.start - len(before)
-        )
+        return any(len(before) - m.end() <= NEAR for m in _SHOWN.finditer(before))
     return _OF_A_TEST.search(before) is not None and _SHOWN.search(before) is not None
 
 
@@ -264,8 +245,7 @@ def _contains(tight: str, literal: str) -> bool:
     """Whether a literal occurs, not as a part of a longer number."""
     if literal not in tight:  # nearly always, and far cheaper than an expression for each of all tests
         return False
-    before = r"(?<!\d)" if literal[0].isdigit() else ""
-    after = r"(?!\d)" if literal[-1].isdigit() else ""
+    before, after = "(?<!\\d)" * literal[0].isdigit(), "(?!\\d)" * literal[-1].isdigit()
     return re.search(before + re.escape(literal) + after, tight) is not None
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from pmd.services.memory.leak.values import CONSTANTS, FUNCTIONS, Unreadable, value_of
+from pmd.services.memory.leak.vocabulary import VOCABULARY
 
 _INVISIBLE = re.compile(
     "[\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff\u00ad\u180e\ufe00-\ufe0f\u20e3\U000e0000-\U000e007f]"
@@ -42,12 +43,8 @@ _TEX = (
     (re.compile(r"\\([A-Za-z]+)"), r" \1 "),
 )
 
-_UP_TO_NINETEEN = (
-    *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"),
-    *("thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen"),
-)
-_BY_TENS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
-_SMALL = {word: n for n, word in enumerate(_UP_TO_NINETEEN)} | {word: 10 * n for n, word in enumerate(_BY_TENS, 2)}
+_SMALL = {word: n for n, word in enumerate(VOCABULARY["units"].split())}
+_SMALL |= {word: n for n, word in zip(range(20, 100, 10), VOCABULARY["tens"].split(), strict=True)}
 _SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9}
 _SCALE_WORDS = {"dozen": 12, "hundred": 100, **_SCALES}
 _NUMERAL = "|".join((*_SMALL, *_SCALE_WORDS))
@@ -106,19 +103,11 @@ class Number:
 def opened(text: str) -> str:
     """Characters of other alphabets, superscripts and vulgar fractions as ASCII writes them."""
     text = _SUPERSCRIPT.sub(lambda m: "^" + unicodedata.normalize("NFKC", m[0]), _INVISIBLE.sub("", text))
-    out = []
-    for char in text:
-        if char.isascii():
-            out.append(char)
-        elif char in _SIGNS:
-            out.append(_SIGNS[char])
-        elif unicodedata.decomposition(char).startswith("<fraction>"):
-            out.append(" " + unicodedata.normalize("NFKC", char) + " ")
-        elif unicodedata.category(char) == "Nd":
-            out.append(str(unicodedata.digit(char)))
-        else:
-            out.append(char)
-    bare = unicodedata.normalize("NFKD", unicodedata.normalize("NFKC", "".join(out)))
+    if text.isascii():
+        return text
+    text = "".join(_SIGNS.get(c, str(unicodedata.digit(c)) if unicodedata.category(c) == "Nd" else c) for c in text)
+    text = re.sub(r"[¼-¾⅐-⅞]", r" \g<0> ", text)
+    bare = unicodedata.normalize("NFKD", unicodedata.normalize("NFKC", text))
     return "".join(c for c in bare if not unicodedata.combining(c)).translate(_LOOK_ALIKE)
 
 
@@ -183,24 +172,23 @@ def numbers(said: str, variables: frozenset[str] = frozenset()) -> list[Number]:
 
 def _literals(said: str) -> Iterator[tuple[float, int, int]]:
     for match in _DIGITS.finditer(said):
-        sign = -1.0 if _NEGATED.search(said, max(0, match.start() - 3), match.start()) else 1.0
-        if match.end() - match.start() <= MAX_NUMBER:
-            start = match.start() - (sign < 0)
-            yield from ((sign * value, start, match.end()) for value in _readings(match[0]))
-            for part in re.finditer(r"\d+(?:\.\d+)?(?!\d|e)", match[0]) if re.search(r"[ ,'_]", match[0]) else ():
-                yield float(part[0]), match.start() + part.start(), match.start() + part.end()
+        if match.end() - match.start() > MAX_NUMBER:
+            continue
+        negative = _NEGATED.search(said, max(0, match.start() - 3), match.start()) is not None
+        for value in _readings(match[0]):
+            yield -value if negative else value, match.start() - negative, match.end()
+        for part in re.finditer(r"(?<=[ ,'_])\d+(?:\.\d+)?(?!e)|\d+(?=[ ,'_])", match[0]):
+            yield float(part[0]), match.start() + part.start(), match.start() + part.end()
 
 
-def _readings(digits: str) -> Iterator[float]:
-    """What a number may be: `12,500` is twelve thousand or twelve and a half."""
-    grouped = re.fullmatch(r"[1-9]\d{0,2}(?:([ ,'_.])\d{3})(?:\1\d{3})*((?:\.\d+)?(?:e[-+]?\d+)?)", digits)
-    whole = float(digits[: grouped.start(2)].replace(grouped[1], "") + grouped[2]) if grouped else None
-    if whole is not None and grouped[1] != ".":
-        yield whole
+def _readings(digits: str) -> list[float]:
+    """What a number may be: `12,500` is twelve thousand or twelve and a half, the first unless it has a point."""
+    found = []
+    if grouped := re.fullmatch(r"([1-9]\d{0,2}(?:([ ,'_.])\d{3})(?:\2\d{3})*)((?:\.\d+)?(?:e[-+]?\d+)?)", digits):
+        found.append(float(grouped[1].replace(grouped[2], "") + grouped[3]))
     if re.fullmatch(r"\d*(?:[.,]\d+)?(?:e[-+]?\d+)?", digits):
-        yield float(digits.replace(",", "."))
-    if whole is not None and grouped[1] == ".":
-        yield whole
+        found.append(float(digits.replace(",", ".")))
+    return found[::-1] if "." in digits else found
 
 
 def _expressions(said: str, variables: frozenset[str]) -> Iterator[tuple[float, int, int]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 
 from pmd.services.common.wire import Problem
@@ -26,9 +26,6 @@ _BEFORE = re.compile(
     rf"|\b{any_of('claims')}\b:?|=|->|→|=>)\s*{_FILLER}"
 )
 _TAIL = re.compile(rf"\W*$|[\"'`)\]}}*>]*\s*(?:[,;:!?.]|\(?\s*mod\b|\b{any_of('goes_on')}\b)")
-_UNIT = re.compile(
-    r"[\"'`)\]}*]*\s?(?:[a-z%/^*0-9]{1,5}|ohms?|amperes?|volts?|metres?|meters?|seconds?)(?=[\s.,;:!?]|$)"
-)
 _SUPPOSED = re.compile(r"\b(?:assum\w+|suppos\w+|pretend|if|whether|unless)\b")
 _AFTER = re.compile(
     r"[\"'`)\]}*>]*\s*(?:is|was|are|must be|has to be|will be|would be)\s+(?:always\s+|clearly\s+|indeed\s+)?"
@@ -37,20 +34,16 @@ _AFTER = re.compile(
 )
 _STEP = re.compile(r"[\d^)!]\s*(?:=|is|gives)\s*$")
 """What a step of a computation comes to is not yet the answer, if it is 0, 1 or 2."""
-_EQUATED = re.compile(r"(\S{3,})\s*=\s*$")
 _IN_UNIT = re.compile(r"\b(?:in|how many) (?:the |different |units of )?([a-z]{2,}(?:/[a-z]+)?)\b")
-_ASKED = re.compile(
-    r"\b(?:what(?:'s| is| are| was| were)?|find|compute|determine|evaluate|calculate|give|name|state|which|identify|"
-    r"how (?:many|much))\s+((?:[a-z]+[\s,.?]+){1,5})"
-)
+_ASKED = re.compile(rf"\b{any_of('asks')}\s+((?:[a-z]+[\s,.?]+){{1,5}})")
 _BETWEEN = re.compile(r"(?:[\s,;(){}\[\]$|]|\b(?:and|or|to)\b|\b[a-z]+_?\d?\s*=|<=?\s*[a-z]\s*<=?)+")
 _NAMES_ALL = re.compile(
     r"(?:\b[a-z]+_?\d?\s*(?:=|\bin\b)|∈|\b(?:roots?|solutions?|zeros?|values?|pairs?|set|between|interval|from|hence|so|thus|therefore)\b)\W*$"
 )
 _SOLVE = re.compile(
-    r"\W*(?:both |all |each )?(?:solves?|satisf(?:y|ies)|works?|fits?|are (?:the )?(?:roots|solutions|zeros))\b"
+    r"\W*(?:both |all |each )?(?:solves?|satisf\w+|works?|fits?|are (?:the )?(?:roots|solutions|zeros))\b"
 )
-_SCALED_UNIT = re.compile(r"\s?(?:[kmcdnuμg]?(?:m|s|g|l|pa|n|j|w|v|a|hz|mol)|litres?|grams?|metres?)(?![a-z])")
+_SCALED_UNIT = re.compile(r"\s?[kmcdnuμg]?(?:m|s|g|l|pa|n|j|w|v|a|hz|mol)(?![a-z])")
 
 
 def typed_leak(note: str, problem: Problem, given: str) -> str | None:
@@ -69,7 +62,7 @@ def typed_leak(note: str, problem: Problem, given: str) -> str | None:
     own = wording.weights(given, (), asked)
     if answer in wording.WEAK or not own:
         return None
-    told = wording.tells(own, wording.words(said), given) or wording.broken_up(said, answer)
+    told = wording.tells(own, wording.words(said)) or wording.broken_up(said, answer)
     return "states the reference answer" if told or wording.abbreviated(note, given, asked, ()) else None
 
 
@@ -87,7 +80,6 @@ def value_leak(said: str, answer: str, question: str) -> str | None:
     asked = numbers(question, variables)
     known = any(same(n.value, value, "") for n in asked)
     telling = (tells(value) and not known) or bool(variables)
-    literals = {n.value for n in asked}
     for found in numbers(said, variables):
         text = said[found.start : found.end]
         if not same(found.value, value, answer):
@@ -97,38 +89,27 @@ def value_leak(said: str, answer: str, question: str) -> str | None:
             continue  # the question itself
         elif telling or claimed(said, found.start, found.end, question):
             return "states the reference answer" if telling else "claims the reference answer"
-        elif _put_in(text, literals):
-            return "computes the reference answer"
     return None
-
-
-def _put_in(text: str, asked: Collection[float]) -> bool:
-    """Whether an expression computes with the numbers of the question."""
-    used = [float(d) for d in re.findall(r"\d+(?:\.\d+)?", text)]
-    return len(used) > 1 and not {0.0, 1.0, 2.0}.issuperset(used) and {0.0, 1.0, 2.0, *asked}.issuperset(used)
 
 
 def same(found: float, wanted: float, written: str) -> bool:
     """Whether two values are one: to a millionth, or to the decimals that the wanted one is written with."""
     if math.isclose(found, wanted, rel_tol=1e-6, abs_tol=1e-12):
         return True
-    decimals = re.fullmatch(r"-?(\d+)\.(\d+)", written)
-    return bool(decimals) and len(written) > 3 and abs(found - wanted) <= 0.5001 * 10.0 ** -len(decimals[2])
+    decimals = re.fullmatch(r"-?\d+\.(\d+)", written)
+    return decimals is not None and len(written) > 3 and abs(found - wanted) <= 0.5001 * 10.0 ** -len(decimals[1])
 
 
 def tells(value: float) -> bool:
     """Whether a number is nobody's by chance."""
-    if value == int(value) if math.isfinite(value) else True:
-        return abs(value) >= 10 and abs(value) not in {10, 100, 1000}
-    return abs(value) != 0.5
+    return (abs(value) >= 10 or not value.is_integer()) and abs(value) not in {0.5, 10, 100, 1000}
 
 
 def _rescaled(found: Number, text: str, said: str, answer: str, question: str) -> bool:
     """Whether a quantity has the digits of the answer, and a unit."""
-    digits, own = _mantissa(text), _mantissa(answer)
-    if digits != own or len(re.sub(r"\D", "", answer)) < 3 or not _SCALED_UNIT.match(said, found.end):
-        return False
-    return own not in {_mantissa(question[n.start : n.end]) for n in numbers(question)}
+    own, known = _mantissa(answer), {_mantissa(question[n.start : n.end]) for n in numbers(question)}
+    long = len(re.sub(r"\D", "", answer)) > 2
+    return long and _mantissa(text) == own and own not in known and _SCALED_UNIT.match(said, found.end) is not None
 
 
 def _mantissa(text: str) -> str:
@@ -195,24 +176,20 @@ def claimed(said: str, start: int, end: int, question: str) -> bool:
         return False
     if _AFTER.match(after) or not re.search(r"\w", said[:start] + said[end:]):
         return True
-    unit = _UNIT.match(after) if said[end - 1].isdigit() else None
     asked = _asked(question)
-    ends = _TAIL.match(after) or (unit and _TAIL.match(after, unit.end())) or (asked and asked.match(after[1:]))
-    if (whole := _EQUATED.search(before)) and whole[1] in question.replace(" ", ""):
+    ends = _TAIL.match(after) or (asked and asked.match(after[1:]))
+    if said[end - 1].isdigit() and _in_asked_unit(after, question):
         return True
     if said[start:end] in {"0", "1", "2"} and _STEP.search(before):
         return False
-    if said[end - 1].isdigit() and _in_asked_unit(after, question):
-        return True
     return bool(ends and (_BEFORE.search(before) or (asked is not None and asked.search(before))))
 
 
 def _in_asked_unit(after: str, question: str) -> bool:
     """Whether a number is followed by what the question counts, or asks it in."""
-    unit = re.match(r"(?:\.0+)?\s?(?:in total|altogether|overall)|(?:\.0+)?\s?([a-z]{3,}(?:/[a-z]+)?)\b", after)
-    if unit is None or unit[1] is None:
-        return unit is not None
-    return any(asked.startswith(unit[1][:3]) and asked not in wording.STOP for asked in _IN_UNIT.findall(question))
+    unit = re.match(r"\s?(?:in total|altogether|overall|([a-z]{3,}))\b", after)
+    asked = [noun for noun in _IN_UNIT.findall(question) if noun not in wording.STOP]
+    return unit is not None and (unit[1] is None or any(noun.startswith(unit[1][:3]) for noun in asked))
 
 
 def occurrences(said: str, phrase: str) -> list[tuple[int, int]]:

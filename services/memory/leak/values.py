@@ -12,6 +12,7 @@ import math
 import operator
 import re
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 FUNCTIONS: dict[str, Callable[[float], float]] = {
@@ -36,11 +37,10 @@ def value_of(tokens: Sequence[str]) -> float:
         Unreadable: for anything else.
     """
     code = ""
-    for before, token in zip(["(", *tokens], tokens, strict=False):
-        ends = before in {")", "!"} or before[-1].isalnum() or before[-1] == "."
-        begins = token == "(" or token[0].isalnum() or token[0] == "."
-        code += "*" if ends and begins and before not in FUNCTIONS else " "
-        code += "**" if token == "^" else token
+    for before, sign in pairwise(["(", *tokens]):
+        ends = before in {")", "!"} or before[-1].isalnum()
+        begins = sign == "(" or sign[0].isalnum() or sign[0] == "."
+        code += ("*" if ends and begins and before not in FUNCTIONS else " ") + ("**" if sign == "^" else sign)
     code = re.sub(r"\b(sqrt|ln|log|exp|sin|cos|tan) +([\w.]+)", r"\1(\2)", code)
     code = re.sub(r"(?<![\w)])(\d{1,2})\s*!", lambda m: str(math.factorial(int(m[1]))), code)
     try:

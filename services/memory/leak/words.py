@@ -31,8 +31,6 @@ HEADS = 2
 _WORD = re.compile(r"[a-z0-9]+(?:\.[a-z0-9]+)*")
 _ENDING = re.compile(r"(?<=\w\w\w)(?:ations?|ings?|ers?|ely|ly|ed|es|ions?|s|e|y|al|ment)$")
 _ABBREVIATION = re.compile(r"(?<![A-Za-z])(?=[a-z]?[A-Z][A-Za-z]*\d?[A-Z])[A-Za-z][A-Za-z0-9]*")
-_LATIN = {"sodium": "natrium", "potassium": "kalium", "iron": "ferrum", "copper": "cuprum", "gold": "aurum"}
-"""Names that are abbreviated by their Latin form."""
 
 
 def words(said: str) -> list[str]:
@@ -83,7 +81,7 @@ def names(own: dict[str, float]) -> list[str]:
     return [w for w, weight in own.items() if weight >= min(len(w), MAX_WEIGHT) and len(w) > 3 and not _common(w)]
 
 
-def tells(own: dict[str, float], said: Sequence[str], answer: str) -> bool:
+def tells(own: dict[str, float], said: Sequence[str]) -> bool:
     """Whether a text says enough of an answer's words to tell it."""
     told = share(own, said)
     only = [w for w, weight in own.items() if weight >= min(len(w), MAX_WEIGHT) and _says(said, w)]
@@ -91,7 +89,7 @@ def tells(own: dict[str, float], said: Sequence[str], answer: str) -> bool:
     if heads and (len(only) > 1 or len(own) <= MANY + 1):
         return True
     if told >= 0.95:
-        return len(own) > MANY or (bool(only) and (sum(map(len, own)) > 2 or _is_term(answer)))
+        return len(own) > MANY or (bool(only) and sum(map(len, own)) > 2)
     return told >= TOLD and len(only) > 1
 
 
@@ -121,10 +119,6 @@ def broken_up(said: str, answer: str) -> bool:
     return len(bare) >= LONG and bare in letters(said)
 
 
-def _is_term(text: str) -> bool:
-    return re.search(r"[A-Z]\w*[A-Z]|[A-Za-z]\d|\d[A-Za-z]", text) is not None
-
-
 def abbreviated(note: str, answer: str, known: Collection[str], others: Sequence[str]) -> bool:
     """Whether a note has an abbreviation of an answer, and not one of another option or of the question."""
     return any(
@@ -142,7 +136,7 @@ def abbreviates(short: str, answer: str) -> bool:
     words, its other letters may be any (glycerAldehyde Phosphate deHydrogenase).
     """
     wanted = re.sub(r"[^a-z]", "", re.sub(r"(?i)o\d+$", "", short).casefold())
-    parts = [_LATIN.get(w, w) for w in re.findall(r"[a-z]+", plain(answer)) if w not in STOP]
+    parts = [w for w in re.findall(r"[a-z]+", plain(answer)) if w not in STOP]
     full = " ".join(parts)
     if max(map(len, parts), default=0) <= 3 or len(wanted) < 2:
         return False
