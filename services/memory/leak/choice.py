@@ -20,6 +20,8 @@ from pmd.services.memory.leak.vocabulary import any_of
 
 TOUCHED = 0.28
 """Share of an option's words that shows that a note speaks of it; one that is a name does too."""
+NEAR = 80
+"""As much around a label as is read for what it is."""
 RIVAL = 0.15
 """A wrong option of which so much less is said than of the right one is no rival of it."""
 
@@ -34,7 +36,7 @@ _ENDS = re.compile(
 )
 """What ends a clause."""
 _JOINT = re.compile(r"\s*(?:,|/|&|>|<|\b(?:and|or|nor|with|to|than|versus|vs|from)\b)(?:\s*(?:and|or|nor)\b)?\s*")
-_AROUND, _BEHIND, _STOPS = r"[(\[\"'*`]*", r"[)\]\"'*`]*", r"\s*(?:$|[.,;!?)>\n:]|- )"
+_AROUND, _BEHIND, _STOPS = r"[(\[\"'*`]{0,6}", r"[)\]\"'*`]{0,6}", r"\s*(?:$|[.,;!?)>\n:]|- )"
 _CALLED = re.compile(
     rf"(?i)\b{any_of('option')}(?:'s|\s+(?:is|was|be|must be|should be|to be|number|under))*\s*[-:=>]*\s*{_AROUND}$"
 )
@@ -152,13 +154,11 @@ def _labels_in(clause: str, one: str, symbols: frozenset[str]) -> frozenset[str]
         )
     }
     places = list(re.finditer(rf"(?<![\w°'.+\-=/]){_AROUND}({one}){_BEHIND}(?![\w'°]|[-+=/]\w)", clause))
+    pairs = [(a, b) for a, b in pairwise(places) if _JOINT.fullmatch(clause, a.end(), b.start())]
+    joined = {one for pair in pairs for one in pair}
     for match in places:
-        label, before, after = match[1], clause[: match.start()], clause[match.end() :]
-        listed = any(
-            _JOINT.fullmatch(clause, first.end(), second.start())
-            for first, second in pairwise(places)
-            if match in (first, second)
-        )
+        label, before = match[1], clause[max(0, match.start() - NEAR) : match.start()]
+        after, listed = clause[match.end() : match.end() + NEAR], match in joined
         judged = listed and re.search(r"\b(?:are|is|was|were) (?:all )?(?:wrong|false|incorrect|out)\b", after)
         quoted = match[0] != label and not match[0].endswith("'") and not re.search(r"\w$", before)
         word = label in {"A", "I"}

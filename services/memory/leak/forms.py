@@ -72,8 +72,8 @@ _IN_SIGNS = tuple(
         (r" squared\b", "^2"),
         (r" cubed\b", "^3"),
         (r"\b(\d+) (?:out )?of (?:the )?(\d+)\b", r"(\1/\2)"),
-        (r"([\d.,]+)\s*(?:%|percent\b|per cent\b)", r"(\1/100)"),
-        (rf"([\d.,]+)\s*(k\b|{_SCALED})", None),
+        (r"(?<![\d.,])([\d.,]{1,40})\s*(?:%|percent\b|per cent\b)", r"(\1/100)"),
+        (rf"(?<![\d.,])([\d.,]{{1,40}})\s*(k\b|{_SCALED})", None),
         (r"(?<=\d)\s*[x*]\s*10\s*(?:\^|\*\*)\s*\(?([-+]?\d{1,3})\)?(?!\w)", r"e\1"),
         (r"(?<=\d)\s*x\s*(?=\d)", "*"),
     )
@@ -207,6 +207,8 @@ def _expressions(said: str, variables: frozenset[str]) -> Iterator[tuple[float, 
 
 def _computed(run: list[re.Match[str]]) -> Iterator[tuple[float, int, int]]:
     """The value of a stretch, without signs and brackets at its ends that belong to the text around it."""
+    if len(run) > 2 * MAX_TERMS:
+        return
     while run and run[0][0] in {")", "*", "/", "^", "!", "**", "+", "e"}:
         run = run[1:]
     while run and (run[-1][0] in {"(", "-", "+", "*", "/", "^", "**"} or (run[-1][0] == ")" and _depth(run) < 0)):
