@@ -1,7 +1,7 @@
 """The leak guard for typed answers: texts, numbers, expressions, and lists of numbers.
 
-What tells (a long word, a number of two digits or more, an expression) leaks wherever it is said, in any notation. What
-does not ("no", 3, 100, "increase") is said in honest notes too, and leaks where it is *claimed*: "the answer is no", "it
+What tells (a name, a number of two digits or more, an expression) leaks wherever it is said, in any notation. What does
+not ("no", 3, 100, "increase") is said in honest notes too, and leaks where it is *claimed*: "the answer is no", "it
 comes to 3.", "increase is right". What the question says leaks only where it is claimed.
 """
 
