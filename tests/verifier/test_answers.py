@@ -6,8 +6,9 @@ import time
 
 import pytest
 
+from pmd.services.common import extract
 from pmd.services.common.wire import Outcome, Verdict
-from pmd.services.verifier import compare, extract, feedback
+from pmd.services.verifier import compare, feedback
 from pmd.services.verifier.context import Context
 from pmd.services.verifier.feedback import Case, Frame
 from pmd.services.verifier.kinds import SpecError, parse_spec

@@ -302,7 +302,7 @@ KIND_PACKAGE = """
 from typing import Literal
 from pmd.services.common.strict import Strict
 from pmd.services.common.wire import Outcome, Verdict
-from pmd.services.verifier.extract import text_answer
+from pmd.services.common.extract import text_answer
 from pmd.services.verifier.kinds.kind import Kind
 
 class Spec(Strict):

@@ -10,16 +10,15 @@ import ast
 import json
 import keyword
 import re
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
 from pmd.services.common.wire import Problem
-from pmd.services.memory.leak.forms import Number, number, numbers, opened, plain
+from pmd.services.memory.leak.forms import Number, flat, number, numbers, opened, plain
+from pmd.services.memory.leak.vocabulary import VOCABULARY
 
 NGRAM = 8
 """A run of this many code tokens in common with a passing program is a copy."""
@@ -69,50 +68,22 @@ _OF_A_TEST = re.compile(
 )
 """Names a test that a note can't know."""
 
-_IDIOMS = (
-    "for i in range(len(a)):",
-    "for i in range(1, len(a)):",
-    "for i in range(len(a) - 1, -1, -1):",
-    "for i, x in enumerate(a):",
-    "for a, b in zip(x, y):",
-    "list(map(int, input().split()))",
-    "map(int, input().split())",
-    "n, m = map(int, input().split())",
-    "sys.stdin.read().split()",
-    "sys.stdin.readline().strip()",
-    "input = sys.stdin.readline",
-    'if __name__ == "__main__": main()',
-    "from collections import defaultdict, Counter, deque",
-    "defaultdict(lambda: defaultdict(int))",
-    "float('inf')",
-    "[[0] * m for _ in range(n)]",
-    "print(' '.join(map(str, a)))",
-    "sorted(a, key=lambda x: x[0])",
-    "sorted(a, key=lambda x: (x[0], x[1]))",
-    "for i in range(n): for j in range(n):",
-    "x if x > y else y",
-    "return -1",
-)
-
-
-def _tokens(code: str) -> list[str]:
-    return _CODE_TOKEN.findall(code)
-
 
 def _anonymous(tokens: Sequence[str]) -> list[str]:
     return ["v" if _NAME.fullmatch(t) and not keyword.iskeyword(t) else t for t in tokens]
 
 
-_COMMON = sorted((_anonymous(_tokens(line)) for line in _IDIOMS), key=len, reverse=True)
+_IDIOMS = [_anonymous(_CODE_TOKEN.findall(line)) for line in VOCABULARY["idioms"]]
+_COMMON = sorted((idiom for idiom in _IDIOMS if len(idiom) >= NGRAM), key=len, reverse=True)
 
 
 def _pieces(code: str) -> Iterator[list[str]]:
     """The tokens of code between the idioms that all programs share."""
-    tokens = _tokens(code)
+    tokens = _CODE_TOKEN.findall(code)
     shapes = _anonymous(tokens)
     begin = at = 0
     while at < len(tokens):
-        idiom = next((i for i in _COMMON if len(i) >= NGRAM and shapes[at : at + len(i)] == i), None)
+        idiom = next((i for i in _COMMON if shapes[at : at + len(i)] == i), None)
         if idiom is None:
             at += 1
         else:
@@ -121,24 +92,12 @@ def _pieces(code: str) -> Iterator[list[str]]:
     yield tokens[begin:]
 
 
-def _runs(code: str) -> set[tuple[str, ...]]:
-    return {tuple(p[i : i + NGRAM]) for p in _pieces(code) for i in range(len(p) - NGRAM + 1)}
-
-
-def _shape(code: str) -> set[tuple[str, ...]]:
-    """Runs of tokens with names left out of account; runs that are mostly names say nothing."""
-    pieces = map(_anonymous, _pieces(code))
-    runs = (tuple(p[i : i + RENAMED]) for p in pieces for i in range(len(p) - RENAMED + 1))
-    return {run for run in runs if len(set(run) - {"v"}) >= 4 and run.count("v") <= RENAMED // 2}
-
-
-def programs(completions: Sequence[str]) -> list[str]:
-    """The programs in completions, without comments: what is fenced, or all of one that is nothing but a program."""
-    found = []
-    for text in completions:
-        blocks = _FENCE.findall(text) or ([text] if _is_program(text) else [])
-        found += [_COMMENT.sub(" ", block) for block in blocks]
-    return found
+def _runs(code: str) -> tuple[set[tuple[str, ...]], set[tuple[str, ...]]]:
+    """Runs of tokens, and those with names left out of account; of these, mostly names say nothing."""
+    pieces = list(_pieces(code))
+    exact = {tuple(p[i : i + NGRAM]) for p in pieces for i in range(len(p) - NGRAM + 1)}
+    runs = (tuple(p[i : i + RENAMED]) for p in map(_anonymous, pieces) for i in range(len(p) - RENAMED + 1))
+    return exact, {run for run in runs if len(set(run) - {"v"}) >= 4 and run.count("v") <= RENAMED // 2}
 
 
 def _is_program(text: str) -> bool:
@@ -163,32 +122,30 @@ class _Side:
     """One word or a small number."""
     numbers: tuple[str, ...]
     """Empty when they are few, or the question lists them."""
-    value: Fraction | None
+    value: float | None
     """Of one number that the question does not say."""
     large: frozenset[str]
     """Its numbers that nobody says by chance."""
+    words: frozenset[str]
+    """Of an input, all of them; empty for fewer than two, or where the question has some."""
 
 
-_prepared: OrderedDict[int, tuple[Problem, tuple[_Side, ...]]] = OrderedDict()
+_prepared: dict[int, tuple[Problem, tuple[_Side, ...]]] = {}
 
 
 def _sides(problem: Problem) -> tuple[_Side, ...]:
     """The sides of a problem's tests; tests can be megabytes, and a problem is asked about for every note."""
     known = _prepared.get(id(problem))
     if known is None or known[0] is not problem:
-        question, listed = _squeeze(problem.question()), _numbers(problem.question())
-        sides = {
-            side
+        if len(_prepared) >= REMEMBERED:
+            _prepared.clear()
+        question, listed = problem.question(), _numbers(problem.question())
+        sides = [
+            _side(name, shortest, test.get(name), question, listed)
             for test in _tests(problem.verifier)
             for name, shortest in (("output", MIN_LITERAL), ("input", MIN_INPUT))
-            if (side := _side(name, shortest, test.get(name), question, listed)) is not None
-        }
-        known = _prepared[id(problem)] = (
-            problem,
-            tuple(sorted(sides, key=lambda s: (s.name, s.literal, s.numbers, sorted(s.large)))),
-        )
-        while len(_prepared) > REMEMBERED:
-            _prepared.popitem(last=False)
+        ]
+        known = _prepared[id(problem)] = problem, tuple(dict.fromkeys(side for side in sides if side is not None))
     return known[1]
 
 
@@ -210,8 +167,8 @@ def _tests(spec: Mapping[str, Any]) -> Iterator[Mapping[str, object]]:
 
 def _side(name: str, shortest: int, given: object, question: str, listed: tuple[str, ...]) -> _Side | None:
     text = (given if isinstance(given, str) else json.dumps(given))[:TEST_CHARS]
-    literal = _squeeze(text).strip("\"'")
-    known = literal in question or literal in {"true", "false", "none", "null", "yes", "no"}
+    literal, asked = _squeeze(text).strip("\"'"), _squeeze(question)
+    known = literal in asked or literal in {"true", "false", "none", "null", "yes", "no"}
     value = number(plain(literal)) if name == "output" and len(literal) <= MAX_DIGITS and not known else None
     word = literal.isalpha() and len(literal) < MIN_WORD
     if known or len(literal) < (MIN_QUOTED if word and name == "input" else shortest):
@@ -220,9 +177,11 @@ def _side(name: str, shortest: int, given: object, question: str, listed: tuple[
     if len(found) < LISTED or _within(found, listed):
         found = ()
     simple = word or bool(re.fullmatch(r"-?\d{1,4}(?:\.\d)?|\d*000", literal))
-    large = frozenset(n for n in _numbers(text) if _telling(n) and n not in question)
-    told = literal or found or large or value is not None
-    return _Side(name, literal, simple, found, value, large) if told else None
+    large = frozenset(n for n in _numbers(text) if _telling(n) and n not in asked)
+    words = frozenset(re.findall(r"[a-z]{4,}", text.lower())) - {"true", "false", "none", "null"}
+    words = words if name == "input" and len(words) > 1 and not words & set(question.lower().split()) else frozenset()
+    told = literal or found or large or words or value is not None
+    return _Side(name, literal, simple, found, value, large, words) if told else None
 
 
 def _telling(digits: str) -> bool:
@@ -242,35 +201,37 @@ def code_leak(note: str, problem: Problem, passed: Sequence[str]) -> str | None:
     if re.search(r"```|~~~", note) or _is_program(said):
         return "contains a program"
     for text in {said, _COMMENT.sub(" ", said)} if passed else set():
-        own, shape = _runs(text), _shape(text)
-        if own and any(own & runs for runs, _ in map(_program, passed)):
+        own, shape = _runs(text)
+        if any(own & runs for runs, _ in map(_program, passed)):
             return f"copies {NGRAM} tokens of a passing program"
-        if shape and any(shape & shapes for _, shapes in map(_program, passed)):
+        if any(shape & shapes for _, shapes in map(_program, passed)):
             return f"copies {RENAMED} tokens of a passing program, names changed"
     return _test_leak(note, problem)
 
 
 @lru_cache(maxsize=1024)
 def _program(completion: str) -> tuple[frozenset[tuple[str, ...]], frozenset[tuple[str, ...]]]:
-    """The runs of the programs in a completion, and those with names left out; every note is compared with all."""
-    found = programs([completion])
-    runs, shapes = map(_runs, found), map(_shape, found)
-    return frozenset().union(*runs), frozenset().union(*shapes)
+    """The runs of the programs in a completion: what is fenced, or all of one that is nothing but a program."""
+    blocks = _FENCE.findall(completion) or ([completion] if _is_program(completion) else [])
+    found = [_runs(_COMMENT.sub(" ", block)) for block in blocks]
+    return frozenset().union(*(runs for runs, _ in found)), frozenset().union(*(shapes for _, shapes in found))
 
 
 def _test_leak(note: str, problem: Problem) -> str | None:
-    said = plain(note)
-    tight = _squeeze(said)
-    told = numbers(said)
-    large = {str(n.value) for n in told}
-    lists = [_numbers(found) for found in _NUMBERS.findall(said)]
-    quoted = {_squeeze(q) for q in _QUOTED.findall(said)}
+    said, told = plain(note), numbers(plain(note))
+    bare = flat(note)
+    tight, words = _squeeze(bare), frozenset(re.findall(r"[a-z]+", bare))
+    large = {said[n.start : n.end] for n in told} | {f"{n.value:.0f}" for n in told}
+    lists = [_numbers(found) for found in _NUMBERS.findall(bare)]
+    quoted = {_squeeze(q) for q in _QUOTED.findall(bare)}
     for side in _sides(problem):
         what = "expected output" if side.name == "output" else "input"
-        if side.literal and (_quotes(said, side, quoted) if side.simple else _contains(tight, side.literal)):
+        if side.literal and (_quotes(bare, side, quoted) if side.simple else _contains(tight, side.literal)):
             return f"quotes the {what} of a hidden test"
         if side.value is not None and any(n.value == side.value and _tells(said, n) for n in told):
             return f"quotes the {what} of a hidden test"
+        if side.words and side.words <= words:
+            return "names the words of a hidden test's input"
         if side.large & large:
             return f"quotes a number of a hidden test's {side.name}"
         if side.numbers and any(_overlap(numbers, side.numbers) for numbers in lists):
@@ -280,16 +241,12 @@ def _test_leak(note: str, problem: Problem) -> str | None:
 
 def _tells(said: str, found: Number) -> bool:
     """Whether a number that is an expected output is told as one: large, shown as what comes out, or of a test."""
-    digits = str(found.value).lstrip("-")
+    digits = f"{found.value:.17g}".lstrip("-")
     if _telling(digits) if digits.isdecimal() else len(digits) > MIN_WORD:
         return True
     before = said[max(0, said.rfind(". ", 0, found.start)) : found.start]
     if len(digits) >= MIN_LITERAL:
-        return any(
-            found.start - m.end() <= NEAR
-            for m in _SHOWN.finditer(said[: found.start])
-            if m.start() >= found.start - len(before)
-        )
+        return any(len(before) - m.end() <= NEAR for m in _SHOWN.finditer(before))
     return _OF_A_TEST.search(before) is not None and _SHOWN.search(before) is not None
 
 
@@ -307,8 +264,7 @@ def _contains(tight: str, literal: str) -> bool:
     """Whether a literal occurs, not as a part of a longer number."""
     if literal not in tight:  # nearly always, and far cheaper than an expression for each of all tests
         return False
-    before = r"(?<!\d)" if literal[0].isdigit() else ""
-    after = r"(?!\d)" if literal[-1].isdigit() else ""
+    before, after = "(?<!\\d)" * literal[0].isdigit(), "(?!\\d)" * literal[-1].isdigit()
     return re.search(before + re.escape(literal) + after, tight) is not None
 
 

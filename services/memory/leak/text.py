@@ -1,8 +1,8 @@
-"""The leak guard for answers that are texts, numbers, or lists of numbers.
+"""The leak guard for typed answers: texts, numbers, expressions, and lists of numbers.
 
-What tells (a long word, a number of two digits or more) leaks wherever it is said, in any notation. What does not
-("no", 3, 100, "increase") is said in honest notes too, and leaks where it is *claimed*: "the answer is no", "it comes
-to 3.", "increase is right". What the question says leaks only where it is claimed.
+What tells (a name, a number of two digits or more, an expression) leaks wherever it is said, in any notation. What does
+not ("no", 3, 100, "increase") is said in honest notes too, and leaks where it is *claimed*: "the answer is no", "it
+comes to 3.", "increase is right". What the question says leaks only where it is claimed.
 """
 
 from __future__ import annotations
@@ -10,99 +10,162 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from fractions import Fraction
 from functools import lru_cache
 
 from pmd.services.common.wire import Problem
-from pmd.services.memory.leak.forms import (
-    computed,
-    dressed,
-    encoded,
-    expression,
-    letters,
-    listed,
-    number,
-    numbers,
-    plain,
-    romans,
-    rows,
-    spelled,
-    squeezed,
-    worth,
-)
+from pmd.services.memory.leak import words as wording
+from pmd.services.memory.leak.forms import Number, number, numbers, plain
+from pmd.services.memory.leak.vocabulary import any_of
 
-MIN_LITERAL = 3
-"""Shorter answers occur in honest notes by chance."""
 CLAIM_CHARS = 160
 """As much around an answer as is read for a claim."""
-LONG = 6
-"""Answers of so many letters are recognised in whatever way they are broken up; of so many words, in part."""
 
-WEAK = frozenset(
-    re.findall(
-        r"\w+",
-        "yes no true false none both all neither left right up down more less higher lower greater smaller larger "
-        "equal same different first second third last positive negative even odd zero always never possible "
-        "impossible valid invalid increase increases increased decrease decreases decreased rise rises fall falls "
-        "unchanged constant",
-    )
-)
-"""Answers that are words of every honest note."""
-
-_FILLER = (
-    r"(?:(?:exactly|simply|just|only|always|therefore|thus|then|clearly|indeed|definitely|about|roughly|a|the|with|"
-    r"option|letter|single|word)\s+)*[\"'`(\[{*<]*$"
-)
+_FILLER = rf"(?:{any_of('filler')}\s+)*[\"'`(\[{{*<]*$"
 _BEFORE = re.compile(
-    r"(?:\b(?:answer|result|solution|root|total|sum|count|value|output|outcome)s?\b[^.\n]{0,60}?"
-    r"(?:=|:|->|→|\bto|\bof|\bas)"
-    r"|\b(?:is|it's|that's|are|was|be|equals?|equal to|gives?|yields?|returns?|outputs?|prints?|obtains?|becomes?|"
-    r"comes? to|amounts to|evaluates to|works out to|reduces to|simplifies to|comes out (?:as|at|to)|"
-    r"ends? up (?:with|at)|arrives? at|left with|leav(?:es|ing)|answers?|solution|answered|say|write|state|report|"
-    r"submit|enter|output|(?:respond|reply|answer) with|(?:we|you|to|they) (?:find|see|have)|found|conclude|expect|"
-    r"expected|get)\b:?"
-    r"|\b(?:so|thus|hence|therefore|giv(?:es|ing)|yields?|get|means|implies|then|conclude)\b[^.\n]{0,30}?"
-    r"\b[a-z]\w?\s*=)\s*" + _FILLER
+    r"(?:\b(?:answer|result|solution|root|total|sum|count|value|output|outcome)s?\b[^.\n]{0,60}?(?:=|:|->|→|\bto|\bof|\bas)"
+    rf"|\b{any_of('claims')}\b:?|=|->|→|=>)\s*{_FILLER}"
 )
-_TAIL = re.compile(
-    r"\W*$|[\"'`)\]}*>]*\s*(?:[,;:!?.]|\(?\s*mod\b|\b(?:and|because|since|as|for|so|here|when|if|exactly|by|not|modulo|"
-    r"in (?:this|all|every)|after|once|at the end|overall)\b)"
-)
+_TAIL = re.compile(rf"\W*$|[\"'`)\]}}*>]*\s*(?:[,;:!?.]|\(?\s*mod\b|\b{any_of('goes_on')}\b)")
 _SUPPOSED = re.compile(r"\b(?:assum\w+|suppos\w+|pretend|if|whether|unless)\b")
 _AFTER = re.compile(
     r"[\"'`)\]}*>]*\s*(?:is|was|are|must be|has to be|will be|would be)\s+(?:always\s+|clearly\s+|indeed\s+)?"
     r"(?:what (?:we|you|is|remains|comes|one)\b|(?:(?:the|your|our|a)\s+)?(?:(?:right|correct|final|only|true|expected|"
-    r"best|better|wanted)\b|(?:answer|result|solution|root|zero)s?\b))"
+    r"accepted|best|better|wanted)\b|(?:answer|result|solution|root|zero)s?\b))"
 )
-_EQUATED = re.compile(r"(\S{3,})\s*=\s*$")
-_ASKED = re.compile(
-    r"\b(?:what(?:'s| is| are| was| were)?|find|compute|determine|evaluate|calculate|give|name|state|which|identify|"
-    r"how (?:many|much))\s+((?:[a-z]+[\s,.?]+){1,5})"
+_STEP = re.compile(r"[\d^)!]\s*(?:=|is|gives)\s*$")
+"""What a step of a computation comes to is not yet the answer, if it is 0, 1 or 2."""
+_IN_UNIT = re.compile(r"\b(?:in|how many) (?:the |different |units of )?([a-z]{2,}(?:/[a-z]+)?)\b")
+_ASKED = re.compile(rf"\b{any_of('asks')}\s+((?:[a-z]+[\s,.?]+){{1,5}})")
+_BETWEEN = re.compile(r"(?:[\s,;(){}\[\]$|]|\b(?:and|or|to)\b|\b[a-z]+_?\d?\s*=|<=?\s*[a-z]\s*<=?)+")
+_NAMES_ALL = re.compile(
+    r"(?:\b[a-z]+_?\d?\s*(?:=|\bin\b)|∈|\b(?:roots?|solutions?|zeros?|values?|pairs?|set|between|interval|from|hence|so|thus|therefore)\b)\W*$"
 )
-_PLURALS = (("on", "a"), ("um", "a"), ("us", "i"), ("is", "es"), ("y", "ies"), ("a", "ae"))
-"""Of words from Greek and Latin; the others end in s."""
 _SOLVE = re.compile(
-    r"\W*(?:both |all |each )?(?:solves?|satisf(?:y|ies)|works?|fits?|are (?:the )?(?:roots|solutions|zeros))\b"
+    r"\W*(?:both |all |each )?(?:solves?|satisf\w+|works?|fits?|are (?:the )?(?:roots|solutions|zeros))\b"
 )
-_NEGATIVE = re.compile(r"(?:-|\b(?:minus|negative)\b)\s+(?=[a-z])")
-_COMMON = frozenset(
-    re.findall(
-        r"\w+",
-        "the a an of is are was in on for to from at by with all its it their this that these those which what and or "
-        "does do did has have be as one following real exact number value answer if so no up he we me us go can will",
-    )
-)
+_SCALED_UNIT = re.compile(r"\s?[kmcdnuμg]?(?:m|s|g|l|pa|n|j|w|v|a|hz|mol)(?![a-z])")
+
+
+def typed_leak(note: str, problem: Problem, given: str) -> str | None:
+    """Why a note gives away the answer `given`, or None."""
+    said, answer, question = plain(note), plain(given), plain(problem.question())
+    if not answer:
+        return None
+    reason = value_leak(said, answer, question)
+    if reason is not None or _value(answer)[0] is not None:
+        return reason
+    if any(claimed(said, start, end, question) for start, end in occurrences(said, answer)):
+        return "claims the reference answer"
+    if re.search(r"[<>=]", answer) and has_formula(said, answer) and not has_formula(question, answer):
+        return "states the reference answer"
+    asked = wording.words(question)
+    own = wording.weights(given, (), asked)
+    if answer in wording.WEAK or not own:
+        return None
+    told = wording.tells(own, wording.words(said)) or wording.broken_up(said, answer)
+    return "states the reference answer" if told or wording.abbreviated(note, given, asked, ()) else None
+
+
+def has_formula(said: str, formula: str) -> bool:
+    """Whether a plain text has a formula, however it is spaced."""
+    signs = r"\s*".join(map(re.escape, re.sub(r"\s", "", formula)))
+    return re.search(rf"(?<![\w<>=]){signs}(?!\s*[\w<>=^])", said) is not None
+
+
+def value_leak(said: str, answer: str, question: str) -> str | None:
+    """The same for an answer that has a value, or is a list of values; all three texts plain."""
+    value, variables = _value(answer)
+    if value is None:
+        return _list_leak(said, _listed(answer), question)
+    asked = numbers(question, variables)
+    known = any(same(n.value, value, "") for n in asked)
+    telling = (tells(value) and not known) or bool(variables)
+    for found in numbers(said, variables):
+        text = said[found.start : found.end]
+        if not same(found.value, value, answer):
+            if telling and not variables and _rescaled(found, text, said, answer, question):
+                return "states the reference answer in another unit"
+        elif re.search(r"[a-z^*/+]", text) and text.replace(" ", "") in question.replace(" ", ""):
+            continue  # the question itself
+        elif telling or claimed(said, found.start, found.end, question):
+            return "states the reference answer" if telling else "claims the reference answer"
+    return None
+
+
+def same(found: float, wanted: float, written: str) -> bool:
+    """Whether two values are one: to a millionth, or to the decimals that the wanted one is written with."""
+    if math.isclose(found, wanted, rel_tol=1e-6, abs_tol=1e-12):
+        return True
+    decimals = re.fullmatch(r"-?\d+\.(\d+)", written)
+    return decimals is not None and len(written) > 3 and abs(found - wanted) <= 0.5001 * 10.0 ** -len(decimals[1])
+
+
+def tells(value: float) -> bool:
+    """Whether a number is nobody's by chance."""
+    return (abs(value) >= 10 or not value.is_integer()) and abs(value) not in {0.5, 10, 100, 1000}
+
+
+def _rescaled(found: Number, text: str, said: str, answer: str, question: str) -> bool:
+    """Whether a quantity has the digits of the answer, and a unit."""
+    own, known = _mantissa(answer), {_mantissa(question[n.start : n.end]) for n in numbers(question)}
+    long = len(re.sub(r"\D", "", answer)) > 2
+    return long and _mantissa(text) == own and own not in known and _SCALED_UNIT.match(said, found.end) is not None
+
+
+def _mantissa(text: str) -> str:
+    return re.sub(r"\D", "", text.partition("e")[0]).strip("0")
+
+
+def _value(answer: str) -> tuple[float | None, frozenset[str]]:
+    """The value of a plain answer, and the variables that it is an expression in; no value for any other."""
+    answer = re.sub(r"^[a-z]\s*=\s*", "", answer)
+    value = number(answer)
+    names = re.findall(r"[a-z]+", re.sub(r"\b(?:pi|sqrt|exp|sin|cos|tan|ln|log|e)\b", " ", answer))
+    if value is not None or not names or max(map(len, names)) > 3 or not re.search(r"[+*/^\d]", answer):
+        return value, frozenset()
+    variables = frozenset("".join(names))
+    whole = [n.value for n in numbers(answer, variables) if n.end - n.start == len(answer)]
+    return (whole[0], variables) if whole else (None, frozenset())
+
+
+def _listed(answer: str) -> list[float]:
+    """The values of a plain answer that is a list of them; empty for any other."""
+    parts = re.split(r"[,;]|\b(?:and|or)\b", re.sub(r"^\W*[a-z]\s*(?:=|\bin\b)", "", answer.strip(" {}[]()$")))
+    values = [number(part.strip(" {}[]()$")) for part in parts]
+    return [v for v in values if v is not None] if len(values) > 1 and None not in values else []
+
+
+def _list_leak(said: str, values: Sequence[float], question: str) -> str | None:
+    """Whether a text lists the numbers of an answer that is a list, in any order."""
+    if not values:
+        return None
+    wanted = sorted(values)
+    known = {n.value for n in numbers(question)}
+    telling = not known.issuperset(values) and (len(values) > 2 or any(map(tells, values)))
+    row: list[Number] = []
+    for one in numbers(said):
+        if re.search(r"[ ,'_]", said[one.start : one.end]) or (row and one.start < row[-1].end):
+            continue
+        row = [*row, one] if row and _BETWEEN.fullmatch(said, row[-1].end, one.start) else [one]
+        tail = row[-len(wanted) :]
+        if sorted(n.value for n in tail) == wanted:
+            start, end = tail[0].start, tail[-1].end
+            named = "<" in said[start:end] or _NAMES_ALL.search(said[:start]) or _SOLVE.match(said[end:])
+            if telling or named or claimed(said, start, end, question):
+                return "states the reference answer" if telling else "claims the reference answer"
+    return None
 
 
 @lru_cache(maxsize=256)
 def _asked(question: str) -> re.Pattern[str] | None:
     """What names the thing that a plain question asks for, and is followed by its value."""
-    found = _ASKED.findall(question)
-    nouns = {word for part in found for word in re.findall(r"[a-z]{2,}", part)} - _COMMON
+    nouns = {w for part in _ASKED.findall(question) for w in re.findall(r"[a-z]{2,}", part)} - wording.STOP
     if not nouns:
         return None
     names = "|".join(sorted(nouns))
-    return re.compile(rf"\b(?:{names})s?\b(?:[^.\n]{{0,30}}?(?:=|:|\b(?:is|are|of|equals?|to|as)\b))?\s*{_FILLER}")
+    return re.compile(
+        rf"\b(?:{names})s?\b(?:(?:[^.\n]{{0,30}}?(?:=|:|\b(?:is|are|of|equals?|to|as)\b))?\s*{_FILLER}|(?=[:,]))"
+    )
 
 
 def claimed(said: str, start: int, end: int, question: str) -> bool:
@@ -113,121 +176,23 @@ def claimed(said: str, start: int, end: int, question: str) -> bool:
         return False
     if _AFTER.match(after) or not re.search(r"\w", said[:start] + said[end:]):
         return True
-    if not _TAIL.match(after):
-        return False
-    equated = _EQUATED.search(before)
     asked = _asked(question)
-    return bool(
-        _BEFORE.search(before)
-        or (asked is not None and asked.search(before))
-        or (equated is not None and squeezed(equated[1]) in squeezed(question))
-    )
-
-
-def occurrences(said: str, words: str) -> list[tuple[int, int]]:
-    """Where `words` occur whole, or in the plural, however joined; both plain."""
-    joined = r"[\s-]*".join(re.escape(part) for part in re.split(r"(?<=\w)[\s-]+(?=\w)", words))
-    plural = "(?:e?s)?" if len(words) > MIN_LITERAL and words[-1:].isalpha() else ""
-    forms = [joined + plural]
-    if len(words) > LONG:
-        forms += [joined.removesuffix(one) + many for one, many in _PLURALS if joined.endswith(one)]
-    return [m.span() for m in re.finditer(rf"(?<![\w.])(?:{'|'.join(forms)})(?!\w|\.\d)", said)]
-
-
-def text_leak(note: str, problem: Problem, given: str) -> str | None:
-    """Why a note gives away the answer `given`, or None.
-
-    A short answer leaks where it is claimed, a longer one (or a telling number) wherever it is said.
-    """
-    said, answer, question = plain(note), plain(given), plain(problem.question())
-    if not answer:
-        return None
-    value = number(answer)
-    reason = _list_leak(said, listed(answer), question) if value is None else number_leak(note, said, value, question)
-    if reason is not None:
-        return reason
-    if answer.startswith("-"):
-        said, answer = _NEGATIVE.sub("-", said), _NEGATIVE.sub("-", answer)
-    known, places = bool(occurrences(question, answer)), occurrences(said, answer)
-    words = value is None and not known and answer not in WEAK
-    long = len(answer) >= MIN_LITERAL
-    if words and ((places and long) or hidden(said, answer)):
-        return "states the reference answer"
-    if any(claimed(said, start, end, question) for start, end in places):
-        return "claims the reference answer"
-    return "states the reference answer in code" if long and not known and encoded(note, given) else None
-
-
-def number_leak(note: str, said: str, value: Fraction, question: str) -> str | None:
-    """The same for a number, in any notation, or as a sum that comes to it.
-
-    Args:
-        said: the note, plain.
-        question: of the problem, plain.
-    """
-    known = any(n.value == value for n in numbers(question))
-    telling = not known and tells(value)
-    for found in [*numbers(said), *romans(dressed(note))]:
-        if found.value == value and (telling or claimed(said, found.start, found.end, question)):
-            return "states the reference answer" if telling else "claims the reference answer"
-    finite = abs(value) < 10**300
-    return "computes the reference answer" if telling and finite and _computes(said, float(value)) else None
-
-
-def _computes(said: str, value: float) -> bool:
-    return any(math.isclose(found, value, rel_tol=1e-9) for found, _, _ in computed(said))
-
-
-_NAMES_ALL = re.compile(
-    r"(?:\b[a-z]+_?\d?\s*(?:=|\bin\b)|∈|\b(?:roots?|solutions?|zeros?|values?|pairs?|set|between|interval|from)\b)\W*$"
-)
-
-
-def _list_leak(said: str, values: tuple[Fraction, ...], question: str) -> str | None:
-    """Whether a text lists the numbers of an answer that is a list, in any order."""
-    wanted = sorted(values)
-    if not wanted:
-        return None
-    known = {n.value for n in numbers(question)}
-    telling = not set(values) <= known and (len(values) > 2 or any(map(tells, values)))
-    for row in rows(said):
-        if sorted(row.values) == wanted:
-            named = (
-                "<" in said[row.start : row.end]
-                or _NAMES_ALL.search(said[: row.start]) is not None
-                or _SOLVE.match(said[row.end :]) is not None
-                or claimed(said, row.start, row.end, question)
-            )
-            if telling or named:
-                return "states the reference answer" if telling else "claims the reference answer"
-    return None
-
-
-def tells(value: object) -> bool:
-    """Whether a number is nobody's by chance."""
-    text = str(value)
-    return len(text.lstrip("-")) >= 2 and text not in {"10", "100", "1000", "1/2", "1/3", "1/4"}
-
-
-def hidden(said: str, answer: str) -> bool:
-    """Whether a text holds an answer broken up, backwards, or a good part of a long one."""
-    bare = letters(answer)
-    if re.search(r"[+*/^=<>]", answer):  # mathematics, or code: its signs count
-        own, value = expression(answer), worth(answer)
-        if len(own) >= MIN_LITERAL and _within(own, expression(said)):
-            return True
-        if value is not None and _computes(said, value):
-            return True
-    elif len(bare) >= LONG and (bare in letters(said) or bare[::-1] in letters(said)):
+    ends = _TAIL.match(after) or (asked and asked.match(after[1:]))
+    if said[end - 1].isdigit() and _in_asked_unit(after, question):
         return True
-    if len(bare) >= MIN_LITERAL and bare in spelled(said):
-        return True
-    words, own = answer.split(), said.split()
-    if len(words) <= LONG:
+    if said[start:end] in {"0", "1", "2"} and _STEP.search(before):
         return False
-    runs = {tuple(words[i : i + LONG]) for i in range(len(words) - LONG + 1)}
-    return any(tuple(own[i : i + LONG]) in runs for i in range(len(own) - LONG + 1))
+    return bool(ends and (_BEFORE.search(before) or (asked is not None and asked.search(before))))
 
 
-def _within(part: Sequence[str], whole: Sequence[str]) -> bool:
-    return any(whole[i : i + len(part)] == part for i in range(len(whole) - len(part) + 1))
+def _in_asked_unit(after: str, question: str) -> bool:
+    """Whether a number is followed by what the question counts, or asks it in."""
+    unit = re.match(r"\s?(?:in total|altogether|overall|([a-z]{3,}))\b", after)
+    asked = [noun for noun in _IN_UNIT.findall(question) if noun not in wording.STOP]
+    return unit is not None and (unit[1] is None or any(noun.startswith(unit[1][:3]) for noun in asked))
+
+
+def occurrences(said: str, phrase: str) -> list[tuple[int, int]]:
+    """Where a phrase occurs whole, however joined; both plain."""
+    joined = r"[\s-]*".join(re.escape(part) for part in re.split(r"(?<=\w)[\s-]+(?=\w)", phrase))
+    return [m.span() for m in re.finditer(rf"(?<![\w.]){joined}(?!\w|\.\d)", said)]

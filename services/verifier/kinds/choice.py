@@ -15,9 +15,9 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from pmd.services.common import extract
 from pmd.services.common.strict import Strict
 from pmd.services.common.wire import Outcome, Verdict
-from pmd.services.verifier import extract
 from pmd.services.verifier.context import Context
 
 MAX_CHARS = 200

@@ -19,9 +19,10 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from pmd.services.common import extract
 from pmd.services.common.strict import Strict
 from pmd.services.common.wire import Outcome, Verdict
-from pmd.services.verifier import checker, compare, extract, feedback, report
+from pmd.services.verifier import checker, compare, feedback, report
 from pmd.services.verifier.checker import CheckerError
 from pmd.services.verifier.compare import Mode
 from pmd.services.verifier.context import Context

@@ -17,9 +17,10 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from pmd.services.common import extract
 from pmd.services.common.strict import Strict
 from pmd.services.common.wire import Outcome, Verdict
-from pmd.services.verifier import extract, feedback
+from pmd.services.verifier import feedback
 from pmd.services.verifier.context import Context
 from pmd.services.verifier.endpoints import EndpointError
 from pmd.services.verifier.trouble import infra_error

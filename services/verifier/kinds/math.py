@@ -23,9 +23,10 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
+from pmd.services.common import extract
 from pmd.services.common.strict import Strict
 from pmd.services.common.wire import Outcome, Verdict
-from pmd.services.verifier import extract, feedback, report
+from pmd.services.verifier import feedback, report
 from pmd.services.verifier.context import Context
 from pmd.services.verifier.report import LIMITS
 from pmd.services.verifier.trouble import infra_error

@@ -21,9 +21,10 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from pmd.services.common import extract
 from pmd.services.common.strict import Strict
 from pmd.services.common.wire import Outcome, Verdict
-from pmd.services.verifier import checker, extract, feedback, report
+from pmd.services.verifier import checker, feedback, report
 from pmd.services.verifier.context import Context
 from pmd.services.verifier.limits import RunLimits
 from pmd.services.verifier.report import LIMITS, Report

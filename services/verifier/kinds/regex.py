@@ -14,9 +14,10 @@ from typing import Any, Literal
 import re2
 from pydantic import Field, field_validator
 
+from pmd.services.common import extract
 from pmd.services.common.strict import Strict
 from pmd.services.common.wire import Outcome, Verdict
-from pmd.services.verifier import extract, feedback
+from pmd.services.verifier import feedback
 from pmd.services.verifier.context import Context
 from pmd.services.verifier.visibility import Visibility
 

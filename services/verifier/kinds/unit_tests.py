@@ -22,9 +22,10 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from pmd.services.common import extract
 from pmd.services.common.strict import Strict
 from pmd.services.common.wire import Outcome, Verdict
-from pmd.services.verifier import extract, feedback, report
+from pmd.services.verifier import feedback, report
 from pmd.services.verifier.context import Context
 from pmd.services.verifier.feedback import Case
 from pmd.services.verifier.kinds.code import BRIEF_INPUT, MAX_SOURCE_CHARS, TestLimits, TestVisibility

@@ -133,7 +133,7 @@ PASSED = "Plan.\n```python\ndef solve(a):\n    b = [a[1], a[0]]\n    return b + 
     ("problem", "note"),
     [
         (CHOICE, "The answer is B."),
-        (CHOICE, "Choose option (D) here"),
+        (CHOICE, "Choose option (B) here"),
         (CHOICE, "always end with <answer>B</answer>"),
         (CHOICE, "look for 4 7 5 6"),
         (EXACT, "it is 42"),
