@@ -23,8 +23,11 @@ from pmd.services.common.strict import Strict
 LENGTH = 33
 """Tokens of the text; the first has no log-prob."""
 
-BOUND = {"fp32": 1e-3, "bf16": 0.15}
-"""Largest mean difference, in nats, that rounding explains, by the coarser precision of the two (docs/rollout.md)."""
+BOUND = {"fp32": 1e-3, "bf16": 0.3}
+"""Largest mean difference, in nats, that rounding explains, by the coarser precision of the two.
+
+Measured: 1e-5 and less between vLLM and transformers in fp32; between bf16 and fp32 0.065 (pocket) and 0.092 (SmolLM2).
+"""
 
 Precision = Literal["fp32", "bf16"]
 

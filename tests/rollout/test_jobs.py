@@ -263,7 +263,8 @@ class Dies:
 
 
 def test_law_6_what_was_drawn_before_a_death_is_not_drawn_again(make_policy: MakePolicy, tmp_path: Path) -> None:
-    real = TransformersEngine(RolloutSettings(token=TOKEN, rollout_threads=1))
+    """Bit for bit the same: what is left is split into the batches that were left."""
+    real = TransformersEngine(RolloutSettings(token=TOKEN, rollout_threads=1, rollout_batch_rows=2))
     prompts = write_prompts(tmp_path, ["one", "two", "three"])
     whole, cut = (
         GenerateRequest(**request(make_policy(), prompts, tmp_path, sampling=Sampling(temperature=0, max_tokens=9)))
