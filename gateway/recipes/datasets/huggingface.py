@@ -72,18 +72,18 @@ def files_of(source: HuggingFaceProblems) -> tuple[dict[Split, list[str]], str]:
     wanted = {split: _groups(source, split) for split in source.splits_named()}
     patterns = [pattern for groups in wanted.values() for group in groups for pattern in group]
     try:
-        folder, commit = hub.snapshot(repo, "dataset", revision, patterns)
+        folder = hub.snapshot(hub.Repository(repo, "dataset", revision), patterns)
     except hub.HubError as error:
         raise Unreadable(str(error)) from error
     found = {split: _matching(folder, groups) for split, groups in wanted.items()}
     if missing := [split for split, files in found.items() if not files]:
-        there = [name for name in hub.names(repo, "dataset", commit) if name.endswith(FORMATS)]
+        there = [name for name in hub.names(hub.Repository(repo, "dataset", folder.name)) if name.endswith(FORMATS)]
         said = f"; it has {', '.join(there[:12])}{' ..' if len(there) > 12 else ''}" if there else ""
         raise Unreadable(
             f"{repo} has no file like {wanted[missing[0]][0][0]} for split {missing[0]}{said}. Name the config, the"
             " data set's own split (problems.splits), or files by pattern (problems.files)"
         )
-    return found, f"{repo}@{commit}"
+    return found, f"{repo}@{folder.name}"
 
 
 def _groups(source: HuggingFaceProblems, split: Split) -> list[list[str]]:
