@@ -16,6 +16,7 @@ from typing import Any
 
 import yaml
 
+from pmd.gateway.recipes.methods import METHODS
 from pmd.gateway.report.units import percent
 
 CARD = "README.md"
@@ -74,7 +75,7 @@ def model_card(
         for split, score in sorted(checkpoint["evaluation"].items())
     ]
     licence = "" if "license" in head else "The base model's card names no licence; look at where it comes from.\n"
-    with_memory = method == "memory_agent"
+    with_memory = METHODS[method].prompts_with_memory
     said = {
         True: "The run's scores are with memory in the prompt; these weights are the base model's.",
         False: "Nothing is attached to a prompt: what was learnt is in the weights.",

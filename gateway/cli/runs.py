@@ -15,7 +15,7 @@ from pmd.gateway.cli.client import PAGE, CliError, Gateway, Unreachable, connect
 from pmd.gateway.cli.output import AsJson, RunId, age, console, print_json, print_rows, status, table
 from pmd.gateway.cli.watch import watch as watch_run
 from pmd.gateway.local.launcher import default_state_dir
-from pmd.gateway.recipes.models.resolve import hub_name
+from pmd.gateway.recipes.models.names import hub_name
 from pmd.gateway.report.units import percent, training
 
 POLL_S, QUIET_POLL_S = 0.5, 10.0

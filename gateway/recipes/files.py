@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from pmd.gateway.recipes.models.resolve import hub_name
+from pmd.gateway.recipes.models.names import hub_name
 from pmd.gateway.recipes.prompts import read as read_prompts
 
 MAX_VALUES = 1 << 20

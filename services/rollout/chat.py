@@ -178,9 +178,6 @@ class ChatRequest(Strict):
         if not isinstance(data, dict):
             return data
         data = without_nulls(data, (*cls.model_fields, *UNSUPPORTED))
-        told = data.get("response_format")
-        if isinstance(told, dict) and told.get("type") == "json_schema":  # this engine leaves the text as it is
-            del data["response_format"]
         wrong = [key for key, same in UNSUPPORTED.items() if key in data and data[key] not in same]
         if wrong:
             details = [InitErrorDetails(type=_unsupported(key), loc=(key,), input=data[key]) for key in wrong]

@@ -23,6 +23,7 @@ from pmd.services.common.requests import VerifyRequest
 from pmd.services.common.wire import Message, Problem, Ref
 from pmd.services.verifier.app import create_app
 from pmd.services.verifier.grading import Grader, Submission
+from pmd.services.verifier.kinds import BUILT_IN
 from pmd.services.verifier.sandbox import tier
 from pmd.services.verifier.sandbox.job import SandboxAway
 from pmd.services.verifier.sandbox.pool import Pool
@@ -51,7 +52,7 @@ def test_ready_says_which_isolation_is_in_force(http: TestClient, sandbox: Sandb
     assert facts["sandbox_tier"] == sandbox.tier.name
     assert facts["sandbox_tier"] in ("T1", "T2")
     assert facts["sandbox"]["escaped"] == []
-    assert facts["kinds"] == ["exact", "choice", "regex", "math", "json_schema", "code", "python"]
+    assert facts["kinds"] == list(BUILT_IN)
 
 
 def test_verdicts_come_in_the_order_of_the_items(http: TestClient, sandbox: Sandbox) -> None:

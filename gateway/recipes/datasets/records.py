@@ -16,8 +16,6 @@ from itertools import islice
 from typing import IO, Any, cast
 
 import fsspec
-import pyarrow as pa
-from pyarrow import parquet
 from pydantic import ValidationError
 
 from pmd.services.common.allowed import local
@@ -124,6 +122,9 @@ def _of_format(uri: str) -> Iterator[tuple[str, int, bytes | dict[str, Any]]]:
 
 
 def _of_parquet(uri: str) -> Iterator[tuple[str, int, dict[str, Any]]]:
+    import pyarrow as pa  # noqa: PLC0415 -- the command line reads no records
+    from pyarrow import parquet  # noqa: PLC0415
+
     number = size = 0
     try:
         with _open(uri) as f:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pmd.gateway.recipes.models.resolve import hub_name
+from pmd.gateway.recipes.models.names import hub_name
 from pmd.gateway.recipes.models.shape import Shape
 
 KNOWN = {

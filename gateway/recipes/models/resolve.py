@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from pmd.gateway.recipes import hub
+from pmd.gateway.recipes.models.names import HubName, hub_name
 from pmd.gateway.recipes.models.shape import (
     ELSEWHERE,
     INDEX,
@@ -34,8 +34,6 @@ log = logging.getLogger(__name__)
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 """Files one of which every tokenizer has."""
 
-_NAME = re.compile(r"(?P<id>[A-Za-z0-9][\w.-]*/[\w.-]+)(?:@(?P<revision>[\w][\w./-]*))?", re.ASCII)
-
 
 class HubAway(ModelError):
     """No hub answers, and what is asked for isn't here: the same request may succeed later."""
@@ -50,24 +48,6 @@ class Coming(Exception):
             " POST /v1/base-models:fetch"
         )
         self.progress = progress
-
-
-@dataclass(frozen=True)
-class HubName:
-    """A model of the hub."""
-
-    id: str
-    """`owner/name`."""
-    revision: str = "main"
-    """Branch, tag or commit."""
-
-    def __str__(self) -> str:
-        return f"{self.id}@{self.revision}"
-
-    @property
-    def repository(self) -> hub.Repository:
-        """What the hub knows it as."""
-        return hub.Repository(self.id, "model", self.revision)
 
 
 @dataclass(frozen=True)
@@ -97,12 +77,6 @@ class Progress:
         """In words."""
         share = f", {100 * self.done / self.total:.0f} %" if self.total else ""
         return f"{self.done / 1e9:.2f} of {max(self.total, self.done) / 1e9:.2f} GB{share}"
-
-
-def hub_name(model: str) -> HubName | None:
-    """The name that `model` is; None for a path or a URI."""
-    found = _NAME.fullmatch(model)
-    return HubName(found["id"], found["revision"] or "main") if found else None
 
 
 def check_name(model: str, allowed: Allowed) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
+
 from pmd.services.memory.evidence.beliefs import Belief, Statement
 from pmd.services.memory.evidence.effect import Outcomes, effect_at
 from pmd.services.memory.evidence.quality import disagree
-from pmd.services.memory.index.embed import Rows
 from pmd.services.memory.ledger import Item
 
 ALIKE = 0.75
@@ -21,7 +23,7 @@ class ByEffect:
 
     outcomes: Mapping[str, Mapping[str, Outcomes]]
     """By item, by problem."""
-    vectors: Mapping[str, Rows]
+    vectors: Mapping[str, npt.NDArray[np.float32]]
     """By text, unit length, float32 [dimensions]: of every insight and behavior that may be shown."""
 
     def claim(self, item: Item, text: str, home: str, problem_id: str) -> Belief:  # noqa: ARG002 -- a `Beliefs`

@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from pmd.gateway.recipes.problems import find_model
+from pmd.gateway.recipes.models.resolve import locate
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -81,6 +81,6 @@ def test_digits_and_turns_are_tokens_of_their_own(loaded: tuple[Any, Any]) -> No
 
 
 def test_a_recipe_can_name_it(folder: Path) -> None:
-    assert find_model(str(folder)) == folder
+    assert locate(str(folder)).folder == folder
     assert "Apache License" in (folder / "LICENSE").read_text()
     assert json.loads((folder / "generation_config.json").read_text())["eos_token_id"] == 2

@@ -94,7 +94,7 @@ def test_a_harmful_note_is_quarantined_and_does_not_come_back_by_itself(world: W
     assert [i.text for i in world.ledger.active("b", "insight")] == ["good"]
     held = world.ledger.item("b", bad.id)
     assert held is not None
-    assert held.facts["harm"].startswith("lowers the reward by 1.00")
+    assert held.facts["harm"].startswith("lowers the reward by 0.91 (0.67 to 0.97)")
     write(world.ledger, "again", replace(note("bad", scope="p0"), step=31))
     assert [i.text for i in world.ledger.active("b", "insight")] == ["good"]
 

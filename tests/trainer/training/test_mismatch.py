@@ -22,6 +22,7 @@ from pmd.services.common.requests import GenerateRequest, PublishRequest, TrainR
 from pmd.services.common.wire import Policy, Ref, Sampling
 from pmd.services.rollout.engines.transformers import engine as transformers_engine
 from pmd.services.rollout.handlers import generate, publish
+from pmd.services.rollout.parts import Parts
 from pmd.services.rollout.published import Published
 from pmd.services.rollout.settings import RolloutSettings
 from pmd.services.trainer.training.batch import assemble
@@ -63,7 +64,7 @@ def said(folder: Path, device: torch.device, dtype: str = "fp32") -> list[str]:
         seed=1,
         out=f"file://{folder}/rollouts.parquet",
     )
-    drawn = generate(engine, asked, JobContext("key", cancelled=_never()))
+    drawn = generate(engine, asked, JobContext("key", cancelled=_never()), Parts(folder / "parts.sqlite"))
     rows = read_table(drawn.rollouts)
     assert {row["policy_version"] for row in rows} == {2}, "it says so, whatever it serves"
     verdicts = [

@@ -33,7 +33,7 @@ import httpx
 from safetensors import safe_open
 from transformers import AutoConfig
 
-from pmd.services.common import probe
+from pmd.services.common import outgoing, probe
 from pmd.services.common.app import NotReady
 from pmd.services.common.artifacts import MANIFEST, check_weights
 from pmd.services.common.jobs import Retryable
@@ -469,12 +469,8 @@ class VllmEngine:
                 if self._turns.wanted(policy):
                     return
 
-        async with httpx.AsyncClient(
-            transport=transport,
-            base_url="http://vllm",
-            timeout=None,  # noqa: S113 -- long completions take long
-            trust_env=False,
-        ) as http:
+        # No time limit: long completions take long.
+        async with outgoing.inside_async(transport=transport, base_url="http://vllm", timeout=None) as http:
             workers = [
                 asyncio.create_task(worker(http)) for _ in range(min(len(missing), self._settings.rollout_batch_rows))
             ]

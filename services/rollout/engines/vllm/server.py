@@ -27,6 +27,7 @@ from typing import Any, Literal
 
 import httpx
 
+from pmd.services.common import outgoing
 from pmd.services.common.app import NotReady
 from pmd.services.common.jobs import Retryable
 
@@ -164,12 +165,8 @@ class Server:
         self._lines: deque[str] = deque(maxlen=KEPT_LINES)
         self._reader = threading.Thread(target=self._read, name="vllm-log", daemon=True)
         self._reader.start()
-        self._http = httpx.Client(
-            transport=httpx.HTTPTransport(uds=str(self.socket)),
-            base_url="http://vllm",
-            timeout=CONTROL_S,
-            trust_env=False,
-        )
+        transport = httpx.HTTPTransport(uds=str(self.socket))
+        self._http = outgoing.inside(transport=transport, base_url="http://vllm", timeout=CONTROL_S)
 
     def _read(self) -> None:
         assert self._process.stdout is not None  # noqa: S101 -- a pipe
