@@ -252,7 +252,7 @@ class Dies:
         self._engine = engine
         self._finishes = finishes
         self.asked: list[int] = []
-        self.render = engine.render
+        self.render, self.facts = engine.render, engine.facts
 
     def generate(self, policy: Policy, rows: list[Row], sampling: Sampling, check: Any, drawn: Any) -> list[Completion]:
         self.asked.append(len(rows))
