@@ -92,7 +92,7 @@ def test_law_3_an_attempt_at_a_problem_that_asks_the_same_is_no_turn(wording: st
     twin = sign("kitchen", 17)
     asked = [Message(role="user", content=wording)]
     world = World(tmp_path, [twin, twin.model_copy(update={"id": "again", "messages": asked})])
-    world.record(1, [("again", "No.17", True)])
+    world.record(1, [("again", "What the door says.", True)])  # in words that no guard knows
     world.record(2, [("kitchen-17", "17", False)])
     assert context(world, 2, "kitchen-17#0")["turns"] == 0
 
