@@ -85,7 +85,7 @@ def test_a_step_of_each_family_from_rollout_to_export(family: str, tmp_path: Pat
 
     weights = publish(engine, folder, request)
     exported = Path(weights.uri.removeprefix("file://"))
-    ends = frozenset(served._resident(policy).ends)
+    ends = served._language(policy).ends
     plain = AutoModelForCausalLM.from_pretrained(exported, dtype=torch.float32).eval()
     trained = dict(engine.model.named_parameters())
     for tensor_name, tensor in plain.named_parameters():
