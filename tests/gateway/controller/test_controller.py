@@ -239,7 +239,7 @@ def test_a_broker_that_dies_again_and_again_stops_no_run(
 
     try:
         for _ in range(3):
-            goal, deadline = records() + 3, time.monotonic() + 120
+            goal, deadline = records() + 3, time.monotonic() + 240
             while records() < goal:
                 assert time.monotonic() < deadline, f"no progress after {records()} records"
                 tend()
