@@ -10,6 +10,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from pmd.gateway.recipes.datasets.records import BadRecord, Unreadable
+from pmd.gateway.recipes.hub import HubAway
 from pmd.gateway.recipes.models.estimate import estimate
 from pmd.gateway.recipes.models.known import known_shape
 from pmd.gateway.recipes.models.resolve import locate
@@ -74,7 +75,8 @@ def preview(recipe: Recipe, refused: Refused = lambda _: {}) -> Preview:
     try:
         problems, bad = problems_of(recipe, refused)
     except InvalidRecipe as error:
-        if not isinstance(error.__cause__, Unreadable):
+        unreadable = error.__cause__
+        if not isinstance(unreadable, Unreadable) or not isinstance(unreadable.__cause__, FileNotFoundError | HubAway):
             raise
         remedy = REMEDIES.get(recipe.problems.source, "")
         missing += [field | {"message": f"{field['message']}. {remedy}".strip()} for field in error.fields]
