@@ -7,6 +7,7 @@ each phase of a step, and says what the run said and whether it ended as a run t
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import itertools
 import json
@@ -15,6 +16,7 @@ import signal
 import sys
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -68,7 +70,7 @@ LOOK_S = 0.25
 PATIENCE_S = 900.0
 
 
-class Edge:
+class Edge(ABC):
     """A server outside the installation, on loopback, that can be hung, dead or starting."""
 
     def __init__(self) -> None:
@@ -79,9 +81,9 @@ class Edge:
         self.port = self.server.server_port
         self.url = f"http://127.0.0.1:{self.port}/v1"
 
+    @abstractmethod
     def answer(self, body: dict[str, Any]) -> tuple[int, Any]:
         """Status and body for a request."""
-        raise NotImplementedError
 
     def _listen(self, port: int) -> ThreadingHTTPServer:
         edge = self
@@ -101,7 +103,8 @@ class Edge:
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(content)))
                 self.end_headers()
-                self.wfile.write(content)
+                with contextlib.suppress(BrokenPipeError):  # who asked has given up meanwhile
+                    self.wfile.write(content)
 
             def log_message(self, *_: object) -> None:
                 pass
