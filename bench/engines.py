@@ -24,6 +24,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from bench.in_turn import compare, ratio
 from pmd.examples.pocket.world import problem_sets
 from pmd.services.common.artifacts import seal_weights
 from pmd.services.common.wire import Message, Policy, Sampling
@@ -186,17 +187,7 @@ def main() -> None:
             "offline": alone.draw,
             "transformers": lambda: tokens(ours),
         }
-        speeds: dict[str, list[float]] = {name: [] for name in contenders}
-        for turn in range(arguments.rounds + 1):
-            for name, draw in contenders.items():
-                began = time.perf_counter()
-                drawn = draw()
-                if turn:  # the first round warms up
-                    speeds[name].append(drawn / (time.perf_counter() - began))
-        for name, values in speeds.items():
-            print(f"{name:12} median {statistics.median(values):8.0f} tok/s, best {max(values):8.0f}")
-        pairs = [a / b for a, b in zip(speeds["vllm"], speeds["offline"], strict=True)]
-        print(f"vllm / offline: median {statistics.median(pairs):.2f}, from {min(pairs):.2f} to {max(pairs):.2f}")
+        ratio(compare(contenders, arguments.rounds), "vllm", "offline")
         for name, engine in (("vllm", vllm), ("transformers", ours)):
             updates, median, longest = longest_answer(engine, [policies[i % 2] for i in range(arguments.updates + 1)])
             print(

@@ -9,14 +9,12 @@ more about the machine than about the code; the ratio is what to quote.
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from bench.in_turn import compare, ratio
 from pmd.examples.pocket.world import problem_sets
 from pmd.services.common.wire import Sampling
 from pmd.services.rollout.completion import Row
@@ -59,18 +57,7 @@ def main() -> None:
         ended = (completions == tokenizer.eos_token_id).int().cumsum(1) - (completions == tokenizer.eos_token_id).int()
         return int((ended == 0).sum())
 
-    contenders: dict[str, Callable[[], int]] = {"ours": ours, "generate": theirs}
-    speeds: dict[str, list[float]] = {name: [] for name in contenders}
-    for turn in range(arguments.rounds + 1):
-        for name, draw in contenders.items():
-            began = time.perf_counter()
-            tokens = draw()
-            if turn:  # the first round warms up
-                speeds[name].append(tokens / (time.perf_counter() - began))
-    for name, values in speeds.items():
-        print(f"{name:9} best {max(values):8.0f} tok/s, median {statistics.median(values):8.0f} tok/s")
-    pairs = [a / b for a, b in zip(*speeds.values(), strict=True)]
-    print(f"ratio     median {statistics.median(pairs):.2f}, from {min(pairs):.2f} to {max(pairs):.2f}")
+    ratio(compare({"ours": ours, "generate": theirs}, arguments.rounds), "ours", "generate")
 
 
 if __name__ == "__main__":

@@ -35,9 +35,14 @@ def serve(name: str, create_app: Callable[[S], FastAPI], settings: type[S]) -> N
     except SettingsError as error:
         sys.exit(f"{name}: {error}")
     configure_logging(name)
+    run(create_app(given), given.host, port)
+
+
+def run(app: FastAPI, host: str, port: int) -> None:
+    """Serve an application until SIGTERM or SIGINT, as all services are served."""
     uvicorn.run(
-        create_app(given),
-        host=given.host,
+        app,
+        host=host,
         port=port,
         http=Connection,
         log_config=None,

@@ -19,13 +19,11 @@ import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-import uvicorn
 from fastapi import FastAPI
 
 from pmd.services.common.app import NotReady, create_service
 from pmd.services.common.artifacts import MANIFEST, ArtifactError, seal_weights
-from pmd.services.common.protocol import Connection
-from pmd.services.common.serve import DRAIN_S
+from pmd.services.common.serve import run
 from pmd.services.common.settings import SettingsError, load_settings
 from pmd.services.common.telemetry import configure_logging
 from pmd.services.common.wire import Policy
@@ -99,18 +97,7 @@ def main() -> None:
             sys.exit(f"{given.folder} can't be served: {error}")
         where = f"[{given.host}]" if ":" in given.host else given.host
         print(f"{given.name} is served at http://{where}:{given.port}/v1; Ctrl-C ends", flush=True)
-        uvicorn.run(
-            app,
-            host=given.host,
-            port=given.port,
-            http=Connection,
-            log_config=None,
-            access_log=False,
-            timeout_graceful_shutdown=DRAIN_S,
-            workers=1,
-            proxy_headers=False,
-            forwarded_allow_ips="",
-        )
+        run(app, given.host, given.port)
 
 
 if __name__ == "__main__":

@@ -130,12 +130,20 @@ def answer(spec: Spec, completion: str) -> str | None:  # noqa: ARG001 -- the si
     return extract.program_of(completion)
 
 
+def runnable(completion: str) -> str | Verdict:
+    """The program of a completion, or the verdict on one that has none or one that is too long."""
+    source = extract.program_of(completion)
+    if source is not None and len(source) <= MAX_SOURCE_CHARS:
+        return source
+    text = feedback.NO_PROGRAM if source is None else feedback.TOO_LONG
+    return Verdict(outcome=Outcome.FORMAT, reward=0.0, feedback=text)
+
+
 def grade(spec: Spec, completion: str, context: Context) -> Verdict:
     """`passed` when every test passes, else the outcome of the shortest test that does not."""
-    source = answer(spec, completion)
-    if source is None or len(source) > MAX_SOURCE_CHARS:
-        text = feedback.NO_PROGRAM if source is None else feedback.TOO_LONG
-        return Verdict(outcome=Outcome.FORMAT, reward=0.0, feedback=text)
+    source = runnable(completion)
+    if isinstance(source, Verdict):
+        return source
     limits = spec.limits.limits()
     failures: list[_Failure] = []
     cpu_s = 0.0

@@ -28,7 +28,7 @@ from pmd.services.common.wire import Outcome, Verdict
 from pmd.services.verifier import feedback, report
 from pmd.services.verifier.context import Context
 from pmd.services.verifier.feedback import Case
-from pmd.services.verifier.kinds.code import BRIEF_INPUT, MAX_SOURCE_CHARS, TestLimits, TestVisibility
+from pmd.services.verifier.kinds.code import BRIEF_INPUT, MAX_SOURCE_CHARS, TestLimits, TestVisibility, runnable
 from pmd.services.verifier.report import LIMITS, Error, Report
 from pmd.services.verifier.sandbox.job import Job, Limits
 from pmd.services.verifier.trouble import infra_error
@@ -137,10 +137,9 @@ def answer(spec: Spec, completion: str) -> str | None:  # noqa: ARG001 -- the si
 
 def grade(spec: Spec, completion: str, context: Context) -> Verdict:
     """`passed` when all tests pass, else the outcome of the first that does not."""
-    source = answer(spec, completion)
-    if source is None or len(source) > MAX_SOURCE_CHARS:
-        text = feedback.NO_PROGRAM if source is None else feedback.TOO_LONG
-        return Verdict(outcome=Outcome.FORMAT, reward=0.0, feedback=text)
+    source = runnable(completion)
+    if isinstance(source, Verdict):
+        return source
     run = _Run(spec, source, context)
     outcome, reward, text = Outcome.PASSED, 1.0, ""
     try:

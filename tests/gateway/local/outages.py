@@ -7,7 +7,6 @@ each phase of a step, and says what the run said and whether it ended as a run t
 from __future__ import annotations
 
 import argparse
-import contextlib
 import hashlib
 import itertools
 import json
@@ -103,7 +102,7 @@ class Edge(ABC):
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(content)))
                 self.end_headers()
-                with contextlib.suppress(BrokenPipeError):  # who asked has given up meanwhile
+                with suppress(BrokenPipeError):  # who asked has given up meanwhile
                     self.wfile.write(content)
 
             def log_message(self, *_: object) -> None:
