@@ -5,15 +5,17 @@
   profile of Docker and containerd refuses to a container without capabilities.
   It can't emulate AppArmor or a masked /proc.
 
-Started by root, it first makes Python and this repository readable where a parent folder is closed to others (as /root
-is): in a mount namespace of its own, by a tmpfs over that folder with bind mounts of what is needed. Started by an
-ordinary user it changes what is left to change. Uses the standard library only.
+Started by root, it first gives the user Python and this repository where they are closed to others, by a folder above
+them (as /root is) or by the umask that they were made under: in a mount namespace of its own, by mounts in which root's
+files are the user's, and by a tmpfs over the closed folder. Started by an ordinary user it changes what is left to
+change. Uses the standard library only.
 """
 
 from __future__ import annotations
 
 import ctypes
 import os
+import signal
 import stat
 import struct
 import sys
@@ -21,8 +23,11 @@ from pathlib import Path
 
 LIBC = ctypes.CDLL(None, use_errno=True)
 UID = 1000
-CLONE_NEWNS = 0x00020000
-MS_BIND, MS_REC, MS_PRIVATE = 0x1000, 0x4000, 0x40000
+CLONE_NEWNS, CLONE_NEWUSER = 0x00020000, 0x10000000
+MS_REC, MS_PRIVATE = 0x4000, 0x40000
+OPEN_TREE, MOVE_MOUNT, MOUNT_SETATTR = 428, 429, 442  # the same numbers on every machine, and not in the C library
+AT_FDCWD, AT_EMPTY_PATH = -100, 0x1000
+OPEN_TREE_CLONE, MOVE_MOUNT_F_EMPTY_PATH, MOUNT_ATTR_IDMAP = 1, 4, 0x00100000
 PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP = 24, 38, 22
 LAST_CAPABILITY = 40
 
@@ -57,29 +62,56 @@ def _mount(source: str, target: Path, kind: str | None, flags: int, data: str | 
     _check(LIBC.mount(*words, ctypes.c_ulong(flags), data.encode() if data else None), f"mount on {target}")
 
 
-def _closed_parent(path: Path) -> Path | None:
-    """The highest folder above `path` that others can't pass."""
-    for folder in reversed(path.parents):
+def _owned_tree(path: Path) -> int:
+    """What lies at `path` as a mount that is nowhere yet, and in which root's files are the user's: an open file."""
+    opened, made = os.pipe()
+    if (child := os.fork()) == 0:
+        _check(LIBC.unshare(CLONE_NEWUSER), "unshare")
+        os.write(made, b".")
+        signal.pause()
+    try:
+        os.close(made)
+        if not os.read(opened, 1):
+            raise OSError("no user namespace, so no files of the user's")
+        for ids in ("uid_map", "gid_map"):
+            Path(f"/proc/{child}/{ids}").write_text(f"0 {UID} 1")
+        users = os.open(f"/proc/{child}/ns/user", os.O_RDONLY)
+    finally:
+        os.close(opened)
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    tree: int = LIBC.syscall(OPEN_TREE, AT_FDCWD, str(path).encode(), OPEN_TREE_CLONE | os.O_CLOEXEC)
+    _check(tree, "open_tree")
+    attributes = struct.pack("QQQQ", MOUNT_ATTR_IDMAP, 0, 0, users)
+    _check(LIBC.syscall(MOUNT_SETATTR, tree, b"", AT_EMPTY_PATH, attributes, len(attributes)), "mount_setattr")
+    os.close(users)
+    return tree
+
+
+def _closed(path: Path) -> Path | None:
+    """The highest of `path` and the folders above it that others can't pass."""
+    for folder in (*reversed(path.parents), path):
         if not folder.stat().st_mode & stat.S_IXOTH:
             return folder
     return None
 
 
 def _open_paths(needed: set[Path]) -> None:
-    """Make `needed` reachable for everybody, in this process and its children only."""
+    """Make `needed` the user's, in this process and its children only."""
     _check(LIBC.unshare(CLONE_NEWNS), "unshare")
     _mount("none", Path("/"), None, MS_REC | MS_PRIVATE)
-    below: dict[Path, dict[Path, int]] = {}
-    for path in needed:
-        closed = _closed_parent(path)
-        if closed is not None:
-            below.setdefault(closed, {})[path] = os.open(path, os.O_PATH)
-    for closed, paths in below.items():
-        _mount("tmpfs", closed, "tmpfs", 0, "mode=755,size=1m")
-        for path, fd in sorted(paths.items()):
-            path.mkdir(parents=True, exist_ok=True)
-            _mount(f"/proc/self/fd/{fd}", path, None, MS_BIND | MS_REC)
-            os.close(fd)
+    closed = {path: folder for path in needed if (folder := _closed(path))}
+    trees = {path: _owned_tree(path) for path in closed}
+    for folder in set(closed.values()) - needed:
+        _mount("tmpfs", folder, "tmpfs", 0, "mode=755,size=1m")
+    umask = os.umask(0o022)
+    for path, tree in sorted(trees.items()):
+        path.mkdir(parents=True, exist_ok=True)
+        target = str(path).encode()
+        _check(LIBC.syscall(MOVE_MOUNT, tree, b"", AT_FDCWD, target, MOVE_MOUNT_F_EMPTY_PATH), f"mount on {path}")
+        os.close(tree)
+    os.umask(umask)
+    os.chdir(Path.cwd())  # from the covered folder into what covers it
 
 
 def _default_seccomp_profile() -> bytes:
