@@ -218,7 +218,7 @@ def test_a_broker_that_dies_again_and_again_stops_no_run(
     tmp_path: Path, environment: dict[str, str], broker: Redis, recipe: Callable[..., Recipe]
 ) -> None:
     """As long as somebody starts a worker again that has ended: the supervisor, or the cluster."""
-    plan = recipe(schedule={"steps": 40})
+    plan = recipe(schedule={"steps": 1000})  # more than it takes between two deaths
     settings = GatewaySettings(token=TOKEN, state_dir=tmp_path / "state")  # type: ignore[arg-type]
     registry = Registry(REGISTRY.open(settings.database()))
     run = "demo-1"
