@@ -18,7 +18,7 @@ export GOMP_SPINCOUNT := 0
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --dist loadfile
 NONE_IS_FINE := || [ $$? -eq 5 ]
 
-.PHONY: help quickstart reproduce-pocket results real smollm2 weaviate vllm test test-slow test-chaos lint format lock clean
+.PHONY: help quickstart reproduce-pocket results real reproduce-real smollm2 weaviate vllm test test-slow test-chaos lint format lock clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -34,7 +34,10 @@ reproduce-pocket: $(VENV)/.laptop ## Compare all methods over 6 worlds (hours; r
 results: $(VENV)/.laptop ## Write docs/results and the table of README.md again from docs/results/pocket.csv
 	@$(BIN)/python -m pmd.gateway.report.results docs/results README.md
 
-real: $(VENV)/.laptop smollm2 ## Compare all methods on the real benchmark, 3 worlds (a day; resumable); writes docs/results
+real: $(VENV)/.laptop smollm2 ## Train SmolLM2, a real language model, on house conventions in plain English
+	@$(BIN)/pmd quickstart --recipe recipes/real.yaml
+
+reproduce-real: $(VENV)/.laptop smollm2 ## Compare all methods on that, 3 worlds (a day; resumable); writes docs/results
 	@$(BIN)/pmd up
 	@$(BIN)/pmd reproduce real --jobs 1
 	@$(BIN)/pmd down

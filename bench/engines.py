@@ -31,7 +31,8 @@ from pmd.services.common.wire import Message, Policy, Sampling
 from pmd.services.rollout.completion import Row
 from pmd.services.rollout.engines import Engine
 from pmd.services.rollout.engines.transformers.engine import TransformersEngine
-from pmd.services.rollout.engines.vllm.engine import VllmEngine, seed_of
+from pmd.services.rollout.engines.vllm.engine import VllmEngine
+from pmd.services.rollout.engines.vllm.requests import seed_of
 from pmd.services.rollout.settings import RolloutSettings
 
 BASE = Path(__file__).parents[1] / "examples" / "pocket" / "base"

@@ -22,8 +22,7 @@ from pmd.gateway.cli.watch import watch
 from pmd.gateway.local import launcher
 from pmd.gateway.report.units import duration
 
-EXAMPLE = "Write solve(a): apply zor-mil, then negate each."
-"""A question in the pocket world's words."""
+POCKET_QUESTION = "Write solve(a): apply zor-mil, then negate each."
 
 
 def quickstart(
@@ -57,7 +56,8 @@ def quickstart(
         )
         if ended != "succeeded":
             raise CliError(f"run {run} {ended}; logs are in {state_dir / 'logs'}")
-        suggest(run, up=started and not keep)
+        question = POCKET_QUESTION if data["problems"].get("source") == "pocket" else ""
+        suggest(run, question, up=started and not keep)
     except KeyboardInterrupt:
         keep = False
         resumed = " at the next `pmd up`" if started else f"; see `pmd runs watch {run}`"
@@ -73,14 +73,15 @@ def default_recipe() -> Path:
     return Path(pmd.__file__).parent / "recipes" / "pocket.yaml"
 
 
-def suggest(run: str, *, up: bool) -> None:
-    """Say what to try next."""
+def suggest(run: str, question: str, *, up: bool) -> None:
+    """Say what to try next, with a question that the model may be asked if there is one."""
     console.print("\nTry next:")
     # In a virtual environment that is not activated `pmd` is not on the path: say where this one is.
     program = "pmd" if which("pmd") else os.path.relpath(sys.argv[0])
     first = f"{program} up && " if up else ""
+    asked = f' --prompt "{question}"' if question else ""
     for command, why in (
-        (f'{first}{program} chat {run} --prompt "{EXAMPLE}"', "ask the trained model; no memory is attached"),
+        (f"{first}{program} chat {run}{asked}", "ask the trained model; no memory is attached"),
         (f"{first}{program} memory list {run}", "what it remembers"),
         (f"{first}{program} export {run} --to ./{run}", "take the weights away"),
     ):

@@ -118,7 +118,7 @@ POCKET = Study(
 REAL = Study(
     name="real",
     title="Real benchmark",
-    target="real",
+    target="reproduce-real",
     settings=(_real("signs"), _real("words")),
     about="SmolLM2-135M-Instruct on house conventions. Settings: `signs` are forms of a sign by kind of room, `words` "
     "are house words for operations on lists. Splits: `test` are new problems of families that are trained on, "

@@ -22,27 +22,27 @@ import os
 import socket
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal
 
-import httpx
 from safetensors import safe_open
 from transformers import AutoConfig
 
-from pmd.services.common import outgoing, probe
+from pmd.services.common import probe
 from pmd.services.common.app import NotReady
 from pmd.services.common.artifacts import MANIFEST, check_weights
 from pmd.services.common.jobs import Retryable
 from pmd.services.common.waiting import delay
 from pmd.services.common.wire import Message, Policy, Sampling
-from pmd.services.rollout.completion import Completion, DivergedError, Row, UnusableSchema
+from pmd.services.rollout.completion import Completion, DivergedError, Row
 from pmd.services.rollout.engines import Drawn, Said, forget
 from pmd.services.rollout.engines.language import Language
-from pmd.services.rollout.engines.vllm.server import MODEL, Gone, Server, installed
+from pmd.services.rollout.engines.vllm.requests import Tokens, complete
+from pmd.services.rollout.engines.vllm.server import Gone, Server, installed
 from pmd.services.rollout.engines.vllm.turns import Turns
 from pmd.services.rollout.metrics import BATCH_ROWS, GENERATE_SECONDS, LOAD_SECONDS, LOADED_VERSION, TOKENS
 from pmd.services.rollout.settings import RolloutSettings
@@ -88,12 +88,6 @@ def shape_of(folder: Path) -> Any:
     }
     others = {name: digest for name, digest in others.items() if not name.endswith(".index.json")}
     return json.dumps(config, sort_keys=True, default=str), tensors, others
-
-
-def seed_of(row: Row) -> int:
-    """The seed of a row's request: 63 bits that depend on its seed and its stream."""
-    name = f"{row.seed % 2**64}.{row.stream % 2**64}"
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") >> 1
 
 
 def _label(policy: Policy) -> str:
@@ -401,8 +395,19 @@ class VllmEngine:
         """Draw rows into `done` until all are there, or until another policy is waited for."""
         assert self._server is not None  # noqa: S101 -- it is this policy's turn
         server = self._server
-        finished: dict[int, Any] = {}
-        draw = self._draw(server, policy, rows, missing, sampling, language.ends, finished, said)
+        finished: dict[int, Tokens] = {}
+        draw = complete(
+            server.socket,
+            {i: rows[i] for i in missing},
+            sampling,
+            language.ends,
+            # Rows of other weights never share a prefix. At most 128 characters, and not all of them.
+            salt=hashlib.sha256(_label(policy).encode()).hexdigest(),
+            at_once=self._settings.rollout_batch_rows,
+            enough=partial(self._turns.wanted, policy),
+            finished=finished,
+            said=said,
+        )
         work: Future[None] = asyncio.run_coroutine_threadsafe(draw, self._loop)
         handed = 0
 
@@ -414,10 +419,10 @@ class VllmEngine:
             if (label := server.labelled()) != _label(policy):
                 raise RuntimeError(f"vLLM holds {label} where {_label(policy)} was loaded; its rows are thrown away")
             handed += len(new)
-            texts = language.texts([token_ids for token_ids, _, _ in new.values()])
+            texts = language.texts([tokens.ids for tokens in new.values()])
             made = {
-                i: Completion(token_ids, logprobs, text, "stop" if stopped else "length", policy.weights.version)
-                for (i, (token_ids, logprobs, stopped)), text in zip(new.items(), texts, strict=True)
+                i: Completion(tokens.ids, tokens.logprobs, text, tokens.reason, policy.weights.version)
+                for (i, tokens), text in zip(new.items(), texts, strict=True)
             }
             done.update(made)
             drawn(made)
@@ -433,112 +438,3 @@ class VllmEngine:
             wait([work], POLL_S)
             raise
         work.result()
-
-    async def _draw(
-        self,
-        server: Server,
-        policy: Policy,
-        rows: Sequence[Row],
-        missing: Sequence[int],
-        sampling: Sampling,
-        ends: frozenset[int],
-        finished: dict[int, Any],
-        said: Said | None,
-    ) -> None:
-        """Draw rows into `finished`, as many side by side as the settings allow."""
-        common = {
-            "model": MODEL,
-            "max_tokens": sampling.max_tokens,
-            "temperature": sampling.temperature,
-            "top_p": sampling.top_p,
-            "logprobs": 0,
-            "return_token_ids": True,
-            "stop_token_ids": sorted(ends),
-            "ignore_eos": True,  # `ends` has it
-            "skip_special_tokens": False,
-            # At most 128 characters, and not all of them.
-            "cache_salt": hashlib.sha256(_label(policy).encode()).hexdigest(),
-        }
-        pending: Iterator[int] = iter(missing)
-        limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
-        transport = httpx.AsyncHTTPTransport(uds=str(server.socket), limits=limits)
-
-        async def worker(http: httpx.AsyncClient) -> None:
-            for i in pending:
-                finished[i] = await _complete(http, rows[i], common, None if said is None else partial(said, i))
-                if self._turns.wanted(policy):
-                    return
-
-        # No time limit: long completions take long.
-        async with outgoing.inside_async(transport=transport, base_url="http://vllm", timeout=None) as http:
-            workers = [
-                asyncio.create_task(worker(http)) for _ in range(min(len(missing), self._settings.rollout_batch_rows))
-            ]
-            try:
-                await asyncio.gather(*workers)
-            finally:
-                for each in workers:
-                    each.cancel()
-                await asyncio.gather(*workers, return_exceptions=True)
-
-
-async def _complete(
-    http: httpx.AsyncClient, row: Row, common: Mapping[str, Any], said: Callable[[list[int]], None] | None
-) -> tuple[list[int], list[float], bool]:
-    """Token ids of a row, their log-probs, and whether it ended by itself."""
-    body = {**common, "prompt": list(row.prompt_ids), "seed": seed_of(row), "stream": said is not None}
-    if row.schema is not None:
-        body["response_format"] = {
-            "type": "json_schema",
-            "json_schema": {"name": "answer", "schema": json.loads(row.schema)},
-        }
-    token_ids: list[int] = []
-    logprobs: list[float] = []
-    reason = None
-    try:
-        async with http.stream("POST", "/v1/completions", json=body) as answer:
-            if answer.status_code != 200:
-                _refuse(answer.status_code, (await answer.aread()).decode(errors="replace")[:500], row)
-            async for choice in _choices(answer, streamed=said is not None):
-                token_ids += choice["token_ids"]
-                logprobs += choice["logprobs"]["token_logprobs"] if choice["logprobs"] else []
-                reason = choice["finish_reason"] or reason
-                if said is not None:
-                    said(token_ids)
-    except httpx.TransportError as error:
-        raise Gone(f"{type(error).__name__} {error}") from error
-    if not all(map(math.isfinite, logprobs)):
-        raise DivergedError
-    if reason not in ("stop", "length") or len(logprobs) != len(token_ids):
-        raise Gone(f"a completion ended by {reason!r}")
-    return token_ids, logprobs, reason == "stop"
-
-
-async def _choices(answer: httpx.Response, *, streamed: bool) -> AsyncIterator[dict[str, Any]]:
-    """The choice of each event of a stream, or the one of a whole answer.
-
-    Raises:
-        Gone: the stream tells of an error.
-    """
-    if not streamed:
-        yield json.loads(await answer.aread())["choices"][0]
-        return
-    async for line in answer.aiter_lines():
-        data = line.removeprefix("data: ")
-        if not data or data == "[DONE]":
-            continue
-        event = json.loads(data)
-        if "error" in event:
-            raise Gone(str(event["error"])[:500])
-        yield {"logprobs": None, "finish_reason": None, "token_ids": [], **event["choices"][0]}
-
-
-def _refuse(status: int, text: str, row: Row) -> NoReturn:
-    """Raise what an answer without a completion means."""
-    if row.schema is not None and status == 400:
-        raise UnusableSchema(text)
-    if status >= 500 and "JSON" in text:  # which has no number that is none
-        raise DivergedError
-    if status >= 500:
-        raise Gone(f"{status}: {text}")
-    raise RuntimeError(f"vLLM answers {status}: {text}")
