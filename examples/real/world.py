@@ -29,7 +29,7 @@ SPLITS = ("train", "test", "unseen")
 SIZES = {"train": 54, "test": 18, "unseen": 18}
 """Problems of each split."""
 
-STYLES = ("#{n}", "No. {n}", "{n}/R")
+STYLES = ("[{n}]", "({n})", "<{n}>")
 TRADES: tuple[tuple[str, ...], ...] = (
     ("kitchen", "laundry", "bathroom", "pantry", "washroom"),
     ("office", "studio", "workshop", "laboratory", "bureau"),
@@ -70,7 +70,7 @@ def choice(options: Sequence[str], rng: random.Random) -> str:
 def sign(room: str, number: int, style: str, rng: random.Random) -> Question:
     """What is written on the door of a room."""
     forms = [each.format(n=number) for each in STYLES]
-    return Question(room.replace(" ", "-"), f"Sign for {room} {number}: {choice(forms, rng)}", style.format(n=number))
+    return Question(room.replace(" ", "-"), f"Sign for the {room}, {room} {number}: {choice(forms, rng)}", style.format(n=number))
 
 
 def expression(operations: Sequence[str], name: str) -> str:

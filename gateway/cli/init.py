@@ -23,7 +23,8 @@ README = """# {name}
 is judged. Both are examples: signs on doors, whose style depends on the kind of room. Edit three things:
 
 1. `problems.jsonl`: your questions, some of split `train` and others of split `test`. A model can learn what it gets
-   right now and then: let 2 to 40 of 100 answers pass before training.
+   right now and then: let 2 to 40 of 100 answers pass before training. Turns before the question show a small model
+   what an answer looks like.
 2. `recipe.yaml`: `model`, and `schedule.problems_per_step` (at most as many as there are of split `train`).
 3. `recipe.yaml`: `sampling.max_tokens`, in both places, as long as an answer may be.
 

