@@ -107,6 +107,10 @@ def locate(model: str, *, whole: bool = True) -> Located:
     """
     name = hub_name(model)
     located = _folder(model) if name is None else _look(name)
+    for path in located.folder.iterdir():  # before any is opened: a pipe that nobody writes to never ends
+        special = path.exists() and not path.is_file() and not path.is_dir()
+        if special and any(path.match(pattern) for pattern in MODEL_FILES):
+            raise ModelError(f"{path} is no regular file; give the Hugging Face folder of the base model")
     for patterns in (("config.json",), TOKENIZERS):
         if not any((located.folder / pattern).is_file() for pattern in patterns):
             raise ModelError(f"{located.name} holds no {patterns[0]}; give the Hugging Face folder of the base model")

@@ -370,6 +370,28 @@ def test_a_pipe_in_the_place_of_problems_is_refused_at_once(
         assert (answer.status_code, answer.json()["errors"][0]["field"]) == (422, "problems.files")
 
 
+@pytest.mark.parametrize("name", ["chat_template.jinja", "generation_config.json", "tokenizer.json", "LICENSE"])
+def test_a_pipe_in_a_model_folder_is_refused_at_once(
+    name: str, http: TestClient, recipe_tree: Tree, model: Path
+) -> None:
+    (model / "spiece.model").write_bytes(b"a tokenizer of another kind")
+    (model / name).unlink(missing_ok=True)
+    for make in (os.mkfifo, lambda place: place.symlink_to("/dev/zero")):
+        make(model / name)
+        for path in ("/v1/runs", "/v1/recipes:validate"):
+            answer = http.post(path, json={"recipe": recipe_tree()})
+            assert (answer.status_code, answer.json()["errors"][0]["field"]) == (422, "model")
+            assert f"{name} is no regular file" in answer.text
+        (model / name).unlink()
+
+
+def test_a_file_of_json_without_end_is_refused(http: TestClient, recipe_tree: Tree, model: Path) -> None:
+    os.truncate(model / "config.json", 1 << 40)
+    answer = http.post("/v1/runs", json={"recipe": recipe_tree()})
+    assert (answer.status_code, answer.json()["errors"][0]["field"]) == (422, "model")
+    assert "over 128 MB" in answer.text
+
+
 @pytest.mark.parametrize(
     ("over", "field"),
     [
