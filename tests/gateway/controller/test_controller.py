@@ -53,6 +53,7 @@ def test_the_settings_of_celery_are_those_of_the_design(monkeypatch: pytest.Monk
     assert conf.task_acks_late
     assert conf.task_reject_on_worker_lost
     assert conf.worker_prefetch_multiplier == 1
+    assert conf.worker_proc_alive_timeout >= 60, "a machine that is slow is not a process that hangs"
     assert conf.accept_content == ["json"]
     assert conf.broker_transport_options["visibility_timeout"] == VISIBILITY_TIMEOUT_S
     call = CONNECT_TIMEOUT_S + POLL_S + ANSWER_TIMEOUT_S
