@@ -290,7 +290,7 @@ def _legend(entries: Sequence[tuple[str, str]], top: float) -> tuple[list[str], 
     parts = []
     x, row = 14.0, 0
     for name, css in entries:
-        need = 15 + GLYPH * len(name) + 16
+        need = 15 + GLYPH * len(name) + 22
         if x + need > WIDTH and x > 14.0:
             x, row = 14.0, row + 1
         y = top + row * 20
