@@ -123,4 +123,4 @@ def _explain_refusals(app: FastAPI) -> None:
     @app.exception_handler(OSError)
     async def no_storage(_: Request, error: OSError) -> JSONResponse:
         log.error("what a run starts with can't be written", exc_info=error)
-        return problem(503, f"can't write {error.filename or 'to storage'}: {error.strerror or error}")
+        return problem(503, f"can't read or write {error.filename or 'the storage'}: {error.strerror or error}")

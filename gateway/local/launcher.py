@@ -26,8 +26,8 @@ from pmd.gateway.local.programs import BEAT, LaunchError, build_programs, choose
 from pmd.gateway.local.supervisor import AlreadyRunning, Supervisor, end_leftovers, hold, is_held, read_state
 from pmd.services.common import outgoing
 
-START_PATIENCE_S = 30.0
-"""How long a supervisor may take to start its programs."""
+START_PATIENCE_S = 120.0
+"""How long a supervisor that lives may take to start its programs; on a busy machine Python alone takes half of it."""
 STOP_PATIENCE_S = 40.0
 """How long it may take to end them."""
 PROBE_TIMEOUT_S = 2.0

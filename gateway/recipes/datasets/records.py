@@ -199,7 +199,7 @@ class _Bounded(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        data = self._file.read(len(buffer))
+        data = self._file.read(len(buffer)) or b""  # None: a file of the system's that has nothing yet
         buffer[: len(data)] = data
         self._read += len(data)
         end = max(data.rfind(b"\n"), data.rfind(b"\r"))

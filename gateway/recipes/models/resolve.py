@@ -28,6 +28,7 @@ from pmd.gateway.recipes.models.shape import (
 )
 from pmd.services.common.allowed import Allowed
 from pmd.services.common.artifacts import ArtifactError, local_path
+from pmd.services.common.waiting import away
 
 log = logging.getLogger(__name__)
 
@@ -105,6 +106,15 @@ def locate(model: str, *, whole: bool = True) -> Located:
         ModelError: there is none, or it is no Hugging Face folder with safetensors and a tokenizer.
         HubAway: no hub answers, and its files are not here.
     """
+    try:
+        return _located(model, whole=whole)
+    except OSError as error:
+        if away(error) is not None:
+            raise
+        raise ModelError(f"{model} can't be read: {error.strerror or error}") from error
+
+
+def _located(model: str, *, whole: bool) -> Located:
     name = hub_name(model)
     located = _folder(model) if name is None else _look(name)
     for path in located.folder.iterdir():  # before any is opened: a pipe that nobody writes to never ends
