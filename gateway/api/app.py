@@ -66,7 +66,7 @@ def create_app(
         try:
             runs = registry.count_by_status()
         except SQLAlchemyError as error:
-            raise NotReady(f"the run registry is out of reach: {error}") from error
+            raise NotReady(f"the run registry is out of reach: {getattr(error, 'orig', None) or error}") from error
         facts = {"registry": registry.database.engine.dialect.name, "runs_uri": settings.runs_uri(), "runs": runs}
         free = {name: free_bytes(uri) for name, uri in places.items()}
         return facts | {f"{name}_free_gib": round(left / GIB, 2) for name, left in free.items() if left is not None}
@@ -123,4 +123,4 @@ def _explain_refusals(app: FastAPI) -> None:
     @app.exception_handler(OSError)
     async def no_storage(_: Request, error: OSError) -> JSONResponse:
         log.error("what a run starts with can't be written", exc_info=error)
-        return problem(503, f"can't write {error.filename or 'to storage'}: {error.strerror or error}")
+        return problem(503, f"can't read or write {error.filename or 'the storage'}: {error.strerror or error}")

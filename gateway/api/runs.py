@@ -83,7 +83,7 @@ def _view(parts: Parts, run: str) -> RunView:
     registry = parts.registry
     row = registry.run(run)
     raised, latest = registry.alarms([run]).get(run, []), latest_view(registry.latest(run))
-    open_steps = [phase for phase in registry.phases(run, since=row["step"]) if phase["status"] != "forgiven"]
+    open_steps = [phase for phase in registry.phases(run, since=row["step"]) if phase["status"] != "cleared"]
     newest = max((phase["step"] for phase in open_steps), default=0)
     phases = [phase for phase in open_steps if phase["step"] == newest]
     view = _waiting(parts, row, run_view(row, phases, alarms=raised, latest=latest))
@@ -185,7 +185,7 @@ def pause_run(run: RunId, parts: TheParts, later: BackgroundTasks) -> RunView:
 
 @routes.post("/v1/runs/{run}:resume", tags=["runs"], responses=examples.STEER)
 def resume_run(run: RunId, parts: TheParts, later: BackgroundTasks) -> RunView:
-    """Go on with a paused or failed run; failed attempts are forgiven."""
+    """Go on with a paused or failed run; its failed tries are cleared."""
     return _steer(parts, run, "run", later)
 
 

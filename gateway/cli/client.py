@@ -183,14 +183,13 @@ class Gateway:
 
 
 def explain(answer: httpx.Response, url: str) -> CliError:
-    """A refusal as an error that names cause and fix."""
+    """A refusal as an error that names cause and fix. Of an answer that is no gateway's only the status is repeated."""
     try:
         body = json.loads(answer.text)
-    except ValueError:
-        body = {}
-    ours = isinstance(body, dict) and "title" in body
-    title = str(body["title"]) if ours else f"HTTP {answer.status_code} {answer.text[:200]}".strip()
-    lines = [f"{each['field']}: {each['message']}" for each in body.get("errors", [])] if ours else []
+        title = str(body["title"])
+        lines = [f"{each['field']}: {each['message']}" for each in body.get("errors", [])]
+    except (ValueError, LookupError, TypeError, AttributeError):
+        title, lines = f"HTTP {answer.status_code}; is it a gateway that answers at {url}?", []
     title, *lines = (_in_commands(text) for text in (title, *lines))
     if answer.status_code == httpx.codes.UNAUTHORIZED:
         return CliError(f"the gateway at {url} refuses the token; set PMD_TOKEN to the one it was started with")

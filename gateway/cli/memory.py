@@ -42,7 +42,9 @@ def list_items(
     limit: Annotated[int, typer.Option(min=1, max=500, help="Items per page.")] = 20,
     after: Annotated[str | None, typer.Option(help="Cursor of the page before.")] = None,
     status: Annotated[str | None, typer.Option(help="active (if missing), retired, quarantined, banned, any.")] = None,
-    held: Annotated[bool | None, typer.Option("--held/--free", help="Only what people hold, or do not.")] = None,
+    protected: Annotated[
+        bool | None, typer.Option("--protected/--free", help="Only what people have pinned or edited, or not.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """List memories, newest first."""
@@ -50,7 +52,7 @@ def list_items(
 
     if level is not None and level not in LEVELS:
         raise CliError(f"no memory level {level!r}; levels are {', '.join(LEVELS)}", code=2)
-    filters = {"level": level, "q": query, "status": status, "held": held}
+    filters = {"level": level, "q": query, "status": status, "protected": protected}
     answer = connect().get(f"/v1/runs/{run}/memory", **filters, limit=limit, after=after)
     if as_json:
         print_json(answer)

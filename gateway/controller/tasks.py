@@ -47,6 +47,9 @@ RECONCILE_LIFE_S = 60.0
 """Longer than a message waits behind the runs of a busy worker, or a run whose wake-up was lost is never found."""
 QUEUE = "pmd"
 SOFT_SHUTDOWN_S = BUDGET_S + 5
+START_S = 120.0
+"""How long a process of a worker may take to start. Celery's own 4 s kill each of them, one after another and for ever,
+on a machine that is busy with other work."""
 
 
 def _settings() -> GatewaySettings:
@@ -85,6 +88,7 @@ def _configuration() -> dict[str, Any]:
         "task_soft_time_limit": 60,
         "task_time_limit": 90,
         "worker_prefetch_multiplier": 1,
+        "worker_proc_alive_timeout": START_S,
         "worker_cancel_long_running_tasks_on_connection_loss": True,
         "worker_soft_shutdown_timeout": SOFT_SHUTDOWN_S,
         "worker_enable_soft_shutdown_on_idle": True,

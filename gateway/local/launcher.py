@@ -22,12 +22,12 @@ from typing import Any
 
 import httpx
 
-from pmd.gateway.local.programs import BEAT, LaunchError, build_programs, choose_ports, index_in_force
+from pmd.gateway.local.programs import BEAT, LaunchError, build_programs, choose_ports, index_in_force, inherited
 from pmd.gateway.local.supervisor import AlreadyRunning, Supervisor, end_leftovers, hold, is_held, read_state
 from pmd.services.common import outgoing
 
-START_PATIENCE_S = 30.0
-"""How long a supervisor may take to start its programs."""
+START_PATIENCE_S = 120.0
+"""How long a supervisor that lives may take to start its programs; on a busy machine Python alone takes half of it."""
 STOP_PATIENCE_S = 40.0
 """How long it may take to end them."""
 PROBE_TIMEOUT_S = 2.0
@@ -129,6 +129,7 @@ def start_detached(state_dir: Path, index: str | None = None) -> bool:
     with log_path.open("ab") as sink:
         process = subprocess.Popen(
             [sys.executable, *options],
+            env=inherited(os.environ),
             stdin=subprocess.DEVNULL,
             stdout=sink,
             stderr=sink,

@@ -51,6 +51,8 @@ FOR_BOTH = ("PMD_ALLOWED_URLS",)
 CLIENT_ONLY = ("PMD_URL",)
 """Read by the command line alone."""
 BARE = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "TZ", "VIRTUAL_ENV", "LD_LIBRARY_PATH")
+FOREIGN = ("PROMETHEUS_MULTIPROC_DIR", "prometheus_multiproc_dir", "PYTHONWARNINGS")
+"""What a shell holds for other programs in Python, and stops ours before they can say so."""
 BEAT = "beat"
 """Folder of beat's schedule, below the state folder."""
 QUIET = {
@@ -125,6 +127,11 @@ def check_redis(url: str) -> None:
         raise LaunchError(f"no Redis works at {at} ({type(error).__name__}); {fix}") from error
 
 
+def inherited(env: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a process of ours that reads the caller's settings."""
+    return {k: v for k, v in env.items() if k not in FOREIGN}
+
+
 def _bare(env: Mapping[str, str]) -> dict[str, str]:
     return {k: env[k] for k in BARE if k in env} | QUIET
 
@@ -137,7 +144,8 @@ def build_environments(
     Addresses are ours to set; of the caller's settings each goes to its owner only.
     """
     settings = {k: v for k, v in caller.items() if k.startswith("PMD_") and k not in CLIENT_ONLY}
-    system = {k: v for k, v in caller.items() if not k.startswith(("PMD_", "CELERY_")) and k != "REDIS_URL"} | QUIET
+    others = {k: v for k, v in inherited(caller).items() if not k.startswith(("PMD_", "CELERY_")) and k != "REDIS_URL"}
+    system = others | QUIET
     addresses = {f"PMD_{name.upper()}_URL": urls[name] for name in SERVICES}
     owned = {
         name: {k: v for k, v in settings.items() if k.startswith(PREFIXES[name]) and k not in addresses}
@@ -216,6 +224,7 @@ def check_settings(state_dir: Path, index: str) -> None:
     check = subprocess.run(
         [sys.executable, "-P", "-m", "pmd.services.common.settings"],
         input=json.dumps(asked),
+        env=inherited(os.environ),
         capture_output=True,
         text=True,
         check=False,

@@ -37,8 +37,8 @@ from pmd.services.common.requests import (
 )
 from pmd.services.common.wire import Policy, Ref
 
-MOST_CHANCE = 0.9
-"""Where untaught attempts pass more often than this, notes still have room to show what they are worth."""
+MOST_BASE_PASS_RATE = 0.9
+"""Where attempts of the base pass more often than this, notes still have room to show what they are worth."""
 
 
 def phase_seed(seed: int, step: int, name: PhaseName) -> int:
@@ -92,7 +92,7 @@ def request_body(state: RunState, step: int, name: PhaseName, out: str) -> BaseM
                 step=step,
                 policy_version=version_at(recipe, step),
                 problem_ids=list(_step_problems(state, step)),
-                chance=_chance(state),
+                base_pass_rate=_base_pass_rate(state),
                 generator=_generator(state, step, name),
                 settings=recipe.memory.reflect,
                 evidence=recipe.memory.evidence,
@@ -131,12 +131,12 @@ def _outcomes(state: RunState, step: int) -> dict[str, Any]:
     return {"outcomes": probed.verdicts, "outcomes_step": step - 1}
 
 
-def _chance(state: RunState) -> float:
+def _base_pass_rate(state: RunState) -> float:
     """How often attempts pass that nothing has taught yet: the pass rate of the first step."""
     if (1, PhaseName.VERIFY) not in state.records:
         return 0.0
     score = state.result(1, PhaseName.VERIFY, VerifyResult).splits.get("train")
-    return min(score.pass_rate, MOST_CHANCE) if score else 0.0
+    return min(score.pass_rate, MOST_BASE_PASS_RATE) if score else 0.0
 
 
 def _generate(state: RunState, step: int, name: PhaseName, out: str) -> GenerateRequest:
@@ -176,7 +176,7 @@ def _retrieve(state: RunState, step: int, name: PhaseName, out: str) -> Retrieve
         "bank": state.run if recipe.levels else None,
         "problems": state.inputs.problems,
         "step": step,
-        "chance": _chance(state) if recipe.levels else 0.0,
+        "base_pass_rate": _base_pass_rate(state) if recipe.levels else 0.0,
         "settings": recipe.context_settings(),
         "evidence": recipe.memory.evidence,
         "quality": recipe.memory.quality,

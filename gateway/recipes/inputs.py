@@ -17,7 +17,7 @@ class Inputs(Strict):
     problems: Ref
     prompts: Ref
     train: tuple[str, ...]
-    """Ids of the problems that are practised."""
+    """Ids of the problems that are trained on."""
     evaluation: tuple[str, ...]
     """Ids of the problems of the splits that are evaluated."""
     source: str = ""

@@ -142,10 +142,10 @@ def load_problems(source: ProblemSource) -> Loaded:
             problem is a training problem.
     """
     problems, bad = _load(source)
-    practised = {dump_messages(p.messages): p.id for p in problems if p.split == "train"}
+    trained = {dump_messages(p.messages): p.id for p in problems if p.split == "train"}
     if isinstance(source, PocketProblems | ReasoningGymProblems) or not source.shared_questions:
         for problem in problems:
-            twin = practised.get(dump_messages(problem.messages))
+            twin = trained.get(dump_messages(problem.messages))
             if problem.split != "train" and twin is not None:
                 raise _invalid(
                     "problems",
@@ -172,10 +172,10 @@ def problems_of(recipe: Recipe, refused: Refused = lambda _: {}) -> Loaded:
         _refuse_if_none(problems, bad)
     if not problems:
         raise _invalid("problems", "no problem in them; a run needs one")
-    practised = sum(problem.split == "train" for problem in problems)
+    trained = sum(problem.split == "train" for problem in problems)
     per_step = recipe.schedule.problems_per_step
-    if not METHODS[recipe.method].evaluates_only and recipe.schedule.steps and per_step > practised:
-        raise _invalid("schedule.problems_per_step", f"{per_step} problems a step, but only {practised} of split train")
+    if not METHODS[recipe.method].evaluates_only and recipe.schedule.steps and per_step > trained:
+        raise _invalid("schedule.problems_per_step", f"{per_step} problems a step, but only {trained} of split train")
     return problems, bad
 
 
@@ -187,9 +187,9 @@ def long_prompts(recipe: Recipe, problems: Sequence[Problem], base: Base) -> lis
     """
     if not recipe.trains:
         return []
-    limit, practised = recipe.train_settings().max_prompt_tokens, [p for p in problems if p.split == "train"]
-    long = too_long(practised, base.located.folder, limit)
-    if long and len(long) == len(practised):
+    limit, trained = recipe.train_settings().max_prompt_tokens, [p for p in problems if p.split == "train"]
+    long = too_long(trained, base.located.folder, limit)
+    if long and len(long) == len(trained):
         shortest = min(tokens for _, tokens in long)
         message = (
             f"all {len(long)} train problems have more than {limit} tokens, so none would be trained on; the shortest"

@@ -156,7 +156,7 @@ class Registry:
                     update(RUNS).where(RUNS.c.id == run).values(due=0.0, lease_until=0.0, waiting_since=None),
                 )
                 db.execute(
-                    update(PHASES).where(PHASES.c.run_id == run, PHASES.c.status == "failed").values(status="forgiven"),
+                    update(PHASES).where(PHASES.c.run_id == run, PHASES.c.status == "failed").values(status="cleared"),
                 )
                 db.execute(delete(RELEASES).where(RELEASES.c.run_id == run))  # it needs again what it holds
 

@@ -41,7 +41,7 @@ PHASES = Table(
     Column("attempt", Integer, primary_key=True),
     Column("key", String(200), nullable=False, unique=True),
     Column("service", String(16), nullable=False),
-    Column("status", String(16), nullable=False),  # submitted | succeeded | failed | cancelled | forgiven
+    Column("status", String(16), nullable=False),  # submitted | succeeded | failed | cancelled | cleared
     Column("request_hash", String(64), nullable=False),
     Column("result", Text),
     Column("facts", Text),

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib.resources import files
 
 from pmd.gateway.recipes.methods import METHODS
-from pmd.gateway.report.svg import Series, line_chart
+from pmd.gateway.report.svg import PLOT_STYLE, Series, line_chart
 
 COLOURS = ("c1", "c2", "c3", "c4", "c5", "c6", "c7")
 DASHES = ("solid", "dashed", "dotted")
@@ -31,7 +30,6 @@ def curve_chart(title: str, curves: Mapping[str, list[tuple[int, float]]]) -> st
         for name, points in curves.items()
     ]
     described = "; ".join(f"{name} ends at {points[-1][1]:.0%}" for name, points in curves.items() if points)
-    style = files("pmd.gateway.report").joinpath("page.css").read_text(encoding="utf-8")
     svg = line_chart(title, described, lines, height=320)
     head, close, rest = svg.partition(">")
-    return f"{head}{close}<style>{style} svg {{ font-family: system-ui, sans-serif; }}</style>{rest}\n"
+    return f"{head}{close}<style>{PLOT_STYLE}</style>{rest}\n"

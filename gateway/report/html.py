@@ -15,7 +15,7 @@ from markupsafe import Markup
 from pmd.gateway.recipes.methods import METHODS
 from pmd.gateway.report import figures
 from pmd.gateway.report.statistics import area, curve
-from pmd.gateway.report.svg import Points, Series, line_chart, small_multiples, stacked_bars
+from pmd.gateway.report.svg import PLOT_STYLE, Points, Series, line_chart, small_multiples, stacked_bars
 from pmd.gateway.report.units import count, duration, percent
 from pmd.gateway.views import ReportView
 
@@ -56,7 +56,8 @@ class Chart(NamedTuple):
 
 
 def _css() -> Markup:
-    return Markup((Path(__file__).parent / "page.css").read_text(encoding="utf-8"))  # noqa: S704 - our own file
+    style = PLOT_STYLE + (Path(__file__).parent / "page.css").read_text(encoding="utf-8")
+    return Markup(style)  # noqa: S704 - our own files
 
 
 def render_html(report: ReportView) -> str:

@@ -12,16 +12,19 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from pathlib import Path
 
 from pmd.gateway.report.units import count, percent
 
 WIDTH = 400
 """Units of the view box: about the width of a phone, so that text can be read there."""
 GLYPH = 7.2
-"""Room for an average glyph. The page's style sheet sets the size of text: 12 units, 13.5 on a phone."""
+"""Room for an average glyph. `plot.css` sets the size of text: 12 units, 13.5 on a phone."""
 BOLD = 8.5
 """The same for labels, where a wide font is the only one."""
 LINE = 16.0
+PLOT_STYLE = (Path(__file__).parent / "plot.css").read_text(encoding="utf-8")
+"""The style sheet of drawings, for the page that holds them or a file of its own."""
 DASHES = {"solid": "", "dashed": "6 4", "dotted": "1.5 4"}
 
 Points = Sequence[tuple[float, float]]
@@ -108,7 +111,7 @@ def _y_axis(frame: Frame, values: Sequence[float], form: Format) -> list[str]:
 def _x_axis(frame: Frame, values: Sequence[float], label: str, form: Format) -> list[str]:
     parts = [text(frame.x(value), frame.bottom + 17, form(value), anchor="middle") for value in values]
     middle = (frame.left + frame.right) / 2
-    return [*parts, text(middle, frame.bottom + 34, label, anchor="middle", css="axis label")]
+    return [*parts, text(middle, frame.bottom + 34, label, anchor="middle")]
 
 
 def spread(wanted: Sequence[float], low: float, high: float, gap: float = LINE) -> list[float]:
@@ -165,8 +168,8 @@ def line_chart(
     xs = sorted({x for each in drawn for x, _ in each.points}) or [0.0, 1.0]
     top = y_max or max((y for each in drawn for _, y in each.points), default=1.0) * 1.05 or 1.0
     y_ticks = ticks(0.0, top, 4)
-    left = 12 + GLYPH * max(len(y_form(value)) for value in y_ticks)
-    right = WIDTH - 10 - BOLD * max((len(each.label) for each in drawn), default=0)
+    left = 15 + GLYPH * max(len(y_form(value)) for value in y_ticks)
+    right = WIDTH - 14 - BOLD * max((len(each.label) for each in drawn), default=0)
     frame = Frame(left, 12, right, height - 44, (xs[0], xs[-1]), (0.0, top), log2)
     parts = _y_axis(frame, y_ticks, y_form)
     parts += _x_axis(frame, xs if log2 else whole_ticks(xs[0], xs[-1]), x_label, lambda v: f"{v:g}")
@@ -262,7 +265,7 @@ def stacked_bars(
     y_ticks = ticks(0.0, top, 4)
     left = 14 + GLYPH * max(len(y_form(value)) for value in y_ticks)
     frame = Frame(left, 24, WIDTH - 10, height - 44, (0, max(bins.members) + 1), (0, top))
-    parts = [text(4, 12, y_label, css="axis label"), *_y_axis(frame, y_ticks, y_form)]
+    parts = [text(4, 12, y_label), *_y_axis(frame, y_ticks, y_form)]
 
     wide = 0.84 * (frame.x(1) - frame.x(0))
     floor = dict.fromkeys(bins.members, 0.0)
@@ -277,7 +280,7 @@ def stacked_bars(
 
     for x in whole_ticks(xs[0], xs[-1]):
         parts.append(text(frame.x(bins.place(x)), frame.bottom + 17, f"{x:g}", anchor="middle"))
-    parts.append(text((frame.left + frame.right) / 2, frame.bottom + 34, x_label, anchor="middle", css="axis label"))
+    parts.append(text((frame.left + frame.right) / 2, frame.bottom + 34, x_label, anchor="middle"))
     legend, rows = _legend([(name, css) for name, (css, _) in stacks.items()], height + 12)
     return figure(title, description, height + 8 + 20 * rows, [*parts, *legend])
 
@@ -287,7 +290,7 @@ def _legend(entries: Sequence[tuple[str, str]], top: float) -> tuple[list[str], 
     parts = []
     x, row = 14.0, 0
     for name, css in entries:
-        need = 15 + GLYPH * len(name) + 16
+        need = 15 + GLYPH * len(name) + 22
         if x + need > WIDTH and x > 14.0:
             x, row = 14.0, row + 1
         y = top + row * 20

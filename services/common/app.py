@@ -24,6 +24,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.requests import ClientDisconnect
+from starlette.routing import Match, Route
 
 from pmd.services.common.bodies import Admit, BodyLimit, anyone, problem
 from pmd.services.common.document import describe_refusals
@@ -89,6 +90,13 @@ def _later(request: Request, error: Retryable) -> JSONResponse:
     answer = problem(503, f"{error}; try again")
     answer.headers["Retry-After"] = str(RETRY_AFTER_S)
     return answer
+
+
+def _methods(request: Request) -> str:
+    """What the path of a request takes, by all its routes: Starlette says the methods of the first."""
+    routes = (route for route in request.app.routes if isinstance(route, Route))
+    matching = (route for route in routes if route.matches(request.scope)[0] is not Match.NONE)
+    return ", ".join(sorted({method for route in matching for method in route.methods or ()}))
 
 
 def create_service(
@@ -157,12 +165,15 @@ def create_service(
         return problem(422, "the request is not valid", explain_errors(errors, model if known else None))
 
     @app.exception_handler(StarletteHTTPException)
-    async def refused(_: Request, error: StarletteHTTPException) -> JSONResponse:
+    async def refused(request: Request, error: StarletteHTTPException) -> JSONResponse:
         detail: Any = error.detail
         if isinstance(detail, list):
             return problem(error.status_code, "the request is not valid", detail, error.headers)
-        repeat = {"Retry-After": str(RETRY_AFTER_S)} if error.status_code == 503 else {}
-        return problem(error.status_code, str(detail), headers=repeat | dict(error.headers or {}))
+        headers = {"Retry-After": str(RETRY_AFTER_S)} if error.status_code == 503 else {}
+        headers |= dict(error.headers or {})
+        if error.status_code == 405:
+            headers["Allow"] = _methods(request)
+        return problem(error.status_code, str(detail), headers=headers)
 
     @app.exception_handler(Retryable)
     async def later(request: Request, error: Retryable) -> JSONResponse:

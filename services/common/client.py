@@ -13,7 +13,7 @@ import time
 from typing import Any
 
 import httpx
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from pmd.services.common import alive, outgoing
 from pmd.services.common.jobs import ENDS, Job, JobSubmission
@@ -24,10 +24,12 @@ BACKOFF_S = 0.3
 CONNECT_TIMEOUT_S = 5.0
 ANSWER_TIMEOUT_S = 20.0
 LONG_POLL_S = 20.0
+MAX_REASON = 2000
 
 
 class ServiceUnavailable(Away):
-    """A service can't be reached or answers 5xx; try again later. The message is the same whatever it was asked."""
+    """A service can't be reached, answers 5xx or not as a service of ours; try again later. The message is the same
+    whatever it was asked."""
 
 
 class ServiceRefused(RuntimeError):
@@ -39,12 +41,13 @@ class ServiceRefused(RuntimeError):
 
 
 def reason(response: httpx.Response) -> str:
-    """What a refusal says: its status, and the sentence of a service of ours. Nothing else of a body is repeated."""
+    """What a refusal says: its status, and the sentences of a service of ours. Nothing else of a body is repeated."""
     try:
-        title = response.json()["title"]
-    except (ValueError, KeyError, TypeError):
-        title = ""
-    return f"HTTP {response.status_code} {title}".strip()
+        body = response.json()
+        said = [body["title"], *(f"{each['field']}: {each['message']}" for each in body.get("errors", ()))]
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return f"HTTP {response.status_code}"
+    return f"HTTP {response.status_code} {'; '.join(map(str, said))}"[:MAX_REASON]
 
 
 class ServiceClient:
@@ -69,8 +72,8 @@ class ServiceClient:
             wait: seconds that the service is asked to wait before it answers.
 
         Raises:
-            ServiceUnavailable: after `ATTEMPTS` connection failures or 5xx answers, when the service shows no sign of
-                life, or when time is up.
+            ServiceUnavailable: after `ATTEMPTS` connection failures or answers that are no JSON or 5xx, when the
+                service shows no sign of life, or when time is up.
             ServiceRefused: on 4xx.
         """
         params = None if wait is None else {"wait": wait}
@@ -98,25 +101,36 @@ class ServiceClient:
             except httpx.TransportError as error:
                 cause = f"{type(error).__name__}: {error}"
                 continue
-            if response.status_code < 400:
-                return response.json()
-            if response.status_code < 500 and response.status_code != 429:
-                raise ServiceRefused(response.status_code, f"{method} {self.base_url}{path}: {response.text[:2000]}")
+            if response.is_success:
+                try:
+                    return response.json()
+                except ValueError:
+                    cause = f"HTTP {response.status_code} with a body that is none of ours"
+                    continue
+            if response.is_client_error and response.status_code != 429:
+                raise ServiceRefused(response.status_code, f"{method} {self.base_url}{path}: {reason(response)}")
             cause = reason(response)
         raise ServiceUnavailable(f"{self.base_url} can't serve now: {cause}")
 
     def submit(self, key: str, kind: str, request: BaseModel) -> Job:
         """Start (or find) the job `key`."""
         body = JobSubmission(kind=kind, request=request.model_dump(mode="json")).model_dump(mode="json")
-        return Job.model_validate(self.call("PUT", f"/v1/jobs/{key}", json=body))
+        return self._job(self.call("PUT", f"/v1/jobs/{key}", json=body))
 
     def poll(self, key: str, wait: float = LONG_POLL_S) -> Job:
         """The job `key`, after at most `wait` seconds."""
-        return Job.model_validate(self.call("GET", f"/v1/jobs/{key}", wait=wait))
+        return self._job(self.call("GET", f"/v1/jobs/{key}", wait=wait))
 
     def cancel(self, key: str) -> Job:
         """Cancel the job `key`."""
-        return Job.model_validate(self.call("DELETE", f"/v1/jobs/{key}"))
+        return self._job(self.call("DELETE", f"/v1/jobs/{key}"))
+
+    def _job(self, answer: Any) -> Job:
+        """What a service says of a job; a proxy or another program in its place says anything."""
+        try:
+            return Job.model_validate(answer)
+        except ValidationError:
+            raise ServiceUnavailable(f"{self.base_url} can't serve now: its answer is no job") from None
 
     def release(self, run: str) -> None:
         """Free what the service holds for a run that has ended or pauses."""

@@ -124,7 +124,7 @@ class _What(Strict):
     """Only this level."""
     kind: Kind | None = None
     problem_id: Annotated[str, StringConstraints(max_length=128, pattern=r"^[^\x00]*$")] | None = None
-    held: bool | None = None
+    protected: bool | None = None
     """Pinned or edited by a person."""
     q: Annotated[str, StringConstraints(max_length=200, pattern=r"^[^\x00]*$")] | None = None
     """Beginnings of words."""

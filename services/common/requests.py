@@ -151,7 +151,7 @@ class ReflectRequest(Strict):
     step: int
     policy_version: int
     problem_ids: list[str]
-    chance: float = Field(default=0.0, ge=0.0, lt=1.0)
+    base_pass_rate: float = Field(default=0.0, ge=0.0, lt=1.0)
     """How often attempts of this bank pass whatever they do: notes are credited with what goes beyond."""
     generator: Generator
     settings: ReflectSettings
@@ -190,7 +190,7 @@ class RetrieveRequest(Strict):
     rollouts: Ref | None = None
     verdicts: Ref | None = None
     step: int
-    chance: float = Field(default=0.0, ge=0.0, lt=1.0)
+    base_pass_rate: float = Field(default=0.0, ge=0.0, lt=1.0)
     """How often attempts of this bank pass whatever they do: notes are credited with what goes beyond."""
     settings: ContextSettings
     evidence: EvidenceKind = "effect"

@@ -1,4 +1,4 @@
-"""Which weights a run has published."""
+"""Which weights a run has exported."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ async def _launcher(request: Request) -> Launcher:
 TheLauncher = Annotated[Launcher, Depends(_launcher)]
 
 
-class Published(Strict):
-    """The policy versions that a run has published, oldest first; version 0 is the base and not among them."""
+class Exported(Strict):
+    """The policy versions that a run has exported, oldest first; version 0 is the base and not among them."""
 
     run: str
     weights: list[Weights]
 
 
 @routes.get("/v1/runs/{run}/weights")
-def list_weights(run: Annotated[Slug, Path()], launcher: TheLauncher) -> Published:
-    """Versions that a run has published; empty for a run that has trained no step here."""
-    return Published(run=run, weights=launcher.spool(run).published())
+def list_weights(run: Annotated[Slug, Path()], launcher: TheLauncher) -> Exported:
+    """Versions that a run has exported; empty for a run that has trained no step here."""
+    return Exported(run=run, weights=launcher.spool(run).exported())

@@ -30,6 +30,7 @@ from pmd.services.common.waiting import away
 from pmd.services.common.wire import Outcome, Verdict
 from pmd.services.verifier.context import Context
 from pmd.services.verifier.endpoints import Endpoints
+from pmd.services.verifier.infra import infra_error
 from pmd.services.verifier.kinds import SOLUTION, SpecError, parse_spec
 from pmd.services.verifier.kinds.kind import Kind
 from pmd.services.verifier.library import GYM, Library
@@ -37,7 +38,6 @@ from pmd.services.verifier.limits import RunLimits
 from pmd.services.verifier.sandbox.job import SandboxAway, SandboxError
 from pmd.services.verifier.sandbox.pool import Pool
 from pmd.services.verifier.sandbox.tier import Tier
-from pmd.services.verifier.trouble import infra_error
 
 log = logging.getLogger(__name__)
 

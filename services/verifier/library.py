@@ -17,8 +17,8 @@ from pmd.services.verifier.sandbox.memory import Memory
 from pmd.services.verifier.sandbox.pool import Pool
 from pmd.services.verifier.sandbox.tier import open_sandbox
 
-WARM = "pmd.services.verifier.judges.warm"
-GYM = "pmd.services.verifier.judges.gym_judge"
+WARM = "pmd.services.verifier.workers.warm"
+GYM = "pmd.services.verifier.workers.gym_worker"
 MEMORY_MB = 1024
 """Address space that a child may take, where all programs together have so much."""
 OUTPUT_KB = 64
@@ -39,12 +39,12 @@ class Library:
         self._closed = False
 
     def run(self, judge: str, *arguments: Any, cpu_s: float) -> Execution:
-        """Run `pmd.services.verifier.judges.<judge>.judge(*arguments)`, all of it JSON, in a child.
+        """Run `pmd.services.verifier.workers.<judge>.judge(*arguments)`, all of it JSON, in a child.
 
         Raises:
             SandboxError: the sandbox can't be opened, or failed.
         """
-        source = f"from pmd.services.verifier.judges.{judge} import judge"
+        source = f"from pmd.services.verifier.workers.{judge} import judge"
         given = "\n".join(json.dumps(argument) for argument in arguments)
         limits = Limits(cpu_s, min(MEMORY_MB, self._memory.total_mb), OUTPUT_KB)
         return self._open().run(Job(source, "judge", given, limits))

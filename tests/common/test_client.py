@@ -11,7 +11,7 @@ import pytest
 
 from pmd.gateway.controller.advance import POLL_S
 from pmd.services.common import alive
-from pmd.services.common.client import ServiceClient, ServiceUnavailable
+from pmd.services.common.client import ServiceClient, ServiceRefused, ServiceUnavailable
 
 TOKEN = "test-token-0123456789"
 
@@ -81,3 +81,31 @@ def test_a_service_that_starts_again_or_is_full_is_asked_again(status: int, monk
 
     service = ServiceClient("http://service", TOKEN, transport=httpx.MockTransport(answer))
     assert service.call("GET", "/v1/jobs/a") == {"a": 1}
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        httpx.Response(200, text="<html>one moment, secret"),
+        httpx.Response(302, headers={"Location": "http://login/secret"}),
+        httpx.Response(200, json={"hello": "secret"}),
+        httpx.Response(200, json=["secret"]),
+    ],
+)
+def test_what_stands_in_a_services_place_is_waited_for(answer: httpx.Response, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pmd.services.common.client.BACKOFF_S", 0.0)
+    service = ServiceClient("http://service", TOKEN, transport=httpx.MockTransport(lambda _: answer))
+    with pytest.raises(ServiceUnavailable, match="http://service can't serve now: ") as away:
+        service.poll("a", 0)
+    assert "secret" not in str(away.value)
+
+
+def test_of_a_refusal_only_our_own_sentences_are_repeated() -> None:
+    errors = [{"field": "request.step", "message": "must be a number", "input": "secret"}]
+    ours = httpx.Response(422, json={"title": "the request is wrong", "errors": errors, "input": "secret"})
+    theirs = httpx.Response(403, text="<p>key sk-secret is not known</p>")
+    for answer, said in ((ours, "HTTP 422 the request is wrong; request.step: must be a number"), (theirs, "HTTP 403")):
+        service = ServiceClient("http://service", TOKEN, transport=httpx.MockTransport(lambda _, a=answer: a))
+        with pytest.raises(ServiceRefused) as refused:
+            service.poll("a", 0)
+        assert str(refused.value) == f"GET http://service/v1/jobs/a: {said}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from fastapi import HTTPException
+from fastapi import APIRouter, HTTPException
 from fastapi.testclient import TestClient
 
 from pmd.services.common.app import create_service
@@ -25,6 +25,13 @@ def http(tmp_path: Path) -> TestClient:
             raise HTTPException(413, "too large", headers={"Retry-After": "9"})
         return if_match
 
+    router = APIRouter()
+
+    @router.delete("/v1/thing")
+    def delete() -> None:
+        """Another route of the same path."""
+
+    app.include_router(router)
     return TestClient(app, headers={"Authorization": f"Bearer {TOKEN}"})
 
 
@@ -32,7 +39,7 @@ def test_a_refusal_keeps_its_headers(http: TestClient) -> None:
     wrong = http.get("/v1/thing", headers={"Authorization": "Bearer x"})
     assert (wrong.status_code, wrong.headers["WWW-Authenticate"]) == (401, "Bearer")
     verb = http.post("/v1/thing")
-    assert (verb.status_code, verb.headers["Allow"]) == (405, "PUT")
+    assert (verb.status_code, verb.headers["Allow"]) == (405, "DELETE, PUT")
     raised = http.put("/v1/thing?size=10", headers={"If-Match": "*"})
     assert (raised.status_code, raised.headers["Retry-After"]) == (413, "9")
     assert raised.headers["content-type"] == "application/problem+json"

@@ -106,7 +106,7 @@ class World:
         self.problems_ref = write_problems(f"file://{folder}/problems.parquet", problems)
         self.batches: dict[int, tuple[Ref, Ref]] = {}
         self.notes_format: NotesFormat = "json"
-        self.chance = 0.0
+        self.base_pass_rate = 0.0
         """How often attempts pass that nothing has taught yet."""
         self.evidence: EvidenceKind = "terms"
 
@@ -154,7 +154,7 @@ class World:
             step=step,
             policy_version=step - 1,
             problem_ids=ids or list(self.problems),
-            chance=self.chance,
+            base_pass_rate=self.base_pass_rate,
             generator=Generator(model="run@0", format=self.notes_format),
             settings=ReflectSettings(excerpt_chars=64),
             evidence=self.evidence,
@@ -182,7 +182,7 @@ class World:
             rollouts=rollouts,
             verdicts=verdicts,
             step=step,
-            chance=self.chance,
+            base_pass_rate=self.base_pass_rate,
             settings=ContextSettings(**{"excerpt_chars": 64, **settings}),
             evidence=self.evidence,
             prompts=PROMPTS,

@@ -15,7 +15,7 @@ from pmd.services.common.wire import Message, Policy, Ref, Sampling
 from pmd.services.rollout.completion import Row
 from pmd.services.rollout.engines.transformers.engine import TransformersEngine
 from pmd.services.rollout.settings import RolloutSettings
-from pmd.services.trainer.publish import publish
+from pmd.services.trainer.export import export
 from pmd.services.trainer.training.batch import assemble
 from pmd.services.trainer.training.engine import Engine
 from pmd.services.trainer.training.model import load_model
@@ -83,7 +83,7 @@ def test_a_step_of_each_family_from_rollout_to_export(family: str, tmp_path: Pat
     assert metrics["loss"] > 1e-5
     assert metrics["skipped"] == 0
 
-    weights = publish(engine, folder, request)
+    weights = export(engine, folder, request)
     exported = Path(weights.uri.removeprefix("file://"))
     ends = served._language(policy).ends
     plain = AutoModelForCausalLM.from_pretrained(exported, dtype=torch.float32).eval()

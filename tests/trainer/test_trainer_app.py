@@ -53,7 +53,7 @@ def gone(process: ProcessId, seconds: float = 15.0) -> bool:
     return not process.alive
 
 
-def test_a_train_job_publishes_weights_and_its_process_ends_with_the_service(tmp_path: Path, base: Weights) -> None:
+def test_a_train_job_exports_weights_and_its_process_ends_with_the_service(tmp_path: Path, base: Weights) -> None:
     run = TinyRun(tmp_path, base)
     with client(tmp_path) as http:
         ready = http.get("/readyz").json()

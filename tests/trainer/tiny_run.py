@@ -216,7 +216,7 @@ class TinyRun:
             process.wait()
 
     def tensors(self, version: int) -> dict[str, Any]:
-        """The published tensors of a version."""
+        """The exported tensors of a version."""
         from safetensors.torch import load_file
 
         return load_file(self.folder / "weights" / f"v{version:04d}" / "model.safetensors")

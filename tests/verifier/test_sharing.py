@@ -59,7 +59,7 @@ def test_judges_take_their_memory_from_the_account_of_programs(sandbox: Sandbox)
         with ThreadPoolExecutor(2) as threads:
             threads.submit(hold)
             held.wait()
-            judged = threads.submit(library.run, "schema_judge", {"type": "integer"}, 1, cpu_s=5.0)
+            judged = threads.submit(library.run, "schema_worker", {"type": "integer"}, 1, cpu_s=5.0)
             with pytest.raises(TimeoutError):
                 judged.result(1.0)
             let_go.set()

@@ -5,7 +5,7 @@ whose scorer the verifier runs in its sandbox (kind `reasoning_gym`).
 
 Invariants:
 - The same name, settings, seeds and sizes give the same problems, with one version of reasoning-gym.
-- A question stands in one split, the first that has it: evaluation never asks what was practised (Law 3).
+- A question stands in one split, the first that has it: evaluation never asks what was trained on (Law 3).
 """
 
 from __future__ import annotations

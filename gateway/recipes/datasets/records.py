@@ -1,4 +1,7 @@
-"""Reading records, each decoded on its own: JSON lines, one JSON array, Parquet or CSV, by the file's ending."""
+"""Reading records, each decoded on its own: JSON lines, one JSON array, Parquet or CSV, by the file's ending.
+
+Invariant: what a file may cost is bounded by what is read of it, whatever its size, its packing or its name says.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,12 @@ MAX_VALUES = 1 << 20
 """Of one JSON text: what they take in memory is a hundred times what some take in a file."""
 
 MAX_BYTES = 4 << 30
-"""Of one Parquet file, unpacked."""
+"""Of one file, unpacked."""
+MAX_LINE = 256 << 20
+"""Bytes of one line of a file, and of one JSON array: they are in memory as a whole."""
+MAX_BAD = 100_000
+"""Bad records of a set; one with more is no set of problems."""
+CHUNK = 1 << 20
 BATCH_ROWS = 256
 
 _BEGIN = re.compile(r"[^\s,]")
@@ -78,7 +86,7 @@ def load(
         cut: rows of all files together that are used; all unless given.
 
     Raises:
-        Unreadable: a file is missing, or its store can't be reached.
+        Unreadable: a file is missing or too large, its store can't be reached, or it holds no problems.
     """
     problems: list[Problem] = []
     bad: list[BadRecord] = []
@@ -88,6 +96,8 @@ def load(
         every = list(rows)
         rows = iter(every[cut(len(every))])
     for where, id_, raw in rows:
+        if len(bad) > MAX_BAD:
+            raise Unreadable(f"{where}: over {MAX_BAD} bad records; the first: {bad[0]}")
         try:
             problem = decode(_parse(raw) if isinstance(raw, bytes) else raw, id_)
         except BadField as error:
@@ -131,7 +141,7 @@ def _of_parquet(uri: str) -> Iterator[tuple[str, int, dict[str, Any]]]:
             for batch in parquet.ParquetFile(f).iter_batches(batch_size=BATCH_ROWS):
                 size += batch.nbytes
                 if size > MAX_BYTES:  # a dictionary of one long text can stand for any number of them
-                    raise Unreadable(f"{uri} can't be read: it expands beyond {MAX_BYTES >> 30} GB")
+                    raise _too_large(uri)
                 for number, record in enumerate(batch.to_pylist(), number + 1):  # noqa: B020 -- it goes on
                     yield f"{uri} row {number}", number, record
     except Unreadable:
@@ -142,7 +152,8 @@ def _of_parquet(uri: str) -> Iterator[tuple[str, int, dict[str, Any]]]:
 
 def _of_csv(uri: str) -> Iterator[tuple[str, int, dict[str, Any]]]:
     try:
-        with _open(uri) as f:
+        with _open(uri) as file:
+            f = io.BufferedReader(_Bounded(file, uri), CHUNK)
             table = csv.DictReader(io.TextIOWrapper(f, "utf-8-sig", newline=""), restkey="", strict=True)
             for number, record in enumerate(table, 1):
                 yield f"{uri} row {number}", number, record
@@ -155,12 +166,15 @@ def _of_csv(uri: str) -> Iterator[tuple[str, int, dict[str, Any]]]:
 def _records(uri: str) -> Iterator[tuple[str, int, bytes]]:
     """Where each record is, its number from 1, and what should be its JSON."""
     try:
-        with _open(uri) as f:
+        with _open(uri) as file:
+            f = io.BufferedReader(_Bounded(file, uri), CHUNK)
             begun = False
             for number, line in enumerate(f, 1):
                 text = line.removeprefix(codecs.BOM_UTF8).strip() if number == 1 else line.strip()
                 if text.startswith(b"[") and not begun:
-                    array = line[line.index(b"[") :] + f.read()
+                    array = line[line.index(b"[") :] + f.read(MAX_LINE + 1)
+                    if len(array) > MAX_LINE:
+                        raise Unreadable(f"{uri} is an array of over {MAX_LINE >> 20} MB; write a record a line")
                     yield from ((f"{uri} record {n}", n, value) for n, value in enumerate(_elements(array), 1))
                     return
                 if text:
@@ -174,15 +188,43 @@ def _records(uri: str) -> Iterator[tuple[str, int, bytes]]:
         raise Unreadable(f"{uri} can't be read: {type(error).__name__}") from error
 
 
+class _Bounded(io.RawIOBase):
+    """A file of lines that ends with `Unreadable` where it, or one of its lines, is too large."""
+
+    def __init__(self, file: IO[bytes], uri: str) -> None:
+        self._file, self._uri = file, uri
+        self._read = self._line = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._file.read(len(buffer)) or b""  # None: a file of the system's that has nothing yet
+        buffer[: len(data)] = data
+        self._read += len(data)
+        end = max(data.rfind(b"\n"), data.rfind(b"\r"))
+        self._line = len(data) - 1 - end + (self._line if end < 0 else 0)
+        if self._read > MAX_BYTES:
+            raise _too_large(self._uri)
+        if self._line > MAX_LINE:
+            raise Unreadable(f"{self._uri} can't be read: a line of it has over {MAX_LINE >> 20} MB")
+        return len(data)
+
+
+def _too_large(uri: str) -> Unreadable:
+    return Unreadable(f"{uri} can't be read: it expands beyond {MAX_BYTES >> 30} GB")
+
+
 def _open(uri: str) -> AbstractContextManager[IO[bytes]]:
     """Open a file for reading; a device, a pipe or a folder in its place is no file."""
     path = local(uri)
     if path is None:
         return cast(AbstractContextManager[IO[bytes]], fsspec.open(uri, "rb", compression="infer"))
-    file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb")  # a pipe that nobody writes to would block
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        file.close()
+    number = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe that nobody writes to would block
+    if not stat.S_ISREG(os.fstat(number).st_mode):
+        os.close(number)
         raise Unreadable(f"{uri} can't be read: it is no regular file")
+    file = os.fdopen(number, "rb")
     return cast(AbstractContextManager[IO[bytes]], gzip.open(file)) if uri.endswith(".gz") else file
 
 

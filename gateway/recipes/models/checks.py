@@ -129,12 +129,12 @@ def _room(recipe: Recipe, facts: Facts, folder: Path, problems: Sequence[Problem
     shows_solutions = recipe.has_teacher and recipe.context.demonstrations != "none"
     if shows_solutions:
         most = recipe.sampling.max_tokens
-        practised = [problem for problem in problems if problem.split == "train"]
-        tight = practised if window <= 2 * most else [p for p, _ in too_long(practised, folder, window - 2 * most)]
+        trained = [problem for problem in problems if problem.split == "train"]
+        tight = trained if window <= 2 * most else [p for p, _ in too_long(trained, folder, window - 2 * most)]
         if tight:
             found.append(
                 f"sampling.max_tokens: behind a shown solution and a completion of {most} tokens each, the window of"
-                f" {window} has no room for {len(tight)} of {len(practised)} problems; such teacher contexts are cut"
+                f" {window} has no room for {len(tight)} of {len(trained)} problems; such teacher contexts are cut"
             )
     return found
 

@@ -28,6 +28,7 @@ from pmd.gateway.recipes.models.shape import (
 )
 from pmd.services.common.allowed import Allowed
 from pmd.services.common.artifacts import ArtifactError, local_path
+from pmd.services.common.waiting import away
 
 log = logging.getLogger(__name__)
 
@@ -105,8 +106,21 @@ def locate(model: str, *, whole: bool = True) -> Located:
         ModelError: there is none, or it is no Hugging Face folder with safetensors and a tokenizer.
         HubAway: no hub answers, and its files are not here.
     """
+    try:
+        return _located(model, whole=whole)
+    except OSError as error:
+        if away(error) is not None:
+            raise
+        raise ModelError(f"{model} can't be read: {error.strerror or error}") from error
+
+
+def _located(model: str, *, whole: bool) -> Located:
     name = hub_name(model)
     located = _folder(model) if name is None else _look(name)
+    for path in located.folder.iterdir():  # before any is opened: a pipe that nobody writes to never ends
+        special = path.exists() and not path.is_file() and not path.is_dir()
+        if special and any(path.match(pattern) for pattern in MODEL_FILES):
+            raise ModelError(f"{path} is no regular file; give the Hugging Face folder of the base model")
     for patterns in (("config.json",), TOKENIZERS):
         if not any((located.folder / pattern).is_file() for pattern in patterns):
             raise ModelError(f"{located.name} holds no {patterns[0]}; give the Hugging Face folder of the base model")

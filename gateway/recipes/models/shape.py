@@ -23,6 +23,8 @@ ELSEWHERE = ("*.bin", "*.pt", "*.pth", "*.h5", "*.msgpack", "*.gguf", "*.onnx", 
 
 BYTES = {"float32": 4, "float64": 8, "bfloat16": 2, "float16": 2}
 MAX_HEADER = 100 << 20
+MAX_TEXT = 128 << 20
+"""Bytes of a file of JSON; the largest tokenizers have a quarter of it."""
 
 
 class ModelError(ValueError):
@@ -252,7 +254,7 @@ def _tokens(folder: Path) -> tuple[dict[str, int], int | None]:
 def _template(folder: Path, tokenizer: Mapping[str, Any]) -> str:
     for name in ("chat_template.jinja", "chat_template.json"):
         try:
-            return (folder / name).read_text(encoding="utf-8")
+            return _bytes(folder / name).decode()
         except (OSError, UnicodeError):
             continue
     said = tokenizer.get("chat_template")
@@ -274,10 +276,10 @@ def _json(path: Path) -> dict[str, Any] | None:
     """The mapping in a file; None when there is no such file.
 
     Raises:
-        ModelError: it is there and holds no mapping.
+        ModelError: it is there and holds no mapping, or too much.
     """
     try:
-        tree = json.loads(path.read_bytes())
+        tree = json.loads(_bytes(path))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, RecursionError) as error:
@@ -285,3 +287,11 @@ def _json(path: Path) -> dict[str, Any] | None:
     if not isinstance(tree, dict):
         raise ModelError(f"{path} holds no mapping; is it the file of another program?")
     return tree
+
+
+def _bytes(path: Path) -> bytes:
+    with path.open("rb") as file:
+        content = file.read(MAX_TEXT + 1)
+    if len(content) > MAX_TEXT:
+        raise ModelError(f"{path} has over {MAX_TEXT >> 20} MB; is it the file of another program?")
+    return content

@@ -51,15 +51,15 @@ async def _caller(request: Request, idempotency_key: IdempotencyKey = None, acto
     )
 
 
-Streams = Annotated[Caller, Depends(_caller)]
+StreamingCaller = Annotated[Caller, Depends(_caller)]
 """Who sends a body that is not read at once; its content is to be added with `Caller.sends`."""
 
 
-async def _asks(request: Request, caller: Streams) -> Caller:
+async def _with_body(request: Request, caller: StreamingCaller) -> Caller:
     return caller.sends(hashlib.sha256(await request.body()).digest())
 
 
-Asks = Annotated[Caller, Depends(_asks)]
+TheCaller = Annotated[Caller, Depends(_with_body)]
 
 
 def seen_in(if_match: str) -> changes.Versions:

@@ -43,7 +43,7 @@ from pmd.services.common.curation import (
     Split,
     Where,
 )
-from pmd.services.memory.api.caller import Answer, Asks, Caller, Seen, Streams, change, seen_in
+from pmd.services.memory.api.caller import Answer, Caller, Seen, StreamingCaller, TheCaller, change, seen_in
 from pmd.services.memory.api.deps import (
     CHANGE_REFUSALS,
     REFUSALS,
@@ -71,19 +71,23 @@ routes = APIRouter(tags=["banks"], dependencies=[Depends(known_query)])
 
 
 @routes.post("/v1/banks/{bank}/items", status_code=201, response_model=ItemView, responses=CHANGE_REFUSALS)
-def add_item(bank: BankId, new: NewItem, caller: Asks, ledger: TheLedger) -> JSONResponse:
+def add_item(bank: BankId, new: NewItem, caller: TheCaller, ledger: TheLedger) -> JSONResponse:
     """Add a note by hand."""
     return _one(ledger, bank, caller, lambda tx: changes.add(tx, new, caller.actor), status=201)
 
 
 @routes.patch("/v1/banks/{bank}/items/{item_id}", response_model=ItemView, responses=SEEN_REFUSALS)
-def edit_item(bank: BankId, item_id: InPath, edit: Edit, caller: Asks, seen: Seen, ledger: TheLedger) -> JSONResponse:
+def edit_item(
+    bank: BankId, item_id: InPath, edit: Edit, caller: TheCaller, seen: Seen, ledger: TheLedger
+) -> JSONResponse:
     """Reword a note. From then on the machine proposes changes of it and makes none."""
     return _one(ledger, bank, caller, lambda tx: changes.edit(tx, item_id, seen, edit, caller.actor))
 
 
 @routes.post("/v1/banks/{bank}/items/{item_id}:annotate", response_model=ItemView, responses=CHANGE_REFUSALS)
-def annotate_item(bank: BankId, item_id: InPath, remark: Annotation, caller: Asks, ledger: TheLedger) -> JSONResponse:
+def annotate_item(
+    bank: BankId, item_id: InPath, remark: Annotation, caller: TheCaller, ledger: TheLedger
+) -> JSONResponse:
     """Attach a remark; the item and its version stay."""
 
     def do(tx: Transaction) -> Item:
@@ -96,7 +100,7 @@ def annotate_item(bank: BankId, item_id: InPath, remark: Annotation, caller: Ask
 
 @routes.post("/v1/banks/{bank}/items/{item_id}:split", response_model=list[ItemView], responses=SEEN_REFUSALS)
 def split_item(
-    bank: BankId, item_id: InPath, asked: Split, caller: Asks, seen: Seen, ledger: TheLedger
+    bank: BankId, item_id: InPath, asked: Split, caller: TheCaller, seen: Seen, ledger: TheLedger
 ) -> JSONResponse:
     """Turn one note into several; it is superseded by them."""
 
@@ -107,14 +111,16 @@ def split_item(
 
 
 @routes.post("/v1/banks/{bank}/items/{item_id}:revert", response_model=ItemView, responses=SEEN_REFUSALS)
-def revert_item(bank: BankId, item_id: InPath, to: Revert, caller: Asks, seen: Seen, ledger: TheLedger) -> JSONResponse:
+def revert_item(
+    bank: BankId, item_id: InPath, to: Revert, caller: TheCaller, seen: Seen, ledger: TheLedger
+) -> JSONResponse:
     """Bring back the wording of an earlier version, as a new one."""
     return _one(ledger, bank, caller, lambda tx: changes.revert(tx, item_id, seen, to.version, caller.actor))
 
 
 def _add_act(action: Action) -> None:
     def act(
-        bank: BankId, item_id: InPath, caller: Asks, seen: Seen, ledger: TheLedger, why: Reason | None = None
+        bank: BankId, item_id: InPath, caller: TheCaller, seen: Seen, ledger: TheLedger, why: Reason | None = None
     ) -> JSONResponse:
         reason = why.reason if why else ""
         return _one(ledger, bank, caller, lambda tx: changes.act(tx, item_id, seen, action, caller.actor, reason))
@@ -148,13 +154,13 @@ def _one(
 
 
 @routes.post("/v1/banks/{bank}/items:merge", status_code=201, response_model=ItemView, responses=SEEN_REFUSALS)
-def merge_items(bank: BankId, asked: Merge, caller: Asks, ledger: TheLedger) -> JSONResponse:
+def merge_items(bank: BankId, asked: Merge, caller: TheCaller, ledger: TheLedger) -> JSONResponse:
     """Make several notes one; `items` names the versions that were seen."""
     return _one(ledger, bank, caller, lambda tx: changes.merge(tx, asked, caller.actor), status=201)
 
 
 @routes.post("/v1/banks/{bank}/items:bulk", response_model=BulkResult, responses=SEEN_REFUSALS)
-def bulk(bank: BankId, asked: Bulk, caller: Asks, ledger: TheLedger) -> Any:
+def bulk(bank: BankId, asked: Bulk, caller: TheCaller, ledger: TheLedger) -> Any:
     """Pin, unpin, ban or restore many items, all or none. First a dry run with `where`, then `items` from it."""
     if (asked.where is None) == (asked.items is None):
         raise changes.Invalid("where", "give either `where` (dry run) or `items`")
@@ -193,7 +199,7 @@ def _filter(where: Where) -> Filter:
         kind=where.kind,
         status=where.status,
         scope=where.problem_id,
-        held=where.held,
+        protected=where.protected,
         text=where.q,
     )
 
@@ -206,13 +212,15 @@ def _refs(items: list[Item]) -> list[ItemRef]:
 
 
 @routes.post("/v1/banks/{bank}/proposals/{proposal}:accept", response_model=ItemView, responses=SEEN_REFUSALS)
-def accept_proposal(bank: BankId, proposal: OfProposal, caller: Asks, seen: Seen, ledger: TheLedger) -> JSONResponse:
+def accept_proposal(
+    bank: BankId, proposal: OfProposal, caller: TheCaller, seen: Seen, ledger: TheLedger
+) -> JSONResponse:
     """Do what the machine proposes; `If-Match` names the version of its item."""
     return _one(ledger, bank, caller, lambda tx: changes.accept(tx, proposal, seen, caller.actor))
 
 
 @routes.post("/v1/banks/{bank}/proposals/{proposal}:reject", response_model=ProposalView, responses=CHANGE_REFUSALS)
-def reject_proposal(bank: BankId, proposal: OfProposal, caller: Asks, ledger: TheLedger) -> JSONResponse:
+def reject_proposal(bank: BankId, proposal: OfProposal, caller: TheCaller, ledger: TheLedger) -> JSONResponse:
     """Decline; the same proposal is not made again."""
 
     def do(tx: Transaction) -> Answer:
@@ -235,7 +243,7 @@ class _Dry(Exception):
 
 
 @routes.post("/v1/banks/{bank}:rollback", response_model=RollbackResult, responses=SEEN_REFUSALS)
-def rollback(bank: BankId, to: Rollback, caller: Asks, ledger: TheLedger, if_match: IfMatchOrNone = None) -> Any:
+def rollback(bank: BankId, to: Rollback, caller: TheCaller, ledger: TheLedger, if_match: IfMatchOrNone = None) -> Any:
     """Bring every item back to what it was at `seq`. History and bans stay. `If-Match`, the ETag of the bank, is
     needed unless it is a dry run."""
     if if_match is None and not to.dry_run:
@@ -275,7 +283,7 @@ def export(bank: BankId, asked: Annotated[ExportQuery, Query()], ledger: TheLedg
     responses=CHANGE_REFUSALS,
     openapi_extra={"requestBody": {"required": True, "content": JSON_LINES}},
 )
-async def import_(bank: BankId, request: Request, caller: Streams, ledger: TheLedger) -> JSONResponse:
+async def import_(bank: BankId, request: Request, caller: StreamingCaller, ledger: TheLedger) -> JSONResponse:
     """Add what an export holds, in one transaction; a bad line refuses it all and is named."""
     with tempfile.SpooledTemporaryFile(SPOOL_BYTES) as file:
         digest = hashlib.sha256()

@@ -54,7 +54,7 @@ def list_items(bank: BankId, asked: Annotated[ItemQuery, Query()], ledger: TheLe
         asked.kind,
         None if asked.status == "any" else asked.status,
         asked.problem_id,
-        asked.held,
+        asked.protected,
         asked.q,
     )
     with ledger.read() as db:

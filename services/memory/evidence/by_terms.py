@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from pmd.services.memory.evidence.applicability import Applicability
 from pmd.services.memory.evidence.beliefs import Belief, Statement
 from pmd.services.memory.evidence.credibility import (
     STRATEGY_PRIOR,
@@ -15,7 +16,6 @@ from pmd.services.memory.evidence.credibility import (
     credibility,
     record,
 )
-from pmd.services.memory.evidence.reach import Reach
 from pmd.services.memory.evidence.terms import AGREE, coverage, terms
 from pmd.services.memory.ledger import Item
 
@@ -24,7 +24,7 @@ from pmd.services.memory.ledger import Item
 class ByTerms:
     """The attempts that notes are measured by. A `Beliefs`."""
 
-    reach: Reach
+    applicability: Applicability
     attempts: Mapping[str, Sequence[Attempt]]
     """By problem, oldest first: of the asked problems, and of all that a note which may be claimed speaks about."""
     attempted: Mapping[str, frozenset[str]]
@@ -38,9 +38,9 @@ class ByTerms:
 
     def claim(self, item: Item, text: str, home: str, problem_id: str) -> Belief:  # noqa: ARG002 -- a `Beliefs`
         """By the attempts that follow it at all problems that it speaks about."""
-        seen = record(text, [a for pid in self.reach.kin(text, home) for a in self.attempts.get(pid, ())])
+        seen = record(text, [a for pid in self.applicability.problems(text, home) for a in self.attempts.get(pid, ())])
         return Belief(
-            credibility(STRATEGY_PRIOR, seen, chance=self.base_pass_rate),
+            credibility(STRATEGY_PRIOR, seen, base_pass_rate=self.base_pass_rate),
             f"{seen.passes} of {seen.trials} attempts that follow it passed",
         )
 
@@ -49,7 +49,7 @@ class ByTerms:
         seen = approaches(item.text, self.attempts.get(problem_id, ()))
         prior = behavior_prior(item.facts["support"], item.facts["members"])
         return Belief(
-            credibility(prior, seen, chance=self.base_pass_rate, blame=self.behavior_pass_rate),
+            credibility(prior, seen, base_pass_rate=self.base_pass_rate, blame=self.behavior_pass_rate),
             f"{item.facts['support']} of {item.facts['members']} problems agree; "
             f"{seen.passes} of {seen.trials} approaches here that follow it passed",
         )

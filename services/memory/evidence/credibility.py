@@ -2,8 +2,8 @@
 
 Notes are believed as far as verdicts bear them out. An attempt *follows* a note when it contains the note's
 testable terms. The record of a note is how many of the attempts that follow it passed, at the problems that it speaks
-about (`reach`). It is computed anew from the attempts that the bank holds, so a note that once was a lucky hit is
-forgotten when later attempts refute it, and an exception to a rule is learnt where it occurs.
+about (`applicability`). It is computed anew from the attempts that the bank holds, so a note that once was a lucky hit
+is forgotten when later attempts refute it, and an exception to a rule is learnt where it occurs.
 """
 
 from __future__ import annotations
@@ -106,20 +106,20 @@ def borne_out(note: str, attempts: Sequence[Attempt], *, passed: bool) -> bool:
     return any(score >= AGREE and a.passed == passed for score, a in zip(agreement, attempts, strict=True))
 
 
-def credibility(prior: Prior, seen: Tally, *, chance: float = 0.0, blame: float = 1.0) -> float:
+def credibility(prior: Prior, seen: Tally, *, base_pass_rate: float = 0.0, blame: float = 1.0) -> float:
     """How far attempts that follow a note pass more often than attempts do anyway, in [0, 1].
 
-    Posterior mean of a Beta distribution over passes beyond chance: 0 for a note whose followers pass as often as
-    anybody, 1 for one whose followers always pass.
+    Posterior mean of a Beta distribution over passes beyond the base rate: 0 for a note whose followers pass as often
+    as anybody, 1 for one whose followers always pass.
 
     Args:
-        chance: how often attempts pass whatever they do, in [0, 1). Of four options a wrong approach picks the right
-            one in a quarter of the cases: without this, lucky answers would fill the memory.
+        base_pass_rate: how often attempts pass whatever they do, in [0, 1). Of four options a wrong approach picks the
+            right one in a quarter of the cases: without this, lucky answers would fill the memory.
         blame: how much of an attempt a failure counts. 1 for a note that says the whole approach. An attempt that
             follows a rule about a part fails mostly for its other parts: there, how often attempts that follow
             such rules pass at all.
     """
-    passes = max(0.0, (seen.passes - chance * seen.trials) / (1 - chance))
+    passes = max(0.0, (seen.passes - base_pass_rate * seen.trials) / (1 - base_pass_rate))
     failures = blame * (seen.trials - passes)
     return (prior.mean * prior.strength + passes) / (prior.strength + passes + failures)
 

@@ -48,7 +48,7 @@ def without_duplicates(written: Sequence[str], standing: Sequence[str], near: fl
 
 def stale(items: Sequence[Item], step: int, after: int) -> list[Item]:
     """Notes that no step has confirmed for more than `after` steps."""
-    return [i for i in items if not i.held and step - i.step > after]
+    return [i for i in items if not i.protected and step - i.step > after]
 
 
 def over_budget(items: Sequence[Item], budget: int) -> list[Item]:
@@ -56,7 +56,7 @@ def over_budget(items: Sequence[Item], budget: int) -> list[Item]:
 
     Held notes stay and count.
     """
-    free = [i for i in items if not i.held]
+    free = [i for i in items if not i.protected]
     surplus = max(0, len(items) - budget)
     worth: Callable[[Item], tuple[int, int, int, str]] = lambda i: (  # noqa: E731
         i.step,

@@ -116,14 +116,14 @@ class Item:
     """A person wrote its text or brought it back."""
 
     @property
-    def held(self) -> bool:
+    def protected(self) -> bool:
         """Whether a person stands behind it: machines propose changes and make none."""
         return self.pinned or self.edited
 
     @property
     def settled(self) -> bool:
         """Whether only a person may change it: it is held, or a person put it away."""
-        return self.held or self.status in {"banned", "superseded"}
+        return self.protected or self.status in {"banned", "superseded"}
 
     @property
     def thought(self) -> Thought:

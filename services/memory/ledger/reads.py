@@ -41,7 +41,7 @@ class Filter:
     status: Status | None = None
     scope: str | None = None
     """Problem id, or topic of a behavior."""
-    held: bool | None = None
+    protected: bool | None = None
     text: str | None = None
     """Words that must all occur, in whatever case and with whatever accents; the beginnings of words suffice."""
 
@@ -106,9 +106,9 @@ def select(db: sa.Connection, bank: str, chosen: Filter) -> sa.Select[Any]:
     for column in ("level", "kind", "status", "scope"):
         if (value := getattr(chosen, column)) is not None:
             query = query.where(ITEMS.c[column] == value)
-    if chosen.held is not None:
-        held = sa.or_(ITEMS.c.pinned, ITEMS.c.edited)
-        query = query.where(held if chosen.held else sa.not_(held))
+    if chosen.protected is not None:
+        protected = sa.or_(ITEMS.c.pinned, ITEMS.c.edited)
+        query = query.where(protected if chosen.protected else sa.not_(protected))
     if chosen.text:
         query = query.where(_matches(db, bank, chosen.text))
     return query

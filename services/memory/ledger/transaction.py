@@ -86,7 +86,7 @@ class Transaction:
             if item.level != "experience" and (banned.says(item.text) or item.thought in said):
                 self._machine["left to people"] += 1
             elif old is not None and old.settled:
-                if old.held and item.level != "experience" and item.status == "active":
+                if old.protected and item.level != "experience" and item.status == "active":
                     self.propose(old, "replace", actor, item.step, text=item.text, facts=item.facts)
             elif old is not None and old.status == "quarantined" and HARM in old.facts:
                 self._machine["left in quarantine"] += 1
@@ -138,7 +138,7 @@ class Transaction:
         self._actor = actor
         changed = []
         for old in load(self.db, self.bank, [item.id for item in items]).values():
-            if old.held and old.level != "experience" and old.status == "active":
+            if old.protected and old.level != "experience" and old.status == "active":
                 self.propose(old, "retire", actor, step, reason=f"would be {status}: its evidence no longer carries it")
             elif not old.settled and old.status != status:
                 known = old.facts | facts

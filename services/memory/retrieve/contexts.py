@@ -97,7 +97,7 @@ def with_hold_out(chosen: Selection, problem_id: str, request: RetrieveRequest) 
 
     def stays(note: Note) -> bool:
         share = request.quality.hold_out if note.tested else max(request.quality.hold_out, UNTESTED_HOLD_OUT)
-        exempt = note.item.held or note.item.level == "experience"
+        exempt = note.item.protected or note.item.level == "experience"
         return exempt or not held_out(request.step, problem_id, note.item.text, share)
 
     return chosen.filtered(stays)
@@ -123,7 +123,7 @@ def retrieve(ledger: Ledger, search: Search, request: RetrieveRequest, job: JobC
             request.step,
             request.settings,
             evidence=request.evidence,
-            base_pass_rate=request.chance,
+            base_pass_rate=request.base_pass_rate,
             check=job.check,
         )
     chosen = {pid: _chosen(problems[pid], snapshot, request) for pid in wanted}
@@ -148,7 +148,7 @@ def retrieve(ledger: Ledger, search: Search, request: RetrieveRequest, job: JobC
         edits=edits,
         with_context=sum(r["has_context"] for r in rows),
         items_used=counts(selections) | shown,
-        left_out=sum(any(n.item.held for n in selections[r["problem_id"]].left_out) for r in rows),
+        left_out=sum(any(n.item.protected for n in selections[r["problem_id"]].left_out) for r in rows),
         index=snapshot.index if snapshot else None,
         degraded=snapshot is not None and snapshot.degraded,
     )

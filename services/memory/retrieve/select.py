@@ -2,8 +2,9 @@
 
 A pure function of the problem, the snapshot and the settings.
 
-1. Found: the problem's own strategies and lessons, strategies of other problems that speak about it (`reach`), its
-   past attempts, and the behaviors whose topic it mentions (or that lie nearest, for behaviors without a topic).
+1. Found: the problem's own strategies and lessons, strategies of other problems that speak about it
+   (`applicability`), its past attempts, and the behaviors whose topic it mentions (or that lie nearest, for behaviors
+   without a topic).
    Where the recipe asks for it (`retrieval.by_meaning`), the index is searched besides: for behaviors whatever their
    topic, and, where no strategy that speaks about the problem is believed, for those of problems that ask the like.
    Beside a strategy of its own they only mislead: pocket ended at .87 with them and at 1.00 without.
@@ -89,7 +90,7 @@ class Selection:
         """
         left = chars
         left_out = list(self.left_out)
-        for note in sorted(self.notes, key=lambda n: not n.item.held):
+        for note in sorted(self.notes, key=lambda n: not n.item.protected):
             size = len(note.text) + len(note.question)
             if size < left:  # and one for the line's end
                 left -= size + 1
@@ -147,19 +148,19 @@ def select(problem: Problem, snapshot: Snapshot, settings: ContextSettings, *, l
     plans = [n for n in chosen if n.item.level == "insight" or n.item.facts.get("passed")]
     selection = Selection(
         strategies=tuple(n for n in chosen if n.item.level == "insight"),
-        lessons=tuple(n for n in warnings if n.item.held or not beliefs.forbids(n, plans, problem.id)),
+        lessons=tuple(n for n in warnings if n.item.protected or not beliefs.forbids(n, plans, problem.id)),
         behaviors=tuple(n for n in chosen if n.item.level == "behavior"),
         experiences=tuple(n for n in chosen if n.item.level == "experience"),
-        left_out=tuple(n for n in (*left_out, *unsafe, *beyond) if n.item.held),
+        left_out=tuple(n for n in (*left_out, *unsafe, *beyond) if n.item.protected),
     )
     if settings.render == "turns":
         why = "context.render: turns shows no notes"
-        untold = tuple(n.left_out(why) for n in selection.notes if n.item.held)
+        untold = tuple(n.left_out(why) for n in selection.notes if n.item.protected)
         selection = Selection(left_out=(*selection.left_out, *untold))
     shown, unsafe = _consistent(_turns(memory), _never, partial(_gives_away, problem, snapshot, passed, leak_guard))
     selection = replace(selection, turns=tuple(shown[: settings.turns]))
-    held = tuple(n for n in unsafe if n.item.held)
-    return replace(selection, left_out=(*selection.left_out, *held)).within(settings.max_chars)
+    protected = tuple(n for n in unsafe if n.item.protected)
+    return replace(selection, left_out=(*selection.left_out, *protected)).within(settings.max_chars)
 
 
 def _turns(memory: ProblemMemory) -> list[Note]:
@@ -207,9 +208,9 @@ def _strategies(problem_id: str, memory: ProblemMemory, beliefs: Beliefs) -> lis
 def _note(item: Item, text: str, belief: Belief, reason: str, score: float = 1.0) -> Note:
     """A note as it is believed. What a person pinned or wrote is believed whatever the evidence."""
     stands_behind = ""
-    if item.held:
+    if item.protected:
         stands_behind = "pinned by a person; " if item.pinned else "a person's wording; "
-    credibility = 1.0 if item.held else belief.credibility
+    credibility = 1.0 if item.protected else belief.credibility
     reason = "; ".join(part for part in (reason, belief.evidence) if part)
     return Note(item, text, credibility, score, f"{stands_behind}{reason}", belief.tested)
 
@@ -234,13 +235,13 @@ def _behaviors(
         if (behavior.topic and behavior.topic <= mentioned)
         or (not behavior.topic and memory.searched is None and similarity >= settings.min_similarity)
     ]
-    found.sort(key=lambda one: (not one.item.held, -one.similarity, one.item.text))
+    found.sort(key=lambda one: (not one.item.protected, -one.similarity, one.item.text))
     first = found[: settings.k]
     by_topic = {one.item.id for one in first}
     first += [one for one in memory.searched or () if one.item.id not in by_topic]
     taken = {one.item.id for one in first}
     why = f"{settings.k} behaviors (retrieval.k) come before it"
-    beyond = [one for one in found if one.item.held and one.item.id not in taken]
+    beyond = [one for one in found if one.item.protected and one.item.id not in taken]
     shown, more = (
         [
             _note(one.item, one.item.text, snapshot.beliefs.rule(one.item, problem.id), "", one.similarity)
@@ -276,7 +277,7 @@ def _consistent(
 
 def _newest(attempts: Sequence[tuple[Item, Attempt]]) -> Sequence[tuple[Item, Attempt]]:
     """The attempt to show: the newest that a person pinned, else the newest."""
-    return [pair for pair in attempts if pair[0].held][-1:] or attempts[-1:]
+    return [pair for pair in attempts if pair[0].protected][-1:] or attempts[-1:]
 
 
 def counts(selections: Mapping[str, Selection]) -> dict[str, int]:

@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 from pmd.services.common.options import ContextSettings, EvidenceKind
 from pmd.services.common.wire import Level, Problem
+from pmd.services.memory.evidence.applicability import Applicability
 from pmd.services.memory.evidence.bank import attempt, by_scope, lessons, strategies
 from pmd.services.memory.evidence.bank import problems as known_problems
 from pmd.services.memory.evidence.beliefs import Beliefs
@@ -26,7 +27,6 @@ from pmd.services.memory.evidence.by_effect import ByEffect
 from pmd.services.memory.evidence.by_terms import ByTerms
 from pmd.services.memory.evidence.credibility import Attempt, Tally
 from pmd.services.memory.evidence.effect import gather
-from pmd.services.memory.evidence.reach import Reach
 from pmd.services.memory.evidence.terms import excerpt, stem, terms, union
 from pmd.services.memory.index.embed import Rows
 from pmd.services.memory.index.index import CANDIDATES, head
@@ -159,7 +159,7 @@ def read(
         near = {level: _near(found, moment, level, problems) for level, found in searched.items()}
         related = {pid: _related(view, at, questions, step, settings) for pid, at in nearest.items()}
         if evidence == "terms":
-            notes = _by_terms(moment, Reach(questions | {p.id: p.question() for p in problems}), base_pass_rate)
+            notes = _by_terms(moment, Applicability(questions | {p.id: p.question() for p in problems}), base_pass_rate)
         else:
             notes = _by_effect(moment, near, search.vectors, check)
     likeness = _likeness(search.vectors, problems, moment.behaviors, check)
@@ -221,17 +221,17 @@ class _Notes:
     beliefs: Beliefs
 
 
-def _by_terms(moment: _Moment, reach: Reach, base_pass_rate: float) -> _Notes:
+def _by_terms(moment: _Moment, applicability: Applicability, base_pass_rate: float) -> _Notes:
     """A note serves every problem that it speaks about, so all notes and problems of the bank are read."""
     standing = moment.view.active("insight")
     insights = moment.shown("insight", standing)
     chars = moment.settings.excerpt_chars
-    applicable = _applicable(reach, moment.asked, strategies(insights))
-    further = _claimed(reach, applicable, moment.experience, chars) - set(moment.experience)
+    applicable = _applicable(applicability, moment.asked, strategies(insights))
+    further = _claimed(applicability, applicable, moment.experience, chars) - set(moment.experience)
     attempts = moment.attempts(moment.experience | by_scope(moment.view.active("experience", sorted(further))))
     followed = (Tally(b.facts.get("passes", 0), b.facts.get("trials", 0)) for b in moment.behaviors)
     beliefs = ByTerms(
-        reach=reach,
+        applicability=applicability,
         attempts=attempts,
         attempted={pid: union(a.terms for a in attempts.get(pid, ())) for pid in moment.asked},
         base_pass_rate=base_pass_rate,
@@ -316,7 +316,7 @@ def _related(
         attempts = by_scope(view.active("experience", [pid for _, pid in part]))
         for similarity, pid in part:
             passed = [i for i in attempts.get(pid, ()) if i.facts["passed"] and i.step < step]
-            if newest := ([i for i in passed if i.held][-1:] or passed[-1:]):
+            if newest := ([i for i in passed if i.protected][-1:] or passed[-1:]):
                 found.append(Related(similarity, questions[pid], newest[0]))
         start, size = start + size, 4 * size
     return found[: 2 * settings.turns]
@@ -350,11 +350,11 @@ def _bans(put_away: Sequence[Item], excerpt_chars: int) -> Bans:
     )
 
 
-def _applicable(reach: Reach, asked: Sequence[str], notes: Sequence[Item]) -> dict[str, list[Item]]:
+def _applicable(applicability: Applicability, asked: Sequence[str], notes: Sequence[Item]) -> dict[str, list[Item]]:
     """The strategies that speak about each problem, its own first, each thought once."""
     applicable: dict[str, list[Item]] = {pid: [] for pid in asked}
     for item in notes:
-        for pid in reach.kin(item.text, item.scope):
+        for pid in applicability.problems(item.text, item.scope):
             if pid in applicable:
                 applicable[pid].append(item)
     for pid, items in applicable.items():
@@ -367,7 +367,7 @@ def _applicable(reach: Reach, asked: Sequence[str], notes: Sequence[Item]) -> di
 
 
 def _claimed(
-    reach: Reach,
+    applicability: Applicability,
     applicable: Mapping[str, Sequence[Item]],
     experience: Mapping[str, Sequence[Item]],
     excerpt_chars: int,
@@ -376,7 +376,7 @@ def _claimed(
     passed = {pid: [i for i in items if i.facts["passed"]] for pid, items in experience.items()}
     claims = [(attempt(items[-1], excerpt_chars).text, pid) for pid, items in passed.items() if items]
     claims += [(i.text, i.scope) for items in applicable.values() for i in items]
-    return {pid for text, home in claims for pid in reach.kin(text, home)}
+    return {pid for text, home in claims for pid in applicability.problems(text, home)}
 
 
 def _search(

@@ -166,7 +166,7 @@ def abstract(
         fresh = [rule for rule in written if not banned.says(rule)]
         told.drop(*(reading.dropped if reading else ()))
         told.drop(*(Dropped(BANNED, rule) for rule in written if rule not in fresh))
-        believed = [i for i in standing if i.held or effect(outcomes.get(i.id, {})).belief >= BELIEVED]
+        believed = [i for i in standing if i.protected or effect(outcomes.get(i.id, {})).belief >= BELIEVED]
         before = [item.text for item in believed]
         if request.quality.duplicates:
             fresh = list(without_duplicates(fresh, before, request.quality.near_duplicates))
@@ -181,14 +181,14 @@ def abstract(
         confirmed |= {(item.scope, item.text) for item in elected}
     carried = {(item.scope, item.text) for item in new}
     dropped = [
-        i for items in old.values() for i in items if (i.scope, i.text) not in (confirmed if i.held else carried)
+        i for items in old.values() for i in items if (i.scope, i.text) not in (confirmed if i.protected else carried)
     ]
 
     def change(tx: Transaction) -> None:
         tx.set_status(dropped, "retired", request.step, request.generator.model)
         tx.write(new, request.generator.model)
-        for held, note in proposals:
-            tx.propose(held, "replace", request.generator.model, request.step, text=note.text, facts=note.facts)
+        for protected, note in proposals:
+            tx.propose(protected, "replace", request.generator.model, request.step, text=note.text, facts=note.facts)
 
     return told.result(ledger.apply(request.bank, job.key, change))
 

@@ -247,8 +247,12 @@ class ChatModel:
             if response.status_code < 500 and response.status_code not in {404, 409}:
                 raise ValueError(cause)
             raise Retryable(cause)
-        # Null is what a server says that keeps the thinking apart and had no room for more: it is not the word None.
-        return str(response.json()["choices"][0]["message"]["content"] or "")
+        try:
+            # Null is what a server says that keeps the thinking apart and had no room for more, and not the word None.
+            return str(response.json()["choices"][0]["message"]["content"] or "")
+        except (ValueError, LookupError, TypeError):
+            cause = f"{self._where}: HTTP {response.status_code} with a body that is no chat completion"
+            raise Retryable(f"{cause}; is it the address of an OpenAI-compatible server?") from None
 
     def _reason(self, response: httpx.Response) -> str:
         """Why our rollout service refuses; of another server nothing is passed on but the status."""

@@ -15,17 +15,17 @@ def make_room(
 
     Args:
         elected: what a machine would keep of one problem or cluster, best first; quarantined notes take no place.
-        standing: what is there, held or not.
+        standing: what is there, protected or not.
         budget: places for each kind of note.
 
     Returns:
-        The notes to write, and pairs (held item, note that would take its place).
+        The notes to write, and pairs (protected item, note that would take its place).
     """
-    held = [item for item in standing if item.held]
-    if not held:
+    protected = [item for item in standing if item.protected]
+    if not protected:
         return list(elected), []
-    said = {(item.kind, fingerprint(item.text)) for item in held}
-    taken = Counter(item.kind for item in held)
+    said = {(item.kind, fingerprint(item.text)) for item in protected}
+    taken = Counter(item.kind for item in protected)
     kept: list[Item] = []
     proposals: list[tuple[Item, Item]] = []
     for item in elected:
@@ -33,7 +33,7 @@ def make_room(
             continue  # a person's note says it
         if item.status == "active":
             if taken[item.kind] >= budget:
-                weakest = next(h for h in reversed(held) if h.kind == item.kind) if taken[item.kind] else None
+                weakest = next(h for h in reversed(protected) if h.kind == item.kind) if taken[item.kind] else None
                 proposals += [(weakest, item)] if weakest is not None else []
                 continue
             taken[item.kind] += 1

@@ -29,7 +29,7 @@ def over_budget(attempts: Sequence[Item], budget: int) -> list[Item]:
     Rare successes are what insights are made of: a flood of failures must not wash them out. Attempts that people
     hold stay, outside the budget.
     """
-    free = [a for a in attempts if not a.held]
+    free = [a for a in attempts if not a.protected]
     outcomes = ([a for a in free if a.facts["passed"]], [a for a in free if not a.facts["passed"]])
     surplus = []
     while sum(map(len, outcomes)) > budget:

@@ -22,12 +22,12 @@ from pmd.services.common.jobs import JobContext
 from pmd.services.common.prompts import render
 from pmd.services.common.requests import ReflectRequest, WriteResult
 from pmd.services.common.wire import Problem
+from pmd.services.memory.evidence.applicability import Applicability
 from pmd.services.memory.evidence.bank import attempt, attempts_at, by_scope, lessons, problems, strategies
 from pmd.services.memory.evidence.beliefs import BELIEVED
 from pmd.services.memory.evidence.credibility import STRATEGY_PRIOR, Attempt, borne_out, credibility, record
 from pmd.services.memory.evidence.effect import Outcomes, effect_at, gather
 from pmd.services.memory.evidence.quality import without_duplicates
-from pmd.services.memory.evidence.reach import Reach
 from pmd.services.memory.evidence.terms import AGREE, coverage, terms, union
 from pmd.services.memory.leak.guard import leak
 from pmd.services.memory.ledger import Item, Ledger, Transaction, reads
@@ -108,7 +108,7 @@ Voter = Callable[[Kind, str, "Item | None"], Vote]
 """Votes on a note of one problem, of a kind and text, which may stand already."""
 
 
-def by_terms(attempts: Sequence[Attempt], related: Callable[[str], Sequence[Attempt]], chance: float) -> Voter:
+def by_terms(attempts: Sequence[Attempt], related: Callable[[str], Sequence[Attempt]], base_pass_rate: float) -> Voter:
     """Strategies are believed as far as attempts that follow them pass, and both kinds need one that bears them out.
 
     Args:
@@ -122,7 +122,7 @@ def by_terms(attempts: Sequence[Attempt], related: Callable[[str], Sequence[Atte
         facts = {"passes": seen.passes, "trials": seen.trials}
         if not borne_out(text, attempts, passed=succeeds):
             return Vote(None, facts)
-        return Vote(credibility(STRATEGY_PRIOR, seen, chance=chance) if succeeds else 1.0, facts)
+        return Vote(credibility(STRATEGY_PRIOR, seen, base_pass_rate=base_pass_rate) if succeeds else 1.0, facts)
 
     return vote
 
@@ -246,13 +246,13 @@ def reflect(ledger: Ledger, model: ChatModel, request: ReflectRequest, job: JobC
         kept = {(item.kind, item.text) for item in items}
         new += items
         confirmed = {(item.kind, item.text) for item in elected}
-        dropped += [i for i in standing if (i.kind, i.text) not in (confirmed if i.held else kept)]
+        dropped += [i for i in standing if (i.kind, i.text) not in (confirmed if i.protected else kept)]
 
     def change(tx: Transaction) -> None:
         tx.set_status(dropped, "retired", request.step, request.generator.model)
         tx.write(new, request.generator.model)
-        for held, note in proposals:
-            tx.propose(held, "replace", request.generator.model, request.step, text=note.text, facts=note.facts)
+        for protected, note in proposals:
+            tx.propose(protected, "replace", request.generator.model, request.step, text=note.text, facts=note.facts)
 
     return told.result(ledger.apply(request.bank, job.key, change))
 
@@ -270,13 +270,13 @@ def _voters(
         with ledger.read() as db:
             outcomes = gather(reads.trials(db, request.bank, [item.id for pid in written for item in old.get(pid, ())]))
         return lambda pid: by_effect(attempts[pid], outcomes, pid)
-    reach = Reach({pid: problem.question() for pid, problem in known.items()})
+    applicability = Applicability({pid: problem.question() for pid, problem in known.items()})
     notes = [(text, pid) for pid, insight in written.items() for text in insight.strategies]
     notes += [(item.text, pid) for pid in written for item in strategies(old.get(pid, []))]
-    others = {kin for text, pid in notes for kin in reach.kin(text, pid)} - set(attempts)
+    others = {other for text, pid in notes for other in applicability.problems(text, pid)} - set(attempts)
     everywhere = {**attempts, **attempts_at(ledger, request.bank, sorted(others), request.settings.excerpt_chars)}
 
     def related(note: str, home: str) -> list[Attempt]:
-        return [a for kin in reach.kin(note, home) for a in everywhere.get(kin, ())]
+        return [a for pid in applicability.problems(note, home) for a in everywhere.get(pid, ())]
 
-    return lambda pid: by_terms(attempts[pid], partial(related, home=pid), request.chance)
+    return lambda pid: by_terms(attempts[pid], partial(related, home=pid), request.base_pass_rate)

@@ -4,7 +4,7 @@ Invariants:
 - State is a function of the base and of the requests applied, in order. A fresh process restores the newest
   complete checkpoint and applies the recorded requests after it again, so that kill -9 at any moment loses no
   step and doubles none.
-- Of a step, what can be seen from outside comes in this order: published weights, checkpoint (when due),
+- Of a step, what can be seen from outside comes in this order: exported weights, checkpoint (when due),
   result.
 - An exception after the update began ends the process, because its state may be half updated. One before it
   (a missing artifact, say) is the step's error, and the process goes on.
@@ -36,10 +36,10 @@ from pmd.services.common.options import TrainSettings
 from pmd.services.common.requests import TrainRequest, TrainResult
 from pmd.services.common.telemetry import configure_logging
 from pmd.services.common.waiting import away, fullest
+from pmd.services.trainer.export import export
 from pmd.services.trainer.job import checkpoint
 from pmd.services.trainer.job.process import ProcessId, end_with
 from pmd.services.trainer.job.spool import Spool, StepError
-from pmd.services.trainer.publish import publish
 from pmd.services.trainer.training.batch import BatchError, TrainBatch, assemble
 from pmd.services.trainer.training.engine import ENGINE_SETTINGS, Engine, lost_a_rank, start_ranks
 from pmd.services.trainer.training.model import load_model
@@ -151,8 +151,8 @@ class Run:
             return
         lr = learning_rate(request.settings, request.from_version, request.lr_scale)
         metrics = self._updater.step(batch, request.settings, lr, watch)
-        with watch.part("publish"):
-            weights = done.weights if done else publish(self._engine, self._base, request)
+        with watch.part("export"):
+            weights = done.weights if done else export(self._engine, self._base, request)
         seconds = {f"seconds_{name}": value for name, value in watch.seconds.items()}
         metrics |= {"lr": lr, "seconds": time.perf_counter() - began, **seconds}
         result = done or TrainResult(weights=weights, metrics=metrics, mismatch=self._updater.gaps)

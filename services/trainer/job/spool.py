@@ -128,8 +128,8 @@ class Spool:
     def _versions(self) -> list[int]:
         return sorted(int(path.name) for path in (self.root / "steps").glob("[0-9]*"))
 
-    def published(self) -> list[Weights]:
-        """The weights that the recorded steps published, oldest first."""
+    def exported(self) -> list[Weights]:
+        """The weights that the recorded steps exported, oldest first."""
         results = (self.result(version) for version in self._versions())
         return [result.weights for result in results if result is not None]
 

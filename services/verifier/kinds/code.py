@@ -27,10 +27,10 @@ from pmd.services.verifier.checker import CheckerError
 from pmd.services.verifier.compare import Mode
 from pmd.services.verifier.context import Context
 from pmd.services.verifier.feedback import Case
+from pmd.services.verifier.infra import infra_error
 from pmd.services.verifier.limits import RunLimits
 from pmd.services.verifier.report import LIMITS, Error
 from pmd.services.verifier.sandbox.job import Execution, Job
-from pmd.services.verifier.trouble import infra_error
 from pmd.services.verifier.visibility import Visibility
 
 MAX_SOURCE_CHARS = 200_000

@@ -23,7 +23,7 @@ from pmd.services.common.wire import Outcome, Verdict
 from pmd.services.verifier import feedback
 from pmd.services.verifier.context import Context
 from pmd.services.verifier.endpoints import EndpointError
-from pmd.services.verifier.trouble import infra_error
+from pmd.services.verifier.infra import infra_error
 
 
 class Spec(Strict):

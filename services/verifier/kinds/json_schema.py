@@ -23,12 +23,12 @@ from pmd.services.common.strict import Strict
 from pmd.services.common.wire import Outcome, Verdict
 from pmd.services.verifier import compare, feedback, report
 from pmd.services.verifier.context import Context
+from pmd.services.verifier.infra import infra_error
 from pmd.services.verifier.report import LIMITS
-from pmd.services.verifier.trouble import infra_error
 from pmd.services.verifier.visibility import Visibility
 
 MAX_CHARS = 1_000_000
-JUDGE = "schema_judge"
+WORKER = "schema_worker"
 LOOKED_AT = 100
 MAX_PATTERN = 10_000
 
@@ -106,11 +106,11 @@ def grade(spec: Spec, completion: str, context: Context) -> Verdict:
     except compare.NotJson as error:
         text = f"The answer is not JSON: {error}" if given else "No answer found."
         return Verdict(outcome=Outcome.FORMAT, reward=0.0, feedback=feedback.note(text))
-    execution = context.library.run(JUDGE, spec.json_schema, value, cpu_s=spec.cpu_s)
+    execution = context.library.run(WORKER, spec.json_schema, value, cpu_s=spec.cpu_s)
     said = report.read(execution)
     facts: dict[str, Any] = {"sandbox_tier": context.tier, "cpu_ms": execution.cpu_s * 1e3}
     if said.limit is not None:
-        if report.read(context.library.run(JUDGE, spec.json_schema, None, cpu_s=spec.cpu_s)).limit is not None:
+        if report.read(context.library.run(WORKER, spec.json_schema, None, cpu_s=spec.cpu_s)).limit is not None:
             return infra_error("the schema can't be used within the limits, whatever the answer", **facts)
         return Verdict(outcome=said.limit, reward=0.0, feedback=f"{LIMITS[said.limit]} limit exceeded.", **facts)
     if not isinstance(said.value, list):

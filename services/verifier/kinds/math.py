@@ -28,14 +28,14 @@ from pmd.services.common.strict import Strict
 from pmd.services.common.wire import Outcome, Verdict
 from pmd.services.verifier import feedback, report
 from pmd.services.verifier.context import Context
+from pmd.services.verifier.infra import infra_error
 from pmd.services.verifier.report import LIMITS
-from pmd.services.verifier.trouble import infra_error
 from pmd.services.verifier.visibility import Visibility
 
 MAX_CHARS = 2000
 _BOX = re.compile(r"\\(boxed|fbox)")
 _ESCAPED = re.compile(r"\\.", re.DOTALL)
-JUDGE = "math_judge"
+WORKER = "math_worker"
 
 
 class Spec(Strict):
@@ -98,11 +98,11 @@ def grade(spec: Spec, completion: str, context: Context) -> Verdict:
     expected = _trimmed(spec.answer)
     if given == expected:  # spares the library's work on most right answers
         return Verdict(outcome=Outcome.PASSED, reward=1.0)
-    execution = context.library.run(JUDGE, expected, given, cpu_s=spec.cpu_s)
+    execution = context.library.run(WORKER, expected, given, cpu_s=spec.cpu_s)
     said = report.read(execution)
     facts: dict[str, Any] = {"sandbox_tier": context.tier, "cpu_ms": execution.cpu_s * 1e3}
     unread = not execution.stdout.startswith(b"gold") or said.value == "no_gold"
-    if unread or (said.limit and report.read(context.library.run(JUDGE, expected, "1", cpu_s=spec.cpu_s)).limit):
+    if unread or (said.limit and report.read(context.library.run(WORKER, expected, "1", cpu_s=spec.cpu_s)).limit):
         return infra_error(f"the spec's answer {spec.answer[:200]!r} can't be judged within the limits", **facts)
     if said.value == "equal":
         return Verdict(outcome=Outcome.PASSED, reward=1.0, **facts)

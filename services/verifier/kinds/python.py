@@ -26,10 +26,10 @@ from pmd.services.common.strict import Strict
 from pmd.services.common.wire import Outcome, Verdict
 from pmd.services.verifier import checker, feedback, report
 from pmd.services.verifier.context import Context
+from pmd.services.verifier.infra import infra_error
 from pmd.services.verifier.limits import RunLimits
 from pmd.services.verifier.report import LIMITS, Report
 from pmd.services.verifier.sandbox.job import Job
-from pmd.services.verifier.trouble import infra_error
 
 FUNCTION = "verify"
 

@@ -1,7 +1,7 @@
 """Problems of reasoning-gym, judged by its own scorers, which know many right answers and partial ones.
 
 Invariants:
-- A scorer runs in a sealed child, like a judge of mathematics; no answer is evaluated there (`judges.gym_judge`).
+- A scorer runs in a sealed child, like a judge of mathematics; no answer is evaluated there (`workers.gym_worker`).
 - The score is the reward; from `pass_at` on it is `passed`.
 - A scorer that fails on an answer is asked about the entry's own. Fails it there too, it is the spec's trouble
   (`infra_error`); else it is the answer that can't be read, and worth nothing.
@@ -19,13 +19,13 @@ from pmd.services.common.strict import Strict
 from pmd.services.common.wire import Outcome, Verdict
 from pmd.services.verifier import feedback, report
 from pmd.services.verifier.context import Context
+from pmd.services.verifier.infra import infra_error
 from pmd.services.verifier.report import LIMITS, Report
 from pmd.services.verifier.sandbox.job import Execution
-from pmd.services.verifier.trouble import infra_error
 from pmd.services.verifier.visibility import Visibility
 
 MAX_CHARS = 100_000
-JUDGE = "gym_judge"
+WORKER = "gym_worker"
 NOT_INSTALLED = "reasoning-gym is not installed beside the verifier; install pmd[reasoning-gym]"
 
 
@@ -100,7 +100,7 @@ def prove(spec: Spec, context: Context) -> str | None:
 
 
 def _ask(spec: Spec, given: str, context: Context) -> Execution:
-    return context.gym.run(JUDGE, spec.dataset, spec.settings, spec.entry, given, cpu_s=spec.cpu_s)
+    return context.gym.run(WORKER, spec.dataset, spec.settings, spec.entry, given, cpu_s=spec.cpu_s)
 
 
 def _wrong_with(spec: Spec, context: Context) -> str | None:

@@ -28,10 +28,10 @@ from pmd.services.common.wire import Outcome, Verdict
 from pmd.services.verifier import feedback, report
 from pmd.services.verifier.context import Context
 from pmd.services.verifier.feedback import Case
+from pmd.services.verifier.infra import infra_error
 from pmd.services.verifier.kinds.code import BRIEF_INPUT, MAX_SOURCE_CHARS, TestLimits, TestVisibility, runnable
 from pmd.services.verifier.report import LIMITS, Error, Report
 from pmd.services.verifier.sandbox.job import Job, Limits
-from pmd.services.verifier.trouble import infra_error
 
 DRIVER = "from pmd.services.verifier.sandbox.driver import judge"
 MAX_CALLS = 2_000

@@ -309,7 +309,10 @@ def test_a_registry_and_a_disk_that_fail_are_named(
     with monkeypatch.context() as patch:
         patch.setattr("pmd.gateway.api.runs.materialise", full)
         answer = http.post("/v1/runs", json={"recipe": recipe_tree()})
-        assert (answer.status_code, answer.json()["title"]) == (503, "can't write /runs/demo: No space left on device")
+        assert (answer.status_code, answer.json()["title"]) == (
+            503,
+            "can't read or write /runs/demo: No space left on device",
+        )
     with registry.database.write() as db:
         db.exec_driver_sql("ALTER TABLE runs RENAME TO gone")
     answer = http.get("/v1/runs")
@@ -368,6 +371,37 @@ def test_a_pipe_in_the_place_of_problems_is_refused_at_once(
     for place in (tmp_path / "pipe.jsonl", tmp_path, Path("/dev/zero")):
         answer = http.post(path, json={"recipe": recipe_tree(problems={"files": [str(place)]})})
         assert (answer.status_code, answer.json()["errors"][0]["field"]) == (422, "problems.files")
+
+
+@pytest.mark.parametrize("name", ["chat_template.jinja", "generation_config.json", "tokenizer.json", "LICENSE"])
+def test_a_pipe_in_a_model_folder_is_refused_at_once(
+    name: str, http: TestClient, recipe_tree: Tree, model: Path
+) -> None:
+    (model / "spiece.model").write_bytes(b"a tokenizer of another kind")
+    (model / name).unlink(missing_ok=True)
+    for make in (os.mkfifo, lambda place: place.symlink_to("/dev/zero")):
+        make(model / name)
+        for path in ("/v1/runs", "/v1/recipes:validate"):
+            answer = http.post(path, json={"recipe": recipe_tree()})
+            assert (answer.status_code, answer.json()["errors"][0]["field"]) == (422, "model")
+            assert f"{name} is no regular file" in answer.text
+        (model / name).unlink()
+
+
+def test_a_name_that_no_file_system_takes_is_the_recipes_fault(
+    http: TestClient, recipe_tree: Tree, tmp_path: Path
+) -> None:
+    for path in ("/v1/runs", "/v1/recipes:validate"):
+        answer = http.post(path, json={"recipe": recipe_tree(model=str(tmp_path / ("a" * 300)))})
+        assert (answer.status_code, answer.json()["errors"][0]["field"]) == (422, "model")
+        assert "File name too long" in answer.text
+
+
+def test_a_file_of_json_without_end_is_refused(http: TestClient, recipe_tree: Tree, model: Path) -> None:
+    os.truncate(model / "config.json", 1 << 40)
+    answer = http.post("/v1/runs", json={"recipe": recipe_tree()})
+    assert (answer.status_code, answer.json()["errors"][0]["field"]) == (422, "model")
+    assert "over 128 MB" in answer.text
 
 
 @pytest.mark.parametrize(

@@ -120,6 +120,8 @@ def test_a_gateway_elsewhere_is_used(pmd: Pmd, monkeypatch: pytest.MonkeyPatch) 
         (httpx.Response(401, json={"title": "missing token"}), "set PMD_TOKEN"),
         (httpx.Response(404, json={"title": "no run 'x'; GET /v1/runs lists them"}), "no run 'x'"),
         (httpx.Response(500, text="<html>"), "can't answer: HTTP 500"),
+        (httpx.Response(403, text="<p>no key is sk-secret"), "HTTP 403; is it a gateway that answers at "),
+        (httpx.Response(400, json={"title": "sk-secret", "errors": {"a": ["b"]}}), "HTTP 400; is it a gateway"),
         (
             httpx.Response(422, json={"title": "bad", "errors": [{"field": "a.b", "message": "too big"}]}),
             "a.b: too big",
@@ -132,6 +134,7 @@ def test_refusals_say_cause_and_fix(api: Api, pmd: Pmd, answer: httpx.Response, 
     assert result.exit_code == (2 if answer.status_code == 422 else 1)
     assert words in result.stderr
     assert "Traceback" not in result.output
+    assert "sk-secret" not in result.output
 
 
 def test_runs_are_listed_for_people_and_for_scripts(api: Api, pmd: Pmd) -> None:

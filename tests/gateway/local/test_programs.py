@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import subprocess
+import sys
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -16,6 +19,7 @@ from pmd.gateway.local.programs import (
     build_programs,
     check_redis,
     choose_ports,
+    inherited,
 )
 from pmd.services.common.serve import PORTS
 
@@ -68,6 +72,25 @@ def test_each_setting_goes_to_its_owner_only() -> None:
     assert all(SHARED.items() <= env.items() for env in of.values())
     assert not any("PMD_URL" in env for env in of.values())
     assert not any({"PMD_DATABASE_URL", "PMD_TYPO"} & of[name].keys() for name in SERVICES)
+
+
+def test_what_a_shell_holds_for_other_programs_stops_none_of_ours() -> None:
+    shell = {
+        "PATH": "/bin",
+        "PROMETHEUS_MULTIPROC_DIR": "/nowhere",
+        "PYTHONWARNINGS": "error",
+        "CELERY_BROKER_URL": "x",
+    }
+    of = build_environments(shell, SHARED, URLS)
+    assert not [(service, name) for service, env in of.items() for name in shell if name in env and name != "PATH"]
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", "from prometheus_client import Gauge; Gauge('a', 'b')"],
+        env=inherited({**os.environ, **shell}),
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_the_verifier_knows_nothing_that_it_does_not_need() -> None:

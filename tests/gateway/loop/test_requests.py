@@ -121,7 +121,7 @@ def test_a_method_trains_by_its_own_objective(method: str, recipe: Make) -> None
 
 def test_notes_are_credited_with_what_goes_beyond_the_first_steps_pass_rate(recipe: Make) -> None:
     played = play(recipe())
-    assert {r.chance for r in bodies(played, "reflect") + bodies(played, "retrieve")} == {0.25}
+    assert {r.base_pass_rate for r in bodies(played, "reflect") + bodies(played, "retrieve")} == {0.25}
 
 
 def test_notes_are_measured_by_what_was_drawn_from_contexts_that_hold_them(recipe: Make) -> None:

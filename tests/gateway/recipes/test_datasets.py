@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import json
 import os
 import pickle
@@ -335,3 +336,33 @@ def test_recipe_paths_are_relative_to_the_recipe(tmp_path: Path) -> None:
     (tmp_path / "r.yaml").write_text("problems: {source: sciknoweval, files: {train: [a.jsonl], test: [s3://b/c]}}")
     files = load_recipe(tmp_path / "r.yaml")["problems"]["files"]
     assert files == {"train": [str(tmp_path / "a.jsonl")], "test": ["s3://b/c"]}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("a.jsonl", b"\0" * (9 << 20), "a line of it has over 1 MB"),
+        ("a.csv", b"id,text\n" + b"x" * (9 << 20), "a line of it has over 1 MB"),
+        ("a.jsonl", b"[\n" + b"[],\n" * (1 << 19), "an array of over 1 MB"),
+        ("a.jsonl.gz", gzip.compress((b" " * 999 + b"\n") * 9000), "expands beyond"),
+        ("a.csv", b"id\n" + (b" " * 9999 + b"\n") * 900, "expands beyond"),
+        ("a.jsonl", b"x\n" * 2000, r"line 1002: over 1000 bad records; the first: .* line 1: no JSON"),
+    ],
+)
+def test_what_a_file_costs_is_bounded_by_what_is_read_of_it(
+    name: str, content: bytes, said: str, recipe_tree: Tree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for limit, value in {"MAX_BYTES": 3 << 20, "MAX_LINE": 1 << 20, "MAX_BAD": 1000, "CHUNK": 1 << 16}.items():
+        monkeypatch.setattr(records, limit, value)
+    (tmp_path / name).write_bytes(content)
+    recipe = recipe_tree(problems={"source": "jsonl", "files": [str(tmp_path / name)]})
+    if ".csv" in name:
+        recipe["problems"] = {"source": "huggingface", "files": {"train": recipe["problems"]["files"]}}
+        recipe["problems"]["columns"] = {"prompt": "{{ id }}", "verifier": {"kind": "exact", "answer": "a"}}
+    tracemalloc.start()
+    try:
+        with pytest.raises(InvalidRecipe, match=said):
+            load_problems(parse_recipe(recipe).problems)
+        assert tracemalloc.get_traced_memory()[1] < 8 << 20
+    finally:
+        tracemalloc.stop()

@@ -86,6 +86,17 @@ def test_a_stored_recipe_is_read_in_todays_words(old: str) -> None:
     assert registry.find_key("my-key") == ("demo-1", recipe), "the same request again is still the same run"
 
 
+def test_a_phase_that_was_set_aside_is_so_in_todays_words(old: str) -> None:
+    engine = sa.create_engine(old)
+    with engine.begin() as db:
+        row = {"run_id": "demo-1", "step": 1, "name": "rollout", "attempt": 1, "key": "k", "service": "rollout"}
+        row |= {"status": "forgiven", "request_hash": "", "submitted": 0.0}
+        db.execute(sa.table("phases", *map(sa.column, row)).insert().values(row))
+    engine.dispose()
+    REGISTRY.open(old).close()
+    assert [phase["status"] for phase in content(old)["phases"]] == ["cleared"]
+
+
 def test_a_fresh_registry_has_the_tables_that_its_queries_expect(url: str) -> None:
     opened = REGISTRY.open(url)
     found = sa.inspect(opened.engine)

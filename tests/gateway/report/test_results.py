@@ -173,6 +173,10 @@ def test_curves_stand_alone_as_a_picture() -> None:
     picture = ElementTree.fromstring(curve_chart("code, hard", curves))  # noqa: S314 -- our own text
     assert picture.tag.endswith("svg")
     assert "pmd ends at 80%" in ElementTree.tostring(picture, encoding="unicode")
+    (style,) = (part.text or "" for part in picture if part.tag.endswith("style"))
+    drawn = {css for part in picture.iter() for css in part.get("class", "").split()}
+    assert drawn <= set(re.findall(r"\.([a-z]\w*)", style))
+    assert "main" not in style, "a page's rules in a picture"
 
 
 def test_a_method_looks_the_same_in_every_picture() -> None:
@@ -188,5 +192,5 @@ def test_every_variant_has_a_line_that_is_seen() -> None:
     picture = curve_chart("many", {name: [(0, 0.1), (10, 0.5)] for name in names[1:]} | {names[0]: [(0, 0.2)]})
     assert picture.count('class="line ') == len(names)
     for colour in COLOURS:
-        assert f".line.{colour} {{ stroke:" in picture
-        assert f".name.{colour}" in picture
+        assert f".{colour} {{ --own: var(--{colour}); }}" in picture
+        assert picture.count(f"--{colour}: #") == 2, "a colour in light and one in dark"

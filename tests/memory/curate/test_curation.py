@@ -167,10 +167,10 @@ def test_bulk_goes_by_a_dry_run_and_is_all_or_nothing(desk: Desk) -> None:
     assert (dry["items"], desk.world.ledger.seq("b")) == (found, seq)
     stale = [*found[:3], found[3] | {"version": 7}]
     assert desk.post("items:bulk", {"action": "pin", "items": stale, "dry_run": False}).status_code == 412
-    assert desk.items(held=True) == []
+    assert desk.items(protected=True) == []
     done = desk.post("items:bulk", {"action": "pin", "items": found, "dry_run": False}).json()
     assert {i["version"] for i in done["items"]} == {2}
-    assert len(desk.items(held=True)) == 4
+    assert len(desk.items(protected=True)) == 4
 
 
 def test_a_dry_run_says_what_the_real_one_does(desk: Desk) -> None:
@@ -189,7 +189,7 @@ def test_a_dry_run_says_what_the_real_one_does(desk: Desk) -> None:
     done = desk.post("items:bulk", real | {"items": dry["items"]}).json()
     assert [i["id"] for i in done["items"]] == [i["id"] for i in dry["items"]]
     assert {i["version"] for i in done["items"]} == {2}
-    assert desk.post("items:bulk", {"action": "pin", "where": {"held": True}}).json()["unchanged"] == 3
+    assert desk.post("items:bulk", {"action": "pin", "where": {"protected": True}}).json()["unchanged"] == 3
     twice = desk.post("items:bulk", {"action": "ban", "items": done["items"] * 2, "dry_run": False})
     assert (twice.status_code, twice.json()["errors"][0]["field"]) == (422, "items")
 

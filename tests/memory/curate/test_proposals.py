@@ -80,7 +80,7 @@ def test_proposals_come_in_pages(desk: Desk) -> None:
     desk.learn(1)
     item = desk.one(level="insight")
     desk.edit(item, "turn it round, then add 3.")
-    (held,) = (i for i in desk.world.ledger.active("b", "insight") if i.held)
+    (held,) = (i for i in desk.world.ledger.active("b", "insight") if i.protected)
     for n in range(5):
         desk.world.ledger.apply(
             "b", f"proposal {n}", lambda tx, n=n: tx.propose(held, "replace", "run@1", 2, text=f"add {n}.", facts={})

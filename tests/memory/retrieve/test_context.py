@@ -132,7 +132,7 @@ def test_notes_are_credited_with_what_goes_beyond_chance(world: World) -> None:
     world.record(1, [("p0", RIGHT, n < 2) for n in range(8)])
     write(world.ledger, "k", note("zor-mil: rotate then add 3."))
     assert "rotate" in said(world, 1)
-    world.chance = 0.25
+    world.base_pass_rate = 0.25
     assert said(world, 1) == ""
     world.reflect(1, Words(lambda _: "None"), ["p0"])
     assert active(world, "insight") == [], "nor is it elected again"

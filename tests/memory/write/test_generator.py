@@ -102,6 +102,16 @@ def test_a_server_that_tried_and_failed_is_an_attempt() -> None:
     assert not isinstance(failed.value, Away)
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [httpx.Response(200, text="<p>a secret</p>"), httpx.Response(302), httpx.Response(200, json={"choices": []})],
+)
+def test_an_answer_that_is_no_completion_is_told_without_it(answer: httpx.Response) -> None:
+    with model(ELSEWHERE, lambda _: answer) as chat, pytest.raises(Retryable, match="no chat completion") as failed:  # type: ignore[arg-type]
+        chat.notes(["one"], job(), str)
+    assert "secret" not in str(failed.value)
+
+
 SCHEMA = answer_schema("strategy", budget=2)
 
 

@@ -71,9 +71,9 @@ def test_a_lucky_hit_is_believed_until_attempts_refute_it() -> None:
 def test_notes_are_credited_with_what_goes_beyond_chance() -> None:
     """Of four options a wrong approach picks the right one in a quarter of the cases."""
     lucky, right = Tally(2, 8), Tally(8, 8)
-    assert credibility(STRATEGY_PRIOR, lucky) >= BELIEVED > credibility(STRATEGY_PRIOR, lucky, chance=0.25)
-    assert credibility(STRATEGY_PRIOR, right, chance=0.25) == credibility(STRATEGY_PRIOR, right)
-    assert credibility(STRATEGY_PRIOR, Tally(), chance=0.6) > BELIEVED, "what nobody tried is not refuted"
+    assert credibility(STRATEGY_PRIOR, lucky) >= BELIEVED > credibility(STRATEGY_PRIOR, lucky, base_pass_rate=0.25)
+    assert credibility(STRATEGY_PRIOR, right, base_pass_rate=0.25) == credibility(STRATEGY_PRIOR, right)
+    assert credibility(STRATEGY_PRIOR, Tally(), base_pass_rate=0.6) > BELIEVED, "what nobody tried is not refuted"
 
 
 def test_an_exception_outweighs_a_rule_after_a_few_failures_of_the_rule() -> None:

@@ -45,8 +45,8 @@ def unkilled(tmp_path_factory: pytest.TempPathFactory, base: Weights) -> TinyRun
     return run
 
 
-def test_every_step_publishes_the_next_version_and_changes_it(unkilled: TinyRun) -> None:
-    assert [weights.version for weights in unkilled.spool.published()] == [1, 2, 3, 4]
+def test_every_step_exports_the_next_version_and_changes_it(unkilled: TinyRun) -> None:
+    assert [weights.version for weights in unkilled.spool.exported()] == [1, 2, 3, 4]
     for version in (1, 4):
         before, after = (unkilled.tensors(v) if v else {} for v in (version - 1, version))
         assert any(name not in before or not torch.equal(before[name], after[name]) for name in after)
@@ -71,11 +71,11 @@ def test_metrics_say_what_happened(unkilled: TinyRun) -> None:
     assert metrics["mismatch_kl"] > 0
     assert 0 < metrics["entropy"] < 4.2
     assert 0 < metrics["teacher_entropy"] < 4.2
-    parts = [metrics[f"seconds_{part}"] for part in ("load", "teacher", "student", "optimizer", "publish")]
+    parts = [metrics[f"seconds_{part}"] for part in ("load", "teacher", "student", "optimizer", "export")]
     assert 0 < sum(parts) <= metrics["seconds"]
 
 
-def test_published_folder_loads_in_transformers_and_equals_what_was_trained(unkilled: TinyRun) -> None:
+def test_exported_folder_loads_in_transformers_and_equals_what_was_trained(unkilled: TinyRun) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     result = unkilled.spool.result(3)

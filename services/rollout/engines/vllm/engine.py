@@ -369,13 +369,13 @@ class VllmEngine:
                     log.warning(
                         "vLLM died; what it had not finished is drawn again", extra={"rows": len(rows) - len(done)}
                     )
-                    self._bury()
+                    self._give_up()
         BATCH_ROWS.observe(len(rows))
         GENERATE_SECONDS.observe(time.monotonic() - began)
         TOKENS.labels(policy.run).inc(sum(len(one.token_ids) for one in done.values()))
         return [done[i] for i in range(len(rows))]
 
-    def _bury(self) -> None:
+    def _give_up(self) -> None:
         """Give a child that no longer answers up, so that the next turn starts another."""
         if self._server is not None:
             self._server.stop()

@@ -1,8 +1,8 @@
-"""Publishing a policy version: an ordinary Hugging Face folder that any engine serves.
+"""Export of a policy version: an ordinary Hugging Face folder that any engine serves.
 
 Invariants:
 - A version's folder is complete or absent: it is written beside its place, its manifest last, and renamed.
-- Publishing twice changes nothing; the folder that is there stays. Its manifest names the request that made it,
+- Exporting twice changes nothing; the folder that is there stays. Its manifest names the request that made it,
   so weights of another training in the same place are an error, not an answer.
 - Tokenizer, chat template and generation settings are the base model's files, untouched.
 - The manifest holds what the trainer's model says about a fixed text (`pmd.services.common.probe`).
@@ -29,13 +29,13 @@ OWN_FILES = frozenset({MANIFEST, "config.json"})
 """Written anew for each version, and not copied from the base."""
 
 WEIGHTS = ("safetensors", "bin", "pt", "pth", "h5", "msgpack", "gguf", "onnx")
-"""Endings of files of weights, of any framework. Those of the base would be another model than what is published."""
+"""Endings of files of weights, of any framework. Those of the base would be another model than what is exported."""
 
 WEIGHT_FILES = tuple(f"*.{ending}{index}" for ending in WEIGHTS for index in ("", ".index.json"))
 
 
-def publish(engine: Engine, base: Path, request: TrainRequest) -> Weights:
-    """Publish the engine's weights as the version after `request.from_version`; all ranks together.
+def export(engine: Engine, base: Path, request: TrainRequest) -> Weights:
+    """Export the engine's weights as the version after `request.from_version`; all ranks together.
 
     Args:
         base: local folder of version 0.

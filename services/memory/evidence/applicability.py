@@ -1,4 +1,4 @@
-"""How far a note reaches: the problems that it speaks about.
+"""Applicability of a note: the problems that it speaks about.
 
 A note is written about one problem, its home, and calls some of what that problem asks for by name. It speaks about
 every problem that mentions all of these names: `zor-mil: rotate then add 3.` about all problems that ask for zor-mil,
@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pmd.services.memory.evidence.terms import MAX_SHARE, terms
 
 
-class Reach:
+class Applicability:
     """The problems of a bank by what they mention."""
 
     def __init__(self, questions: Mapping[str, str]) -> None:
@@ -23,17 +23,17 @@ class Reach:
         counts = Counter(term for mentioned in self._mentions.values() for term in mentioned)
         limit = MAX_SHARE * len(self._mentions)
         self._common = frozenset(term for term, count in counts.items() if count > limit)
-        self._kin: dict[frozenset[str], tuple[str, ...]] = {}
+        self._problems: dict[frozenset[str], tuple[str, ...]] = {}
 
     def names(self, note: str, home: str) -> frozenset[str]:
         """What `note` calls by name of what its home asks for; terms that most problems use are no names."""
         return (terms(note) & self._mentions[home]) - self._common
 
-    def kin(self, note: str, home: str) -> tuple[str, ...]:
+    def problems(self, note: str, home: str) -> tuple[str, ...]:
         """The problems that `note` speaks about, its home among them."""
         names = self.names(note, home)
         if not names:
             return (home,)
-        if names not in self._kin:
-            self._kin[names] = tuple(pid for pid, mentioned in self._mentions.items() if names <= mentioned)
-        return self._kin[names]
+        if names not in self._problems:
+            self._problems[names] = tuple(pid for pid, mentioned in self._mentions.items() if names <= mentioned)
+        return self._problems[names]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from pmd.services.verifier.judges import math_judge, schema_judge
+from pmd.services.verifier.workers import math_worker, schema_worker
 
 EXAMPLES = (
     (r"\frac{1}{2}", "0.5"),
@@ -21,7 +21,7 @@ EXAMPLES = (
 
 logging.disable()
 for gold, answer in EXAMPLES:
-    math_judge.judge(gold, answer)
-schema_judge.judge(
+    math_worker.judge(gold, answer)
+schema_worker.judge(
     {"type": "object", "properties": {"a": {"$ref": "#/$defs/a"}}, "$defs": {"a": {"type": "string"}}}, {}
 )
