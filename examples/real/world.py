@@ -70,7 +70,8 @@ def choice(options: Sequence[str], rng: random.Random) -> str:
 def sign(room: str, number: int, style: str, rng: random.Random) -> Question:
     """What is written on the door of a room."""
     forms = [each.format(n=number) for each in STYLES]
-    return Question(room.replace(" ", "-"), f"Sign for the {room}, {room} {number}: {choice(forms, rng)}", style.format(n=number))
+    text = f"Sign for the {room}, {room} {number}: {choice(forms, rng)}"
+    return Question(room.replace(" ", "-"), text, style.format(n=number))
 
 
 def expression(operations: Sequence[str], name: str) -> str:
