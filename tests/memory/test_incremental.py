@@ -234,12 +234,13 @@ def test_the_contexts_of_a_bank_by_terms_are_what_they_were(world: World) -> Non
         world.record(number, tries)
         world.reflect(number, Words(lambda p: f"Strategy: {p.split('|')[1].split()[1]} {plans[len(p) % 4]}."))
         world.abstract(number, Words(lambda p: f"Behavior: every zor begins with {plans[len(p) % 4]}."))
-    digests = []
-    for settings in (
+    asked: list[dict[str, Any]] = [
         {},
         {"by_meaning": ("insight", "behavior"), "k": 2},
         {"render": "both", "levels": ("experience", "insight")},
-    ):
+    ]
+    digests = []
+    for settings in asked:
         rows_ = [list(row.values())[:7] for row in read_table(world.retrieve(3, **settings).contexts)]
         digests.append(hashlib.sha256(json.dumps(rows_).encode()).hexdigest()[:16])
     assert digests == ["13adcf5b144f7812", "13adcf5b144f7812", "36acb319b6bfabd0"]
