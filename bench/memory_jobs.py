@@ -217,9 +217,7 @@ def main() -> None:
             found = pool.apply(measure, (size, given.steps, given.evidence))
         took = found.pop("took")
         smallest = smallest or took
-        print(
-            f"\n{size:,} problems; median of {given.steps} steps, ms / processor ms; processor time by the smallest bank's"
-        )
+        print(f"\n{size:,} problems; median of {given.steps} steps, ms / processor ms; these by the smallest bank's")
         for name, value in found.items():
             ratio = f"{took[name] / smallest[name]:10.2f}" if name in took else ""
             print(f"{name:20}{value:>20}{ratio}", flush=True)

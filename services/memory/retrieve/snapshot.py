@@ -164,7 +164,9 @@ def read(
             moment.take(view.active("behavior"))
         else:
             moment.take(_at_hand(view, problems, found.get("behavior")))
-        near = {level: _near(one, moment, level) for level, one in found.items() if level in settings.by_meaning}
+        near: dict[Level, dict[str, Sequence[Found]]] = {
+            level: _near(one, moment, level) for level, one in found.items() if level in settings.by_meaning
+        }
         related = {pid: _related(view, at, step, settings) for pid, at in nearest.items()}
         if evidence == "terms":
             notes = _by_terms(moment, Reach(mentioned | {p.id: p.question() for p in problems}), base_pass_rate)
@@ -382,7 +384,8 @@ def _claimed(
     return {pid for text, home in claims for pid in reach.kin(text, home)}
 
 
-class _Searched(NamedTuple):
+@dataclass(frozen=True)
+class _Searched:
     """What an index found for some problems."""
 
     problems: Sequence[Problem]

@@ -121,7 +121,7 @@ class Groups:
             return {}
         ids = sorted(self._waiting)
         rows_ND = np.stack([self._waiting[i] for i in ids])
-        found = {}
+        found: dict[str, str] = {}
         for group in _groups(rows_ND, self._distance):
             if len(group) >= self._min_size:
                 named = f"cluster:{ids[group[0]]}"
