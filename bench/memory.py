@@ -2,6 +2,7 @@
 
     python -m bench.memory --sizes 1000 10000 100000
     python -m bench.memory --sizes 1000 --peers none --http
+    python -m bench.memory_jobs --sizes 1000 10000 100000     what a step's jobs cost, by the size of the bank
 
 Every store holds the same texts with the same vectors (384 dimensions, 200 topics) and answers the same questions.
 Ours does more for its time: each write is a transaction with versions, provenance and audit, and each search reads

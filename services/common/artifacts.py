@@ -13,12 +13,13 @@ import hashlib
 import io
 import json
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import fsspec
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pmd.services.common.columns import PROBLEMS
@@ -102,9 +103,13 @@ def read_table(ref: Ref) -> list[dict[str, Any]]:
     Raises:
         ArtifactError: it is missing, or no table.
     """
+    return cast(list[dict[str, Any]], _table(ref).to_pylist())
+
+
+def _table(ref: Ref) -> pa.Table:
     data = read_bytes(ref)
     try:
-        return cast(list[dict[str, Any]], pq.read_table(io.BytesIO(data)).to_pylist())
+        return pq.read_table(io.BytesIO(data))
     except (pa.ArrowException, OSError, ValueError) as error:  # all that a file of another kind, or a broken one, gives
         raise ArtifactError(f"artifact {ref.uri} is no table: {error}") from error
 
@@ -124,14 +129,19 @@ def write_problems(uri: str, problems: Iterable[Problem]) -> Ref:
     return write_table(uri, rows, PROBLEMS)
 
 
-def read_problems(ref: Ref) -> dict[str, Problem]:
+def read_problems(ref: Ref, ids: Sequence[str] | None = None) -> dict[str, Problem]:
     """The problems of a `PROBLEMS` artifact by id, in the order they were written.
+
+    Args:
+        ids: those that are wanted; None: all. Ids that it does not hold are left out.
 
     Raises:
         ArtifactError: it is missing, or another artifact.
     """
-    rows = read_table(ref)
+    table = _table(ref)
     try:
+        if ids is not None:
+            table = table.filter(pc.is_in(table["problem_id"], value_set=pa.array(ids, pa.string())))
         return {
             row["problem_id"]: Problem(
                 id=row["problem_id"],
@@ -140,7 +150,7 @@ def read_problems(ref: Ref) -> dict[str, Problem]:
                 messages=load_messages(row["messages"]),
                 verifier=json.loads(row["verifier"]),
             )
-            for row in rows
+            for row in table.to_pylist()
         }
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise ArtifactError(f"artifact {ref.uri} holds no problems: {type(error).__name__}: {error}") from error

@@ -162,13 +162,13 @@ class World:
         )
         return reflect(self.ledger, words, request, self.job(f"s{step}.reflect"))  # type: ignore[arg-type]
 
-    def abstract(self, step: int, words: Words) -> WriteResult:
+    def abstract(self, step: int, words: Words, **settings: Any) -> WriteResult:
         request = AbstractRequest(
             bank="b",
             step=step,
             policy_version=step - 1,
             generator=Generator(model="run@0", format=self.notes_format),
-            settings=AbstractSettings(clustering="terms", max_behaviors=2),
+            settings=AbstractSettings(**{"clustering": "terms", "max_behaviors": 2, **settings}),
             evidence=self.evidence,
             prompts=PROMPTS,
         )

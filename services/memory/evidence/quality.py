@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 
 from pmd.services.memory.evidence.terms import similarity, terms
 from pmd.services.memory.ledger import Item, fingerprint
@@ -46,25 +46,15 @@ def without_duplicates(written: Sequence[str], standing: Sequence[str], near: fl
     return tuple(kept)
 
 
-def stale(items: Sequence[Item], step: int, after: int) -> list[Item]:
-    """Notes that no step has confirmed for more than `after` steps."""
-    return [i for i in items if not i.protected and step - i.step > after]
-
-
-def over_budget(items: Sequence[Item], budget: int) -> list[Item]:
-    """The notes to evict so that at most `budget` stay: least confirmed first, then least supported.
-
-    Held notes stay and count.
-    """
-    free = [i for i in items if not i.protected]
-    surplus = max(0, len(items) - budget)
+def surplus(items: Sequence[Item], count: int) -> list[Item]:
+    """The `count` notes to evict: least confirmed first, then least supported. Protected ones stay."""
     worth: Callable[[Item], tuple[int, int, int, str]] = lambda i: (  # noqa: E731
         i.step,
         int(i.facts.get("support", 1)),
         int(i.facts.get("passes", 0)),
         i.text,
     )
-    return sorted(free, key=worth)[:surplus]
+    return sorted((i for i in items if not i.protected), key=worth)[: max(0, count)]
 
 
 def held_out(step: int, problem_id: str, text: str, share: float) -> bool:
@@ -72,10 +62,3 @@ def held_out(step: int, problem_id: str, text: str, share: float) -> bool:
     every bank that holds the note (Law 10)."""
     digest = hashlib.blake2b(f"{step}/{problem_id}/{text}".encode(), digest_size=8).digest()
     return int.from_bytes(digest) / 2**64 < share
-
-
-def upkeep(items: Collection[Item], step: int, stale_after: int | None, budget: int | None) -> list[Item]:
-    """Notes that the rules in force retire."""
-    gone = stale(list(items), step, stale_after) if stale_after is not None else []
-    left = [i for i in items if i not in gone]
-    return gone + (over_budget(left, budget) if budget is not None else [])

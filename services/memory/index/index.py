@@ -151,9 +151,7 @@ def catch_up(
     while done < newest:
         check()
         page = ledger.changes(bank, done, PAGE)
-        if not page:
-            break
-        upto = page[-1].seq
+        upto = page[-1].seq if page else newest  # the newest change may be of no item
         mine = [i for i in page if i.level == level]
         if mine or upto >= newest:
             held = entries(ledger, bank, [i for i in mine if i.status == "active"])

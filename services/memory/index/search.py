@@ -28,6 +28,7 @@ from pmd.services.common.wire import Level
 from pmd.services.memory.index.embedders import EmbedderSpec
 from pmd.services.memory.index.exact import ExactIndex
 from pmd.services.memory.index.index import Hit, Index, IndexDown, Query, catch_up, entries, head
+from pmd.services.memory.index.questions import Questions
 from pmd.services.memory.index.vectors import VectorFile, Vectors
 from pmd.services.memory.ledger import Ledger
 from pmd.services.memory.settings import MemoryServiceSettings
@@ -69,6 +70,7 @@ class Generation:
     spec: EmbedderSpec
     vectors: Vectors
     exact: ExactIndex
+    questions: Questions
     remote: Remote | None
 
 
@@ -119,7 +121,9 @@ class Search:
 
     def _generation(self, spec: EmbedderSpec) -> Generation:
         embedder = spec.build(self._key)
-        return Generation(spec, Vectors(self._file, embedder), ExactIndex(), self._make_remote(embedder.id))
+        vectors = Vectors(self._file, embedder)
+        questions = Questions(self._ledger, vectors)
+        return Generation(spec, vectors, ExactIndex(), questions, self._make_remote(embedder.id))
 
     def _before(self, wanted: Generation) -> Generation | None:
         """The generation that reads used so far, when it is another one and still works."""
@@ -140,6 +144,11 @@ class Search:
         """Of the embedder in force."""
         return self._now.vectors
 
+    @property
+    def questions(self) -> Questions:
+        """By the embedder in force."""
+        return self._now.questions
+
     def start(self) -> None:
         """Look after the index and the change of embedder in the background."""
         if self._now.remote is not None or self._next is not None:
@@ -158,6 +167,7 @@ class Search:
     def release(self, bank: str) -> None:
         """Free the memory of a bank's embedded index; the next search builds it again from the ledger."""
         exact = self._now.exact
+        self._now.questions.drop(bank)
         with self._locks[bank, exact.name]:
             exact.drop(bank)
 
@@ -267,6 +277,7 @@ class Search:
         try:
             for index in reversed(indexes):
                 index.drop(bank)
+            now.questions.drop(bank)
             self._ledger.delete(bank, seqs)
         finally:
             for lock in reversed(locks):

@@ -19,7 +19,18 @@ from pmd.services.common.requests import MemoryCounts
 from pmd.services.common.wire import Level
 from pmd.services.memory.ledger.items import Banned, Item, UnknownBank
 from pmd.services.memory.ledger.rows import item_at, item_of, load, portions
-from pmd.services.memory.ledger.tables import BANKS, BY_PERSON, ITEMS, PROBLEMS, SETTLED, STEPS, USES, VERSIONS, WORDS
+from pmd.services.memory.ledger.tables import (
+    BANKS,
+    BY_PERSON,
+    ITEMS,
+    PROBLEMS,
+    SETTLED,
+    STANDING_NOTES,
+    STEPS,
+    USES,
+    VERSIONS,
+    WORDS,
+)
 
 SORTED = 200
 """Characters that texts are sorted by."""
@@ -68,15 +79,11 @@ def counts(db: sa.Connection, bank: str) -> MemoryCounts:
     Raises:
         UnknownBank: when nothing was ever written to it.
     """
-    now = known_seq(db, bank)
-    query = (
-        sa.select(ITEMS.c.level, sa.func.count())
-        .where(ITEMS.c.bank == bank, ITEMS.c.status == "active")
-        .group_by(ITEMS.c.level)
-    )
-    sizes: dict[str, int] = {row[0]: row[1] for row in db.execute(query)}
-    levels = {level: sizes.get(level, 0) for level in ("experience", "insight", "behavior")}
-    return MemoryCounts(seq=now, **levels)
+    levels = (BANKS.c.experience, BANKS.c.insight, BANKS.c.behavior)
+    row = db.execute(sa.select(BANKS.c.seq, *levels).where(BANKS.c.bank == bank)).first()
+    if row is None or not row.seq:
+        raise UnknownBank(bank)
+    return MemoryCounts(**row._mapping)
 
 
 def active(db: sa.Connection, bank: str, level: Level, scopes: Sequence[str] | None = None) -> list[Item]:
@@ -84,9 +91,10 @@ def active(db: sa.Connection, bank: str, level: Level, scopes: Sequence[str] | N
     # What was written together stays in the order of its writing. Ids would mix it up, in each bank differently, and
     # with it which attempts are the newest that reflection shows (Law 10).
     query = sa.select(ITEMS).where(ITEMS.c.bank == bank, ITEMS.c.level == level, ITEMS.c.status == "active")
-    if scopes is not None:
-        query = query.where(ITEMS.c.scope.in_(list(scopes)))
-    return [item_of(row) for row in db.execute(query.order_by(ITEMS.c.step, ITEMS.c.seq, ITEMS.c.number))]
+    wanted = None if scopes is None else list(dict.fromkeys(scopes))
+    parts = [query] if wanted is None else [query.where(ITEMS.c.scope.in_(part)) for part in portions(wanted)]
+    rows = [row for part in parts for row in db.execute(part)]
+    return [item_of(row) for row in sorted(rows, key=lambda row: (row.step, row.seq, row.number))]
 
 
 def changes(db: sa.Connection, bank: str, after_seq: int, limit: int) -> list[Item]:
@@ -176,6 +184,13 @@ def problems(db: sa.Connection, bank: str, ids: Sequence[str] | None = None) -> 
     return {row.problem_id: row.body for part in parts for row in db.execute(part)}
 
 
+def problems_since(db: sa.Connection, bank: str, after_seq: int) -> list[tuple[str, int, str]]:
+    """The problems that came after a `seq`, each with the `seq` that it came with and its body, in order of both."""
+    here = sa.and_(PROBLEMS.c.bank == bank, PROBLEMS.c.seq > after_seq)
+    query = sa.select(PROBLEMS.c.problem_id, PROBLEMS.c.seq, PROBLEMS.c.body).where(here)
+    return [tuple(row) for row in db.execute(query.order_by(PROBLEMS.c.seq, PROBLEMS.c.problem_id))]
+
+
 def problem_ids(db: sa.Connection, bank: str) -> list[str]:
     """The problems that the bank has experience of."""
     query = sa.select(PROBLEMS.c.problem_id).where(PROBLEMS.c.bank == bank).order_by(PROBLEMS.c.problem_id)
@@ -219,6 +234,31 @@ def trials(db: sa.Connection, bank: str, item_ids: Sequence[str]) -> list[Trials
     )
     parts = portions(item_ids)
     return [Trials(*row) for part in parts for row in db.execute(query.where(USES.c.item_id.in_(part)))]
+
+
+def standing_notes(db: sa.Connection, bank: str) -> int:
+    """How many active insights and behaviors a bank has."""
+    return int(db.scalar(sa.select(BANKS.c.insight + BANKS.c.behavior).where(BANKS.c.bank == bank)) or 0)
+
+
+def tried(db: sa.Connection, bank: str, step: int) -> list[str]:
+    """The items whose trials in a step have their reward."""
+    here = sa.and_(USES.c.bank == bank, USES.c.step == step, USES.c.reward.is_not(None))
+    return list(db.scalars(sa.select(USES.c.item_id).where(here).distinct().order_by(USES.c.item_id)))
+
+
+def unconfirmed(db: sa.Connection, bank: str, before: int) -> list[Item]:
+    """Active notes that no person holds and no step from `before` on has confirmed."""
+    here = sa.and_(ITEMS.c.bank == bank, STANDING_NOTES, ~(ITEMS.c.pinned | ITEMS.c.edited), ITEMS.c.step < before)
+    return [item_of(row) for row in db.execute(sa.select(ITEMS).where(here))]
+
+
+def least_confirmed(db: sa.Connection, bank: str, count: int) -> list[Item]:
+    """At least `count` active notes that no person holds, those confirmed longest ago first: all of a step or none."""
+    free = sa.and_(ITEMS.c.bank == bank, STANDING_NOTES, ~(ITEMS.c.pinned | ITEMS.c.edited))
+    last = db.scalar(sa.select(ITEMS.c.step).where(free).order_by(ITEMS.c.step).offset(count - 1).limit(1))
+    query = sa.select(ITEMS).where(free)
+    return [item_of(row) for row in db.execute(query if last is None else query.where(ITEMS.c.step <= last))]
 
 
 def history(db: sa.Connection, bank: str, item_id: str) -> list[tuple[Item, str]]:
@@ -303,6 +343,13 @@ class StepView:
         )
         then = [old for old in self._before.values() if old is not None and wanted(old)]
         return sorted([i for i in found if i.id not in self._before] + then, key=_age)
+
+    def by_people(self, level: Level) -> list[Item]:
+        """Active items of a level that a person stands behind, or has changed since the step began, oldest first."""
+        query = sa.select(ITEMS).where(ITEMS.c.bank == self._bank, SETTLED, ITEMS.c.level == level)
+        now = [item_of(row) for row in self._db.execute(query) if row.id not in self._before]
+        then = [old for old in self._before.values() if old is not None and old.level == level]
+        return sorted((i for i in (*now, *then) if i.status == "active"), key=_age)
 
     def among(self, level: Level, ids: Sequence[str]) -> dict[str, Item]:
         """The active items of a level that have one of `ids`, by id."""

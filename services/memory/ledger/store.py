@@ -78,7 +78,8 @@ class Ledger:
         tx = Transaction(db, bank, key, seq + 1)
         result = change(tx)
         tx.close()
-        db.execute(sa.update(BANKS).where(BANKS.c.bank == bank).values(seq=seq + 1))
+        sizes = {level: BANKS.c[level] + by for level, by in tx.grown.items()}
+        db.execute(sa.update(BANKS).where(BANKS.c.bank == bank).values(seq=seq + 1, **sizes))
         return result
 
     def begin_step(self, bank: str, step: int) -> int:

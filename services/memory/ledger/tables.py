@@ -18,14 +18,30 @@ def _col(name: str, kind: type[sa.types.TypeEngine[Any]] = sa.String, *, null: b
     return sa.Column(name, kind, nullable=null)
 
 
-BANKS = sa.Table("banks", META, _key("bank"), _col("seq", sa.BigInteger), _col("created", sa.Float))
+def _count(name: str, kind: type[sa.types.TypeEngine[Any]] = sa.Integer) -> sa.Column[Any]:
+    return sa.Column(name, kind, nullable=False, server_default="0")
+
+
+BANKS = sa.Table(
+    "banks",
+    META,
+    _key("bank"),
+    _col("seq", sa.BigInteger),
+    _col("created", sa.Float),
+    # Active items by level, counted as they change.
+    *(_count(level) for level in ("experience", "insight", "behavior")),
+    # The `seq` up to which strategies have been looked at for clusters.
+    _count("clustered", sa.BigInteger),
+)
 
 # What was done once for ever: jobs by their key, and people's requests by their Idempotency-Key.
 WRITES = sa.Table(
     "writes", META, _key("bank"), _key("key"), _col("digest", null=True), _col("answer", sa.Text, null=True)
 )
 
-PROBLEMS = sa.Table("problems", META, _key("bank"), _key("problem_id"), _col("body", sa.Text))
+PROBLEMS = sa.Table(
+    "problems", META, _key("bank"), _key("problem_id"), _col("body", sa.Text), _count("seq", sa.BigInteger)
+)
 
 ITEMS = sa.Table(
     "items",
@@ -149,7 +165,38 @@ USES = sa.Table(
     _col("base", sa.Float, null=True),
 )
 
-OF_A_BANK = (WRITES, PROBLEMS, ITEMS, VERSIONS, AUDIT, ANNOTATIONS, LINKS, PROPOSALS, STEPS, CONTEXTS, USES)
+# Clusters of problems that ask the like. sum: of its members' vectors, float32; behind: the `seq` from which on
+# strategies of its members changed that its rules were not looked at with; 0: none.
+CLUSTERS = sa.Table(
+    "clusters",
+    META,
+    _key("bank"),
+    _key("id"),
+    _col("embedder"),
+    _col("size", sa.Integer),
+    _col("sum", sa.LargeBinary),
+    _col("behind", sa.BigInteger),
+)
+# Problems that had a strategy. cluster: none, while too few ask the like; step: of the newest strategy that stands.
+MEMBERS = sa.Table(
+    "members", META, _key("bank"), _key("problem_id"), _col("cluster", null=True), _col("step", sa.Integer, null=True)
+)
+
+OF_A_BANK = (
+    WRITES,
+    PROBLEMS,
+    ITEMS,
+    VERSIONS,
+    AUDIT,
+    ANNOTATIONS,
+    LINKS,
+    PROPOSALS,
+    STEPS,
+    CONTEXTS,
+    USES,
+    CLUSTERS,
+    MEMBERS,
+)
 """Everything that goes when a bank is deleted."""
 
 # Conditions and expressions in the words of the indexes: planners recognise them by that.
@@ -162,5 +209,7 @@ _ACCENTS = "".join(map(chr, range(0x300, 0x370)))
 _PLAIN = f"translate(left(normalize(text, NFD), 200000), '{_PUNCTUATION}{_ACCENTS}', repeat(' ', 32))"
 WORDS: sa.ColumnClause[Any] = sa.literal_column(f"to_tsvector('simple', {_PLAIN})")
 """Of items on Postgres: their words, as full-text search knows them."""
+STANDING_NOTES = sa.text("level <> 'experience' AND status = 'active'")
+"""Of items."""
 BY_PERSON = sa.text("by_person")
 """Of versions and audit rows."""

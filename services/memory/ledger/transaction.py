@@ -61,12 +61,14 @@ class Transaction:
         self._audited = 0
         self._machine: Counter[str] = Counter()
         self._actor = "job"
+        self.grown: Counter[str] = Counter({"experience": 0, "insight": 0, "behavior": 0})
+        """By how many active items each level has grown."""
 
     # ------------------------------------------------------------ what machines do
 
     def put_problems(self, bodies: Mapping[str, str]) -> None:
         """Remember the problems that experience is about (JSON by id)."""
-        rows = [{"bank": self.bank, "problem_id": k, "body": v} for k, v in bodies.items()]
+        rows = [{"bank": self.bank, "problem_id": k, "body": v, "seq": self.seq} for k, v in bodies.items()]
         self.insert(PROBLEMS, rows, ignore=True)
 
     def write(self, items: Iterable[Item], actor: str) -> None:
@@ -278,9 +280,20 @@ class Transaction:
         else:
             self.db.execute(postgresql.insert(table).on_conflict_do_nothing(), rows)
 
+    def _active_levels(self, ids: Sequence[str]) -> dict[str, int]:
+        """How many of `ids` are active, by level."""
+        query = sa.select(ITEMS.c.level, sa.func.count()).where(ITEMS.c.bank == self.bank, ITEMS.c.status == "active")
+        counts: Counter[str] = Counter()
+        for part in portions(ids):
+            rows = self.db.execute(query.where(ITEMS.c.id.in_(part)).group_by(ITEMS.c.level))
+            counts.update({row[0]: row[1] for row in rows})
+        return counts
+
     def _store(self, added: list[Item], changed: list[Item], actor: str, *, step: int | None = None) -> None:
         """Rows, versions and provenance of new and changed items. `step`: of the versions, when not the items'."""
         self.insert(ITEMS, [item_row(self.bank, item) for item in added])
+        self.grown.update(item.level for item in (*added, *changed) if item.status == "active")
+        self.grown.subtract(self._active_levels([item.id for item in changed]))
         if changed:
             self.db.execute(_UPDATE, [{f"new_{k}": v for k, v in item_row(self.bank, i).items()} for i in changed])
         both = [*added, *changed]

@@ -105,11 +105,12 @@ def with_hold_out(chosen: Selection, problem_id: str, request: RetrieveRequest) 
 
 def retrieve(ledger: Ledger, search: Search, request: RetrieveRequest, job: JobContext) -> RetrieveResult:
     """Render the contexts of a step (per rollout) or of problems (for `memory_agent`)."""
-    problems = read_problems(request.problems)
     rollouts = read_table(request.rollouts) if request.rollouts else []
     wanted = request.problem_ids
-    if wanted is None:
-        wanted = list(dict.fromkeys(r["problem_id"] for r in rollouts)) if rollouts else list(problems)
+    if wanted is None and rollouts:
+        wanted = list(dict.fromkeys(r["problem_id"] for r in rollouts))
+    problems = read_problems(request.problems, wanted)
+    wanted = list(problems) if wanted is None else wanted
     snapshot: Snapshot | None = None
     edits = 0
     if request.bank is not None and request.settings.levels:

@@ -10,7 +10,6 @@ Invariants:
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,20 +21,22 @@ from pmd.services.common.wire import Level, Problem
 from pmd.services.memory.evidence.applicability import Applicability
 from pmd.services.memory.evidence.bank import attempt, by_scope, lessons, strategies
 from pmd.services.memory.evidence.bank import problems as known_problems
-from pmd.services.memory.evidence.beliefs import Beliefs
+from pmd.services.memory.evidence.beliefs import BELIEVED, Beliefs
 from pmd.services.memory.evidence.by_effect import ByEffect
 from pmd.services.memory.evidence.by_terms import ByTerms
 from pmd.services.memory.evidence.credibility import Attempt, Tally
-from pmd.services.memory.evidence.effect import gather
+from pmd.services.memory.evidence.effect import effect_at, gather
 from pmd.services.memory.evidence.terms import excerpt, stem, terms, union
 from pmd.services.memory.index.embed import Rows
-from pmd.services.memory.index.index import CANDIDATES, head
-from pmd.services.memory.index.search import Found as Searched
+from pmd.services.memory.index.index import CANDIDATES, Hit, head
+from pmd.services.memory.index.questions import Near
 from pmd.services.memory.index.search import Search
 from pmd.services.memory.index.vectors import Vectors
-from pmd.services.memory.ledger import Banned, Item, Ledger, StepView, fingerprint
+from pmd.services.memory.ledger import Banned, Item, Ledger, StepView
 
 SCORE_DIGITS = 4
+LEVELS: tuple[Level, ...] = ("insight", "behavior")
+"""Those that an index is searched for."""
 
 
 class Related(NamedTuple):
@@ -146,24 +147,33 @@ def read(
         Whatever `check` raises.
     """
     asked = [p.id for p in problems]
-    searched: dict[Level, Searched] = {
-        level: _search(search, bank, level, problems, settings, check)
-        for level in settings.by_meaning
-        if settings.k and level in settings.levels
-    }
-    known = known_problems(ledger, bank) if evidence == "terms" or _shows_turns(settings) else {}
-    questions = {pid: problem.question() for pid, problem in known.items()}
-    nearest = _nearest(search.vectors, problems, questions, settings, check) if _shows_turns(settings) else {}
+    nearest: Mapping[str, Near] = {}
+    if _shows_turns(settings):
+        nearest = search.questions.near(bank, problems, settings.min_similarity, check)
+    found: dict[Level, _Searched] = {}
+    for level in LEVELS:
+        if _is_searched(level, settings, evidence):
+            seek = level == "insight" and evidence == "effect"
+            looking = _without_notes(ledger, bank, problems, step, settings) if seek else problems
+            found |= {level: _search(search, bank, level, looking, settings, check)} if looking else {}
+    known = known_problems(ledger, bank) if evidence == "terms" else {}
+    mentioned = {pid: problem.question() for pid, problem in known.items()}
     with ledger.at_step(bank, step) as view:
         moment = _Moment(view, asked, step, settings)
-        near = {level: _near(found, moment, level, problems) for level, found in searched.items()}
-        related = {pid: _related(view, at, questions, step, settings) for pid, at in nearest.items()}
+        if evidence == "terms" or settings.transient:
+            moment.take(view.active("behavior"))
+        else:
+            moment.take(_at_hand(view, problems, found.get("behavior")))
+        near: dict[Level, dict[str, Sequence[Found]]] = {
+            level: _near(one, moment, level) for level, one in found.items() if level in settings.by_meaning
+        }
+        related = {pid: _related(view, at, step, settings) for pid, at in nearest.items()}
         if evidence == "terms":
-            notes = _by_terms(moment, Applicability(questions | {p.id: p.question() for p in problems}), base_pass_rate)
+            notes = _by_terms(moment, Applicability(mentioned | {p.id: p.question() for p in problems}), base_pass_rate)
         else:
             notes = _by_effect(moment, near, search.vectors, check)
     likeness = _likeness(search.vectors, problems, moment.behaviors, check)
-    common = _common(problems, known.values()) if nearest else ()
+    turns = _with_questions(ledger, bank, related)
     return Snapshot(
         step=step,
         seq=view.seq,
@@ -173,19 +183,19 @@ def read(
                 attempts=notes.attempts.get(pid, ()),
                 strategies=notes.strategies.get(pid, ()),
                 lessons=notes.lessons.get(pid, ()),
-                alike=near["insight"][pid] if "insight" in near else (),
+                alike=near.get("insight", {}).get(pid, ()),
                 searched=near["behavior"][pid] if "behavior" in near else None,
                 likeness=likeness.get(pid),
-                related=related.get(pid, ()),
-                common_answer=pid in common,
+                related=turns.get(pid, ()),
+                common_answer=pid in nearest and nearest[pid].common_answer,
             )
             for pid in asked
         },
         behaviors=[Behavior(item, terms(item.facts["topic"])) for item in moment.behaviors],
         beliefs=notes.beliefs,
         bans=_bans(view.put_away, settings.excerpt_chars),
-        index=[None, *(s.index for s in searched.values())][-1],
-        degraded=any(s.degraded for s in searched.values()),
+        index=[None, *(one.index for one in found.values())][-1],
+        degraded=any(one.degraded for one in found.values()),
     )
 
 
@@ -198,7 +208,11 @@ class _Moment:
         self.settings = settings
         self.step = step
         self.experience = by_scope(view.active("experience", asked))
-        self.behaviors = self.shown("behavior", view.active("behavior")) if settings.k else []
+        self.behaviors: Sequence[Item] = []
+
+    def take(self, behaviors: Iterable[Item]) -> None:
+        """Let these behaviors be shown, as far as the settings do."""
+        self.behaviors = self.shown("behavior", behaviors) if self.settings.k else []
 
     def shown(self, level: Level, items: Iterable[Item]) -> list[Item]:
         """Those that the settings let be shown."""
@@ -263,77 +277,68 @@ def _by_effect(
     )
 
 
+def _is_searched(level: Level, settings: ContextSettings, evidence: EvidenceKind) -> bool:
+    """Whether the index is asked for a level: where the settings say so, and by effect for all behaviors."""
+    if not settings.k or level not in settings.levels or settings.render == "turns":
+        return False
+    return level in settings.by_meaning or (level == "behavior" and evidence == "effect" and not settings.transient)
+
+
+def _without_notes(
+    ledger: Ledger, bank: str, problems: Sequence[Problem], step: int, settings: ContextSettings
+) -> list[Problem]:
+    """The problems that no strategy of their own is believed at: only these are shown what others know."""
+    ids = [p.id for p in problems]
+    with ledger.at_step(bank, step) as view:
+        own = _Moment(view, ids, step, settings).shown("insight", view.active("insight", ids))
+        outcomes = gather(view.trials([item.id for item in own]))
+    believed = {
+        item.scope
+        for item in strategies(own)
+        if item.protected or effect_at(item.scope, outcomes.get(item.id, {})).belief >= BELIEVED
+    }
+    return [p for p in problems if p.id not in believed]
+
+
+def _at_hand(view: StepView, problems: Sequence[Problem], found: _Searched | None) -> list[Item]:
+    """The behaviors that may be the problems' business: those of people, what is about a term that one mentions,
+    and what the index finds."""
+    mentioned = sorted(union(terms(p.question()) for p in problems))
+    ids = [hit.id for hits in found.hits for hit in hits] if found else []
+    items = [*view.by_people("behavior"), *view.active("behavior", mentioned), *view.among("behavior", ids).values()]
+    return sorted({item.id: item for item in items}.values(), key=lambda i: (i.step, i.seq, i.id))
+
+
 def _shows_turns(settings: ContextSettings) -> bool:
     in_force = settings.render != "notes" and settings.turns > 0
     return in_force and "experience" in settings.levels and not settings.transient
 
 
-def _nearest(
-    vectors: Vectors,
-    problems: Sequence[Problem],
-    questions: Mapping[str, str],
-    settings: ContextSettings,
-    check: Callable[[], None],
-) -> dict[str, list[tuple[float, str]]]:
-    """For each problem the others of the bank by the similarity of their questions, nearest first.
-
-    What asks the same in the same words is left out: its answer is the problem's own.
-    """
-    ids = sorted(questions)
-    if not ids:
-        return {}
-    known_ND = vectors.of([head(questions[pid]) for pid in ids], check)
-    asked_PD = vectors.of([head(p.question()) for p in problems], check)
-    near = {}
-    for problem, likeness_N in zip(problems, asked_PD @ known_ND.T, strict=True):
-        asks = fingerprint(problem.question())
-        near[problem.id] = sorted(
-            (
-                (round(float(likeness), SCORE_DIGITS), pid)
-                for likeness, pid in zip(likeness_N, ids, strict=True)
-                if pid != problem.id and likeness >= settings.min_similarity and fingerprint(questions[pid]) != asks
-            ),
-            key=lambda pair: (-pair[0], pair[1]),
-        )
-    return near
-
-
-def _related(
-    view: StepView,
-    near: Sequence[tuple[float, str]],
-    questions: Mapping[str, str],
-    step: int,
-    settings: ContextSettings,
-) -> list[Related]:
+def _related(view: StepView, near: Near, step: int, settings: ContextSettings) -> list[Found]:
     """The newest passed attempt at each of the nearest problems, twice as many as are shown: some may not be.
 
     Read in growing portions: where most problems were solved the first is enough.
     """
-    found: list[Related] = []
+    found: list[Found] = []
     start, size = 0, 4 * settings.turns
-    while start < len(near) and len(found) < 2 * settings.turns:
-        part = near[start : start + size]
+    while len(found) < 2 * settings.turns and (part := near.first(start + size)[start : start + size]):
         attempts = by_scope(view.active("experience", [pid for _, pid in part]))
         for similarity, pid in part:
             passed = [i for i in attempts.get(pid, ()) if i.facts["passed"] and i.step < step]
             if newest := ([i for i in passed if i.protected][-1:] or passed[-1:]):
-                found.append(Related(similarity, questions[pid], newest[0]))
+                found.append(Found(similarity, newest[0]))
         start, size = start + size, 4 * size
     return found[: 2 * settings.turns]
 
 
-def _common(problems: Sequence[Problem], known: Iterable[Problem]) -> set[str]:
-    """The problems whose answer at least two others of the bank have, whatever they ask."""
-
-    def answer(problem: Problem) -> str:
-        spec = problem.verifier
-        return json.dumps([spec.get("kind"), spec.get("answer", spec.get("reference"))], sort_keys=True, default=str)
-
-    sharing: dict[str, set[str]] = defaultdict(set)
-    for problem in known:
-        if problem.verifier.get("answer", problem.verifier.get("reference")) is not None:
-            sharing[answer(problem)].add(problem.id)
-    return {p.id for p in problems if len(sharing.get(answer(p), set()) - {p.id}) >= 2}
+def _with_questions(ledger: Ledger, bank: str, related: Mapping[str, Sequence[Found]]) -> dict[str, list[Related]]:
+    """Attempts with what they answer."""
+    scopes = sorted({found.item.scope for at in related.values() for found in at})
+    questions = {pid: problem.question() for pid, problem in known_problems(ledger, bank, scopes).items()}
+    return {
+        pid: [Related(found.similarity, questions[found.item.scope], found.item) for found in at]
+        for pid, at in related.items()
+    }
 
 
 def _bans(put_away: Sequence[Item], excerpt_chars: int) -> Bans:
@@ -379,6 +384,16 @@ def _claimed(
     return {pid for text, home in claims for pid in applicability.problems(text, home)}
 
 
+@dataclass(frozen=True)
+class _Searched:
+    """What an index found for some problems."""
+
+    problems: Sequence[Problem]
+    hits: Sequence[Sequence[Hit]]
+    index: str
+    degraded: bool
+
+
 def _search(
     search: Search,
     bank: str,
@@ -386,25 +401,20 @@ def _search(
     problems: Sequence[Problem],
     settings: ContextSettings,
     check: Callable[[], None],
-) -> Searched:
+) -> _Searched:
     """What the index finds of a level for each problem: by its question, without the options that it gives."""
-    return search.find(
-        bank,
-        level,
-        [stem(p.question()) for p in problems],
-        alpha=settings.vector_weight,
-        limit=CANDIDATES,
-        compare=True,
-        check=check,
-    )
+    asked = [stem(p.question()) for p in problems]
+    weight = settings.vector_weight if level in settings.by_meaning else 1.0
+    found = search.find(bank, level, asked, alpha=weight, limit=CANDIDATES, compare=True, check=check)
+    return _Searched(problems, found.hits, found.index, found.degraded)
 
 
-def _near(searched: Searched, moment: _Moment, level: Level, problems: Sequence[Problem]) -> dict[str, Sequence[Found]]:
+def _near(searched: _Searched, moment: _Moment, level: Level) -> dict[str, Sequence[Found]]:
     """For each problem the found items of others, best first: those that may be shown, as the ledger has them."""
     ids = list(dict.fromkeys(hit.id for hits in searched.hits for hit in hits))
     shown = {i.id: i for i in moment.shown(level, moment.view.among(level, ids).values()) if i.kind != "lesson"}
     near: dict[str, Sequence[Found]] = {}
-    for problem, hits in zip(problems, searched.hits, strict=True):
+    for problem, hits in zip(searched.problems, searched.hits, strict=True):
         there = [(h, shown[h.id]) for h in hits if h.id in shown]
         alike = [
             (h, i)

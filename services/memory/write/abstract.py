@@ -11,94 +11,26 @@ note of the model's is ever rewritten here.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property, partial, reduce
+from functools import partial
 
 from pmd.services.common.jobs import JobContext
-from pmd.services.common.options import EvidenceKind
 from pmd.services.common.prompts import render
 from pmd.services.common.requests import AbstractRequest, WriteResult
 from pmd.services.common.wire import Problem
-from pmd.services.memory.evidence.bank import attempts_at, by_scope, problems, strategies
 from pmd.services.memory.evidence.beliefs import BELIEVED
-from pmd.services.memory.evidence.credibility import Attempt, Support, Tally, approaches, support
+from pmd.services.memory.evidence.credibility import Support
 from pmd.services.memory.evidence.effect import effect, gather
 from pmd.services.memory.evidence.quality import without_duplicates
-from pmd.services.memory.evidence.terms import AGREE, terms, union
-from pmd.services.memory.index.index import head
+from pmd.services.memory.evidence.terms import AGREE, terms
 from pmd.services.memory.index.vectors import Vectors
 from pmd.services.memory.leak.guard import leak
-from pmd.services.memory.ledger import Item, Ledger, Transaction
-from pmd.services.memory.write.cluster import Cluster, embedding_clusters, term_clusters
+from pmd.services.memory.ledger import Item, Ledger, Transaction, clusters
 from pmd.services.memory.write.found import Dropped
 from pmd.services.memory.write.generator import ChatModel
 from pmd.services.memory.write.notes import answer_schema, parse_behaviors
+from pmd.services.memory.write.pools import Pool, read_pools
 from pmd.services.memory.write.protected import make_room
 from pmd.services.memory.write.told import BANNED, LEAKS, UNSUPPORTED, Told
-
-
-@dataclass(frozen=True)
-class Pool:
-    """A cluster with the strategies of its problems."""
-
-    cluster: Cluster
-    insights: Mapping[str, Sequence[Item]]
-    """Strategies by problem, newest problem last."""
-    shared: frozenset[str]
-    """Terms that all of its problems have in common."""
-    attempts: Mapping[str, Sequence[Attempt]]
-    """Attempts by problem."""
-    evidence: EvidenceKind
-
-    @cached_property
-    def vocabulary(self) -> frozenset[str]:
-        """Terms that its strategies use: what a rule can be tested by."""
-        return union(terms(item.text) for items in self.insights.values() for item in items)
-
-    def support(self, rule: str) -> Support:
-        """How many of the pooled problems agree with `rule`: by effect all whose strategies it was made from."""
-        if self.evidence == "effect":
-            return Support(len(self.insights), len(self.insights))
-        joined = [" ".join(item.text for item in items) for items in self.insights.values()]
-        return support(rule, joined, self.shared)
-
-    def tried(self, rule: str) -> Tally:
-        """How the different approaches that follow `rule` fared at the pooled problems."""
-        return sum((approaches(rule, self.attempts.get(pid, ())) for pid in self.insights), Tally())
-
-    def on_topic(self, rule: str) -> bool:
-        """Whether a rule is about what the cluster is about."""
-        return not self.cluster.topic or self.cluster.topic in terms(rule)
-
-
-def pools(
-    known: Mapping[str, Problem],
-    insights: Sequence[Item],
-    attempts: Mapping[str, Sequence[Attempt]],
-    request: AbstractRequest,
-    vectors: Vectors,
-) -> list[Pool]:
-    """Clusters of the problems that have a strategy, each with at least `min_support` of them."""
-    settings = request.settings
-    notes = by_scope(strategies(insights))
-    questions = {pid: known[pid].question() for pid in sorted(notes)}
-    if settings.clustering == "terms":
-        everything = {pid: problem.question() for pid, problem in known.items()}
-        clusters = term_clusters(questions, everything, settings.min_support)
-    else:
-        ids = list(questions)
-        rows = vectors.of([head(questions[i]) for i in ids])
-        clusters = embedding_clusters(ids, rows, settings.distance, settings.min_support)
-    return [
-        Pool(
-            cluster=c,
-            insights={pid: notes[pid] for pid in sorted(c.problem_ids, key=lambda p: (notes[p][-1].step, p))},
-            shared=reduce(frozenset.intersection, (terms(questions[pid]) for pid in c.problem_ids)),
-            attempts=attempts,
-            evidence=request.evidence,
-        )
-        for c in clusters
-    ]
 
 
 def elect(pool: Pool, rules: Sequence[str], request: AbstractRequest) -> list[tuple[str, Support]]:
@@ -132,11 +64,9 @@ def abstract(
     ledger: Ledger, vectors: Vectors, model: ChatModel, request: AbstractRequest, job: JobContext
 ) -> WriteResult:
     """Rewrite the behaviors of a bank."""
-    known = problems(ledger, request.bank)
     by_terms = request.evidence == "terms"
-    attempts = attempts_at(ledger, request.bank, None, request.excerpt_chars) if by_terms else {}
-    found = pools(known, ledger.active(request.bank, "insight"), attempts, request, vectors)
-    old = by_scope(ledger.active(request.bank, "behavior"))
+    read = read_pools(ledger, vectors, request, job)
+    found, old, known = read.pools, read.rules, read.problems
     asked = [pool for pool in found if not settled(pool, old.get(pool.cluster.id, []), request)]
     shown = request.settings.max_insights
     prompts = [
@@ -171,7 +101,7 @@ def abstract(
         if request.quality.duplicates:
             fresh = list(without_duplicates(fresh, before, request.quality.near_duplicates))
         rules = [*before, *fresh]
-        elected = [_behavior(pool, rule, seen, known, request) for rule, seen in elect(pool, rules, request)]
+        elected = [_behavior(pool, rule, carry, known, request) for rule, carry in elect(pool, rules, request)]
         chosen = {item.text: item for item in elected}
         told.drop(*(Dropped(UNSUPPORTED, rule) for rule in fresh if rule not in chosen))
         told.drop(*(Dropped(LEAKS, rule) for rule in fresh if rule in chosen and "leak" in chosen[rule].facts))
@@ -184,7 +114,10 @@ def abstract(
         i for items in old.values() for i in items if (i.scope, i.text) not in (confirmed if i.protected else carried)
     ]
 
+    unread = {pool.cluster.id for pool in asked if answers[pool.cluster.id] is None}
+
     def change(tx: Transaction) -> None:
+        clusters.looked_at(tx, [name for name in read.looked_at if name not in unread])
         tx.set_status(dropped, "retired", request.step, request.generator.model)
         tx.write(new, request.generator.model)
         for protected, note in proposals:

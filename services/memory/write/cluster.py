@@ -4,21 +4,27 @@
 share makes a cluster, named by the term. Clusters overlap, as the reasons for a rule do: one problem can
 support a rule about its first symbol and another about its second.
 
-`embeddings`: agglomerative clustering with average cosine linkage, cut at a distance. Clusters do not overlap
-and have no topic.
+`embeddings`: average linkage on cosine distance, cut at a distance, as problems come. One joins the cluster that is
+nearest on average, if that is near enough; those that none is near enough to are linked with each other, `WINDOW` at a
+time, and a group of them that is large enough becomes a cluster. Time grows with the problems, not with their square,
+and a cluster keeps its name and its problems for good. Up to `WINDOW` problems at once are clustered as by plain
+agglomerative clustering. Clusters do not overlap and have no topic.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 from scipy.cluster.hierarchy import fcluster, linkage
 
 from pmd.services.memory.evidence.terms import MAX_SHARE, terms
+from pmd.services.memory.index.embed import Rows
+
+WINDOW = 1000
+"""Problems that are looked at together: linking them takes their square."""
 
 
 @dataclass(frozen=True)
@@ -28,11 +34,8 @@ class Cluster:
     topic: str
     """The term that its problems share; empty for embedding clusters."""
     problem_ids: tuple[str, ...]
-
-    @property
-    def id(self) -> str:
-        """Stable name: the topic, or the first problem of an embedding cluster."""
-        return self.topic or f"cluster:{self.problem_ids[0]}"
+    id: str
+    """Stable: the topic, or the first of the problems that an embedding cluster was made from."""
 
 
 def term_clusters(questions: Mapping[str, str], all_questions: Mapping[str, str], min_size: int) -> list[Cluster]:
@@ -52,20 +55,89 @@ def term_clusters(questions: Mapping[str, str], all_questions: Mapping[str, str]
             members[term].append(problem_id)
     limit = MAX_SHARE * len(all_questions)
     return [
-        Cluster(term, tuple(ids))
+        Cluster(term, tuple(ids), term)
         for term, ids in sorted(members.items())
         if len(ids) >= min_size and counts[term] <= limit
     ]
 
 
-def embedding_clusters(
-    problem_ids: list[str], vectors_ND: npt.NDArray[np.float32], distance: float, min_size: int
-) -> list[Cluster]:
-    """Disjoint clusters by average linkage on cosine distance, cut at `distance`; smaller ones than `min_size` go."""
-    if len(problem_ids) < max(2, min_size):
-        return []
-    tree = linkage(vectors_ND.astype(np.float64), method="average", metric="cosine")
-    groups: dict[int, list[str]] = defaultdict(list)
-    for problem_id, label in zip(problem_ids, fcluster(tree, t=distance, criterion="distance"), strict=True):
-        groups[int(label)].append(problem_id)
-    return sorted((Cluster("", tuple(ids)) for ids in groups.values() if len(ids) >= min_size), key=lambda c: c.id)
+class Groups:
+    """Clusters by embeddings, as problems come."""
+
+    def __init__(self, distance: float, min_size: int) -> None:
+        self._distance = distance
+        self._min_size = max(2, min_size)
+        self._ids: list[str] = []
+        self._sizes: list[int] = []
+        self._sums: list[Rows] = []
+        self._waiting: dict[str, Rows] = {}
+        """Problems of no cluster, the newest last, each with its vector."""
+
+    def know(self, cluster: str, size: int, sum_D: Rows) -> None:
+        """Take over a cluster with the sum of its members' vectors."""
+        self._ids.append(cluster)
+        self._sizes.append(size)
+        self._sums.append(sum_D)
+
+    def wait(self, problem_ids: Sequence[str], vectors_ND: Rows) -> None:
+        """Remember problems of no cluster, the newest last."""
+        for problem_id, vector in zip(problem_ids, vectors_ND, strict=True):
+            self._waiting.pop(problem_id, None)
+            self._waiting[problem_id] = vector
+        for problem_id in list(self._waiting)[:-WINDOW]:
+            del self._waiting[problem_id]
+
+    def sums(self) -> dict[str, tuple[int, Rows]]:
+        """Size, and sum of the members' vectors, by cluster."""
+        return {name: (size, sum_D) for name, size, sum_D in zip(self._ids, self._sizes, self._sums, strict=True)}
+
+    def add(self, problem_ids: Sequence[str], vectors_ND: Rows) -> dict[str, str]:
+        """Place at most `WINDOW` problems; the clusters of those that found one now, waiting ones among them."""
+        found = self._joined(problem_ids, vectors_ND)
+        for problem_id in found:
+            self._waiting.pop(problem_id, None)
+        left = [n for n, problem_id in enumerate(problem_ids) if problem_id not in found]
+        self.wait([problem_ids[n] for n in left], vectors_ND[left])
+        return found | self._linked() if left else found
+
+    def _joined(self, problem_ids: Sequence[str], vectors_ND: Rows) -> dict[str, str]:
+        """Those that are near enough to a cluster: a vector's cosine with a sum is that with all members together."""
+        if not self._ids or not problem_ids:
+            return {}
+        means_CD = np.stack(self._sums) / np.array(self._sizes, dtype=np.float32)[:, None]
+        likeness_NC = vectors_ND @ means_CD.T
+        nearest_N = likeness_NC.argmax(axis=1)
+        found = {}
+        for row, (problem_id, cluster) in enumerate(zip(problem_ids, nearest_N.tolist(), strict=True)):
+            if 1 - likeness_NC[row, cluster] <= self._distance:
+                found[problem_id] = self._ids[cluster]
+                self._sums[cluster] = self._sums[cluster] + vectors_ND[row]
+                self._sizes[cluster] += 1
+        return found
+
+    def _linked(self) -> dict[str, str]:
+        """Groups of the waiting that are large enough, which become clusters."""
+        if len(self._waiting) < self._min_size:
+            return {}
+        ids = sorted(self._waiting)
+        rows_ND = np.stack([self._waiting[i] for i in ids])
+        found: dict[str, str] = {}
+        for group in _groups(rows_ND, self._distance):
+            if len(group) >= self._min_size:
+                named = f"cluster:{ids[group[0]]}"
+                self.know(named, len(group), rows_ND[group].sum(axis=0))
+                found |= {ids[n]: named for n in group}
+        for problem_id in found:
+            del self._waiting[problem_id]
+        return found
+
+
+def _groups(rows_ND: Rows, distance: float) -> list[list[int]]:
+    """Rows by average linkage on cosine distance, cut at `distance`; by their first row."""
+    vectors = rows_ND.astype(np.float64)
+    distances_NN = np.clip(1 - vectors @ vectors.T, 0.0, None)
+    tree = linkage(distances_NN[np.triu_indices(len(vectors), 1)], method="average")
+    groups: dict[int, list[int]] = defaultdict(list)
+    for row, label in enumerate(fcluster(tree, t=distance, criterion="distance")):
+        groups[int(label)].append(row)
+    return sorted(groups.values())

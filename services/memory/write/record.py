@@ -11,16 +11,17 @@ from dataclasses import replace
 
 from pmd.services.common.artifacts import read_problems, read_table
 from pmd.services.common.jobs import JobContext
+from pmd.services.common.options import QualitySettings
 from pmd.services.common.requests import MemoryCounts, RecordRequest
-from pmd.services.common.wire import Level, Outcome
+from pmd.services.common.wire import Outcome
 from pmd.services.memory.evidence.bank import by_scope, mean_rewards
 from pmd.services.memory.evidence.effect import Effect, effect, gather
-from pmd.services.memory.evidence.quality import upkeep
+from pmd.services.memory.evidence.quality import surplus
 from pmd.services.memory.ledger import Item, Ledger, Transaction, reads
+from pmd.services.memory.ledger.rows import load
 from pmd.services.memory.ledger.transaction import HARM
 
 ACTOR = "record"
-NOTES: tuple[Level, ...] = ("insight", "behavior")
 
 
 def over_budget(attempts: Sequence[Item], budget: int) -> list[Item]:
@@ -31,17 +32,32 @@ def over_budget(attempts: Sequence[Item], budget: int) -> list[Item]:
     """
     free = [a for a in attempts if not a.protected]
     outcomes = ([a for a in free if a.facts["passed"]], [a for a in free if not a.facts["passed"]])
-    surplus = []
+    beyond = []
     while sum(map(len, outcomes)) > budget:
-        surplus.append(max(outcomes, key=len).pop(0))
-    return surplus
+        beyond.append(max(outcomes, key=len).pop(0))
+    return beyond
 
 
-def _harmful(tx: Transaction, notes: Sequence[Item]) -> list[tuple[Item, Effect]]:
-    """Notes that lower the reward beyond reasonable doubt."""
-    outcomes = gather(reads.trials(tx.db, tx.bank, [item.id for item in notes]))
-    measured = ((item, effect(outcomes[item.id])) for item in notes if item.id in outcomes)
+def _harmful(tx: Transaction, step: int) -> list[tuple[Item, Effect]]:
+    """Notes that lower the reward beyond reasonable doubt, of those that were tried in `step`: what is known of the
+    others is what was known before."""
+    tried = load(tx.db, tx.bank, reads.tried(tx.db, tx.bank, step)).values()
+    notes = {item.id: item for item in tried if item.level != "experience" and item.status == "active"}
+    outcomes = gather(reads.trials(tx.db, tx.bank, list(notes)))
+    measured = ((notes[item_id], effect(found)) for item_id, found in outcomes.items())
     return [(item, found) for item, found in measured if found.harmful]
+
+
+def _retired(tx: Transaction, quality: QualitySettings, step: int) -> list[Item]:
+    """Notes that the rules in force retire."""
+    after, budget = quality.stale_after, quality.max_notes
+    stale = reads.unconfirmed(tx.db, tx.bank, step - after) if after is not None else []
+    beyond = 0 if budget is None else reads.standing_notes(tx.db, tx.bank) - len(stale) - budget
+    if beyond <= 0:
+        return stale
+    gone = {item.id for item in stale}
+    oldest = reads.least_confirmed(tx.db, tx.bank, len(stale) + beyond)
+    return stale + surplus([item for item in oldest if item.id not in gone], beyond)
 
 
 def record(ledger: Ledger, request: RecordRequest, job: JobContext) -> MemoryCounts:
@@ -55,7 +71,6 @@ def record(ledger: Ledger, request: RecordRequest, job: JobContext) -> MemoryCou
     foreign = sorted({r["problem_id"] for r in rollouts if r["split"] != "train"})
     if foreign:
         raise ValueError(f"evaluation problems never enter a bank; refused: {', '.join(foreign[:5])}")
-    problems = read_problems(request.problems)
     attempts = [
         Item(
             level="experience",
@@ -75,33 +90,31 @@ def record(ledger: Ledger, request: RecordRequest, job: JobContext) -> MemoryCou
         if (verdict := verdicts[row["rollout_id"]])["outcome"] != Outcome.INFRA_ERROR
     ]
     touched = sorted({item.scope for item in attempts})
+    problems = read_problems(request.problems, touched)
     bodies = {pid: problems[pid].model_dump_json() for pid in touched}
     held = by_scope(ledger.active(request.bank, "experience", touched))
     arriving = by_scope(attempts)
-    surplus = [
+    beyond = [
         item for pid in touched for item in over_budget([*held.get(pid, []), *arriving[pid]], request.keep_attempts)
     ]
 
     quality = request.quality
     rewards = mean_rewards(request.outcomes) if request.outcomes else {}
-    tended = quality.stale_after is not None or quality.max_notes is not None or quality.quarantine
-    notes = [i for level in NOTES for i in ledger.active(request.bank, level)] if tended else []
-    retired = upkeep(notes, request.step, quality.stale_after, quality.max_notes)
 
     def change(tx: Transaction) -> None:
         tx.begin_step(request.step)
         if request.outcomes_step is not None:
             tx.reward(request.outcomes_step, rewards)
-        tx.set_status(retired, "retired", request.step, ACTOR)
-        if quality.quarantine:
-            for note, found in _harmful(tx, notes):
+        tx.set_status(_retired(tx, quality, request.step), "retired", request.step, ACTOR)
+        if quality.quarantine and request.outcomes_step is not None:
+            for note, found in _harmful(tx, request.outcomes_step):
                 low, high = found.interval
                 says = f"lowers the reward by {-found.mean:.2f} ({-high:.2f} to {-low:.2f})"
                 tx.set_status([note], "quarantined", request.step, ACTOR, **{HARM: says})
         tx.put_problems(bodies)
         tx.write(attempts, ACTOR)
-        tx.set_status([item for item in surplus if item.id], "retired", request.step, ACTOR)
-        tx.write([replace(item, status="retired") for item in surplus if not item.id], ACTOR)
+        tx.set_status([item for item in beyond if item.id], "retired", request.step, ACTOR)
+        tx.write([replace(item, status="retired") for item in beyond if not item.id], ACTOR)
 
     counts = ledger.apply(request.bank, job.key, change)
     return counts.model_copy(update={"edits": ledger.begin_step(request.bank, request.step)})

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pmd.services.common.options import QualitySettings
 from pmd.services.common.requests import RecordRequest
 from pmd.services.memory.evidence.bank import mean_rewards
-from pmd.services.memory.evidence.quality import disagree, held_out, over_budget, same, stale, without_duplicates
+from pmd.services.memory.evidence.quality import disagree, held_out, same, surplus, without_duplicates
 from pmd.services.memory.write.record import record
 from tests.memory.ledger.test_ledger import note, write
 from tests.memory.world import Words, World
@@ -27,17 +27,11 @@ def test_what_stood_before_keeps_its_words() -> None:
     assert without_duplicates(["ROTATE.", "add", "Add "], ["rotate"]) == ("rotate", "add")
 
 
-def test_staleness_counts_policy_steps_and_spares_what_people_hold() -> None:
-    items = [note("old", step=1), note("held", step=1, pinned=True), note("new", step=8)]
-    assert [i.text for i in stale(items, step=10, after=5)] == ["old"]
-    assert stale(items, step=6, after=5) == []
-
-
 def test_eviction_takes_the_least_confirmed_first_and_spares_what_people_hold() -> None:
     items = [note("a", step=3), note("b", step=1), note("c", step=2), note("d", step=0, edited=True)]
-    assert [i.text for i in over_budget(items, 2)] == ["b", "c"]
-    assert over_budget(items, 4) == []
-    assert [i.text for i in over_budget(items, 0)] == ["b", "c", "a"]
+    assert [i.text for i in surplus(items, 2)] == ["b", "c"]
+    assert surplus(items, 0) == []
+    assert [i.text for i in surplus(items, 4)] == ["b", "c", "a"]
 
 
 def test_holding_out_is_reproducible_and_as_rare_as_asked() -> None:
@@ -75,6 +69,17 @@ def test_a_stale_note_is_retired_only_when_the_recipe_says_so(world: World) -> N
     assert [i.text for i in world.ledger.active("b", "insight")] == ["pinned"]
 
 
+def test_a_bank_keeps_as_many_notes_as_the_recipe_says(world: World) -> None:
+    write(world.ledger, "k", note("old"), note("newer", step=1), note("pinned", pinned=True), note("new", step=3))
+    write(world.ledger, "l", note("unsupported", step=2), note("supported", step=2, facts={"passes": 3}))
+    record_with(world, 4, max_notes=6)
+    assert len(world.ledger.active("b", "insight")) == 6
+    record_with(world, 5, max_notes=4)
+    assert {i.text for i in world.ledger.active("b", "insight")} == {"pinned", "supported", "unsupported", "new"}
+    record_with(world, 6, max_notes=2, stale_after=3)
+    assert {i.text for i in world.ledger.active("b", "insight")} == {"pinned", "new"}, "a stale one goes anyway"
+
+
 def test_a_harmful_note_is_quarantined_and_does_not_come_back_by_itself(world: World) -> None:
     from pmd.services.common.wire import Ref
     from pmd.services.memory.ledger import Use
@@ -90,11 +95,12 @@ def test_a_harmful_note_is_quarantined_and_does_not_come_back_by_itself(world: W
         world.ledger.apply("b", f"r{step}", lambda tx, s=step, r=reward: tx.reward(s, {"p0": r}))
     record_with(world, 29, hold_out=0.1, max_notes=9)
     assert len(world.ledger.active("b", "insight")) == 2, "measured, and not yet condemned: the recipe does not ask"
+    world.ledger.note_contexts("b", "j30", 30, 1, nowhere, [Use("p0", bad.id, 1, 1.0, 1.0, shown=False)])
     record_with(world, 30, hold_out=0.1, quarantine=True)
     assert [i.text for i in world.ledger.active("b", "insight")] == ["good"]
     held = world.ledger.item("b", bad.id)
     assert held is not None
-    assert held.facts["harm"].startswith("lowers the reward by 0.91 (0.67 to 0.97)")
+    assert held.facts["harm"].startswith("lowers the reward by 0.91 (0.68 to 0.97)")
     write(world.ledger, "again", replace(note("bad", scope="p0"), step=31))
     assert [i.text for i in world.ledger.active("b", "insight")] == ["good"]
 

@@ -102,6 +102,7 @@ def test_an_older_ledger_is_upgraded_and_its_jobs_stay_done(url: str) -> None:
             db.exec_driver_sql(statement)
     ledger = Ledger(url)
     assert ledger.seq("b") == 2
+    assert ledger.counts("b").model_dump(exclude={"edits"}) == {"seq": 2, "experience": 1, "insight": 1, "behavior": 0}
     assert {i.text for i in ledger.changes("b", 0)} == {"Plan: rotate.", "rotate then add 3"}
     with ledger.read() as db:
         assert [v.facts for v, _ in reads.history(db, "b", "i")] == [{"sources": ["1:p0#0"]}]

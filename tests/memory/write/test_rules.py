@@ -24,7 +24,7 @@ from pmd.services.memory.evidence.credibility import (
 from pmd.services.memory.evidence.terms import excerpt, terms
 from pmd.services.memory.index.embed import HashEmbedder
 from pmd.services.memory.leak.guard import leak
-from pmd.services.memory.write.cluster import embedding_clusters, term_clusters
+from pmd.services.memory.write.cluster import Groups, term_clusters
 from tests.memory.world import code_problem
 
 PLANS = ["Plan: rotate then add 3.", "Plan: reverse then add 3.", "Plan: rotate then add 1."]
@@ -170,8 +170,12 @@ def test_term_clusters_overlap_and_skip_words_that_everybody_uses() -> None:
 
 def test_embedding_clusters_group_what_lies_close() -> None:
     vectors = np.eye(4, dtype=np.float32)[[0, 0, 1, 1, 2]]
-    clusters = embedding_clusters(["a", "b", "c", "d", "e"], vectors, distance=0.5, min_size=2)
-    assert [c.problem_ids for c in clusters] == [("a", "b"), ("c", "d")]
+    groups = Groups(distance=0.5, min_size=2)
+    first = {"a": "cluster:a", "b": "cluster:a", "c": "cluster:c", "d": "cluster:c"}
+    assert groups.add(["a", "b", "c", "d", "e"], vectors) == first
+    later = np.eye(4, dtype=np.float32)[[0, 2, 3]]
+    assert groups.add(["f", "g", "h"], later) == {"f": "cluster:a", "e": "cluster:e", "g": "cluster:e"}
+    assert {name: size for name, (size, _) in groups.sums().items()} == {"cluster:a": 3, "cluster:c": 2, "cluster:e": 2}
 
 
 def test_embeddings_are_unit_length_and_know_spelling() -> None:
