@@ -60,4 +60,4 @@ if __name__ == "__main__":
     parser.add_argument("--ready", action="store_true", help="be content only with a process that works")
     asked = parser.parse_args()
     state = Path(os.environ.get("PMD_STATE_DIR") or "var")
-    sys.exit(problem(path_of(asked.name, state), ready=asked.ready))
+    sys.exit(problem(path_of(asked.name, state), ready=asked.ready) or 0)
