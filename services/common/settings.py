@@ -101,7 +101,7 @@ def load_settings(settings: type[S]) -> S:
     """
     check_environment(settings)
     try:
-        return settings(_secrets_dir=os.environ.get(SECRETS_DIR))  # type: ignore[call-arg] -- of pydantic-settings
+        return settings(_secrets_dir=os.environ.get(SECRETS_DIR))
     except ValidationError as error:
         wrong = [
             f"{PREFIX}{each['field'].upper()}: {each['message']}" if each["field"] else each["message"]
