@@ -555,6 +555,13 @@ def test_the_database_is_migrated_before_any_pod_is_replaced(objects: list[Objec
         assert (ROOT / module.removeprefix("pmd.").replace(".", "/") / "__main__.py").is_file()
 
 
+def test_the_migration_of_the_upgrade_that_turns_it_on_can_reach_the_database() -> None:
+    """Hooks run before an upgrade changes policies, so the one for them is there from the start."""
+    objects = render("dev", values={"migrations": {"enabled": False}})
+    assert not [each for each in objects if each["kind"] == "Job"]
+    assert one(objects, "NetworkPolicy", f"{RELEASE}-migrate")["spec"]["egress"]
+
+
 def test_what_runs_have_made_outlives_the_release(objects: list[Object]) -> None:
     """And so does the password that a volume has."""
     kept = [each for each in objects if each["kind"] in {"PersistentVolumeClaim", "Secret"}]
