@@ -112,6 +112,16 @@ def test_every_container_is_hardened_and_bounded(compose: dict[str, Any]) -> Non
         assert not image.endswith(":latest"), name
 
 
+def test_a_folder_in_memory_belongs_to_who_writes_to_it(compose: dict[str, Any]) -> None:
+    """Over a folder that the image has, docker keeps that folder's mode, whatever mode is asked for, and root as owner."""
+    for name, service in compose["services"].items():
+        for mount in service.get("tmpfs", ()):
+            folder, _, options = mount.partition(":")
+            user, _, group = service["user"].partition(":")
+            if folder == "/state":
+                assert {f"uid={user}", f"gid={group}"} <= set(options.split(",")), name
+
+
 def test_only_the_gateway_has_a_port_and_a_way_out(compose: dict[str, Any]) -> None:
     for name, service in compose["services"].items():
         assert ("ports" in service) == (name == "gateway"), name
