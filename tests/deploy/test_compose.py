@@ -113,7 +113,7 @@ def test_every_container_is_hardened_and_bounded(compose: dict[str, Any]) -> Non
 
 
 def test_a_folder_in_memory_belongs_to_who_writes_to_it(compose: dict[str, Any]) -> None:
-    """Over a folder that the image has, docker keeps that folder's mode, whatever mode is asked for, and root as owner."""
+    """Over a folder of the image, docker keeps that folder's mode, whatever is asked for, and root as its owner."""
     for name, service in compose["services"].items():
         for mount in service.get("tmpfs", ()):
             folder, _, options = mount.partition(":")
