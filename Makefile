@@ -5,6 +5,7 @@
 SHELL := /bin/bash
 PYTHON ?= python3
 UV := 0.13.9
+HELM := 3.22.0
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP = $(BIN)/python -m pip install --disable-pip-version-check --quiet
@@ -18,7 +19,7 @@ export GOMP_SPINCOUNT := 0
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --dist loadfile
 NONE_IS_FINE := || [ $$? -eq 5 ]
 
-.PHONY: help quickstart reproduce-pocket results real reproduce-real smollm2 weaviate vllm test test-slow test-chaos lint format lock clean
+.PHONY: help quickstart reproduce-pocket results real reproduce-real smollm2 weaviate vllm helm compose-secrets test test-slow test-chaos lint format lock clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -52,6 +53,16 @@ vllm: $(VENV)/.vllm ## Install vLLM's build for CPUs into the environment, besid
 	$(PYTEST) -n 0 tests/test_lock.py
 	$(PYTEST) -n 0 tests/rollout/test_engine_contract.py tests/rollout/test_vllm.py
 
+helm: .tools/helm-$(HELM)/helm ## Build Helm with Go (minutes, once), for the tests of the chart
+
+# A binary is complete or absent: go writes it last.
+.tools/helm-$(HELM)/helm:
+	@command -v go >/dev/null || { echo "no Go toolchain to build Helm with; install Go 1.26 or newer, or name a helm: HELM_BIN=.. make test" >&2; exit 1; }
+	GOBIN=$(abspath $(@D)) GOFLAGS=-trimpath go install helm.sh/helm/v3/cmd/helm@v$(HELM)
+
+compose-secrets: ## Make the secrets of docker-compose.yml in var/secrets, those that are not there
+	@$(PYTHON) deploy/docker/make_secrets.py var/secrets
+
 test: $(VENV)/.dev ## Run the fast tests
 	$(PYTEST) -n 2 -m "not slow and not chaos"
 
@@ -71,11 +82,19 @@ format: $(VENV)/.dev ## Put the code in the house style
 	$(BIN)/ruff format .
 
 # uv only resolves here; what it writes is for plain pip.
+# Images are given parts of dev.lock, so that all of an installation has one version of everything; but for vLLM's, which
+# brings versions of its own, and is for one kind of machine.
+COMPILE = $(BIN)/uv pip compile pyproject.toml --python-version 3.11 --generate-hashes --no-annotate --no-header \
+  --no-emit-index-url --no-build-isolation --quiet
+IMAGE = $(COMPILE) --universal --constraint requirements/dev.lock
 lock: $(VENV)/.dev ## Resolve pyproject.toml anew into requirements/*.lock
 	@$(PIP) uv==$(UV)
-	@for extra in laptop dev; do $(BIN)/uv pip compile pyproject.toml --extra $$extra --universal --python-version 3.11 \
-	  --generate-hashes --no-annotate --no-header --no-emit-index-url --no-build-isolation --quiet \
-	  --output-file requirements/$$extra.lock || exit; done
+	@for extra in laptop dev; do $(COMPILE) --universal --extra $$extra --output-file requirements/$$extra.lock || exit; done
+	@$(IMAGE) --output-file requirements/images/api.lock \
+	  --extra gateway --extra memory --extra weaviate --extra postgres --extra reasoning-gym
+	@$(IMAGE) --output-file requirements/images/verifier.lock --extra verifier --extra reasoning-gym
+	@for name in rollout trainer; do $(IMAGE) --output-file requirements/images/$$name.lock --extra $$name || exit; done
+	@$(COMPILE) --python-platform x86_64-manylinux_2_28 --output-file requirements/images/rollout-gpu.lock --extra vllm
 
 clean: ## Remove caches and build products; runs in var/ and the environment stay
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

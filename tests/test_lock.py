@@ -35,9 +35,59 @@ def test_a_lock_holds_what_the_project_pins(extra: str) -> None:
     assert not unmet, "make the locks anew: `make lock`"
 
 
-@pytest.mark.parametrize("extra", ["laptop", "dev"])
-def test_every_line_of_a_lock_is_an_exact_version_with_hashes_and_names_no_index(extra: str) -> None:
-    lines = (ROOT / "requirements" / f"{extra}.lock").read_text(encoding="utf-8").splitlines()
+IMAGES = {
+    "api": ["gateway", "memory", "weaviate", "postgres", "reasoning-gym"],
+    "verifier": ["verifier", "reasoning-gym"],
+    "rollout": ["rollout"],
+    "trainer": ["trainer"],
+    "rollout-gpu": ["vllm"],
+}
+"""The extras of each lock that an image is installed from."""
+
+
+def packages(text: str) -> dict[str, str]:
+    """Each package's lines of a lock, marker and hashes included, by name."""
+    found = re.split(r"^(?=[A-Za-z0-9])", text, flags=re.MULTILINE)
+    return {each.partition("==")[0]: each.rstrip() for each in found if each}
+
+
+@pytest.mark.parametrize("image", IMAGES)
+def test_an_image_is_given_what_the_project_pins(image: str) -> None:
+    text = (ROOT / "requirements" / "images" / f"{image}.lock").read_text(encoding="utf-8")
+    locked = {canonicalize_name(name): version for name, version, _ in LOCKED.findall(text)}
+    needs = [need for extra in IMAGES[image] for need in wanted(extra)]
+    unmet = [
+        str(need)
+        for need in [*map(Requirement, PROJECT["dependencies"]), *needs]
+        if not need.specifier.contains(locked.get(canonicalize_name(need.name), "0"), prereleases=True)
+    ]
+    assert not unmet, "make the locks anew: `make lock`"
+
+
+@pytest.mark.parametrize("image", sorted(set(IMAGES) - {"rollout-gpu"}))
+def test_an_image_has_the_versions_that_were_tested(image: str) -> None:
+    """The same files, by their hashes, as the environment of the tests."""
+    locks = ROOT / "requirements"
+    tested = packages((locks / "dev.lock").read_text(encoding="utf-8"))
+    shipped = packages((locks / "images" / f"{image}.lock").read_text(encoding="utf-8"))
+
+    def exact(lines: str) -> tuple[str, set[str]]:
+        return lines.partition("==")[2].split()[0], set(re.findall(r"sha256:\w+", lines))
+
+    assert {name: exact(lines) for name, lines in shipped.items()} == {name: exact(tested[name]) for name in shipped}
+
+
+def test_what_speaks_to_people_brings_no_model() -> None:
+    text = (ROOT / "requirements" / "images" / "api.lock").read_text(encoding="utf-8")
+    assert not {"torch", "transformers", "deepspeed"} & packages(text).keys()
+
+
+LOCKS = ["laptop", "dev", *(f"images/{image}" for image in IMAGES)]
+
+
+@pytest.mark.parametrize("lock", LOCKS)
+def test_every_line_of_a_lock_is_an_exact_version_with_hashes_and_names_no_index(lock: str) -> None:
+    lines = (ROOT / "requirements" / f"{lock}.lock").read_text(encoding="utf-8").splitlines()
     strange = [
         line
         for line in lines

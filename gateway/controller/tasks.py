@@ -7,6 +7,7 @@ Invariants:
   more runs than processes take turns, in the order in which they were left alone.
 - A task lasts seconds, far below the visibility timeout, so a message is never delivered while it is worked on.
 - A worker outlives no connection to its broker: it ends, and is started again by the supervisor or the cluster.
+- Beat remembers nothing: its one task is as good early as late, so its schedule needs no file.
 - No result backend, no chains, no chords, no Celery retries: state and attempts are in the registry.
 
 Worker: `python -m pmd.gateway.controller worker`. Beat: `python -m pmd.gateway.controller beat`.
@@ -24,12 +25,15 @@ import uuid
 from typing import Any
 
 from celery import Celery
+from celery.beat import Scheduler
+from celery.bootsteps import StartStopStep
 from celery.exceptions import SoftTimeLimitExceeded
 from celery.signals import setup_logging
 from kombu.exceptions import KombuError
 
 from pmd.gateway.controller.advance import BUDGET_S, Services
 from pmd.gateway.controller.advance import advance as advance_run
+from pmd.gateway.controller.pulse import BEAT_S, Pulse
 from pmd.gateway.controller.releases import release as release_run
 from pmd.gateway.loop.state import Service
 from pmd.gateway.registry.registry import Registry
@@ -94,6 +98,7 @@ def _configuration() -> dict[str, Any]:
         "worker_enable_soft_shutdown_on_idle": True,
         "worker_enable_remote_control": False,
         "worker_send_task_events": False,
+        "beat_scheduler": f"{__name__}:Beat",
         "beat_schedule": {
             "reconcile": {
                 "task": "pmd.reconcile",
@@ -111,6 +116,35 @@ for _name in ("CELERY_BROKER_URL", "CELERY_BROKER_READ_URL", "CELERY_BROKER_WRIT
 celery = Celery("pmd", set_as_current=False)
 # Read when Celery first needs it: importing this module needs no settings.
 celery.add_defaults(_configuration)
+
+
+class WorkerPulse(StartStopStep):  # type: ignore[misc]
+    """The worker's pulse, by the timer of its event loop."""
+
+    requires = ("celery.worker.components:Timer",)
+
+    def __init__(self, worker: Any, **_: Any) -> None:
+        super().__init__(worker)
+        self._pulse = Pulse("worker", _settings().state_dir)
+
+    def start(self, worker: Any) -> None:
+        worker.timer.call_repeatedly(BEAT_S, self._pulse.touch)
+
+
+celery.steps["worker"].add(WorkerPulse)
+
+
+class Beat(Scheduler):  # type: ignore[misc]
+    """The schedule in memory, with a pulse at each message."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        self._pulse = Pulse("beat", _settings().state_dir)
+        super().__init__(*args, **options)
+
+    def apply_async(self, *args: Any, **options: Any) -> Any:
+        sent = super().apply_async(*args, **options)
+        self._pulse.touch()
+        return sent
 
 
 @setup_logging.connect  # type: ignore[untyped-decorator]

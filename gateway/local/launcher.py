@@ -22,7 +22,7 @@ from typing import Any
 
 import httpx
 
-from pmd.gateway.local.programs import BEAT, LaunchError, build_programs, choose_ports, index_in_force, inherited
+from pmd.gateway.local.programs import LaunchError, build_programs, choose_ports, index_in_force, inherited
 from pmd.gateway.local.supervisor import AlreadyRunning, Supervisor, end_leftovers, hold, is_held, read_state
 from pmd.services.common import outgoing
 
@@ -92,7 +92,6 @@ def supervise(state_dir: Path, when_up: Callable[[], None] = lambda: None, index
     ports = choose_ports()
     index = index_in_force(index)
     programs = build_programs(state_dir, ports, token, index)
-    (state_dir / BEAT).mkdir(exist_ok=True)
     facts = {"started": time.time(), "url": f"http://127.0.0.1:{ports['gateway']}", "index": index}
     supervisor = Supervisor(state_dir, programs, facts)
     for each in (signal.SIGTERM, signal.SIGINT):

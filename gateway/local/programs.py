@@ -53,8 +53,6 @@ CLIENT_ONLY = ("PMD_URL",)
 BARE = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "TZ", "VIRTUAL_ENV", "LD_LIBRARY_PATH")
 FOREIGN = ("PROMETHEUS_MULTIPROC_DIR", "prometheus_multiproc_dir", "PYTHONWARNINGS")
 """What a shell holds for other programs in Python, and stops ours before they can say so."""
-BEAT = "beat"
-"""Folder of beat's schedule, below the state folder."""
 QUIET = {
     # Idle OpenMP threads that spin would take the cores from the process that has work.
     "OMP_WAIT_POLICY": "PASSIVE",
@@ -206,8 +204,7 @@ def build_programs(state_dir: Path, ports: Mapping[str, int], token: str, index:
         programs.append(Program(name, argv, environments[name], urls[name]))
     quiet = ("--without-gossip", "--without-mingle", "--loglevel", "WARNING")
     programs.append(Program("worker", (*celery, "worker", "--autoscale", f"{RUNS_AT_ONCE},2", *quiet), control))
-    beat = ("beat", "--schedule", str(state_dir / BEAT / "schedule"), "--loglevel", "WARNING")
-    programs.append(Program("beat", (*celery, *beat), control))
+    programs.append(Program("beat", (*celery, "beat", "--loglevel", "WARNING"), control))
     return programs
 
 

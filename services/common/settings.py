@@ -1,7 +1,7 @@
-"""Settings from the environment, one class per service, prefix `PMD_`.
+"""Settings from the environment, one class per service, prefix `PMD_`; any of them may be a file instead.
 
-A `PMD_` variable that no service knows is an error that names the nearest valid one (Law 11): a typo in a
-deployment file must not be a silent default.
+A `PMD_` variable or file that no service knows is an error that names the nearest valid one (Law 11): a typo in a
+deployment file must not be a silent default. So is a setting that is given in both ways.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from pydantic_settings import SettingsError as PydanticSettingsError
 from pmd.services.common.strict import explain, nearest
 
 PREFIX = "PMD_"
+SECRETS_DIR = "PMD_SECRETS_DIR"
 TOKEN_CHARS = 16
 """Shortest token."""
 
@@ -34,6 +35,9 @@ class ServiceSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", use_attribute_docstrings=True)
 
+    secrets_dir: Path | None = None
+    """Folder of settings in files, each named as its variable (`PMD_TOKEN`): for secrets, which whoever may look at a
+    process or a pod reads in its environment. They are read once, at the start."""
     token: SecretStr = Field(min_length=TOKEN_CHARS)
     """Bearer token that every request must carry; the launcher generates one."""
     host: str = "127.0.0.1"
@@ -55,31 +59,49 @@ class ServiceSettings(BaseSettings):
 
 
 def check_environment(settings: type[ServiceSettings]) -> None:
-    """Refuse `PMD_` variables that `settings` does not read: a service is given its own settings and no other's.
+    """Refuse `PMD_` variables and files that `settings` does not read: a service is given its own settings and no
+    other's.
 
     Raises:
-        SettingsError: naming the variable and the nearest valid one.
+        SettingsError: naming the variable and the nearest valid one, or the one that is given twice.
     """
     valid = sorted(PREFIX + name.upper() for name in settings.model_fields)
-    for name in os.environ:
+    files = _in_files()
+    for name in (*os.environ, *files):
         if name.startswith(PREFIX) and name.upper() not in valid:
             guess = nearest(name.upper(), valid)
             hint = f"; did you mean {guess}?" if guess else f"; valid are {', '.join(valid)}"
             raise SettingsError(f"unknown setting {name}{hint}")
+    for name in files:
+        if name in os.environ:
+            raise SettingsError(f"{name} is set in the environment and in {SECRETS_DIR}; unset one")
+
+
+def _in_files() -> list[str]:
+    """Names of the settings that are files.
+
+    Raises:
+        SettingsError: there is no such folder.
+    """
+    folder = os.environ.get(SECRETS_DIR)
+    try:
+        return sorted(path.name for path in Path(folder).iterdir() if path.name.startswith(PREFIX)) if folder else []
+    except OSError as error:
+        raise SettingsError(f"{SECRETS_DIR}: {folder} can't be read: {error.strerror}") from None
 
 
 S = TypeVar("S", bound=ServiceSettings)
 
 
 def load_settings(settings: type[S]) -> S:
-    """The settings that the environment holds.
+    """The settings that the environment and files hold.
 
     Raises:
         SettingsError: naming each variable that is unknown, missing or wrong. It shows no value: one may be a secret.
     """
     check_environment(settings)
     try:
-        return settings()
+        return settings(_secrets_dir=os.environ.get(SECRETS_DIR))
     except ValidationError as error:
         wrong = [
             f"{PREFIX}{each['field'].upper()}: {each['message']}" if each["field"] else each["message"]

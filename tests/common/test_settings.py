@@ -72,3 +72,41 @@ def test_no_value_of_a_setting_is_shown(monkeypatch: pytest.MonkeyPatch) -> None
     with pytest.raises(SettingsError) as caught:
         load_settings(MemoryServiceSettings)
     assert "secret" not in str(caught.value)
+
+
+@pytest.fixture
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder as a cluster mounts a secret: names are links into a folder that is replaced as a whole."""
+    data = tmp_path / "..2026_11_29"
+    data.mkdir()
+    (data / "PMD_TOKEN").write_text(f"{TOKEN}\n")
+    (tmp_path / "..data").symlink_to(data.name)
+    (tmp_path / "PMD_TOKEN").symlink_to("..data/PMD_TOKEN")
+    monkeypatch.delenv("PMD_TOKEN", raising=False)
+    monkeypatch.setenv("PMD_SECRETS_DIR", str(tmp_path))
+    return tmp_path
+
+
+def test_a_setting_may_be_a_file(files: Path) -> None:
+    (files / "PMD_WEAVIATE_API_KEY").write_text("key")
+    settings = load_settings(MemoryServiceSettings)
+    assert settings.token.get_secret_value() == TOKEN
+    assert settings.weaviate_api_key.get_secret_value() == "key"
+
+
+def test_a_file_that_nothing_reads_is_named(files: Path) -> None:
+    (files / "PMD_WEAVIATE_APIKEY").write_text("key")
+    with pytest.raises(SettingsError, match="unknown setting PMD_WEAVIATE_APIKEY; did you mean PMD_WEAVIATE_API_KEY"):
+        load_settings(MemoryServiceSettings)
+
+
+def test_a_setting_in_two_places_is_refused(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PMD_TOKEN", "another-token-of-this-test")
+    with pytest.raises(SettingsError, match="PMD_TOKEN is set in the environment and in PMD_SECRETS_DIR"):
+        load_settings(MemoryServiceSettings)
+
+
+def test_a_folder_of_settings_that_is_not_there_is_named(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PMD_SECRETS_DIR", str(files / "nowhere"))
+    with pytest.raises(SettingsError, match=r"PMD_SECRETS_DIR: .*nowhere can't be read: No such file"):
+        load_settings(MemoryServiceSettings)

@@ -19,6 +19,7 @@ import pytest
 import uvicorn
 
 from pmd.gateway.controller.advance import BUDGET_S, POLL_S, Services
+from pmd.gateway.controller.pulse import STALE_S, path_of
 from pmd.gateway.loop.plan import last_step, step_plan
 from pmd.gateway.recipes.problems import materialise
 from pmd.gateway.recipes.recipe import Recipe
@@ -190,7 +191,7 @@ def test_law_6_killed_workers_and_a_flushed_broker_lose_and_double_nothing(
             assert time.monotonic() < deadline, registry.events(run, limit=1000)[-3:]
             time.sleep(0.01)
 
-    beat = celery("beat", "--schedule", str(tmp_path / "beat"))
+    beat = celery("beat")
     worker = celery("worker", "--concurrency", "2")
     try:
         for goal in (8, 30):
@@ -226,7 +227,7 @@ def test_a_broker_that_dies_again_and_again_stops_no_run(
     run = "demo-1"
     registry.create(run, plan, materialise(plan, run, settings.runs_uri()))
     ends = ExitStack()
-    commands = {"worker": ("worker", "--concurrency", "2"), "beat": ("beat", "--schedule", str(tmp_path / "beat"))}
+    commands = {"worker": ("worker", "--concurrency", "2"), "beat": ("beat",)}
     processes: dict[str, subprocess.Popen[bytes]] = {}
 
     def tend() -> None:
@@ -256,3 +257,41 @@ def test_a_broker_that_dies_again_and_again_stops_no_run(
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
         ends.close()
+
+
+def probe(environment: dict[str, str], *words: str) -> str:
+    """What the cluster's probe says of a controller process; empty when all is well."""
+    argv = [sys.executable, "-m", "pmd.gateway.controller.pulse", *words]
+    asked = subprocess.run(argv, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert bool(asked.returncode) == bool(asked.stderr.strip())
+    return asked.stderr.strip()
+
+
+@pytest.mark.parametrize("name", ["worker", "beat"])
+def test_a_probe_tells_a_process_that_waits_from_one_that_works_and_one_that_hangs(
+    name: str, environment: dict[str, str], broker: Redis
+) -> None:
+    """A pod that waits for its broker must not be killed for it, and gets no traffic to count on."""
+    broker.kill()
+    pulse = path_of(name, Path(environment["PMD_STATE_DIR"]))
+    pulse.parent.mkdir(parents=True)
+    pulse.touch()
+    os.utime(pulse, (0, 0))  # of a container that hung in this pod before
+    assert "stands still" in probe(environment, name)
+    argv = [sys.executable, "-m", "pmd.gateway.controller", name, "--loglevel", "ERROR"]
+    process = subprocess.Popen(argv, cwd=ROOT, env=environment, start_new_session=True)
+    with reaped(process.pid):
+        try:
+            deadline = time.monotonic() + 120
+            while probe(environment, name):
+                assert time.monotonic() < deadline, "it starts, and is not taken for its predecessor"
+                time.sleep(0.2)
+            assert "waits for its broker" in probe(environment, name, "--ready")
+            broker.start()
+            while probe(environment, name, "--ready"):
+                assert time.monotonic() < deadline
+                time.sleep(0.2)
+            assert pulse.stat().st_mtime > time.time() - STALE_S
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()

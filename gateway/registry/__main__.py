@@ -1,0 +1,20 @@
+"""Bring the run registry to the schema of this release: `python -m pmd.gateway.registry`.
+
+The gateway does the same when it starts. On its own it says whether an upgrade will work before anything is replaced.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from pmd.gateway.registry.schema import REGISTRY
+from pmd.gateway.settings import GatewaySettings
+from pmd.services.common.schema import SchemaTooNew
+from pmd.services.common.settings import SettingsError, load_settings
+from pmd.services.common.sql import Busy
+
+if __name__ == "__main__":
+    try:
+        REGISTRY.open(load_settings(GatewaySettings).database()).close()
+    except (SettingsError, SchemaTooNew, Busy) as error:
+        sys.exit(f"registry: {error}")
