@@ -119,6 +119,9 @@ _KEY = re.compile(rf'"\W*(?:{"|".join(_WORDS.values())})[ _]?\d*\W*"\s*:', re.IG
 _STRING = re.compile(r'"((?:[^"\\]|\\.)*)"(\s*:)?|"((?:[^"\\]|\\.)*)\Z', re.DOTALL)
 _ABOUT = ("name", "title")
 _WHEN = ("when", "condition", "if", "trigger")
+_KINDS = ("type", "kind")
+_NO_NOTES = {*_KINDS, "id"}
+"""Fields that say of a note which one it is."""
 
 
 def _from_json(text: str) -> Found | None:
@@ -180,9 +183,9 @@ def _said(value: Any, kind: Kind | None) -> Iterator[Note]:
         elif len(value) == 1 and not isinstance(inner := next(iter(value.values())), str):
             yield from _said(inner, kind)  # {"insight": {..}}
         else:
-            told = value.get("type", value.get("kind"))
+            told = next((value[k] for k in _KINDS if k in value), None)
             kind = (_kind_of(told) if isinstance(told, str) else None) or kind
-            if note := _sentence({k: v for k, v in value.items() if k not in {"type", "kind", "id"}}):
+            if note := _sentence({k: v for k, v in value.items() if k not in _NO_NOTES}):
                 yield Note(kind, note)
 
 
@@ -201,13 +204,15 @@ def _sentence(parts: Mapping[str, Any]) -> str:
 def _from_broken(text: str, found: Found) -> None:
     """The complete strings below each key of JSON that does not parse, mostly for its length."""
     kind: Kind | None = None
+    key = ""
     for match in _STRING.finditer(text):
         if match[3] is not None:
             if match[3].strip():
                 found.dropped.append(Dropped(CUT, match[3]))
         elif match[2]:
-            kind = _kind_of(match[1]) or kind
-        elif kind:
+            key = match[1]
+            kind = _kind_of(key) or kind
+        elif kind and key not in _NO_NOTES:
             try:
                 found.notes.append(Note(kind, str(_DECODER.decode(f'"{match[1]}"'))))
             except ValueError:
