@@ -99,6 +99,35 @@ def _methods(request: Request) -> str:
     return ", ".join(sorted({method for route in matching for method in route.methods or ()}))
 
 
+def refuse_as_problems(app: FastAPI) -> None:
+    """Have what an application refuses answered as `application/problem+json` (RFC 9457)."""
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+        body = getattr(request.scope.get("route"), "body_field", None)
+        model = body.field_info.annotation if body is not None else None
+        known = isinstance(model, type) and issubclass(model, BaseModel)
+        errors = error.errors()
+        if [(each["type"], each["loc"]) for each in errors] == [("missing", ("header", "If-Match"))]:
+            return problem(428, NO_PRECONDITION)
+        return problem(422, "the request is not valid", explain_errors(errors, model if known else None))
+
+    @app.exception_handler(StarletteHTTPException)
+    async def refused(request: Request, error: StarletteHTTPException) -> JSONResponse:
+        detail: Any = error.detail
+        if isinstance(detail, list):
+            return problem(error.status_code, "the request is not valid", detail, error.headers)
+        headers = {"Retry-After": str(RETRY_AFTER_S)} if error.status_code == 503 else {}
+        headers |= dict(error.headers or {})
+        if error.status_code == 405:
+            headers["Allow"] = _methods(request)
+        return problem(error.status_code, str(detail), headers=headers)
+
+    @app.exception_handler(Retryable)
+    async def later(request: Request, error: Retryable) -> JSONResponse:
+        return _later(request, error)
+
+
 def create_service(
     name: str,
     settings: ServiceSettings,
@@ -154,30 +183,7 @@ def create_service(
 
     app.add_middleware(BodyLimit, max_json_bytes=max_json_bytes, max_bytes=MAX_UPLOAD_BYTES, admit=admit)
 
-    @app.exception_handler(RequestValidationError)
-    async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
-        body = getattr(request.scope.get("route"), "body_field", None)
-        model = body.field_info.annotation if body is not None else None
-        known = isinstance(model, type) and issubclass(model, BaseModel)
-        errors = error.errors()
-        if [(each["type"], each["loc"]) for each in errors] == [("missing", ("header", "If-Match"))]:
-            return problem(428, NO_PRECONDITION)
-        return problem(422, "the request is not valid", explain_errors(errors, model if known else None))
-
-    @app.exception_handler(StarletteHTTPException)
-    async def refused(request: Request, error: StarletteHTTPException) -> JSONResponse:
-        detail: Any = error.detail
-        if isinstance(detail, list):
-            return problem(error.status_code, "the request is not valid", detail, error.headers)
-        headers = {"Retry-After": str(RETRY_AFTER_S)} if error.status_code == 503 else {}
-        headers |= dict(error.headers or {})
-        if error.status_code == 405:
-            headers["Allow"] = _methods(request)
-        return problem(error.status_code, str(detail), headers=headers)
-
-    @app.exception_handler(Retryable)
-    async def later(request: Request, error: Retryable) -> JSONResponse:
-        return _later(request, error)
+    refuse_as_problems(app)
 
     @app.get("/healthz", tags=["health"])
     async def healthz() -> dict[str, str]:

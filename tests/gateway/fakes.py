@@ -21,6 +21,7 @@ from pydantic import BaseModel
 
 from pmd.gateway.loop.state import Service
 from pmd.gateway.registry.registry import Registry
+from pmd.services.common.app import refuse_as_problems
 from pmd.services.common.artifacts import join, local_path, read_table, seal_weights, write_table
 from pmd.services.common.client import ServiceClient
 from pmd.services.common.columns import CONTEXTS, ROLLOUTS, VERDICTS
@@ -123,6 +124,7 @@ class Fakes:
 
         runner = JobRunner(name, store, {kind: JobKind(req, handler(run)) for kind, (req, run) in kinds.items()})
         app = FastAPI()
+        refuse_as_problems(app)
         app.include_router(runner.router())
         told = self.told
         app.include_router(
