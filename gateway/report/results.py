@@ -214,24 +214,23 @@ def page(results: Results, about: str) -> str:
         _wrapped(
             "Memory-free accuracy (avg@n), but for `memory_agent`, whose prompt holds its memory also when it is "
             f"evaluated. {study.about} Levels are means over worlds "
-            "with the lowest and the highest world. Differences are paired world by world, with 95 % intervals "
-            "(Student's t, not corrected for their number); 4/5: positive in 4 of 5 worlds. There is one run a world: "
-            "world and seed are one source of variance. The same sign in each of n worlds is p = 2^(1-n) by a sign "
-            f"test: {_least_p(results)}."
+            f"with the lowest and the highest world.{_about_differences(results)}"
         ),
-        "",
-        "## What it says",
-        "",
-        *(
-            _wrapped(f"- **`{a}` against `{b}`.** " + " ".join(sentence(results, m, a, b) for m in MEASURES), "  ")
-            for a, b in results.comparisons()
-        ),
-        "",
-        f"Rows of fewer than {FEWEST} worlds are a first look: their differences have no interval and no sentence.",
         "",
     ]
-    for measure in MEASURES:
-        parts += _differences(results, measure)
+    first_look = (
+        f"Rows of fewer than {FEWEST} worlds are a first look: their differences have no interval and no sentence."
+    )
+    if compared := results.comparisons():
+        said = (
+            _wrapped(f"- **`{a}` against `{b}`.** " + " ".join(sentence(results, m, a, b) for m in MEASURES), "  ")
+            for a, b in compared
+        )
+        parts += ["## What it says", "", *said, "", first_look, ""]
+        for measure in MEASURES:
+            parts += _differences(results, measure)
+    else:
+        parts += [first_look, ""]
     for setting in results.settings:
         parts += _levels(results, setting)
     return "\n".join([*parts, about]).rstrip() + "\n"
@@ -241,9 +240,18 @@ def _wrapped(text: str, indent: str = "") -> str:
     return textwrap.fill(text, 120, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
-def _least_p(results: Results) -> str:
+def _about_differences(results: Results) -> str:
+    """How differences were taken; nothing where there are none."""
+    if not results.comparisons():
+        return ""
     counts = {len(results.curves(s, v, SPLITS[0])) for s in results.settings for v in results.variants}
-    return ", ".join(f"{2 ** (1 - n):.3f} for {n}" for n in sorted(counts) if n >= FEWEST)
+    least = ", ".join(f"{2 ** (1 - n):.3f} for {n}" for n in sorted(counts) if n >= FEWEST)
+    return (
+        " Differences are paired world by world, with 95 % intervals "
+        "(Student's t, not corrected for their number); 4/5: positive in 4 of 5 worlds. There is one run a world: "
+        "world and seed are one source of variance. The same sign in each of n worlds is p = 2^(1-n) by a sign "
+        f"test: {least}."
+    )
 
 
 def _differences(results: Results, measure: str) -> list[str]:
