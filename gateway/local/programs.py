@@ -9,12 +9,14 @@ Invariants:
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -75,15 +77,35 @@ def _is_free(port: int) -> bool:
     return True
 
 
+_claims: list[int] = []
+"""File descriptors, closed with the process."""
+
+
+def _claim(first: int) -> bool:
+    """Whether no other process of this user has chosen that block: ports look free until its listeners are up."""
+    path = Path(tempfile.gettempdir()) / f"pmd-ports-{os.getuid()}-{first}.lock"
+    try:  # the folder is everybody's: neither a link nor another's file there is followed
+        lock = os.open(path, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(lock)
+        return False
+    _claims.append(lock)
+    return True
+
+
 def choose_ports(base: int = BASE_PORT, names: Sequence[str] = LISTENERS) -> dict[str, int]:
-    """One port per listener, from the first block at or above `base` that is free.
+    """One port per listener, from the first block at or above `base` that is free; this process keeps it to its end.
 
     Raises:
         LaunchError: when no block below the ephemeral ports is.
     """
     for first in range(base, min(base + 4000, 32000), 10):
         ports = {name: first + offset for offset, name in enumerate(names)}
-        if all(map(_is_free, ports.values())):
+        if all(map(_is_free, ports.values())) and _claim(first):
             return ports
     raise LaunchError(f"no {len(names)} free ports in a row above {base}; stop other installations first")
 

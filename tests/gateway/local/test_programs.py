@@ -45,6 +45,14 @@ def test_one_taken_port_moves_all() -> None:
     assert [port - moved["gateway"] for port in moved.values()] == list(range(len(LISTENERS)))
 
 
+def test_installations_that_start_at_once_have_ports_of_their_own() -> None:
+    """What one has chosen still looks free to the other until its listeners are up."""
+    base = choose_ports(base=22000)["gateway"]
+    code = f"from pmd.gateway.local.programs import choose_ports; print(choose_ports({base})['gateway'])"
+    other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(other.stdout) > base
+
+
 def test_redis_opens_whatever_the_token_holds(tmp_path: Path) -> None:
     token = "of/openssl+rand@-base64#32=="
     programs = {p.name: p for p in build_programs(tmp_path, choose_ports(), token)}
