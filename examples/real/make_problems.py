@@ -10,8 +10,8 @@ from pathlib import Path
 
 from pmd.examples.real.world import KINDS, Kind, problem_sets
 
-WORLDS = 3
-"""Seeds 0 to 2 of each kind are kept."""
+WORLDS = 4
+"""Seeds 0 to 3 of each kind are kept: 0 to choose a recipe on, the others to compare methods on."""
 FOLDER = Path(__file__).parent / "problems"
 
 

@@ -39,9 +39,11 @@ def reproduce(
     name: Annotated[StudyName, typer.Argument(metavar="BENCHMARK", help="pocket or real.")] = StudyName.POCKET,
     out: Annotated[Path, typer.Option(help="Folder for the table and the curves.")] = Path("docs/results"),
     seeds: Annotated[
-        int | None, typer.Option(min=1, help="Worlds per variant: seeds 0 to N - 1; 6, or all that there are.")
+        int | None, typer.Option(min=1, help="Worlds per variant; of pocket 6, of real all that there are, 3.")
     ] = None,
-    first_seed: Annotated[int, typer.Option(min=0, help="First seed.")] = 0,
+    first_seed: Annotated[
+        int | None, typer.Option(min=0, help="First of them: seed n is world n; of pocket 0, of real 1.")
+    ] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--setting", help="code-hard, code-easy, choice-hard, choice-easy; signs, words. Default all."),
@@ -73,9 +75,11 @@ def reproduce(
         raise CliError(
             f"unknown variant or setting: {', '.join(sorted(unknown))}; variants: {', '.join(known)}", code=2
         )
-    seeds = seeds or study.worlds or 6
-    if study.worlds and first_seed + seeds > study.worlds:
-        raise CliError(f"{study.name} has {study.worlds} worlds: seeds 0 to {study.worlds - 1}", code=2)
+    known_worlds = study.worlds or range(6)
+    first = known_worlds.start if first_seed is None else first_seed
+    worlds = range(first, first + (seeds or len(known_worlds)))
+    if study.worlds and not set(worlds) <= set(study.worlds):
+        raise CliError(f"{study.name} has the seeds {study.worlds.start} to {study.worlds.stop - 1}", code=2)
     if overrides and table.exists():
         raise CliError(
             f"{table} holds runs without --set, which other recipes can't stand beside; name another folder with --out",
@@ -84,12 +88,7 @@ def reproduce(
     cache = default_state_dir() / "reproduce"
     cache.mkdir(parents=True, exist_ok=True)
     gateway = connect()
-    cells = [
-        Cell(setting, name, seed)
-        for setting in wanted
-        for seed in range(first_seed, first_seed + seeds)
-        for name in chosen
-    ]
+    cells = [Cell(setting, name, seed) for setting in wanted for seed in worlds for name in chosen]
     recipes = {cell: study.cell_recipe(cell, RECIPES, parse_overrides(overrides or [])) for cell in cells}
     for recipe in recipes.values():
         check_recipe(recipe)

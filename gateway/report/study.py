@@ -57,8 +57,8 @@ class Study:
     settings: tuple[Setting, ...]
     about: str
     """What the page says of its settings and splits."""
-    worlds: int
-    """How many worlds there are; 0: as many as there are numbers."""
+    worlds: range | None
+    """Numbers of the worlds that are compared; None: any."""
 
     def variants(self, recipes: Path) -> dict[str, Path]:
         """The recipes to compare, by name: the five methods, then the ablations."""
@@ -113,7 +113,7 @@ POCKET = Study(
     settings=tuple(_pocket(kind, world) for kind in ("code", "choice") for world in ("hard", "easy")),
     about="Settings: `code` are programs, `choice` is multiple choice, of easy or hard worlds. Splits: `test` are new "
     "problems, `unseen` combinations that never occur in training.",
-    worlds=0,
+    worlds=None,
 )
 REAL = Study(
     name="real",
@@ -122,8 +122,9 @@ REAL = Study(
     settings=(_real("signs"), _real("words")),
     about="SmolLM2-135M-Instruct on house conventions. Settings: `signs` are forms of a sign by kind of room, `words` "
     "are house words for operations on lists. Splits: `test` are new problems of families that are trained on, "
-    "`unseen` are families held out that share a part of a rule.",
-    worlds=3,
+    "`unseen` are families held out that share a part of a rule. World 0, on which the recipe was chosen, is not among "
+    "them.",
+    worlds=range(1, 4),
 )
 STUDIES = {study.name: study for study in (POCKET, REAL)}
 

@@ -63,6 +63,6 @@ def test_runs_of_other_recipes_do_not_join_the_table(ended: Pmd, tmp_path: Path)
 
 
 def test_a_benchmark_of_few_worlds_says_how_many(ended: Pmd) -> None:
-    refused = ended("reproduce", "real", "--first-seed", "2", "--seeds", "2")
+    refused = ended("reproduce", "real", "--first-seed", "3", "--seeds", "2")
     assert refused.exit_code == 2
-    assert "real has 3 worlds: seeds 0 to 2" in refused.stderr
+    assert "real has the seeds 1 to 3" in refused.stderr
