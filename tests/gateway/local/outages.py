@@ -1,7 +1,8 @@
 """Real outages of a real installation: what a run needs is taken away while it works, and given back.
 
 As a program: `python -m tests.gateway.local.outages --state-dir DIR --part rollout --seconds 120` takes a part away in
-each phase of a step, and says what the run said and whether it ended as a run that nobody disturbed.
+each phase of a step, and says what the run said and whether it ended as a run that nobody disturbed. Part `disk`
+fills the disk of DIR, which must be a small one: `mount -t tmpfs -o size=3g none DIR`.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import hashlib
 import itertools
 import json
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -40,6 +42,9 @@ PHASES = tuple(name for name in PhaseName if name is not PhaseName.EVALUATE_RETR
 """In the order of a step."""
 PROGRAMS = ("rollout", "verifier", "memory", "trainer", "redis")
 PARTS = (*PROGRAMS, "embedder", "generator")
+DISK = "disk"
+SMALL_DISK = 8 << 30
+"""Bytes; a larger one is not filled."""
 P = PhaseName
 NEEDED = {
     "rollout": (P.ROLLOUT, P.REFLECT, P.ABSTRACT, P.PROBE, P.PUBLISH, P.EVALUATE),
@@ -49,6 +54,7 @@ NEEDED = {
     "redis": PHASES,
     "embedder": (P.ABSTRACT, P.RETRIEVE),
     "generator": (P.REFLECT, P.ABSTRACT),
+    DISK: PHASES,
 }
 """Phases that can't end without a part."""
 MODES = ("hung", "dead", "starting")
@@ -198,6 +204,7 @@ class Installation:
 
     def __init__(self, state_dir: Path) -> None:
         self.state_dir = state_dir
+        self.ballast = state_dir / "ballast"
         self.embedder, self.generator = EmbeddingServer(), NoteWriter()
         settings = {
             "PMD_STATE_DIR": str(state_dir),
@@ -247,6 +254,8 @@ class Installation:
             self._stop(programs)
         for edge in self._edges(parts):
             edge.take(mode)
+        if DISK in parts:
+            self._fill()
 
     def give(self, parts: Sequence[str]) -> None:
         """Give them back."""
@@ -256,6 +265,15 @@ class Installation:
         self._stopped = []
         for edge in self._edges(parts):
             edge.give()
+        self.ballast.unlink(missing_ok=True)
+
+    def _fill(self) -> None:
+        assert shutil.disk_usage(self.state_dir).total <= SMALL_DISK, f"{self.state_dir} is on no disk to be filled"
+        with self.ballast.open("wb", buffering=0) as file:
+            for size in (1 << 20, 1 << 12, 1):  # to the last byte
+                with suppress(OSError):
+                    while file.write(bytes(size)):
+                        pass
 
     def _stop(self, processes: list[psutil.Process]) -> None:
         for process in processes:
@@ -269,7 +287,7 @@ class Installation:
 
     def marks(self, parts: Sequence[str]) -> list[str]:
         """What a reason says that names one of `parts`."""
-        urls = {"embedder": self.embedder.url, "generator": self.generator.url, "redis": "broker"}
+        urls = {"embedder": self.embedder.url, "generator": self.generator.url, "redis": "broker", DISK: "GiB free"}
         return [urls.get(part) or self.urls[part] for part in parts]
 
     def create(self, name: str, steps: int, *, external: bool) -> str:
@@ -308,7 +326,7 @@ class Installation:
         try:
             while (now := time.monotonic() - began) < outage.seconds:
                 view = self.http.get(f"/v1/runs/{run}").json()
-                if reason := view["waiting"]:
+                for reason in filter(None, (view["waiting"], *view["warnings"])):
                     seen.reasons.setdefault(reason, round(now, 1))
                     if seen.named is None and any(mark in reason for mark in marks):
                         seen.named = round(now, 1)
@@ -378,7 +396,7 @@ def main() -> None:
     """The drill."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--state-dir", type=Path, required=True)
-    parser.add_argument("--part", choices=(*PARTS, "all"), action="append", required=True)
+    parser.add_argument("--part", choices=(*PARTS, DISK, "all"), action="append", required=True)
     parser.add_argument("--mode", choices=MODES, action="append")
     parser.add_argument("--seconds", type=float, default=120.0)
     parser.add_argument("--short", type=float, default=30.0, help="seconds in phases that do not need the part")
