@@ -38,7 +38,7 @@ def check(source: str, given: tuple[str, str, str], limits: Limits, context: Con
         CheckerError: there is no such thing.
     """
     arguments = "\n".join(text.replace("\n", " ") for text in given)  # between JSON's tokens a line's end is a space
-    said = report.read(context.graders.run(Job(source + _PAIR, "_check", arguments, limits)))
+    said = report.read(context.scorers.run(Job(source + _PAIR, "_check", arguments, limits)))
     if said.limit is not None:
         raise CheckerError(f"exceeded its {LIMITS[said.limit].lower()} limit{' while loading' if said.loading else ''}")
     if said.error is not None:
@@ -52,7 +52,7 @@ def check(source: str, given: tuple[str, str, str], limits: Limits, context: Con
 def prove(source: str, limits: Limits, context: Context, function: str = FUNCTION) -> str | None:
     """What keeps `source` from being Python that defines `function`."""
     proof = f"{source}\n\ndef _proof(): return callable({function})\n"
-    said = report.read(context.graders.run(Job(proof, "_proof", "", limits)))
+    said = report.read(context.scorers.run(Job(proof, "_proof", "", limits)))
     if said.limit is not None:
         return f"exceeds its {LIMITS[said.limit].lower()} limit while it loads"
     if said.error is not None and not (said.error.name == "NameError" and function in said.error.message):

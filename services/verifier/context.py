@@ -1,4 +1,4 @@
-"""What grading needs besides a spec and a completion."""
+"""What verifying needs besides a spec and a completion."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Context:
 
     pool: Pool
     """Runs programs."""
-    graders: Pool
+    scorers: Pool
     """Runs functions of specs; `pool`, unless they may import more than programs."""
     library: Library
     """Runs judges that need third-party libraries."""

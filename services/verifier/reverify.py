@@ -1,4 +1,4 @@
-"""Judging again: past completions under specs of today, and what changes by it, for graders that were repaired.
+"""Judging again: past completions under specs of today, and what changes by it, for scorers that were repaired.
 
 Invariant: nothing that was recorded is touched; the new verdicts are an artifact of their own, where asked for.
 """
@@ -15,12 +15,12 @@ from pmd.services.common.artifacts import read_problems, read_table, write_table
 from pmd.services.common.columns import PROBLEMS, VERDICTS
 from pmd.services.common.strict import Strict
 from pmd.services.common.wire import Outcome, Ref, Slug, Verdict
-from pmd.services.verifier.grading import Submission
+from pmd.services.verifier.verification import Submission
 
 MAX_CHANGES = 1000
 """Changed verdicts that an answer lists; all of them are counted."""
 
-Grade = Callable[[list[Submission]], list[Verdict]]
+Verify = Callable[[list[Submission]], list[Verdict]]
 
 
 class JudgedItem(Strict):
@@ -81,7 +81,7 @@ class ReverifyResult(Strict):
     """All new verdicts, where `out` asked for them."""
 
 
-def reverify(request: ReverifyRequest, grade: Grade) -> ReverifyResult:
+def reverify(request: ReverifyRequest, verify: Verify) -> ReverifyResult:
     """Judge again and compare.
 
     Raises:
@@ -95,7 +95,7 @@ def reverify(request: ReverifyRequest, grade: Grade) -> ReverifyResult:
     else:
         submissions = [Submission(item.verifier, item.completion) for item in request.items]
         old = [item.verdict for item in request.items]
-    new = grade(submissions)
+    new = verify(submissions)
     result = _compare(old, new, [(row["rollout_id"], row["problem_id"]) for row in rows])
     if request.out is None:
         return result

@@ -12,10 +12,10 @@ from pmd.services.common.artifacts import ArtifactError
 from pmd.services.common.strict import Strict
 from pmd.services.common.waiting import away
 from pmd.services.common.wire import Verdict
-from pmd.services.verifier.grading import Submission
 from pmd.services.verifier.kinds import SpecError
 from pmd.services.verifier.reverify import ReverifyRequest, ReverifyResult, reverify
 from pmd.services.verifier.service import RefusedSpec, Verifier
+from pmd.services.verifier.verification import Submission
 
 REFUSALS: dict[int | str, dict[str, Any]] = {
     401: {"description": "no token, or a wrong one"},
@@ -77,7 +77,7 @@ async def verify(batch: VerifyBatch, request: Request, verifier: TheVerifier) ->
     """Judge completions now. Equal programs of an equal spec are run once."""
     submissions = [Submission(item.verifier, item.completion) for item in batch.items]
     try:
-        verdicts = await verifier.answer(lambda grade: grade(submissions), request)
+        verdicts = await verifier.answer(lambda verify: verify(submissions), request)
     except SpecError as error:
         raise _bad_specs(error) from error
     except NotReady as error:
@@ -99,7 +99,7 @@ def validate_specs(batch: SpecBatch, verifier: TheVerifier) -> SpecBatchResult:
 async def judge_again(what: ReverifyRequest, request: Request, verifier: TheVerifier) -> ReverifyResult:
     """Judge past completions by specs of today and say what changes. For many, submit it as a job `reverify`."""
     try:
-        return await verifier.answer(lambda grade: reverify(what, grade), request)
+        return await verifier.answer(lambda verify: reverify(what, verify), request)
     except SpecError as error:
         raise _bad_specs(error) from error
     except NotReady as error:

@@ -1,4 +1,4 @@
-"""The running verifier: its sandbox, what grades with it, and the jobs that it does.
+"""The running verifier: its sandbox, what verifies with it, and the jobs that it does.
 
 Invariants:
 - It does not start where it can't isolate programs, unless its settings say so.
@@ -28,15 +28,15 @@ from pmd.services.common.requests import VerifyRequest, VerifyResult
 from pmd.services.common.strict import Strict
 from pmd.services.common.wire import Outcome, Verdict
 from pmd.services.verifier.admission import Admission
-from pmd.services.verifier.grading import Grader, Submission
 from pmd.services.verifier.kinds import kinds
 from pmd.services.verifier.metrics import PENDING
 from pmd.services.verifier.metrics import VERDICTS as VERDICT_COUNT
-from pmd.services.verifier.reverify import Grade, ReverifyRequest, ReverifyResult, reverify
+from pmd.services.verifier.reverify import ReverifyRequest, ReverifyResult, Verify, reverify
 from pmd.services.verifier.sandbox.pool import Pool
 from pmd.services.verifier.sandbox.tier import SandboxUnavailable, Tier, open_sandbox
 from pmd.services.verifier.scores import split_scores
 from pmd.services.verifier.settings import VerifierSettings
+from pmd.services.verifier.verification import BatchVerifier, Submission
 
 T = TypeVar("T")
 
@@ -62,11 +62,11 @@ class RefusedSpec(Strict):
 
 
 class Verifier:
-    """The running service: its sandbox, what grades with it, and the job that it does."""
+    """The running service: its sandbox, what verifies with it, and the job that it does."""
 
     def __init__(self, admission: Admission) -> None:
         self.admission = admission
-        self.sandbox: tuple[Pool, Tier, Grader] | None = None
+        self.sandbox: tuple[Pool, Tier, BatchVerifier] | None = None
 
     def start(self, settings: VerifierSettings) -> None:
         """Load the kinds, open the sandbox.
@@ -84,10 +84,10 @@ class Verifier:
             libraries=settings.sandbox_libraries,
             insecure=settings.sandbox_insecure,
         )
-        graders = None
+        scorers = None
         if settings.sandbox_grader_libraries:
             try:
-                graders, _ = open_sandbox(
+                scorers, _ = open_sandbox(
                     settings.workers(),
                     memory_mb=pool.memory,
                     libraries=(*settings.sandbox_libraries, *settings.sandbox_grader_libraries),
@@ -96,15 +96,15 @@ class Verifier:
             except SandboxUnavailable:
                 pool.close()
                 raise
-        self.sandbox = pool, tier, Grader(pool, tier, graders, settings.endpoints())
+        self.sandbox = pool, tier, BatchVerifier(pool, tier, scorers, settings.endpoints())
 
     def stop(self) -> None:
         """End every zygote and child."""
         if self.sandbox is not None:
-            pool, _, grader = self.sandbox
+            pool, _, batches = self.sandbox
             self.sandbox = None
             pool.close()
-            grader.close()
+            batches.close()
 
     def facts(self) -> dict[str, Any]:
         """What `/readyz` reports."""
@@ -121,22 +121,22 @@ class Verifier:
             "kinds": list(kinds()),
         }
 
-    def grade(
+    def verify(
         self, submissions: list[Submission], check: Callable[[], None] = lambda: None, *, spare: bool = False
     ) -> list[Verdict]:
-        """Verdicts of `submissions`; see `Grader.grade`."""
+        """Verdicts of `submissions`; see `BatchVerifier.verify`."""
         if self.sandbox is None:
             raise NotReady("the sandbox is not open")
         with _counted(len(submissions)):
-            verdicts = self.sandbox[2].grade(submissions, check, spare=spare)
+            verdicts = self.sandbox[2].verify(submissions, check, spare=spare)
         for submission, verdict in zip(submissions, verdicts, strict=True):
             kind = submission.verifier.get("kind")
             known = isinstance(kind, str) and kind in kinds()
             VERDICT_COUNT.labels(kind if known else "unknown", verdict.outcome).inc()
         return verdicts
 
-    async def answer(self, work: Callable[[Grade], T], request: Request) -> T:
-        """What `work` makes of a way to grade, as long as the client waits for it and the service runs.
+    async def answer(self, work: Callable[[Verify], T], request: Request) -> T:
+        """What `work` makes of a way to verify, as long as the client waits for it and the service runs.
 
         Raises:
             NotReady: the service stops, or the client went away.
@@ -148,7 +148,7 @@ class Verifier:
             if abandoned.is_set():
                 raise NotReady("nobody waits for these verdicts any more")
 
-        done = asyncio.ensure_future(run_in_threadpool(work, lambda submissions: self.grade(submissions, check)))
+        done = asyncio.ensure_future(run_in_threadpool(work, lambda submissions: self.verify(submissions, check)))
         gone = asyncio.ensure_future(request.receive())  # the body has been read: what comes is the end of the client
         try:
             while not done.done():
@@ -184,7 +184,7 @@ class Verifier:
         submissions = [Submission(problems[row["problem_id"]].verifier, row["text"]) for row in rollouts]
         try:
             # Not again when it is the disk that there is no room on for them.
-            verdicts = job.once("verdicts", lambda: self.grade(submissions, job.check, spare=True))
+            verdicts = job.once("verdicts", lambda: self.verify(submissions, job.check, spare=True))
         except Exception:
             job.check()  # whatever goes wrong because the service stops is a cancelled job, not a failed one
             raise
@@ -210,10 +210,10 @@ def job_kinds(verifier: Verifier) -> dict[str, JobKind[Any]]:
     """The jobs of this service."""
 
     def again(request: ReverifyRequest, job: JobContext) -> ReverifyResult:
-        def grade(submissions: list[Submission]) -> list[Verdict]:
-            return job.once("verdicts", lambda: verifier.grade(submissions, job.check))
+        def verify(submissions: list[Submission]) -> list[Verdict]:
+            return job.once("verdicts", lambda: verifier.verify(submissions, job.check))
 
-        return reverify(request, grade)
+        return reverify(request, verify)
 
     return {"verify": JobKind(VerifyRequest, verifier.verify_job), "reverify": JobKind(ReverifyRequest, again)}
 

@@ -1,14 +1,14 @@
-"""Grading a batch: every different answer once, programs side by side.
+"""Verifying a batch: every different answer once, programs side by side.
 
 Invariants:
 - Verdicts come back in the order of the submissions.
-- Equal answers to an equal spec are judged once: rollouts of one problem often hold the same program, and a program
+- Equal answers to an equal spec are verified once: rollouts of one problem often hold the same program, and a program
   in the sandbox does the same again, unless it asks the clock. Reasoning around the program does not matter.
 - What ran in the sandbox and passed or failed is remembered over batches: a policy that has learnt something writes
-  the same programs step after step. A limit or trouble of ours may depend on the machine, so it is judged again.
+  the same programs step after step. A limit or trouble of ours may depend on the machine, so it is verified again.
 - A kind that raises spoils the verdict it was asked for, as `infra_error`, and no other. So does a wrong spec where a
   batch holds right ones too and is asked to `spare` them.
-- A sandbox that does not start judges nothing: the batch ends with `Away`, and whoever asked for it waits.
+- A sandbox that does not start verifies nothing: the batch ends with `Away`, and whoever asked for it waits.
 - Batches share the workers: a short one is not kept waiting until a long one is through.
 """
 
@@ -93,26 +93,26 @@ class _Known:
                 self._verdicts.popitem(last=False)
 
 
-class Grader:
+class BatchVerifier:
     """Grades batches on as many threads as the sandbox has workers; thread-safe."""
 
-    def __init__(self, pool: Pool, tier: Tier, graders: Pool | None = None, endpoints: Endpoints | None = None) -> None:
+    def __init__(self, pool: Pool, tier: Tier, scorers: Pool | None = None, endpoints: Endpoints | None = None) -> None:
         """Args:
-        graders: runs the functions of specs, where they may import more than programs.
+        scorers: runs the functions of specs, where they may import more than programs.
         endpoints: what completions may be sent to; none unless given.
         """
         judges = min(pool.workers, MAX_JUDGES)
         library = Library(judges, memory=pool.memory, insecure=bool(tier.escaped))
         gym = Library(judges, memory=pool.memory, insecure=bool(tier.escaped), module=GYM)
         elsewhere = endpoints or Endpoints(Allowed(), {})
-        self._context = Context(pool, graders or pool, library, gym, elsewhere, tier.name, lambda: None)
-        self._threads = ThreadPoolExecutor(pool.workers, thread_name_prefix="grade")
+        self._context = Context(pool, scorers or pool, library, gym, elsewhere, tier.name, lambda: None)
+        self._threads = ThreadPoolExecutor(pool.workers, thread_name_prefix="verify")
         self._known = _Known()
 
     def close(self) -> None:
         """Take no more work. Close the sandbox first: what is under way then ends at once."""
-        if self._context.graders is not self._context.pool:
-            self._context.graders.close()
+        if self._context.scorers is not self._context.pool:
+            self._context.scorers.close()
         self._context.library.close()
         self._context.gym.close()
         self._context.endpoints.close()
@@ -141,7 +141,7 @@ class Grader:
                 refused[index] = wrong
         return refused
 
-    def grade(
+    def verify(
         self, submissions: Sequence[Submission], check: Callable[[], None] = lambda: None, *, spare: bool = False
     ) -> list[Verdict]:
         """Verdicts of `submissions`, in their order.
@@ -182,7 +182,7 @@ class Grader:
                     continue
                 if len(waiting) == AHEAD * context.pool.workers:
                     waiting.popleft().result()
-                judged[pair] = self._threads.submit(_grade, *specs[pair[0]], completion, context)
+                judged[pair] = self._threads.submit(_verified, *specs[pair[0]], completion, context)
                 waiting.append(judged[pair])
             for pair, future in judged.items():
                 known[pair] = future.result()
@@ -197,14 +197,14 @@ class Grader:
 def _answer(kind: Kind[Any], spec: Strict, completion: str) -> str | None:
     try:
         return kind.answer(spec, completion)
-    except Exception:  # `grade` will meet it too, and reports it
+    except Exception:  # `verify` will meet it too, and reports it
         log.exception("a kind could not find the answer of a completion")
         return completion
 
 
-def _grade(kind: Kind[Any], spec: Strict, completion: str, context: Context) -> Verdict:
+def _verified(kind: Kind[Any], spec: Strict, completion: str, context: Context) -> Verdict:
     try:
-        return kind.grade(spec, completion, context)
+        return kind.verify(spec, completion, context)
     except SandboxAway:
         raise
     except SandboxError as error:
@@ -225,7 +225,7 @@ def _try(kind: Kind[Any], spec: Strict, solution: str | None, context: Context) 
             return SpecError([{"field": "", "message": wrong}])
         if solution is None:
             return None
-        verdict = kind.grade(spec, solution, context)
+        verdict = kind.verify(spec, solution, context)
     except Exception:
         log.exception("a spec could not be tried")
         return None

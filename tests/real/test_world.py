@@ -142,7 +142,7 @@ def test_the_verdict_is_strict() -> None:
     spec = exact.Spec.model_validate(problem.verifier)
 
     def outcome(text: str) -> str:
-        return str(exact.grade(spec, text, None).outcome)  # type: ignore[arg-type] -- this kind asks nobody
+        return str(exact.verify(spec, text, None).outcome)  # type: ignore[arg-type] -- this kind asks nobody
 
     right = problem.verifier["answer"]
     assert outcome(f"{right}\n") == "passed"

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from pmd.services.common.wire import Verdict
-from pmd.services.verifier.grading import Grader, Submission
 from pmd.services.verifier.sandbox.pool import Pool
 from pmd.services.verifier.sandbox.tier import Tier, open_sandbox
+from pmd.services.verifier.verification import BatchVerifier, Submission
 
 SOLVE_SPEC: dict[str, Any] = {
     "kind": "code",
@@ -35,16 +35,16 @@ class Sandbox:
     """The sandbox under test and the shortest way to a verdict."""
 
     def __init__(self, pool: Pool, tier: Tier) -> None:
-        self.pool, self.tier, self._grader = pool, tier, Grader(pool, tier)
+        self.pool, self.tier, self._verifier = pool, tier, BatchVerifier(pool, tier)
 
     @property
-    def grader(self) -> Grader:
-        """The grader, with no memory of earlier verdicts: a test that asks twice runs the program twice."""
-        self._grader._known.clear()
-        return self._grader
+    def verifier(self) -> BatchVerifier:
+        """What verifies, with no memory of earlier verdicts: a test that asks twice runs the program twice."""
+        self._verifier._known.clear()
+        return self._verifier
 
     def judge(self, program: str, spec: dict[str, Any] = SOLVE_SPEC) -> Verdict:
-        return self.grader.grade([Submission(spec, fenced(program))])[0]
+        return self.verifier.verify([Submission(spec, fenced(program))])[0]
 
 
 @pytest.fixture(scope="session")
@@ -53,4 +53,4 @@ def sandbox() -> Iterator[Sandbox]:
     box = Sandbox(pool, tier)
     yield box
     pool.close()
-    box.grader.close()
+    box.verifier.close()

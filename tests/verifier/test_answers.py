@@ -19,7 +19,7 @@ NO_SANDBOX: Context = None  # type: ignore[assignment]  # text kinds run nothing
 
 def judge(spec: dict[str, object], completion: str) -> Verdict:
     kind, typed = parse_spec(spec)
-    verdict: Verdict = kind.grade(typed, completion, NO_SANDBOX)
+    verdict: Verdict = kind.verify(typed, completion, NO_SANDBOX)
     return verdict
 
 

@@ -14,10 +14,10 @@ import pytest
 import yaml
 
 import pmd.services.verifier.app
-from pmd.services.verifier.grading import Submission
 from pmd.services.verifier.sandbox import watch
 from pmd.services.verifier.sandbox.job import End, Job, Limits
 from pmd.services.verifier.sandbox.tier import SandboxUnavailable, open_sandbox
+from pmd.services.verifier.verification import Submission
 from tests.verifier.conftest import RIGHT, Sandbox
 
 FOLDER = Path(__file__).parent / "attacks"
@@ -81,7 +81,7 @@ def test_program_ends_as_the_table_says(case: dict[str, Any], sandbox: Sandbox) 
 
 @pytest.mark.parametrize("case", entries("answers"))
 def test_answer_is_judged_as_the_table_says(case: dict[str, Any], sandbox: Sandbox) -> None:
-    verdict = sandbox.grader.grade([Submission(case["spec"], case["completion"])])[0]
+    verdict = sandbox.verifier.verify([Submission(case["spec"], case["completion"])])[0]
     outcomes = case["outcome"] if isinstance(case["outcome"], list) else [case["outcome"]]
     assert verdict.outcome in outcomes, verdict
     assert verdict.reward == (1.0 if verdict.outcome == "passed" else 0.0)

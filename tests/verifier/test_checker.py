@@ -84,11 +84,11 @@ def test_trouble_of_a_checker_blames_nobody(checker: str, why: str, sandbox: San
 )
 def test_a_checker_that_is_none_is_refused(checker: str, why: str, sandbox: Sandbox) -> None:
     spec = {**SPEC, "checker": checker, "limits": {"cpu_s": 0.3}}
-    assert why in str(sandbox.grader.refusals([spec])[0])
+    assert why in str(sandbox.verifier.refusals([spec])[0])
 
 
 def test_without_a_checker_every_test_has_an_output(sandbox: Sandbox) -> None:
-    assert "test 0 has no output" in str(sandbox.grader.refusals([{**SPEC, "checker": None}])[0])
+    assert "test 0 has no output" in str(sandbox.verifier.refusals([{**SPEC, "checker": None}])[0])
 
 
 def test_no_code_of_a_program_runs_beside_the_checker(sandbox: Sandbox) -> None:

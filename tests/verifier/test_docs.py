@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pmd.services.verifier.grading import Submission
+from pmd.services.verifier.verification import Submission
 from tests.verifier.conftest import Sandbox, fenced
 
 TEXT = (Path(__file__).parents[2] / "docs" / "verifier.md").read_text()
@@ -39,11 +39,11 @@ def test_every_kind_has_an_example() -> None:
 
 @pytest.mark.parametrize(("spec", "pair"), list(zip(SPECS, RIGHT_AND_WRONG, strict=True)))
 def test_examples(spec: dict[str, Any], pair: tuple[str, str], sandbox: Sandbox) -> None:
-    right, wrong = sandbox.grader.grade([Submission(spec, completion) for completion in pair])
+    right, wrong = sandbox.verifier.verify([Submission(spec, completion) for completion in pair])
     assert (right.outcome, right.reward) == ("passed", 1.0), right
     assert (wrong.outcome, wrong.reward) == ("failed", 0.0), wrong
 
 
 def test_no_example_is_refused(sandbox: Sandbox) -> None:
     assert sum("solution" in spec for spec in SPECS) == 1
-    assert sandbox.grader.refusals(SPECS) == {}
+    assert sandbox.verifier.refusals(SPECS) == {}

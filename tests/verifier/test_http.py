@@ -16,7 +16,7 @@ from pmd.services.common.allowed import Allowed
 from pmd.services.common.wire import Verdict
 from pmd.services.verifier import endpoints
 from pmd.services.verifier.endpoints import Endpoints
-from pmd.services.verifier.grading import Grader, Submission
+from pmd.services.verifier.verification import BatchVerifier, Submission
 from tests.verifier.conftest import Sandbox
 
 
@@ -49,7 +49,7 @@ class World:
 
     def __init__(self, sandbox: Sandbox, url: str, keys: dict[str, str]) -> None:
         self.url = url
-        self.grader = Grader(sandbox.pool, sandbox.tier, None, Endpoints(Allowed((f"{url}/v1",)), keys))
+        self.verifier = BatchVerifier(sandbox.pool, sandbox.tier, None, Endpoints(Allowed((f"{url}/v1",)), keys))
 
     def answers(self, *answers: Any) -> None:
         _Judge.answers = [
@@ -63,7 +63,7 @@ class World:
 
     def judge(self, completion: str = "It is 4.", path: str = "/v1/verify", **spec: Any) -> Verdict:
         whole = {"kind": "http", "url": f"{self.url}{path}", "attempts": 2, "timeout_s": 5.0, **spec}
-        return self.grader.grade([Submission(whole, completion)])[0]
+        return self.verifier.verify([Submission(whole, completion)])[0]
 
 
 @pytest.fixture
@@ -77,7 +77,7 @@ def world(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     url = f"http://127.0.0.1:{server.server_port}"
     world = World(sandbox, url, {f"{url}/v1/private": "JUDGE_KEY", "http://127.0.0.1:9/v1": "OTHER_KEY"})
     yield world
-    world.grader.close()
+    world.verifier.close()
     server.shutdown()
     server.server_close()
     thread.join()
@@ -169,9 +169,9 @@ def test_a_slow_endpoint_costs_its_time_limit(world: World) -> None:
 
 
 def test_an_endpoint_out_of_reach_is_never_a_reward_of_zero(sandbox: Sandbox, world: World) -> None:
-    grader = Grader(sandbox.pool, sandbox.tier, None, Endpoints(Allowed(("http://127.0.0.1:9",)), {}))
+    verifier = BatchVerifier(sandbox.pool, sandbox.tier, None, Endpoints(Allowed(("http://127.0.0.1:9",)), {}))
     spec = {"kind": "http", "url": "http://127.0.0.1:9/v1", "attempts": 2}
-    (verdict,) = grader.grade([Submission(spec, "x")])
+    (verdict,) = verifier.verify([Submission(spec, "x")])
     assert verdict.outcome == "infra_error"
     assert "can't be reached: ConnectError" in verdict.error
 
@@ -191,8 +191,8 @@ def test_an_endpoint_out_of_reach_is_never_a_reward_of_zero(sandbox: Sandbox, wo
 def test_only_listed_urls_are_asked(url: str, why: str, world: World) -> None:
     world.answers({"reward": 1})
     spec = {"kind": "http", "url": url.replace("{url}", world.url)}
-    assert why in str(world.grader.refusals([spec])[0])
-    (verdict,) = world.grader.grade([Submission(spec, "x")])
+    assert why in str(world.verifier.refusals([spec])[0])
+    (verdict,) = world.verifier.verify([Submission(spec, "x")])
     assert verdict.outcome == "infra_error"
     assert why in verdict.error
     assert _Judge.requests == []
@@ -208,7 +208,7 @@ def test_a_wait_ends_when_nobody_wants_the_verdict(world: World) -> None:
 
     spec = {"kind": "http", "url": f"{world.url}/v1/verify"}
     with pytest.raises(RuntimeError, match="cancelled"):
-        world.grader.grade([Submission(spec, "x")], check)
+        world.verifier.verify([Submission(spec, "x")], check)
     assert time.monotonic() - asked < 5
 
 

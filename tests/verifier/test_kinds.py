@@ -13,15 +13,15 @@ from typing import Any
 import pytest
 
 from pmd.services.common.wire import Verdict
-from pmd.services.verifier.grading import Grader, Submission
 from pmd.services.verifier.kinds import SpecError, parse_spec
 from pmd.services.verifier.sandbox.job import SandboxError
 from pmd.services.verifier.sandbox.tier import open_sandbox
+from pmd.services.verifier.verification import BatchVerifier, Submission
 from tests.verifier.conftest import Sandbox
 
 
 def judge(sandbox: Sandbox, completion: str, **spec: Any) -> Verdict:
-    return sandbox.grader.grade([Submission(spec, completion)])[0]
+    return sandbox.verifier.verify([Submission(spec, completion)])[0]
 
 
 HALF = {"kind": "math", "answer": r"\frac{1}{2}", "cpu_s": 0.5}
@@ -224,7 +224,7 @@ LOADS: dict[str, tuple[str, str]] = {
 @pytest.mark.parametrize("name", LOADS)
 def test_a_function_that_can_not_be_loaded_is_refused_before(name: str, sandbox: Sandbox) -> None:
     source, message = LOADS[name]
-    refused = sandbox.grader.refusals([{"kind": "python", "source": source, "limits": {"cpu_s": 0.3}}])
+    refused = sandbox.verifier.refusals([{"kind": "python", "source": source, "limits": {"cpu_s": 0.3}}])
     assert bool(refused) == bool(message)
     assert message in str(refused.get(0, "")), refused
 
@@ -244,18 +244,18 @@ SOLVED: dict[str, tuple[dict[str, Any], str]] = {
 @pytest.mark.parametrize("name", SOLVED)
 def test_a_spec_proves_itself_by_its_solution(name: str, sandbox: Sandbox) -> None:
     spec, solution = SOLVED[name]
-    assert sandbox.grader.refusals([spec, {**spec, "solution": solution}]) == {}
+    assert sandbox.verifier.refusals([spec, {**spec, "solution": solution}]) == {}
     assert judge(sandbox, solution, **spec, solution="what is wrong there spoils no verdict").outcome == "passed"
-    refused = sandbox.grader.refusals([{**spec, "solution": "nonsense"}, spec])
+    refused = sandbox.verifier.refusals([{**spec, "solution": "nonsense"}, spec])
     assert list(refused) == [0]
     assert refused[0].fields[0]["field"] == "solution"
     assert "the solution does not pass" in refused[0].fields[0]["message"]
-    assert list(sandbox.grader.refusals([{**spec, "solution": 3}])) == [0]
+    assert list(sandbox.verifier.refusals([{**spec, "solution": 3}])) == [0]
 
 
 def test_a_solution_that_the_function_fails_on_names_the_cause(sandbox: Sandbox) -> None:
     spec = {"kind": "python", "source": "def verify(c, r): return r[0]", "reference": 3, "solution": "x"}
-    assert "TypeError" in str(sandbox.grader.refusals([spec])[0])
+    assert "TypeError" in str(sandbox.verifier.refusals([spec])[0])
 
 
 def test_trouble_of_ours_refuses_no_spec(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -264,17 +264,17 @@ def test_trouble_of_ours_refuses_no_spec(sandbox: Sandbox, monkeypatch: pytest.M
 
     monkeypatch.setattr(sandbox.pool, "run", fail)
     specs = [SOLVED["python"][0], {**ADDS, "solution": SOLVED["code"][1]}]
-    assert sandbox.grader.refusals(specs) == {}
+    assert sandbox.verifier.refusals(specs) == {}
 
 
-def test_packages_of_graders_are_not_for_programs() -> None:
+def test_packages_of_scorers_are_not_for_programs() -> None:
     pool, tier = open_sandbox(1, memory_mb=512, insecure=False)
-    graders, _ = open_sandbox(1, memory_mb=pool.memory, libraries=("numpy",), insecure=False)
-    box = Grader(pool, tier, graders)
+    scorers, _ = open_sandbox(1, memory_mb=pool.memory, libraries=("numpy",), insecure=False)
+    box = BatchVerifier(pool, tier, scorers)
     try:
         source = "import numpy\ndef verify(c, r): return float(numpy.float64(1))"
         program = "```python\nimport numpy\ndef add(a, b): return a + b\n```"
-        verdicts = box.grade([Submission({"kind": "python", "source": source}, "x"), Submission(ADDS, program)])
+        verdicts = box.verify([Submission({"kind": "python", "source": source}, "x"), Submission(ADDS, program)])
         assert [verdict.outcome for verdict in verdicts] == ["passed", "failed"]
         assert "numpy" in verdicts[1].feedback
     finally:
@@ -312,14 +312,14 @@ class Spec(Strict):
 def answer(spec, completion):
     return text_answer(completion)
 
-def grade(spec, completion, context):
+def verify(spec, completion, context):
     given = answer(spec, completion)
     if given == "bug":
         raise RuntimeError("a bug of the package")
     right = len(given) >= spec.min_chars and given == given[::-1]
     return Verdict(outcome=Outcome.PASSED if right else Outcome.FAILED, reward=float(right))
 
-palindrome = Kind(Spec, answer, grade)
+palindrome = Kind(Spec, answer, verify)
 not_a_kind = 3
 """
 SETUP = """
@@ -335,15 +335,15 @@ version = "1.0"
 py-modules = ["pmd_palindrome"]
 """
 USE = """
-from pmd.services.verifier.grading import Grader, Submission
+from pmd.services.verifier.verification import BatchVerifier, Submission
 from pmd.services.verifier.sandbox.tier import open_sandbox
 pool, tier = open_sandbox(1, memory_mb=512, insecure=False)
-grader = Grader(pool, tier)
+verifier = BatchVerifier(pool, tier)
 spec = {"kind": "palindrome", "min_chars": 3}
-for verdict in grader.grade([Submission(spec, text) for text in ("abba", "ab", "bug")]):
+for verdict in verifier.verify([Submission(spec, text) for text in ("abba", "ab", "bug")]):
     print(verdict.outcome.value, verdict.error)
 pool.close()
-grader.close()
+verifier.close()
 """
 
 

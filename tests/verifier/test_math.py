@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 
 from pmd.services.common.wire import Outcome
-from pmd.services.verifier.grading import Submission
 from pmd.services.verifier.kinds import SpecError, parse_spec
+from pmd.services.verifier.verification import Submission
 from tests.verifier.conftest import Sandbox
 
 
 def outcomes(sandbox: Sandbox, gold: str, answers: tuple[str, ...]) -> dict[str, Outcome]:
     spec = {"kind": "math", "answer": gold, "cpu_s": 20}
-    verdicts = sandbox.grader.grade([Submission(spec, f"<answer>{answer}</answer>") for answer in answers])
+    verdicts = sandbox.verifier.verify([Submission(spec, f"<answer>{answer}</answer>") for answer in answers])
     return dict(zip(answers, (verdict.outcome for verdict in verdicts), strict=True))
 
 

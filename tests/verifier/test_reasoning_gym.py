@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pmd.services.common import values
-from pmd.services.verifier.grading import Submission
+from pmd.services.verifier.verification import Submission
 from tests.verifier.conftest import Sandbox
 
 gym = pytest.importorskip("reasoning_gym")
@@ -44,7 +44,7 @@ def spec_of(name: str, **over: Any) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def judge(sandbox: Sandbox, spec: dict[str, Any], completion: str) -> Any:
-    return sandbox.grader.grade([Submission(spec, completion)])[0]
+    return sandbox.verifier.verify([Submission(spec, completion)])[0]
 
 
 def test_every_scorer_that_evaluates_an_answer_is_known() -> None:
@@ -122,7 +122,7 @@ HOSTILE = [
 )
 def test_a_hostile_answer_gains_nothing(name: str, sandbox: Sandbox) -> None:
     spec, _ = spec_of(name, cpu_s=0.5)
-    verdicts = sandbox.grader.grade([Submission(spec, f"<answer>{answer}</answer>") for answer in HOSTILE])
+    verdicts = sandbox.verifier.verify([Submission(spec, f"<answer>{answer}</answer>") for answer in HOSTILE])
     got = {answer[:30]: (str(v.outcome), v.reward) for answer, v in zip(HOSTILE, verdicts, strict=True)}
     assert all(outcome in {"failed", "timeout", "memory"} and reward <= 0.05 for outcome, reward in got.values()), got
 
@@ -135,8 +135,8 @@ def test_a_sum_in_sympy_still_counts(sandbox: Sandbox) -> None:
 
 def test_a_spec_whose_scorer_cannot_be_used_is_refused(sandbox: Sandbox) -> None:
     spec, _ = spec_of("gcd")
-    assert "no data set 'gdc'" in str(sandbox.grader.refusals([{**spec, "dataset": "gdc"}])[0])
-    assert "can't be used" in str(sandbox.grader.refusals([{**spec, "settings": {"colour": 1}}])[0])
-    assert "must hold answer and metadata" in str(sandbox.grader.refusals([{**spec, "entry": {"answer": "1"}}])[0])
-    assert "can't be read" in str(sandbox.grader.refusals([{**spec, "entry": {"range": "x"}}])[0])
+    assert "no data set 'gdc'" in str(sandbox.verifier.refusals([{**spec, "dataset": "gdc"}])[0])
+    assert "can't be used" in str(sandbox.verifier.refusals([{**spec, "settings": {"colour": 1}}])[0])
+    assert "must hold answer and metadata" in str(sandbox.verifier.refusals([{**spec, "entry": {"answer": "1"}}])[0])
+    assert "can't be read" in str(sandbox.verifier.refusals([{**spec, "entry": {"range": "x"}}])[0])
     assert judge(sandbox, {**spec, "settings": {"colour": 1}}, "<answer>1</answer>").outcome == "infra_error"

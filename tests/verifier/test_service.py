@@ -22,12 +22,12 @@ from pmd.services.common.columns import ROLLOUTS
 from pmd.services.common.requests import VerifyRequest
 from pmd.services.common.wire import Message, Problem, Ref
 from pmd.services.verifier.app import create_app
-from pmd.services.verifier.grading import Grader, Submission
 from pmd.services.verifier.kinds import BUILT_IN
 from pmd.services.verifier.sandbox import tier
 from pmd.services.verifier.sandbox.job import SandboxAway
 from pmd.services.verifier.sandbox.pool import Pool
 from pmd.services.verifier.settings import VerifierSettings
+from pmd.services.verifier.verification import BatchVerifier, Submission
 from tests.limits import FullDisk
 from tests.verifier.conftest import RIGHT, SOLVE_SPEC, Sandbox, fenced
 
@@ -167,14 +167,14 @@ def test_job_verify_judges_an_artifact(http: TestClient, tmp_path: Path) -> None
 def test_law_12_a_full_disk_is_waited_for_by_name_and_nothing_is_judged_twice(
     http: TestClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    graded = []
-    plain = Grader.grade
+    verified = []
+    plain = BatchVerifier.verify
 
     def counted(*args: Any, **kwargs: Any) -> Any:
-        graded.append(1)
+        verified.append(1)
         return plain(*args, **kwargs)
 
-    monkeypatch.setattr(Grader, "grade", counted)
+    monkeypatch.setattr(BatchVerifier, "verify", counted)
     spec = {"kind": "exact", "answer": "1"}
     problems = [Problem(id="p", messages=[Message(role="user", content="q")], verifier=spec)]
     request = VerifyRequest(
@@ -191,7 +191,7 @@ def test_law_12_a_full_disk_is_waited_for_by_name_and_nothing_is_judged_twice(
     assert f"{tmp_path}/out/verdicts.parquet" in job["waiting"]
     disk.emptied()
     assert http.get("/v1/jobs/full.1", params={"wait": 20}).json()["result"]["outcomes"] == {"passed": 1}
-    assert len(graded) == 1
+    assert len(verified) == 1
 
 
 def test_law_12_a_sandbox_that_does_not_start_judges_nothing_and_is_waited_for(
@@ -260,7 +260,7 @@ def test_equal_programs_run_once_whatever_was_said_around_them(
 
     monkeypatch.setattr(Pool, "run", counted)
     batch = [Submission(SOLVE_SPEC, f"Thought {i}.\n{fenced(RIGHT)}") for i in range(64)]
-    assert {v.outcome for v in sandbox.grader.grade(batch)} == {"passed"}
+    assert {v.outcome for v in sandbox.verifier.verify(batch)} == {"passed"}
     assert runs == ["[5]", "[3, 1, 4, 2]", "[30, 10, 40, 20]"]
 
 
@@ -275,23 +275,23 @@ def test_what_passed_or_failed_is_not_run_again_in_a_later_batch_but_a_limit_is(
         return run(self, job)
 
     monkeypatch.setattr(Pool, "run", counted)
-    grader = sandbox.grader
+    verifier = sandbox.verifier
     programs = [RIGHT, "def solve(a): return 0", "def solve(a):\n    while True: pass"]
     batch = [Submission(SOLVE_SPEC, fenced(program)) for program in programs]
-    first = grader.grade(batch)
+    first = verifier.verify(batch)
     assert [v.outcome for v in first] == ["passed", "failed", "timeout"]
     ran = len(runs)
-    again = grader.grade([Submission(SOLVE_SPEC, "Again. " + fenced(program)) for program in reversed(programs)])
+    again = verifier.verify([Submission(SOLVE_SPEC, "Again. " + fenced(program)) for program in reversed(programs)])
     assert again[:0:-1] == first[:2], "the same verdicts, feedback and all"
     assert {source.strip() for source in runs[ran:]} == {programs[2]}
     other = SOLVE_SPEC | {"tests": [{"input": "[5]", "output": "[5, 6]"}]}
-    assert grader.grade([Submission(other, fenced(RIGHT))])[0].outcome == "failed", "other tests, another verdict"
+    assert verifier.verify([Submission(other, fenced(RIGHT))])[0].outcome == "failed", "other tests, another verdict"
 
 
 def test_a_training_step_of_mostly_equal_programs_costs_half_a_second(sandbox: Sandbox) -> None:
     programs = [RIGHT, *(f"def solve(a): return [{i}]" for i in range(31))]
     batch = [Submission(SOLVE_SPEC, fenced(programs[i % 32])) for i in range(256)]
-    best = min(sum(v.cpu_ms for v in sandbox.grader.grade(batch)[:32]) for _ in range(3))
+    best = min(sum(v.cpu_ms for v in sandbox.verifier.verify(batch)[:32]) for _ in range(3))
     assert best < 500, "CPU, not wall: a busy machine is no slower program"
 
 

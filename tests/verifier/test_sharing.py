@@ -8,11 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from pmd.services.verifier.grading import Submission
 from pmd.services.verifier.library import Library
 from pmd.services.verifier.sandbox.job import Job, Limits, SandboxError
 from pmd.services.verifier.sandbox.memory import Memory
 from pmd.services.verifier.sandbox.pool import Pool
+from pmd.services.verifier.verification import Submission
 from tests.verifier.conftest import SOLVE_SPEC, Sandbox, fenced
 
 
@@ -23,9 +23,9 @@ def sleepy(number: int) -> Submission:
 
 def test_a_short_batch_does_not_wait_for_a_long_one(sandbox: Sandbox) -> None:
     with ThreadPoolExecutor(1) as threads:
-        long = threads.submit(sandbox.grader.grade, [sleepy(n) for n in range(80)])
+        long = threads.submit(sandbox.verifier.verify, [sleepy(n) for n in range(80)])
         time.sleep(0.3)
-        assert [v.outcome for v in sandbox.grader.grade([sleepy(1000)])] == ["passed"]
+        assert [v.outcome for v in sandbox.verifier.verify([sleepy(1000)])] == ["passed"]
         assert not long.done()
         assert [v.outcome for v in long.result()] == ["passed"] * 80
 

@@ -158,14 +158,14 @@ def test_tests_that_cannot_be_used_are_refused_and_blame_nobody(
     spec: dict[str, Any], why: str, sandbox: Sandbox
 ) -> None:
     whole = {"kind": "unit_tests", **spec}
-    assert why in str(sandbox.grader.refusals([whole])[0])
+    assert why in str(sandbox.verifier.refusals([whole])[0])
     verdict = sandbox.judge(TOTAL, whole)
     assert verdict.outcome == "infra_error"
     assert why in verdict.error
 
 
 def test_a_spec_without_tests_is_refused(sandbox: Sandbox) -> None:
-    assert "give tests or test_code" in str(sandbox.grader.refusals([{"kind": "unit_tests"}])[0])
+    assert "give tests or test_code" in str(sandbox.verifier.refusals([{"kind": "unit_tests"}])[0])
 
 
 def test_a_value_that_the_tests_stumble_over_is_the_programs_failure(sandbox: Sandbox) -> None:

@@ -34,16 +34,16 @@ SOLUTION = "solution"
 else looks at it."""
 
 BUILT_IN: dict[str, Kind[Any]] = {
-    "exact": Kind(exact.Spec, exact.answer, exact.grade),
-    "choice": Kind(choice.Spec, choice.answer, choice.grade),
-    "regex": Kind(regex.Spec, regex.answer, regex.grade),
-    "math": Kind(math.Spec, math.answer, math.grade),
-    "json_schema": Kind(json_schema.Spec, json_schema.answer, json_schema.grade),
-    "code": Kind(code.Spec, code.answer, code.grade, code.prove),
-    "unit_tests": Kind(unit_tests.Spec, unit_tests.answer, unit_tests.grade, unit_tests.prove),
-    "python": Kind(python.Spec, python.answer, python.grade, python.prove),
-    "reasoning_gym": Kind(reasoning_gym.Spec, reasoning_gym.answer, reasoning_gym.grade, reasoning_gym.prove),
-    "http": Kind(http.Spec, http.answer, http.grade, http.prove),
+    "exact": Kind(exact.Spec, exact.answer, exact.verify),
+    "choice": Kind(choice.Spec, choice.answer, choice.verify),
+    "regex": Kind(regex.Spec, regex.answer, regex.verify),
+    "math": Kind(math.Spec, math.answer, math.verify),
+    "json_schema": Kind(json_schema.Spec, json_schema.answer, json_schema.verify),
+    "code": Kind(code.Spec, code.answer, code.verify, code.prove),
+    "unit_tests": Kind(unit_tests.Spec, unit_tests.answer, unit_tests.verify, unit_tests.prove),
+    "python": Kind(python.Spec, python.answer, python.verify, python.prove),
+    "reasoning_gym": Kind(reasoning_gym.Spec, reasoning_gym.answer, reasoning_gym.verify, reasoning_gym.prove),
+    "http": Kind(http.Spec, http.answer, http.verify, http.prove),
 }
 
 

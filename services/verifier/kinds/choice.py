@@ -62,7 +62,7 @@ def answer(spec: Spec, completion: str) -> str | None:
     return by_form.get(plain)
 
 
-def grade(spec: Spec, completion: str, context: Context) -> Verdict:  # noqa: ARG001 -- the signature of all kinds
+def verify(spec: Spec, completion: str, context: Context) -> Verdict:  # noqa: ARG001 -- the signature of all kinds
     """`passed` for the right label, `failed` for another one, `format` for anything else."""
     chosen = answer(spec, completion)
     if chosen is None:

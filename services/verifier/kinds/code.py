@@ -139,7 +139,7 @@ def runnable(completion: str) -> str | Verdict:
     return Verdict(outcome=Outcome.FORMAT, reward=0.0, feedback=text)
 
 
-def grade(spec: Spec, completion: str, context: Context) -> Verdict:
+def verify(spec: Spec, completion: str, context: Context) -> Verdict:
     """`passed` when every test passes, else the outcome of the shortest test that does not."""
     source = runnable(completion)
     if isinstance(source, Verdict):

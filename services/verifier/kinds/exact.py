@@ -44,7 +44,7 @@ def answer(spec: Spec, completion: str) -> str | None:
     return _normal(spec, extract.text_answer(completion)) or None
 
 
-def grade(spec: Spec, completion: str, context: Context) -> Verdict:  # noqa: ARG001 -- the signature of all kinds
+def verify(spec: Spec, completion: str, context: Context) -> Verdict:  # noqa: ARG001 -- the signature of all kinds
     """`passed` for an equal text, `format` for an empty one, `failed` otherwise."""
     given = answer(spec, completion)
     if given is None:

@@ -45,7 +45,7 @@ def answer(spec: Spec, completion: str) -> str | None:  # noqa: ARG001 -- the si
     return extract.without_thinking(completion)
 
 
-def grade(spec: Spec, completion: str, context: Context) -> Verdict:
+def verify(spec: Spec, completion: str, context: Context) -> Verdict:
     """What the endpoint says; `infra_error` when it says nothing that can be understood."""
     body = {"completion": answer(spec, completion), "payload": spec.payload}
     try:

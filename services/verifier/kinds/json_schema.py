@@ -98,7 +98,7 @@ def answer(spec: Spec, completion: str) -> str | None:  # noqa: ARG001 -- the si
     return given if 0 < len(given) <= MAX_CHARS else None
 
 
-def grade(spec: Spec, completion: str, context: Context) -> Verdict:
+def verify(spec: Spec, completion: str, context: Context) -> Verdict:
     """`passed` for a valid value, `format` for what is no JSON, `failed` for an invalid value."""
     given = answer(spec, completion)
     try:

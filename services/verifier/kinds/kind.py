@@ -21,7 +21,7 @@ class Kind(Generic[S]):
     """The pydantic model of the spec, `kind` included."""
     answer: Callable[[S, str], str | None]
     """The part of a completion that the verdict depends on: equal answers are judged once."""
-    grade: Callable[[S, str, Context], Verdict]
+    verify: Callable[[S, str, Context], Verdict]
     """The verdict on a completion; what it raises becomes `infra_error`."""
     prove: Callable[[S, Context], str | None] | None = None
     """What is wrong with a spec that only trying it shows, if anything; asked when specs are checked."""

@@ -90,7 +90,7 @@ def _balanced(text: str) -> bool:
     return depth == 0
 
 
-def grade(spec: Spec, completion: str, context: Context) -> Verdict:
+def verify(spec: Spec, completion: str, context: Context) -> Verdict:
     """`passed` for an equal answer, `format` for none, or one that is no mathematics, `failed` otherwise."""
     given = answer(spec, completion)
     if given is None:

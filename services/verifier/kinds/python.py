@@ -51,10 +51,10 @@ def answer(spec: Spec, completion: str) -> str | None:  # noqa: ARG001 -- the si
     return extract.without_thinking(completion)
 
 
-def grade(spec: Spec, completion: str, context: Context) -> Verdict:
+def verify(spec: Spec, completion: str, context: Context) -> Verdict:
     """What the function says; `infra_error` when it says nothing that can be understood."""
     arguments = f"{json.dumps(answer(spec, completion))}\n{json.dumps(spec.reference)}"
-    execution = context.graders.run(Job(spec.source, FUNCTION, arguments, spec.limits.limits()))
+    execution = context.scorers.run(Job(spec.source, FUNCTION, arguments, spec.limits.limits()))
     said = report.read(execution)
     facts: dict[str, Any] = {"sandbox_tier": context.tier, "cpu_ms": execution.cpu_s * 1e3}
     try:

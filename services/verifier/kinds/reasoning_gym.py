@@ -69,7 +69,7 @@ def answer(spec: Spec, completion: str) -> str | None:
     return given if given and len(given) <= MAX_CHARS else None
 
 
-def grade(spec: Spec, completion: str, context: Context) -> Verdict:
+def verify(spec: Spec, completion: str, context: Context) -> Verdict:
     """What the scorer says."""
     given = answer(spec, completion)
     if given is None:

@@ -58,7 +58,7 @@ def answer(spec: Spec, completion: str) -> str | None:  # noqa: ARG001 -- the si
     return extract.text_answer(completion) or None
 
 
-def grade(spec: Spec, completion: str, context: Context) -> Verdict:  # noqa: ARG001 -- the signature of all kinds
+def verify(spec: Spec, completion: str, context: Context) -> Verdict:  # noqa: ARG001 -- the signature of all kinds
     """`passed` when the whole answer matches, `format` when there is none, `failed` otherwise."""
     given = answer(spec, completion)
     if given is None:

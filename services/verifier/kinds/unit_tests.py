@@ -135,7 +135,7 @@ def answer(spec: Spec, completion: str) -> str | None:  # noqa: ARG001 -- the si
     return extract.program_of(completion)
 
 
-def grade(spec: Spec, completion: str, context: Context) -> Verdict:
+def verify(spec: Spec, completion: str, context: Context) -> Verdict:
     """`passed` when all tests pass, else the outcome of the first that does not."""
     source = runnable(completion)
     if isinstance(source, Verdict):
@@ -175,7 +175,7 @@ def _ask_tests(spec: Spec, table: dict[str, dict[str, Any]], context: Context) -
     given = spec.model_dump(include={"tests", "test_code", "entry_point", "setup", "partial"}, mode="json")
     limits = spec.limits.limits()
     roomy = Limits(limits.cpu_s, limits.memory_mb, limits.output_kb + (MAX_TABLE_BYTES >> 10))
-    execution = context.graders.run(Job(DRIVER, "judge", f"{json.dumps(given)}\n{json.dumps(table)}", roomy))
+    execution = context.scorers.run(Job(DRIVER, "judge", f"{json.dumps(given)}\n{json.dumps(table)}", roomy))
     said = report.read(execution)
     if said.limit is not None and table:
         # The same tests with the first of these values, and nothing else, are the program's doing.
