@@ -20,6 +20,7 @@ from transformers import PreTrainedModel, Qwen3ForCausalLM
 
 from pmd.services.common import probe
 from pmd.services.common.artifacts import seal_weights
+from pmd.services.common.jobs import Retryable
 from pmd.services.common.wire import Policy, Sampling
 from pmd.services.rollout.completion import Completion, Row
 from pmd.services.rollout.engines.vllm import server
@@ -174,6 +175,34 @@ def test_law_6_a_killed_child_costs_the_unfinished_rows_alone(engine, tmp_path: 
     os.killpg(engine._server.pid, signal.SIGKILL)
     wait_for(lambda: engine.loaded() == {}, 20)
     wait_for(lambda: engine.loaded() == {"demo": 1}, 900)  # nobody asked
+
+
+@pytest.mark.chaos
+@needs_vllm
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("point", ["load", "logprobs"])
+def test_law_13_a_child_killed_during_an_update_comes_back_with_the_new_weights(  # type: ignore[no-untyped-def]
+    engine, point: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before its tensors are there, and before they are checked."""
+    old, new = make_model(1), make_model(2)
+    engine.load(seal(tmp_path / "1", old, 1))
+    policy = seal(tmp_path / "2", new, 2)
+    plain = getattr(server.Server, point)
+
+    def killed(child: server.Server, *given: object) -> object:
+        monkeypatch.setattr(server.Server, point, plain)
+        os.killpg(child.pid, signal.SIGKILL)
+        return plain(child, *given)
+
+    monkeypatch.setattr(server.Server, point, killed)
+    with pytest.raises(Retryable):
+        engine.load(policy)
+    rows = long_rows(1)
+    drawn = engine.generate(policy, rows, GREEDY, patient)
+    assert {one.policy_version for one in drawn} == {2}
+    assert [list(one.token_ids) for one in drawn] == [greedy(new, row) for row in rows]
+    assert engine.loaded() == {"demo": 2}
 
 
 @pytest.mark.slow

@@ -61,7 +61,7 @@ MODES = ("hung", "dead", "starting")
 """hung: takes connections and answers nothing. dead: refuses them, and what it held in memory is gone. starting (of
 what is no part of the installation): answers 503."""
 SMALL = {
-    "problems": {"world": "easy", "train": 24, "test": 4, "unseen": 4},
+    "problems": {"world": "easy", "train": 72, "test": 4, "unseen": 4},
     "schedule": {"problems_per_step": 6, "rollouts_per_problem": 4},
     "sampling": {"max_tokens": 48},
     "memory": {"abstract": {"clustering": "embeddings", "min_support": 2, "distance": 2.0, "every": 1, "warmup": 0}},
@@ -404,16 +404,12 @@ def main() -> None:
     installation = Installation(given.state_dir.absolute())
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     try:
-        calm = {}
-        for part in given.part:
+        disturbed, steps = {}, len(PHASES)
+        # What one run has embedded no other asks for: the embedder is missed by the first alone.
+        for part in sorted(given.part, key=lambda part: part not in {"embedder", "all"}):
             parts = PARTS if part == "all" else (part,)
-            external = "generator" in parts
-            steps = len(PHASES)
-            if external not in calm:
-                calm[external] = installation.create("calm", steps, external=external)
-                list(installation.play(calm[external], []))
-                print(f"undisturbed: {installation.faults(calm[external], calm[external]) or 'ended'}", flush=True)
-            run = installation.create(part, steps, external=external)
+            run = installation.create(part, steps, external="generator" in parts)
+            disturbed[part] = run, "generator" in parts
             outages = in_each_phase(parts, given.mode or ("hung", "dead"), given.seconds, given.short)
             for seen in installation.play(run, outages):
                 o = seen.outage
@@ -424,6 +420,12 @@ def main() -> None:
                     f"{'needed' if o.needed else 'other':6} named after {named:7} stands in {seen.still} | {said}",
                     flush=True,
                 )
+        calm = {}
+        for part, (run, external) in disturbed.items():
+            if external not in calm:
+                calm[external] = installation.create("calm", steps, external=external)
+                list(installation.play(calm[external], []))
+                print(f"undisturbed: {installation.faults(calm[external], calm[external]) or 'ended'}", flush=True)
             print(f"{part}: {installation.faults(run, calm[external]) or 'as undisturbed'}", flush=True)
     finally:
         installation.close()
