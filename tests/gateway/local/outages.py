@@ -303,14 +303,18 @@ class Installation:
         return run
 
     def play(self, run: str, outages: Sequence[Outage]) -> Iterator[Seen]:
-        """Follow a run to its end, with the outages on its way."""
+        """Follow a run to its end, with the outages on its way, but those that it has left behind in an earlier one."""
         for outage in outages:
             self._await(run, outage)
-            yield self._strike(run, outage)
+            if self._goes_on(run):
+                yield self._strike(run, outage)
         deadline = time.monotonic() + PATIENCE_S
-        while self.http.get(f"/v1/runs/{run}").json()["status"] in {"queued", "running"}:
+        while self._goes_on(run):
             assert time.monotonic() < deadline, f"{run} does not end: {self.http.get(f'/v1/runs/{run}').text}"
             time.sleep(LOOK_S)
+
+    def _goes_on(self, run: str) -> bool:
+        return self.http.get(f"/v1/runs/{run}").json()["status"] in {"queued", "running"}
 
     def _await(self, run: str, outage: Outage) -> None:
         deadline = time.monotonic() + PATIENCE_S
