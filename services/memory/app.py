@@ -21,7 +21,7 @@ from pmd.services.common.requests import (
     WriteResult,
 )
 from pmd.services.common.runner import JobRunner
-from pmd.services.memory.api import curate, explain, read
+from pmd.services.memory.api import curate, explain, moments, read, review, why
 from pmd.services.memory.api import search as find
 from pmd.services.memory.api.caller import explain_refusals
 from pmd.services.memory.index.search import open_search
@@ -85,6 +85,9 @@ def create_app(settings: MemoryServiceSettings) -> FastAPI:
         curate.routes,
         find.routes,
         explain.routes,
+        moments.routes,
+        review.routes,
+        why.routes,
     ):
         app.include_router(routes)
     explain_refusals(app)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from pmd.services.common.bank import ItemView, ProposalView, VersionView
+from pmd.services.common.bank import ItemView, Origin, ProposalView, VersionView
 from pmd.services.memory.ledger import Item
 
 
@@ -33,6 +33,7 @@ def item_view(item: Item) -> ItemView:
         trials=1 if attempt else facts.get("trials"),
         sources=[facts["rollout_id"]] if attempt else facts.get("sources", []),
         note=facts.get("leak") or facts.get("harm") or facts.get("feedback") or None,
+        origin=Origin(**facts["origin"]) if "origin" in facts else None,
     )
 
 

@@ -300,6 +300,8 @@ class Transaction:
         as_of = both if step is None else [replace(item, step=step) for item in both]
         self.insert(VERSIONS, [version_row(self.bank, item, actor) for item in as_of])
         made = [item for item in both if item.level != "experience"]
-        self.link([(source, item, _HOW[item.level]) for item in made for source in item.facts.get("sources", ())])
+        by_hand = {item.id: item.facts.get("merged_from", ()) for item in made}  # a person made it of these
+        sources = [(s, item) for item in made for s in item.facts.get("sources", ()) if s not in by_hand[item.id]]
+        self.link([(source, item, _HOW[item.level]) for source, item in sources])
         if not by_person(actor):
             self._machine.update({"added": len(added), "changed": len(changed)})
