@@ -8,17 +8,20 @@ Invariant: a bank that a run still reads is not deleted by a slip, and not witho
 
 from __future__ import annotations
 
+import json
+from collections.abc import AsyncIterable, AsyncIterator
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Depends, HTTPException, Path, Query, Request
 from fastapi.concurrency import run_in_threadpool
-from fastapi.responses import Response
+from fastapi.responses import Response, StreamingResponse
 
 from pmd.gateway.api import examples
 from pmd.gateway.api.deps import RunId, Runs, Services
 from pmd.gateway.api.history import recipe_of
 from pmd.gateway.api.table import FILE, Row, add_rows
 from pmd.gateway.recipes.recipe import Recipe
+from pmd.gateway.recipes.start import bare_model
 from pmd.gateway.registry.status import FINAL
 from pmd.gateway.views import RunStatus
 from pmd.services.common.app import known_query
@@ -48,6 +51,7 @@ from pmd.services.common.bank import (
 )
 from pmd.services.common.curation import (
     ACTS,
+    JSON_LINES,
     Actor,
     Annotation,
     AuditQuery,
@@ -167,7 +171,6 @@ READS = (
     Row("get_snapshot", "GET", SNAPSHOT, SNAPSHOT_AT, "One snapshot. Its ETag is its `seq`.", SnapshotView),
     Row("diff_bank", "GET", f"{BANK}/diff", f"{AT}/diff", CHANGED, BankDiff, BankDiffQuery),
     Row("compare_banks", "GET", f"{BANK}/compare", f"{AT}/compare", SIDE_BY_SIDE, BankComparison, CompareQuery),
-    Row("export_bank", "GET", f"{BANK}/export", f"{AT}/export", EXPORT, query=ExportQuery),
 )
 
 
@@ -271,6 +274,42 @@ add_rows(
     },
     Depends(_remembers),
 )
+
+
+@routes.get(
+    f"{BANK}/export",
+    tags=["memory"],
+    description=EXPORT,
+    response_class=Response,
+    responses={**examples.refusals(404), 200: {"description": "JSON lines", "content": JSON_LINES}},
+    dependencies=[Depends(_remembers)],
+)
+async def export_bank(
+    run: RunId,
+    request: Request,
+    registry: Runs,
+    services: Services,
+    asked: Annotated[ExportQuery, Query()],  # noqa: ARG001 -- passed on
+) -> Response:
+    answer = await services.same("memory", f"{AT.format(run=run)}/export", request, streams=True)
+    if isinstance(answer, StreamingResponse) and answer.status_code == 200:
+        row = await run_in_threadpool(registry.run, run)
+        answer.body_iterator = _with_model(answer.body_iterator, bare_model(json.loads(row["inputs"]).get("model")))
+    return answer
+
+
+async def _with_model(chunks: AsyncIterable[Any], model: str | None) -> AsyncIterator[bytes]:
+    """An export whose first line names the model of its run, which the memory service does not know."""
+    head: bytes | None = b""
+    async for chunk in chunks:
+        if head is None:
+            yield chunk
+            continue
+        head += chunk
+        first, end, rest = head.partition(b"\n")
+        if end:
+            yield json.dumps(json.loads(first) | {"model": model}).encode() + end + rest
+            head = None
 
 
 @routes.delete(BANK, tags=["memory"], status_code=204, responses=examples.refusals(*SEEN_REFUSES))

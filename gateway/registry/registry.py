@@ -406,9 +406,13 @@ class Registry:
         with self.database.read() as db:
             return list(db.execute(query).mappings())
 
-    def events(self, run: str, *, after: int = 0, limit: int = 500) -> list[EventView]:
-        """Events with a higher `seq` than `after`, oldest first."""
+    def events(
+        self, run: str, *, after: int = 0, limit: int | None = 500, types: Sequence[str] | None = None
+    ) -> list[EventView]:
+        """Events with a higher `seq` than `after`, oldest first; of some types only when `types` is given."""
         query = select(EVENTS).where(EVENTS.c.run_id == run, EVENTS.c.seq > after).order_by(EVENTS.c.seq).limit(limit)
+        if types is not None:
+            query = query.where(EVENTS.c.type.in_(types))
         with self.database.read() as db:
             rows = db.execute(query).mappings().all()
         return [EventView(seq=r["seq"], ts=r["ts"], type=r["type"], payload=json.loads(r["payload"])) for r in rows]

@@ -7,6 +7,7 @@ from typing import Any
 
 from pmd.services.common.bank import ItemView, Origin, ProposalView, VersionView
 from pmd.services.memory.ledger import Item
+from pmd.services.memory.ledger.items import ORIGIN
 
 
 def item_view(item: Item) -> ItemView:
@@ -33,7 +34,7 @@ def item_view(item: Item) -> ItemView:
         trials=1 if attempt else facts.get("trials"),
         sources=[facts["rollout_id"]] if attempt else facts.get("sources", []),
         note=facts.get("leak") or facts.get("harm") or facts.get("feedback") or None,
-        origin=Origin(**facts["origin"]) if "origin" in facts else None,
+        origin=Origin(**facts[ORIGIN]) if ORIGIN in facts else None,
     )
 
 

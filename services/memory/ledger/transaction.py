@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from pmd.services.common.bank import Status
-from pmd.services.memory.ledger.items import Banned, Item, Thought, by_person, fingerprint
+from pmd.services.memory.ledger.items import ORIGIN, Banned, Item, Thought, by_person, fingerprint
 from pmd.services.memory.ledger.rows import item_of, item_row, load, portions, version_row
 from pmd.services.memory.ledger.tables import (
     ANNOTATIONS,
@@ -84,7 +84,10 @@ class Transaction:
         banned = Banned(i.text for i in settled if i.status == "banned")
         said = {item.thought for item in settled}
         added, changed = [], []
-        for item_id, (item, old) in self._placed(found, notes).items():
+        for item_id, (written, old) in self._placed(found, notes).items():
+            item = written
+            if old is not None and ORIGIN in old.facts:
+                item = replace(written, facts=written.facts | {ORIGIN: old.facts[ORIGIN]})
             if item.level != "experience" and (banned.says(item.text) or item.thought in said):
                 self._machine["left to people"] += 1
             elif old is not None and old.settled:

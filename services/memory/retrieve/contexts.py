@@ -131,7 +131,9 @@ def retrieve(ledger: Ledger, search: Search, request: RetrieveRequest, job: JobC
             check=job.check,
         )
     chosen = {pid: _chosen(problems[pid], snapshot, request) for pid in wanted}
-    selections = {pid: with_hold_out(selection, pid, request) for pid, selection in chosen.items()}
+    selections = dict(chosen)
+    if request.trial:
+        selections = {pid: with_hold_out(selection, pid, request) for pid, selection in chosen.items()}
     seq = snapshot.seq if snapshot else 0
     job.check()
     if request.rollouts is None:
