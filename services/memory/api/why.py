@@ -55,12 +55,17 @@ def why_item(bank: BankId, item_id: InPath, asked: Annotated[WhyQuery, Query()],
             raise changes.Missing(f"step {step} rendered no contexts of problem {asked.problem_id!r}")
     seq = max(row["seq"] for found in rows.values() for row in found)
     then = _then(ledger, bank, item_id, int(jobs[0].step), seq)
-    unfound = _unfound(now, then)
     here = [at for pid, found in rows.items() if (at := _at(item_id, pid, found)) is not None]
     named = {at.problem_id for at in here}
     home = {asked.problem_id, None if now.level == "behavior" else now.scope} & rows.keys()
     here += [
-        WhyHere(problem_id=pid, shown=False, cause=None, reason=unfound, contexts=len(rows[pid]))
+        WhyHere(
+            problem_id=pid,
+            shown=False,
+            cause=None,
+            reason=_unfound(now, then, home=pid == now.scope),
+            contexts=len(rows[pid]),
+        )
         for pid in sorted(pid for pid in home - named if pid is not None)
     ]
     return Why(
@@ -71,7 +76,7 @@ def why_item(bank: BankId, item_id: InPath, asked: Annotated[WhyQuery, Query()],
         version=then.version if then else None,
         problems=sorted(here, key=lambda at: (not at.shown, at.problem_id)),
         others=len(rows) - len(here),
-        reason=unfound if len(rows) > len(here) else "",
+        reason=_unfound(now, then, home=False) if len(rows) > len(here) else "",
     )
 
 
@@ -122,21 +127,24 @@ def _then(ledger: Ledger, bank: str, item_id: str, step: int, seq: int) -> Item 
         return reads.at_seq(db, bank, seq if changed is None else changed - 1, [item_id]).get(item_id)
 
 
-def _unfound(now: Item, then: Item | None) -> str:
-    """Why a note was not found for a problem whose contexts do not name it."""
+def _unfound(now: Item, then: Item | None, *, home: bool) -> str:
+    """Why a note was not found for a problem whose contexts do not name it.
+
+    Args:
+        home: the problem is the note's own.
+    """
     if then is None:
         return "the step did not know it: it is newer, or a person added it after the step had begun"
     if then.status != "active":
         why = now.facts.get("leak") or now.facts.get("harm")
         return f"it was {then.status} then: {STANDING[then.status]}" + (f" ({why})" if why else "")
-    if then.level == "experience":
-        return "the recipe shows no attempts (memory.levels), or another attempt at the problem stands for it"
     if then.level == "behavior":
         topic = then.facts.get("topic")
-        about = f"their questions do not have its topic {topic!r}" if topic else "their questions are not like it"
+        about = f"the questions do not have its topic {topic!r}" if topic else "the questions are not like it"
         return f"{about} (retrieval.min_similarity), or the recipe shows no behaviors (memory.levels)"
-    return (
-        f"it is a {then.kind} of {then.scope}: other problems are shown it where it speaks about them or they ask the"
-        " like and have none of their own; its own, unless the recipe shows none or one that says the same stands for"
-        " it"
-    )
+    if home:
+        return f"the recipe shows no {then.level}s (memory.levels), or another one stands for it"
+    if then.kind == "strategy":
+        others = "others are shown it where it speaks about them, or they ask the like and have none of their own"
+        return f"it is a strategy of {then.scope}: {others}"
+    return f"it is {'an attempt at' if then.kind == 'attempt' else 'a lesson of'} {then.scope}"
