@@ -145,6 +145,9 @@ class Gateway:
             raise self._unreachable(error) from error
         if answer.is_error:
             if self._meant(path, answer):
+                content = kwargs.get("content")
+                if content is not None and not isinstance(content, bytes):
+                    content.seek(0)  # the request that was refused has read it
                 return self._answer(method, path, **kwargs)
             raise explain(answer, self.url)
         return answer

@@ -48,7 +48,7 @@ def edit(
     say_written(gateway.patch(f"/v1/runs/{run}/memory/{item}", {"text": wanted, "also": also}, headers))
     if same:
         done = "reworded" if everywhere else "stands; --everywhere rewords it"
-        console.print(f"the same thought {done} in {len(same)} other places")
+        console.print(f"the same thought {done} at {len(same)} more place{'' if len(same) == 1 else 's'}")
 
 
 def _same(gateway: Gateway, run: str, item: ItemView) -> list[ItemView]:

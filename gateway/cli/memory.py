@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import uuid
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 from urllib.parse import quote
@@ -19,7 +20,7 @@ from pmd.gateway.views import RunView
 from pmd.services.common.strict import Strict, explain
 
 if TYPE_CHECKING:
-    from pmd.services.common.bank import ItemView, Utility
+    from pmd.services.common.bank import ItemView, Origin, Utility
 
 # Commands import the models that they read: making all of them would cost every other command its start.
 # ruff: noqa: PLC0415
@@ -109,7 +110,7 @@ def search(
 @app.command("show")
 def show(run: RunId, item: ItemId, as_json: AsJson = False) -> None:
     """Show one memory: text, evidence, what it was made from, and its versions."""
-    from pmd.services.common.bank import ItemDetail
+    from pmd.services.common.bank import ItemDetail, Origin
 
     answer = connect().get(f"/v1/runs/{run}/memory/{item}")
     if as_json:
@@ -123,6 +124,8 @@ def show(run: RunId, item: ItemId, as_json: AsJson = False) -> None:
     for key, value in now:
         if key != "text" and value not in (None, "", []):
             shown = "\n".join(map(str, value)) if isinstance(value, list) else str(value)
+            if isinstance(value, Origin):
+                shown = _origin(value)
             facts.add_row(f"[dim]{key}[/]", escape(shown))
     console.print(facts)
     if len(found.history) > 1:
@@ -201,9 +204,7 @@ def provenance(run: RunId, item: ItemId, as_json: AsJson = False) -> None:
         return
     found = read_as(Provenance, answer)
     if found.item.origin is not None:
-        origin = found.item.origin
-        model = f", model {origin.model}" if origin.model else ""
-        console.print(f"first written by run {origin.run}@{origin.policy_version}{model}", markup=False)
+        console.print(f"first written by run {_origin(found.item.origin)}", markup=False)
     rows = table("", "how", "id", "text")
     for word, links in (("made from", found.made_from), ("made", found.made)):
         for link in links:
@@ -355,10 +356,11 @@ def audit(
         print_json([row.model_dump(mode="json") for row in found])
         return
     rows = table("seq", "when", "by", "action", "item", "detail")
-    for row in found:
-        said = ", ".join(f"{key} {value}" for key, value in row.detail.items())
-        who = (escape(row.actor), row.action, row.item_id or "", escape(said))
-        rows.add_row(str(row.seq), age(row.at), *who)
+    for (seq, action), act in groupby(found, key=lambda row: (row.seq, row.action)):
+        first, *more = act
+        said = ", ".join(f"{key} {value}" for key, value in first.detail.items())
+        about = f"{len(more) + 1} memories" if more else first.item_id or ""
+        rows.add_row(str(seq), age(first.at), escape(first.actor), action, about, escape(said))
     console.print(rows if found else "nobody changed anything")
 
 
@@ -441,6 +443,12 @@ def say_written(answer: Any) -> None:
     item = read_as(ItemView, answer)
     held = " pinned" if item.pinned else " edited" if item.edited else ""
     console.print(f"{item.id}  version {item.version}  {item.status}{held}", soft_wrap=True)
+
+
+def _origin(origin: Origin) -> str:
+    """The run that wrote a memory first."""
+    model = f", model {origin.model}" if origin.model else ""
+    return f"{origin.run}@{origin.policy_version}{model}"
 
 
 def _mark(item: ItemView) -> str:

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
+NAMED = 10
+"""Memories that an undo names; the rest is counted."""
+
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the snapshot; it begins with a letter.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Do it; without, it says what it would do.")]
 
@@ -162,8 +165,10 @@ def undo(
         done = read_as(UndoResult, gateway.post(path, {"seq": dry.seq, "dry_run": False}, headers))
     word = "would undo" if dry_run else "undone:"
     console.print(f"{word} {done.action} by {escape(done.actor)} (seq {done.seq})", soft_wrap=True)
-    for ref in done.items:
+    for ref in done.items[:NAMED]:
         console.print(f"{ref.id}  version {ref.version}", soft_wrap=True)
+    if len(done.items) > NAMED:
+        console.print(f"and {len(done.items) - NAMED} more")
     for proposal in done.reopened:
         console.print(f"proposal {proposal} is open again", soft_wrap=True)
 

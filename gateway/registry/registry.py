@@ -103,6 +103,7 @@ class Registry:
                 db.execute(insert(RUNS).values(row))
                 made = {"name": recipe.name, "method": recipe.method, "model": inputs.model}
                 made |= {"problems": inputs.source} if inputs.source else {}
+                made |= {"bank": inputs.start.origin, "bank_sha256": inputs.start.sha256} if inputs.start else {}
                 self._log(db, run, "run.created", made)
                 if inputs.bad_records:
                     facts = {"count": inputs.bad_records, "examples": list(inputs.bad_examples)}

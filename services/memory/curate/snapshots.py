@@ -87,6 +87,7 @@ def changed(
     db: sa.Connection, bank: str, since: int, until: int, level: Level | None, after: str, limit: int
 ) -> tuple[list[tuple[Item | None, Item]], str | None]:
     """Items that differ between two moments in what people see of them, each as it was and as it is then, by id.
+    What came and went in between is no difference.
 
     Args:
         level: None: insights and behaviors.
@@ -102,7 +103,7 @@ def changed(
         before, now = (reads.at_seq(db, bank, seq, ids) for seq in (since, until))
         for item_id in ids:
             old, new = before.get(item_id), now[item_id]
-            if old is None or _seen(old) != _seen(new):
+            if new.status == "active" if old is None else _seen(old) != _seen(new):
                 found.append((old, new))
                 if len(found) == limit:
                     return found, item_id

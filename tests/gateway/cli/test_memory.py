@@ -117,6 +117,7 @@ def test_many_are_changed_after_a_look(pmd: Shell) -> None:
     assert len(pmd.items()) == 5
     pmd("bulk", "ban", "--level", "insight", "--yes")
     assert pmd.items() == []
+    assert "5 memories" in pmd("audit"), "an act is one line"
 
 
 def test_a_bank_that_a_run_may_read_is_deleted_with_yes_and_force_alone(pmd: Shell) -> None:
@@ -147,6 +148,8 @@ def test_a_bank_leaves_says_its_model_and_is_tried_before_it_comes_back(pmd: She
     assert (head["bank"], head["model"]) == (pmd.run, "model")
     assert "0 would be added" in pmd("import", str(file), "--dry-run")
     assert "0 added, 5 known" in pmd("import", str(file))
+    pmd.run = pmd.run[:-3]
+    assert "0 added, 5 known" in pmd("import", str(file)), "sent again once the whole id is known"
 
 
 def test_two_runs_are_compared(pmd: Shell, recipe_tree: Callable[..., dict[str, Any]]) -> None:

@@ -99,6 +99,9 @@ def test_a_difference_says_what_came_what_went_and_what_changed_page_by_page(des
     desk.world.record(2, [("p0", RIGHT, True)])
     desk.world.reflect(2, Words(lambda _: "None"), ["p0"])
     assert changed(desk, since=since) == everything, "new evidence is no change"
+    passing = desk.post("items", {"level": "behavior", "text": "came and went.", "topic": "zor"})
+    assert (passing.status_code, undo(desk).status_code) == (201, 200)
+    assert changed(desk, since=since) == everything, "what came and went in between is none either"
     assert changed(desk, since=since, until=since) == []
     assert [c for c, _, _ in changed(desk, since=1, level="experience")] == ["added"]
     assert desk.http.get(f"{B}/diff", params={"since": 5, "until": 2}).json()["errors"][0]["field"] == "since"
