@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 
+from pmd.services.common.options import MAX_NOTE_CHARS
 from tests.memory.desk import RIGHT, B, Desk, if_match
 from tests.memory.world import Words
 
@@ -114,3 +116,18 @@ def test_a_key_belongs_to_who_used_it(four: Desk) -> None:
     assert four.edit(one, "turn.", **key).status_code == 200
     other = four.edit(one, "turn.", **key, **{"X-PMD-Actor": "bob"})
     assert (other.status_code, "another request" in other.json()["title"]) == (409, True)
+
+
+def test_one_limit_for_one_thing_whichever_way_a_note_becomes_active(four: Desk) -> None:
+    """A bank of an older release may hold longer notes: they stay put away."""
+    longer = "t" * (MAX_NOTE_CHARS + 1)
+    old = {"id": "i", "level": "insight", "kind": "lesson", "scope": "p0", "text": longer, "status": "retired"}
+    old |= {"pinned": False, "edited": False, "step": 1, "policy_version": 0, "facts": {}}
+    lines = [{"format": "pmd-bank", "version": 1, "bank": "old", "seq": 1}, {"item": old}]
+    content = "".join(json.dumps(line) + "\n" for line in lines)
+    assert four.http.post(f"{B}:import", content=content).json()["added"] == 1
+    put_away = four.one(level="insight", status="retired")
+    refused = four.post(f"items/{put_away['id']}:restore", None, put_away["version"])
+    assert (refused.status_code, str(MAX_NOTE_CHARS) in refused.json()["title"]) == (409, True)
+    dry = four.post("items:bulk", {"action": "restore", "where": {"status": "retired"}}).json()
+    assert ([each["id"] for each in dry["refused"]], dry["items"]) == ([put_away["id"]], [])
