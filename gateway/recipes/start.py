@@ -180,7 +180,7 @@ def _names(
     return names
 
 
-def _under(line: Mapping[str, Any], names: Mapping[str, str]) -> Mapping[str, Any]:
+def _under(line: dict[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
     """A line of an export with its problem under another name."""
     if not names:
         return line

@@ -15,6 +15,7 @@ from pmd.gateway.cli.report import render_compare_terminal, render_terminal
 from pmd.gateway.recipes.inputs import StartBank
 from pmd.gateway.report import render_compare, render_html
 from pmd.gateway.report.svg import Series, line_chart, spread, stacked_bars, ticks
+from pmd.gateway.report.units import percent
 from pmd.gateway.views import MemoryEvent, ReportView, RunStatus
 from pmd.services.common.wire import Ref
 from tests.gateway.cli.synthetic import report
@@ -203,10 +204,10 @@ def test_the_report_says_what_a_run_began_with_and_what_it_did_to_the_score() ->
     told = whole.model_copy(update={"steps": [first, *whole.steps[1:]], "start": start, "memory_events": events})
     page = render_html(told)
     check_page(page)
-    terminal = " ".join(shown(render_terminal(told)).split())
+    terminal = re.sub(r"[ \n]+", " ", shown(render_terminal(told), 200))
     for text in (html.unescape(page), terminal):
         assert "bank of run other-1, model big/Model, seq 41: 3 behaviors, 12 insights; sha256 0123456789ab" in text
-        assert "34 % with it" in text
+        assert f"{percent(0.34)} with it" in text
         assert "4 changes by people took effect in 2 steps, 2 to 7" in text
         assert "person:ada deleted the bank while the run was running" in text
     assert "before the first step" in terminal
