@@ -6,6 +6,7 @@ from enum import StrEnum
 from typing import Any, Literal
 
 from pmd.gateway.recipes.datasets.records import BadRecord
+from pmd.gateway.recipes.inputs import StartBank
 from pmd.gateway.recipes.methods import MethodName
 from pmd.services.common.requests import MemoryCounts, SplitScore
 from pmd.services.common.strict import Strict
@@ -102,10 +103,28 @@ class StepView(Strict):
     reason what was `dropped: ..`. Examples are in the results of the jobs."""
     contexts: dict[str, int] = {}
     train: dict[str, float] = {}
+    with_memory: dict[str, SplitScore] = {}
+    """Of step 0 of a run that begins with a bank: scores of the base model as the teacher that reads it, of the same
+    problems and as many answers as `evaluation`."""
     evaluation: dict[str, SplitScore] = {}
     """Memory-free scores by split (for `memory_agent`: with its memory), of the version after this step."""
     seconds: dict[str, float] = {}
     """By phase."""
+
+
+class MemoryEvent(Strict):
+    """What people did to a run's memory, as the run's log has it."""
+
+    ts: float
+    """Unix seconds."""
+    step: int | None
+    """The step with which changes took effect; of a deletion None."""
+    edits: int
+    """Changes that took effect; 0 for a deletion."""
+    deleted_by: str | None = None
+    """Who deleted the bank; None where it was not."""
+    while_status: RunStatus | None = None
+    """What the run was when its bank was deleted."""
 
 
 class ReportView(Strict):
@@ -114,6 +133,10 @@ class ReportView(Strict):
     run: RunView
     recipe: dict[str, Any]
     steps: list[StepView]
+    start: StartBank | None = None
+    """The bank that the run began with."""
+    memory_events: list[MemoryEvent] = []
+    """Oldest first."""
     memory_samples: dict[str, list[str]] = {}
     """A few items of each level, as the model wrote them."""
 
@@ -175,6 +198,8 @@ class ValidatedRecipe(Strict):
 
     recipe: dict[str, Any]
     """With every default filled in."""
+    start: StartBank | None = None
+    """The bank that the run would begin with; its file is not written yet."""
     steps: int
     problems: dict[Split, int] = {}
     """Problems by split."""

@@ -41,6 +41,8 @@ EDIT = {"text": "every k-? begins with a reversal"}
 ACT = {"reason": "it holds for all of them"}
 BULK = {"action": "ban", "dry_run": True, "where": {"level": "insight", "q": "guess"}}
 ROLLBACK = {"seq": 41, "dry_run": True}
+UNDO = {"dry_run": True}
+SNAPSHOT = {"name": "before-review", "note": "as the machine left it"}
 SEARCH = {"queries": ["reverse before adding"], "level": "insight", "limit": 10}
 
 RECIPE: dict[str, Any] = {

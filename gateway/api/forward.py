@@ -65,11 +65,16 @@ class Forwarder:
         """Close the connections."""
         await asyncio.gather(*(client.aclose() for client in self._clients.values()))
 
-    async def get(self, service: str, path: str, params: Mapping[str, Any] | None = None) -> Response:
+    async def get(
+        self, service: str, path: str, params: Mapping[str, Any] | None = None, timeout_s: float = ANSWER_TIMEOUT_S
+    ) -> Response:
         """The answer of a service to a GET, as it came."""
+        timeout = httpx.Timeout(timeout_s, connect=CONNECT_TIMEOUT_S)
         given = {key: value for key, value in (params or {}).items() if value is not None}
         try:
-            answer = await _patiently(lambda: self._clients[service].get(path, params=given), reads=True)
+            answer = await _patiently(
+                lambda: self._clients[service].get(path, params=given, timeout=timeout), reads=True
+            )
         except httpx.TransportError as error:
             raise _away(service, error) from error
         return _same(answer, answer.content)
@@ -164,6 +169,17 @@ class Forwarder:
             client = self._clients[service]
             answer = await _patiently(
                 lambda: client.post(path, content=content, headers=headers, timeout=timeout), reads=True
+            )
+        except httpx.TransportError as error:
+            raise _away(service, error) from error
+        return _same(answer, answer.content)
+
+    async def send_file(self, service: str, path: str, content: bytes) -> Response:
+        """The answer of a service to a file of ours that changes nothing there."""
+        timeout = httpx.Timeout(FILE_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
+        try:
+            answer = await _patiently(
+                lambda: self._clients[service].post(path, content=content, timeout=timeout), reads=True
             )
         except httpx.TransportError as error:
             raise _away(service, error) from error

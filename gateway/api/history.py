@@ -14,7 +14,16 @@ from pmd.gateway.loop.gate import Lead
 from pmd.gateway.loop.plan import open_phases
 from pmd.gateway.loop.requests import leads, superseded
 from pmd.gateway.loop.state import PhaseName, Record, RunState, version_at
-from pmd.gateway.views import CheckpointView, LatestView, PhaseView, RunStatus, RunView, StepView
+from pmd.gateway.views import (
+    CheckpointView,
+    EventView,
+    LatestView,
+    MemoryEvent,
+    PhaseView,
+    RunStatus,
+    RunView,
+    StepView,
+)
 from pmd.services.common.requests import (
     MemoryCounts,
     RetrieveResult,
@@ -113,13 +122,13 @@ def _step_view(state: RunState, step: int, records: Mapping[PhaseName, Record], 
         verdicts = VerifyResult.model_validate(verify.result)
         view["outcomes"] = {str(outcome): count for outcome, count in verdicts.outcomes.items()}
         view["pass_rate"] = _pass_rate(verdicts.splits)
-    if probe := records.get(PhaseName.PROBE_VERIFY):
+    if step and (probe := records.get(PhaseName.PROBE_VERIFY)):
         view["probe_pass_rate"] = _pass_rate(VerifyResult.model_validate(probe.result).splits)
-    if gate and PhaseName.PROBE_VERIFY in records:
+    if step and gate and PhaseName.PROBE_VERIFY in records:
         view["lead"] = gate.teacher - gate.student
     if gate and PhaseName.TRAIN in records:
         view["lr_scale"] = gate.lr_scale
-    for name in (PhaseName.ABSTRACT, PhaseName.REFLECT, PhaseName.RECORD):  # the last write counts
+    for name in (PhaseName.ABSTRACT, PhaseName.REFLECT, PhaseName.RECORD, PhaseName.IMPORT):  # the last write counts
         if name in records:
             result = records[name].result  # of a job that asked for notes it says more
             view["memory"] = MemoryCounts(**{key: result[key] for key in MemoryCounts.model_fields if key in result})
@@ -137,9 +146,24 @@ def _step_view(state: RunState, step: int, records: Mapping[PhaseName, Record], 
         step=step,
         version=version_at(recipe, step),
         evaluation=_scores(records.get(PhaseName.EVALUATE_VERIFY)),
+        with_memory=_scores(None if step else records.get(PhaseName.PROBE_VERIFY)),
         seconds={str(name): record.seconds for name, record in records.items()},
         **view,
     )
+
+
+def memory_events(events: Iterable[EventView]) -> list[MemoryEvent]:
+    """What the log of a run says of people's acts on its memory."""
+    found = []
+    for event in events:
+        told = event.payload
+        if event.type == "memory.edited":
+            found.append(MemoryEvent(ts=event.ts, step=told["step"], edits=told["edits"]))
+        elif event.type == "memory.deleted":
+            status = RunStatus(told["status"])
+            deleted = MemoryEvent(ts=event.ts, step=None, edits=0, deleted_by=told["actor"], while_status=status)
+            found.append(deleted)
+    return found
 
 
 def _notes(told: Sequence[WriteResult]) -> dict[str, int]:

@@ -8,22 +8,27 @@ Invariant: a bank that a run still reads is not deleted by a slip, and not witho
 
 from __future__ import annotations
 
+import json
+from collections.abc import AsyncIterable, AsyncIterator
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Depends, HTTPException, Path, Query, Request
 from fastapi.concurrency import run_in_threadpool
-from fastapi.responses import Response
+from fastapi.responses import Response, StreamingResponse
 
 from pmd.gateway.api import examples
 from pmd.gateway.api.deps import RunId, Runs, Services
 from pmd.gateway.api.history import recipe_of
 from pmd.gateway.api.table import FILE, Row, add_rows
 from pmd.gateway.recipes.recipe import Recipe
+from pmd.gateway.recipes.start import bare_model
 from pmd.gateway.registry.status import FINAL
 from pmd.gateway.views import RunStatus
 from pmd.services.common.app import known_query
 from pmd.services.common.bank import (
     AuditPage,
+    BankComparison,
+    BankDiff,
     BulkResult,
     ContextView,
     Diff,
@@ -35,32 +40,46 @@ from pmd.services.common.bank import (
     ProposalPage,
     ProposalView,
     Provenance,
+    ReviewPage,
     RollbackResult,
     SearchAnswer,
+    SnapshotList,
+    SnapshotView,
+    UndoResult,
     Utility,
+    Why,
 )
 from pmd.services.common.curation import (
     ACTS,
+    JSON_LINES,
     Actor,
     Annotation,
     AuditQuery,
+    BankDiffQuery,
     Bulk,
+    CompareQuery,
     DiffQuery,
     Edit,
     ExportQuery,
     IdempotencyKey,
     IfMatch,
     IfMatchOrNone,
+    ImportQuery,
     ItemQuery,
     Merge,
     NewItem,
+    NewSnapshot,
     ProposalQuery,
     Reason,
     Revert,
+    ReviewQuery,
     Rollback,
     SearchQuery,
     SearchRequest,
+    SnapshotName,
     Split,
+    Undo,
+    WhyQuery,
 )
 from pmd.services.common.requests import MemoryCounts
 from pmd.services.common.wire import Slug
@@ -71,29 +90,60 @@ MEMORY, ITEMS_AT = "/v1/runs/{run}/memory", "/v1/banks/{run}/items"
 ITEM, ITEM_AT = f"{MEMORY}/{{item}}", f"{ITEMS_AT}/{{item}}"
 BANK, AT = "/v1/runs/{run}/bank", "/v1/banks/{run}"
 PROPOSAL, PROPOSAL_AT = f"{BANK}/proposals/{{proposal}}", f"{AT}/proposals/{{proposal}}"
+SNAPSHOT, SNAPSHOT_AT = f"{BANK}/snapshots/{{name}}", f"{AT}/snapshots/{{name}}"
 
 REFUSES = (404, 409, 412)
 SEEN_REFUSES = (*REFUSES, 428)
 
 FROM = "What it was made from, what was made from it, and which contexts used it at which version."
-WORTH = "Reward with a memory less reward when chance held it out, with an interval."
+WORTH = (
+    "Reward with a memory less reward when chance held it out, with an interval; and the reward of attempts that read"
+    " no memory."
+)
+WHY = (
+    "Whether the contexts of a step show a memory, problem by problem, and why not: too long, not believed,"
+    " contradicted, giving the answer away, held out by chance, not found, or put away by then."
+)
+REVIEW = "Memories by their measured effect, those that seem to do harm first, each with its open proposals."
+SNAPSHOTS = "The moments that people have named. Wherever a `seq` is asked for, a name will do."
+CHANGED = "What changed between two moments: what became active, what is so no more, what says or stands otherwise."
+SIDE_BY_SIDE = "The active notes of two runs, compared by what they say about which problem: those that one lacks."
+NAME = "Give a moment of the bank a name: as it is, or as it was at `seq`. Nothing is copied."
+UNNAME = "Delete a name; what it stood for stays in the history. Answers with the names that are left."
+UNDO = (
+    "Undo what a person did: what the act changed goes back, what it added is retired, proposals that it decided are"
+    " open again. 412 when any of it has been changed since. A dry run names your last act; the real call takes its"
+    " `seq`. An undo can be undone by its own."
+)
 FIND = "What a run remembers of the like, by meaning, by words, or both. POST takes many questions at once."
 LISTED = "What the machine would change of memories that people hold, newest first."
-EXPORT = "The whole bank as JSON lines: as it is, or as it was at `seq`."
+EXPORT = (
+    "The whole bank as JSON lines: as it is, or as it was at `seq`, a number or a snapshot. Its problems come with"
+    " their verifiers, hidden tests included."
+)
 ADD = "Add a note by hand."
-EDIT = "Reword a memory. From then on the machine proposes changes of it and makes none."
+EDIT = (
+    "Reword a memory, and the same thought at other problems along with it (`also`). From then on the machine proposes"
+    " changes of it and makes none."
+)
 REMARK = "Attach a remark; the memory and its version stay."
 SPLIT = "Turn one note into several; it is superseded by them."
 REVERT = "Bring back the wording of an earlier version, as a new one."
-MERGE = "Make several notes one; `items` names the versions that were seen."
+MERGE = (
+    "Make several notes one; `items` names the versions that were seen. Insights of different problems become a"
+    " behavior."
+)
 MANY = "Pin, unpin, ban or restore many, all or none. First a dry run with `where`, then `items` from it."
 ACCEPT = "Do what the machine proposes; `If-Match` names the version of its memory."
 REJECT = "Decline; the same proposal is not made again."
 ROLLBACK = (
-    "Bring every memory back to what it was at `seq`. History and bans stay. `If-Match`, the ETag of the bank, is "
-    "needed unless it is a dry run."
+    "Bring every memory back to what it was at `seq`, a number or a snapshot. History and bans stay. `If-Match`, the"
+    " ETag of the bank, is needed unless it is a dry run."
 )
-IMPORT = "Add what an export holds, in one transaction; a bad line refuses it all and is named."
+IMPORT = (
+    "Add what an export holds, in one transaction; a bad line refuses it all and is named. A dry run says what would be"
+    " added."
+)
 
 READS = (
     Row("list_memory", "GET", MEMORY, ITEMS_AT, "What a run remembers.", ItemPage, ItemQuery),
@@ -101,6 +151,7 @@ READS = (
     Row("diff_memory", "GET", f"{ITEM}/diff", f"{ITEM_AT}/diff", "Two versions compared.", Diff, DiffQuery),
     Row("memory_provenance", "GET", f"{ITEM}/provenance", f"{ITEM_AT}/provenance", FROM, Provenance),
     Row("memory_utility", "GET", f"{ITEM}/utility", f"{ITEM_AT}/utility", WORTH, Utility),
+    Row("why_memory", "GET", f"{ITEM}/why", f"{ITEM_AT}/why", WHY, Why, WhyQuery),
     Row("get_bank", "GET", BANK, AT, "Size of a run's bank and its `seq`, which is also its ETag.", MemoryCounts),
     Row("search_bank", "GET", f"{BANK}/search", f"{AT}/search", FIND, SearchAnswer, SearchQuery),
     Row(
@@ -113,9 +164,13 @@ READS = (
         body=SearchRequest,
         example=examples.SEARCH,
     ),
+    Row("review_memory", "GET", f"{BANK}/review", f"{AT}/review", REVIEW, ReviewPage, ReviewQuery),
     Row("list_proposals", "GET", f"{BANK}/proposals", f"{AT}/proposals", LISTED, ProposalPage, ProposalQuery),
     Row("audit_bank", "GET", f"{BANK}/audit", f"{AT}/audit", "Who changed what, oldest first.", AuditPage, AuditQuery),
-    Row("export_bank", "GET", f"{BANK}/export", f"{AT}/export", EXPORT, query=ExportQuery),
+    Row("list_snapshots", "GET", f"{BANK}/snapshots", f"{AT}/snapshots", SNAPSHOTS, SnapshotList),
+    Row("get_snapshot", "GET", SNAPSHOT, SNAPSHOT_AT, "One snapshot. Its ETag is its `seq`.", SnapshotView),
+    Row("diff_bank", "GET", f"{BANK}/diff", f"{AT}/diff", CHANGED, BankDiff, BankDiffQuery),
+    Row("compare_banks", "GET", f"{BANK}/compare", f"{AT}/compare", SIDE_BY_SIDE, BankComparison, CompareQuery),
 )
 
 
@@ -131,11 +186,12 @@ def _change(
     seen: Any = None,
     status: int = 200,
     example: Any = None,
+    query: type | None = None,
 ) -> Row:
     """A row that changes a bank; `seen` is its `If-Match`, where it takes one."""
     headers = {"idempotency_key": IdempotencyKey, "actor": Actor} | ({"if_match": seen} if seen else {})
     refuses = SEEN_REFUSES if seen else REFUSES
-    return Row(name, method, path, target, summary, answer, None, body, headers, status, refuses, example)
+    return Row(name, method, path, target, summary, answer, query, body, headers, status, refuses, example)
 
 
 WRITES = (
@@ -175,7 +231,20 @@ WRITES = (
         seen=IfMatchOrNone,
         example=examples.ROLLBACK,
     ),
-    _change("import_bank", "POST", f"{BANK}:import", f"{AT}:import", IMPORT, ImportResult, FILE),
+    _change("undo_act", "POST", f"{BANK}:undo", f"{AT}:undo", UNDO, UndoResult, Undo, example=examples.UNDO),
+    _change(
+        "name_snapshot",
+        "POST",
+        f"{BANK}/snapshots",
+        f"{AT}/snapshots",
+        NAME,
+        SnapshotView,
+        NewSnapshot,
+        status=201,
+        example=examples.SNAPSHOT,
+    ),
+    _change("delete_snapshot", "DELETE", SNAPSHOT, SNAPSHOT_AT, UNNAME, SnapshotList, seen=IfMatch),
+    _change("import_bank", "POST", f"{BANK}:import", f"{AT}:import", IMPORT, ImportResult, FILE, query=ImportQuery),
 )
 
 
@@ -201,9 +270,46 @@ add_rows(
         "run": RunId,
         "item": Annotated[ItemId, Path(description="Id of the memory.")],
         "proposal": Annotated[ItemId, Path(description="Id of the proposal.")],
+        "name": Annotated[SnapshotName, Path(description="Name of the snapshot.")],
     },
     Depends(_remembers),
 )
+
+
+@routes.get(
+    f"{BANK}/export",
+    tags=["memory"],
+    description=EXPORT,
+    response_class=Response,
+    responses={**examples.refusals(404), 200: {"description": "JSON lines", "content": JSON_LINES}},
+    dependencies=[Depends(_remembers)],
+)
+async def export_bank(
+    run: RunId,
+    request: Request,
+    registry: Runs,
+    services: Services,
+    asked: Annotated[ExportQuery, Query()],  # noqa: ARG001 -- passed on
+) -> Response:
+    answer = await services.same("memory", f"{AT.format(run=run)}/export", request, streams=True)
+    if isinstance(answer, StreamingResponse) and answer.status_code == 200:
+        row = await run_in_threadpool(registry.run, run)
+        answer.body_iterator = _with_model(answer.body_iterator, bare_model(json.loads(row["inputs"]).get("model")))
+    return answer
+
+
+async def _with_model(chunks: AsyncIterable[Any], model: str | None) -> AsyncIterator[bytes]:
+    """An export whose first line names the model of its run, which the memory service does not know."""
+    head: bytes | None = b""
+    async for chunk in chunks:
+        if head is None:
+            yield chunk
+            continue
+        head += chunk
+        first, end, rest = head.partition(b"\n")
+        if end:
+            yield json.dumps(json.loads(first) | {"model": model}).encode() + end + rest
+            head = None
 
 
 @routes.delete(BANK, tags=["memory"], status_code=204, responses=examples.refusals(*SEEN_REFUSES))

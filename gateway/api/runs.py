@@ -18,7 +18,7 @@ from sqlalchemy import RowMapping
 from pmd.gateway.api import examples
 from pmd.gateway.api.deps import Parts, RunId, Runs, TheParts
 from pmd.gateway.api.forward import Forwarder
-from pmd.gateway.api.history import checkpoint_views, latest_view, recipe_of, run_view, step_views
+from pmd.gateway.api.history import checkpoint_views, latest_view, memory_events, recipe_of, run_view, step_views
 from pmd.gateway.disk import GIB, LOW_BYTES, free_bytes
 from pmd.gateway.loop.plan import step_plan
 from pmd.gateway.loop.state import CALLS, last_step
@@ -35,7 +35,8 @@ from pmd.gateway.recipes.problems import (
     parse_recipe,
 )
 from pmd.gateway.recipes.recipe import Recipe
-from pmd.gateway.registry.registry import IdempotencyConflict
+from pmd.gateway.recipes.start import Banks, WrongStart
+from pmd.gateway.registry.registry import IdempotencyConflict, UnknownRun
 from pmd.gateway.registry.status import ENDED, Desired
 from pmd.gateway.views import (
     CheckpointView,
@@ -77,6 +78,36 @@ def _refusing(services: Forwarder) -> Refused:
             return 502, None
 
     return lambda problems: specs.refused(problems, ask)
+
+
+def _banks(parts: Parts) -> Banks:
+    """What the installation knows of banks; for routes that run in a thread."""
+
+    def export(run: str, moment: str | None) -> tuple[bytes, str | None]:
+        try:
+            model = json.loads(parts.registry.run(run)["inputs"]).get("model")
+        except UnknownRun:
+            raise WrongStart(f"no run {run!r}; GET /v1/runs lists them") from None
+        answer = from_thread.run(parts.services.get, "memory", f"/v1/banks/{run}/export", {"seq": moment})
+        if answer.status_code >= 400:
+            raise WrongStart(f"the bank of run {run!r}: {_told(answer)}")
+        return bytes(answer.body), model
+
+    def objection(content: bytes) -> str:
+        path = "/v1/banks/start-from:import?dry_run=true"
+        answer = from_thread.run(parts.services.send_file, "memory", path, content)
+        return _told(answer) if answer.status_code >= 400 else ""
+
+    return Banks(export, objection)
+
+
+def _told(refusal: Response) -> str:
+    """What a service says of what it refuses."""
+    try:
+        said = json.loads(bytes(refusal.body))
+        return "; ".join([f"{each['field']}: {each['message']}" for each in said.get("errors", [])] or [said["title"]])
+    except (ValueError, LookupError, TypeError):
+        return f"HTTP {refusal.status_code}"
 
 
 def _view(parts: Parts, run: str) -> RunView:
@@ -142,7 +173,7 @@ def _create(parts: Parts, tree: dict[str, Any], key: str | None) -> tuple[str, b
     check_allowed(recipe, parts.settings.allowed())
     base = find_base(recipe, parts.downloads.require)
     run = _run_id(recipe, key)
-    inputs = materialise(recipe, run, parts.settings.runs_uri(), _refusing(parts.services), base)
+    inputs = materialise(recipe, run, parts.settings.runs_uri(), _refusing(parts.services), base, _banks(parts))
     return run, parts.registry.create(run, recipe, inputs, key=key)
 
 
@@ -207,7 +238,7 @@ async def validate_recipe(body: CreateRun, parts: TheParts) -> ValidatedRecipe:
 def _preview(parts: Parts, tree: dict[str, Any]) -> ValidatedRecipe:
     recipe = parse_recipe(tree)
     check_allowed(recipe, parts.settings.allowed())
-    seen = preview(recipe, _refusing(parts.services))
+    seen = preview(recipe, _refusing(parts.services), _banks(parts))
     return ValidatedRecipe(
         recipe=recipe.model_dump(mode="json"),
         steps=last_step(recipe),
@@ -218,6 +249,7 @@ def _preview(parts: Parts, tree: dict[str, Any]) -> ValidatedRecipe:
         warnings=seen.warnings,
         estimate=seen.estimate,
         missing=seen.missing,
+        start=seen.start,
         too_long=len(seen.long),
         long_examples=seen.long[:SHOWN],
         phases={
@@ -283,10 +315,15 @@ async def get_report(
     """Everything that a run recorded, step by step, with samples of what it remembers."""
     row = await run_in_threadpool(parts.registry.run, run)
     state, _ = await run_in_threadpool(parts.registry.state, run)
+    told = await run_in_threadpool(
+        lambda: parts.registry.events(run, limit=None, types=("memory.edited", "memory.deleted"))
+    )
     report = ReportView(
         run=await run_in_threadpool(_view, parts, run),
         recipe=recipe_of(row),
         steps=await run_in_threadpool(step_views, state),
+        start=state.inputs.start,
+        memory_events=memory_events(told),
         memory_samples=await parts.services.memory_samples(run, state.recipe.levels),
     )
     if format == "json":

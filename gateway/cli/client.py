@@ -31,6 +31,7 @@ _COMMANDS = {
     r"GET /v1/models lists what there is": "`pmd runs list` shows the runs",
     r"GET /v1/services": "`pmd status`",
     r"(?<![\w`]):(pause|resume|cancel)\b": r"`pmd runs \1`",
+    r"or set force=true": "or give --force",
     r"use a new Idempotency-Key": "create it under another name",
 }
 """How the gateway's words for who speaks its API read for who types commands."""
@@ -76,9 +77,13 @@ class Gateway:
         """PATCH, answered JSON."""
         return self._call("PATCH", path, json=body, headers=headers)
 
-    def upload(self, path: str, content: bytes | IO[bytes]) -> Any:
+    def delete(self, path: str, headers: Mapping[str, str], **params: Any) -> None:
+        """DELETE; parameters that are None are left out."""
+        self._answer("DELETE", path, params={k: v for k, v in params.items() if v is not None}, headers=headers)
+
+    def upload(self, path: str, content: bytes | IO[bytes], headers: Mapping[str, str] | None = None) -> Any:
         """POST of a file, answered JSON."""
-        return self._call("POST", path, content=content, timeout=UPLOAD_TIMEOUT_S)
+        return self._call("POST", path, content=content, timeout=UPLOAD_TIMEOUT_S, headers=headers)
 
     def download(self, path: str, file: IO[bytes], **params: Any) -> None:
         """GET of a file, written to `file` as it comes."""
@@ -140,6 +145,9 @@ class Gateway:
             raise self._unreachable(error) from error
         if answer.is_error:
             if self._meant(path, answer):
+                content = kwargs.get("content")
+                if content is not None and not isinstance(content, bytes):
+                    content.seek(0)  # the request that was refused has read it
                 return self._answer(method, path, **kwargs)
             raise explain(answer, self.url)
         return answer

@@ -9,7 +9,22 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from pmd.gateway.cli import chat, compare, export, init, memory, model, quickstart, reproduce, runs, serve, up, verify
+from pmd.gateway.cli import (
+    chat,
+    compare,
+    curate,
+    export,
+    init,
+    memory,
+    model,
+    moments,
+    quickstart,
+    reproduce,
+    runs,
+    serve,
+    up,
+    verify,
+)
 from pmd.gateway.cli.client import CliError
 from pmd.gateway.cli.output import errors
 from pmd.gateway.local.programs import LaunchError
@@ -77,6 +92,8 @@ app.command("down")(up.down)
 app.command("status")(up.status)
 app.add_typer(runs.app, name="runs")
 app.command("compare")(compare.compare)
+memory.app.add_typer(curate.app)
+memory.app.add_typer(moments.app)
 app.add_typer(memory.app, name="memory")
 app.command("verify")(verify.verify)
 app.command("reverify")(verify.reverify)

@@ -1,13 +1,14 @@
-"""`pmd memory`: read and change what a run remembers. Changes are in force from its next step on."""
+"""`pmd memory`: read what a run remembers, and what its contexts showed of it. `curate` and `moments` have the acts."""
 
 from __future__ import annotations
 
 import difflib
 import uuid
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from urllib.parse import quote
 
-import click
 import typer
 from pydantic import ValidationError
 from rich.markup import escape
@@ -15,10 +16,11 @@ from rich.markup import escape
 from pmd.gateway.cli.client import CliError, Gateway, connect
 from pmd.gateway.cli.output import AsJson, RunId, age, console, print_json, table
 from pmd.gateway.cli.progress import LEVELS
+from pmd.gateway.views import RunView
 from pmd.services.common.strict import Strict, explain
 
 if TYPE_CHECKING:
-    from pmd.services.common.bank import ItemView
+    from pmd.services.common.bank import ItemView, Origin, Utility
 
 # Commands import the models that they read: making all of them would cost every other command its start.
 # ruff: noqa: PLC0415
@@ -42,6 +44,8 @@ def list_items(
     limit: Annotated[int, typer.Option(min=1, max=500, help="Items per page.")] = 20,
     after: Annotated[str | None, typer.Option(help="Cursor of the page before.")] = None,
     status: Annotated[str | None, typer.Option(help="active (if missing), retired, quarantined, banned, any.")] = None,
+    problem: Annotated[str | None, typer.Option(help="Only what is about this problem.")] = None,
+    same_as: Annotated[str | None, typer.Option(help="Only notes that say what this one says, wherever.")] = None,
     protected: Annotated[
         bool | None, typer.Option("--protected/--free", help="Only what people have pinned or edited, or not.")
     ] = None,
@@ -53,11 +57,12 @@ def list_items(
     if level is not None and level not in LEVELS:
         raise CliError(f"no memory level {level!r}; levels are {', '.join(LEVELS)}", code=2)
     filters = {"level": level, "q": query, "status": status, "protected": protected}
+    filters |= {"problem_id": problem, "same_as": same_as}
     answer = connect().get(f"/v1/runs/{run}/memory", **filters, limit=limit, after=after)
     if as_json:
         print_json(answer)
         return
-    page = _as(ItemPage, answer)
+    page = read_as(ItemPage, answer)
     rows = table("id", "level", "kind", "support", "worked", "step", "text")
     for item in page.items:
         rows.add_row(
@@ -67,7 +72,7 @@ def list_items(
             "" if item.support is None else str(item.support),
             _worked(item),
             str(item.step),
-            _mark(item) + escape(_first_line(item.text)),
+            _mark(item) + escape(first_line(item.text)),
         )
     console.print(rows if page.items else "nothing remembered")
     if page.next is not None:
@@ -93,10 +98,10 @@ def search(
         print_json(answer)
         return
     rows = table("id", "kind", "score", "similarity", "text")
-    found = _as(SearchAnswer, answer)
+    found = read_as(SearchAnswer, answer)
     for item in found.results[0]:
         alike = "" if item.similarity is None else f"{item.similarity:.2f}"
-        rows.add_row(item.id, item.kind, f"{item.score:.2f}", alike, escape(_first_line(item.text)))
+        rows.add_row(item.id, item.kind, f"{item.score:.2f}", alike, escape(first_line(item.text)))
     console.print(rows if found.results[0] else "nothing found")
     if found.degraded:
         console.print(f"the index is out of reach; the {found.index} one answered", style="yellow")
@@ -105,13 +110,13 @@ def search(
 @app.command("show")
 def show(run: RunId, item: ItemId, as_json: AsJson = False) -> None:
     """Show one memory: text, evidence, what it was made from, and its versions."""
-    from pmd.services.common.bank import ItemDetail
+    from pmd.services.common.bank import ItemDetail, Origin
 
     answer = connect().get(f"/v1/runs/{run}/memory/{item}")
     if as_json:
         print_json(answer)
         return
-    found = _as(ItemDetail, answer)
+    found = read_as(ItemDetail, answer)
     now = found.item
     console.print(now.text, markup=False, soft_wrap=True)
     console.print()
@@ -119,13 +124,15 @@ def show(run: RunId, item: ItemId, as_json: AsJson = False) -> None:
     for key, value in now:
         if key != "text" and value not in (None, "", []):
             shown = "\n".join(map(str, value)) if isinstance(value, list) else str(value)
+            if isinstance(value, Origin):
+                shown = _origin(value)
             facts.add_row(f"[dim]{key}[/]", escape(shown))
     console.print(facts)
     if len(found.history) > 1:
         versions = table("version", "step", "by", "status", "text")
         for each in found.history:
             about = (str(each.version), str(each.step), escape(each.actor), each.status)
-            versions.add_row(*about, escape(_first_line(each.text)))
+            versions.add_row(*about, escape(first_line(each.text)))
         console.print()
         console.print(versions)
 
@@ -139,7 +146,7 @@ def history(run: RunId, item: ItemId, as_json: AsJson = False) -> None:
     if as_json:
         print_json(answer["history"])
         return
-    found = _as(ItemDetail, answer)
+    found = read_as(ItemDetail, answer)
     before = ""
     for each in found.history:
         about = f"version {each.version}  seq {each.seq}  step {each.step}  {each.status}"
@@ -153,108 +160,220 @@ def history(run: RunId, item: ItemId, as_json: AsJson = False) -> None:
         console.print(f"[dim]{escape(remark.actor)}, {age(remark.at)}:[/] {escape(remark.text)}")
 
 
-@app.command("edit")
-def edit(
+@app.command("size")
+def size(run: RunId, as_json: AsJson = False) -> None:
+    """Show how much a run remembers, and the `seq` of its bank."""
+    from pmd.services.common.requests import MemoryCounts
+
+    answer = connect().get(f"/v1/runs/{run}/bank")
+    if as_json:
+        print_json(answer)
+        return
+    found = read_as(MemoryCounts, answer)
+    console.print(f"{', '.join(f'{getattr(found, level)} {level}s' for level in LEVELS)}, seq {found.seq}")
+
+
+@app.command("diff")
+def diff(
     run: RunId,
     item: ItemId,
-    text: Annotated[str | None, typer.Option(help="The new wording; your editor opens if missing.")] = None,
-    version: Version = None,
-    who: Who = None,
+    before: Annotated[int | None, typer.Option(min=1, help="A version; the last but one if missing.")] = None,
+    after: Annotated[int | None, typer.Option(min=1, help="A version; the newest if missing.")] = None,
 ) -> None:
-    """Reword a memory. The machine proposes changes of it from then on and makes none."""
-    gateway = connect()
-    now = _item(gateway, run, item)
-    wanted = text if text is not None else click.edit(now.text)
-    if wanted is None or wanted.strip() == now.text:
-        console.print("nothing changed")
+    """Compare two versions of a memory."""
+    from pmd.services.common.bank import Diff
+
+    found = read_as(Diff, connect().get(f"/v1/runs/{run}/memory/{item}/diff", before=before, after=after))
+    for side in (found.before, found.after):
+        held = " pinned" if side.pinned else " edited" if side.edited else ""
+        console.print(f"version {side.version}  step {side.step}  {side.status}{held}  by {escape(side.actor)}")
+    for line in found.text.splitlines()[2:]:
+        console.print(line, style=DIFF_STYLE.get(line[:1]), markup=False, soft_wrap=True)
+    if not found.text:
+        console.print("the same words")
+
+
+@app.command("provenance")
+def provenance(run: RunId, item: ItemId, as_json: AsJson = False) -> None:
+    """Show what a memory was made from, what was made from it, and which contexts were to show it."""
+    from pmd.services.common.bank import Provenance
+
+    answer = connect().get(f"/v1/runs/{run}/memory/{item}/provenance")
+    if as_json:
+        print_json(answer)
         return
-    headers = _headers(who, version or now.version)
-    _written(gateway.patch(f"/v1/runs/{run}/memory/{item}", {"text": wanted}, headers))
+    found = read_as(Provenance, answer)
+    if found.item.origin is not None:
+        console.print(f"first written by run {_origin(found.item.origin)}", markup=False)
+    rows = table("", "how", "id", "text")
+    for word, links in (("made from", found.made_from), ("made", found.made)):
+        for link in links:
+            rows.add_row(word, link.how, link.id, escape(first_line(link.item.text)) if link.item else "")
+    console.print(rows)
+    uses = table("step", "problem", "version", "shown", "believed", "reward")
+    for use in found.uses:
+        reward = "" if use.reward is None else f"{use.reward:.2f}"
+        shown = "yes" if use.shown else "held out"
+        uses.add_row(str(use.step), use.problem_id, str(use.version), shown, f"{use.credibility:.2f}", reward)
+    console.print(uses if found.uses else "no context was to show it")
 
 
-def _verb(name: str, what: str) -> None:
-    def act(
-        run: RunId,
-        item: ItemId,
-        reason: Annotated[str, typer.Option(help="Why, for the audit log.")] = "",
-        version: Version = None,
-        who: Who = None,
-    ) -> None:
-        gateway = connect()
-        seen = version or _item(gateway, run, item).version
-        _written(gateway.post(f"/v1/runs/{run}/memory/{item}:{name}", {"reason": reason}, _headers(who, seen)))
-
-    app.command(name, help=what)(act)
-
-
-_verb("pin", "Keep a memory as it is: the machine can't change or drop it.")
-_verb("unpin", "Give a memory back to the machine, edited or not.")
-_verb("ban", "Never show this text again, whoever writes it.")
-_verb("restore", "Make a memory active again.")
-
-
-@app.command("add")
-def add(
+@app.command("why")
+def why(
     run: RunId,
-    text: Annotated[str, typer.Argument(help="What to remember.")],
-    problem: Annotated[str | None, typer.Option(help="Problem that it is about; a behavior if missing.")] = None,
-    lesson: Annotated[bool, typer.Option("--lesson", help="What to avoid, not what to do.")] = False,
-    topic: Annotated[str, typer.Option(help="The behavior is for problems that have all of these words.")] = "",
-    who: Who = None,
-) -> None:
-    """Add a memory by hand."""
-    body: dict[str, Any] = {"level": "behavior", "text": text, "topic": topic}
-    if problem is not None:
-        body = {"level": "insight", "kind": "lesson" if lesson else "strategy", "text": text, "problem_id": problem}
-    _written(connect().post(f"/v1/runs/{run}/memory", body, _headers(who)))
-
-
-@app.command("proposals")
-def proposals(
-    run: RunId,
-    accept: Annotated[str | None, typer.Option(help="Id of the proposal to accept.")] = None,
-    reject: Annotated[str | None, typer.Option(help="Id of the proposal to reject.")] = None,
-    who: Who = None,
+    item: ItemId,
+    step: Annotated[int | None, typer.Option(min=0, help="Step; the newest that rendered contexts if missing.")] = None,
+    problem: Annotated[str | None, typer.Option(help="Only this problem.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """List what the machine would change of memories that people hold; accept or reject one."""
-    from pmd.services.common.bank import ProposalPage
+    """Say why a step's contexts show a memory, or not: problem by problem."""
+    from pmd.services.common.bank import Why
+
+    answer = connect().get(f"/v1/runs/{run}/memory/{item}/why", step=step, problem_id=problem)
+    if as_json:
+        print_json(answer)
+        return
+    found = read_as(Why, answer)
+    was = f"version {found.version}, {found.status}" if found.status else "not there yet"
+    console.print(f"step {found.step}, seq {found.seq}: {was}")
+    rows = table("problem", "shown", "contexts", "why")
+    for here in found.problems:
+        cause = (here.cause or "no").replace("_", " ")
+        rows.add_row(here.problem_id, "yes" if here.shown else cause, str(here.contexts), escape(here.reason))
+    if found.problems:
+        console.print(rows)
+    if found.others:
+        console.print(f"{found.others} other problems: {found.reason}", markup=False, soft_wrap=True)
+
+
+@app.command("explain")
+def explain_context(
+    run: RunId,
+    rollout: Annotated[str, typer.Argument(help="<step>:<rollout id>, as 12:p7#3; with --step the id alone.")],
+    step: Annotated[int | None, typer.Option(min=0, help="Step of a `prompt_id` as the contexts' file has it.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show the exact teacher context of a rollout: what it says, what of memory is in it, and what was left out."""
+    from pmd.services.common.bank import ContextView
+
+    name = rollout if step is None else f"{step}:{rollout}"
+    gateway = connect()
+    whole = read_as(RunView, gateway.get(f"/v1/runs/{run}")).id  # a query has no beginning of an id
+    answer = gateway.get(f"/v1/contexts/{quote(name, safe=':')}", run=whole)
+    if as_json:
+        print_json(answer)
+        return
+    found = read_as(ContextView, answer)
+    for message in found.messages:
+        console.print(f"[bold]{message.role}[/]")
+        console.print(message.content, markup=False, soft_wrap=True)
+        console.print()
+    rows = table("", "id", "version", "level", "why")
+    for word, notes in (("shown", found.items), ("left out", found.left_out)):
+        for note in notes:
+            rows.add_row(word, note.id, str(note.version), note.level, escape(note.reason))
+    console.print(rows if found.items or found.left_out else "nothing of memory was found for it")
+
+
+@app.command("utility")
+def utility(run: RunId, item: ItemId, as_json: AsJson = False) -> None:
+    """Show what a memory did to the reward."""
+    from pmd.services.common.bank import Utility
+
+    answer = connect().get(f"/v1/runs/{run}/memory/{item}/utility")
+    if as_json:
+        print_json(answer)
+        return
+    rows = table(*EFFECT)
+    rows.add_row(*_effect(read_as(Utility, answer)))
+    console.print(rows)
+
+
+@app.command("review")
+def review(
+    run: RunId,
+    sort: Annotated[str, typer.Option(help="worst, best or unsure first.")] = "worst",
+    level: Annotated[str | None, typer.Option(help="insight or behavior.")] = None,
+    status: Annotated[str | None, typer.Option(help="active (if missing), retired, quarantined, banned, any.")] = None,
+    min_trials: Annotated[int, typer.Option(min=1, help="Contexts with a known reward that a note needs.")] = 1,
+    limit: Annotated[int, typer.Option(min=1, max=200, help="Notes per page.")] = 20,
+    after: Annotated[str | None, typer.Option(help="Cursor of the page before.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List memories by their measured effect, those that seem to do harm first."""
+    from pmd.services.common.bank import ReviewPage
+
+    asked = {"sort": sort, "level": level, "status": status, "min_trials": min_trials, "limit": limit, "after": after}
+    answer = connect().get(f"/v1/runs/{run}/bank/review", **asked)
+    if as_json:
+        print_json(answer)
+        return
+    page = read_as(ReviewPage, answer)
+    rows = table("id", "level", *EFFECT, "proposals", "text")
+    for row in page.rows:
+        text = _mark(row.item) + escape(first_line(row.item.text))
+        asking = str(len(row.proposals)) if row.proposals else ""
+        rows.add_row(row.item.id, row.item.level, *_effect(row.utility), asking, text)
+    console.print(rows if page.rows else "nothing was measured")
+    if page.unmeasured:
+        console.print(f"{page.unmeasured} not measured", style="dim")
+    if page.next is not None:
+        console.print(f"more: --after {page.next}", soft_wrap=True)
+
+
+EFFECT = ("with it", "held out", "no memory", "effect", "believed")
+"""Columns of what a note is worth: rewards, each with how often, their difference, and the belief that it helps."""
+
+
+def _effect(found: Utility) -> list[str]:
+    def rate(reward: float | None, trials: int) -> str:
+        return "" if reward is None else f"{reward:.2f} ({trials})"
+
+    base = "" if found.reward_without_memory is None else f"{found.reward_without_memory:.2f}"
+    lift = ""
+    if found.lift is not None and found.interval is not None:
+        lift = f"{found.lift:+.2f} ({found.interval[0]:+.2f} to {found.interval[1]:+.2f})"
+    shown, held_out = rate(found.reward, found.shown), rate(found.reward_held_out, found.held_out)
+    return [shown, held_out, base, lift, f"{found.belief:.2f}"]
+
+
+@app.command("audit")
+def audit(
+    run: RunId,
+    everybody: Annotated[bool, typer.Option("--jobs", help="What jobs wrote, too.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """List who changed what, oldest first. The number of an act is what `pmd memory undo --seq` takes."""
+    from pmd.services.common.bank import AuditPage
 
     gateway = connect()
-    base = f"/v1/runs/{run}/bank/proposals"
-    if reject is not None:
-        gateway.post(f"{base}/{reject}:reject", None, _headers(who))
-        console.print(f"rejected {reject}")
-        return
-    page = _as(ProposalPage, gateway.get(base))
-    found = page.proposals
-    while page.next:
-        page = _as(ProposalPage, gateway.get(base, after=page.next))
-        found = found + page.proposals
-    if accept is not None:
-        proposal = next((p for p in found if p.id == accept), None)
-        if proposal is None:
-            raise CliError(f"no open proposal {accept!r}; `pmd memory proposals {run}` lists them")
-        now = _item(gateway, run, proposal.item_id)
-        _written(gateway.post(f"{base}/{accept}:accept", None, _headers(who, now.version)))
-        return
+    page = read_as(AuditPage, gateway.get(f"/v1/runs/{run}/bank/audit", limit=1000))
+    found = [row for row in page.rows if everybody or row.by_person]
+    while page.rows:
+        page = read_as(AuditPage, gateway.get(f"/v1/runs/{run}/bank/audit", limit=1000, after=page.next))
+        found += [row for row in page.rows if everybody or row.by_person]
     if as_json:
-        print_json(ProposalPage(proposals=found).model_dump(mode="json"))
+        print_json([row.model_dump(mode="json") for row in found])
         return
-    rows = table("proposal", "item", "action", "step", "by", "text or reason")
-    for each in found:
-        said = escape(_first_line(each.text or each.reason))
-        rows.add_row(each.id, each.item_id, each.action, str(each.step), escape(each.actor), said)
-    console.print(rows if found else "no open proposals")
+    rows = table("seq", "when", "by", "action", "item", "detail")
+    for (seq, action), act in groupby(found, key=lambda row: (row.seq, row.action)):
+        first, *more = act
+        said = ", ".join(f"{key} {value}" for key, value in first.detail.items())
+        about = f"{len(more) + 1} memories" if more else first.item_id or ""
+        rows.add_row(str(seq), age(first.at), escape(first.actor), action, about, escape(said))
+    console.print(rows if found else "nobody changed anything")
 
 
 @app.command("export")
 def export(
     run: RunId,
     file: Annotated[Path, typer.Argument(help="JSON lines file to write.")],
-    seq: Annotated[int | None, typer.Option(help="The bank as it was at this seq.")] = None,
+    seq: Annotated[str | None, typer.Option(help="The bank as it was then: a seq, or the name of a snapshot.")] = None,
 ) -> None:
-    """Write a run's whole memory to a file, to keep it or to start another run from it."""
+    """Write a run's whole memory to a file, to keep it or to start another run from it (`memory.start_from`).
+
+    The file holds the problems with their verifiers, hidden tests included.
+    """
     part = file.with_name(f"{file.name}.part")
     try:
         with part.open("wb") as out:
@@ -268,16 +387,23 @@ def export(
 
 
 @app.command("import")
-def import_(run: RunId, file: Annotated[Path, typer.Argument(help="JSON lines file.", exists=True)]) -> None:
+def import_(
+    run: RunId,
+    file: Annotated[Path, typer.Argument(help="JSON lines file.", exists=True)],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the file, and add nothing.")] = False,
+    who: Who = None,
+) -> None:
     """Add an exported memory to a run's."""
     from pmd.services.common.bank import ImportResult
 
     with file.open("rb") as content:
-        done = _as(ImportResult, connect().upload(f"/v1/runs/{run}/bank:import", content))
-    console.print(f"{done.added} added, {done.known} known or banned, seq {done.seq}")
+        path = f"/v1/runs/{run}/bank:import{'?dry_run=true' if dry_run else ''}"
+        done = read_as(ImportResult, connect().upload(path, content, headers_of(who)))
+    would = "would be added" if dry_run else "added"
+    console.print(f"{done.added} {would}, {done.known} known or banned, {done.problems} problems, seq {done.seq}")
 
 
-def _headers(who: str | None, version: int | None = None) -> dict[str, str]:
+def headers_of(who: str | None, version: int | None = None) -> dict[str, str]:
     """Who asks, for which version, once: a repeated request is the same request."""
     headers = {"Idempotency-Key": uuid.uuid4().hex}
     if who:
@@ -287,7 +413,7 @@ def _headers(who: str | None, version: int | None = None) -> dict[str, str]:
     return headers
 
 
-def _as(model: type[M], answer: Any) -> M:
+def read_as(model: type[M], answer: Any) -> M:
     """An answer of the gateway as the value that it says it is.
 
     Raises:
@@ -303,18 +429,26 @@ def _as(model: type[M], answer: Any) -> M:
         ) from error
 
 
-def _item(gateway: Gateway, run: str, item: str) -> ItemView:
+def item_of(gateway: Gateway, run: str, item: str) -> ItemView:
+    """A memory as it is now."""
     from pmd.services.common.bank import ItemDetail
 
-    return _as(ItemDetail, gateway.get(f"/v1/runs/{run}/memory/{item}")).item
+    return read_as(ItemDetail, gateway.get(f"/v1/runs/{run}/memory/{item}")).item
 
 
-def _written(answer: Any) -> None:
+def say_written(answer: Any) -> None:
+    """Say how a memory is now that was changed."""
     from pmd.services.common.bank import ItemView
 
-    item = _as(ItemView, answer)
+    item = read_as(ItemView, answer)
     held = " pinned" if item.pinned else " edited" if item.edited else ""
     console.print(f"{item.id}  version {item.version}  {item.status}{held}", soft_wrap=True)
+
+
+def _origin(origin: Origin) -> str:
+    """The run that wrote a memory first."""
+    model = f", model {origin.model}" if origin.model else ""
+    return f"{origin.run}@{origin.policy_version}{model}"
 
 
 def _mark(item: ItemView) -> str:
@@ -326,6 +460,7 @@ def _worked(item: ItemView) -> str:
     return f"{item.successes}/{item.trials}" if item.trials else ""
 
 
-def _first_line(text: str) -> str:
+def first_line(text: str) -> str:
+    """The head of a text, for a row."""
     line = text.strip().splitlines()[0] if text.strip() else ""
     return line if len(line) <= 100 else line[:99] + "…"

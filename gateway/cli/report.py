@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rich.console import Group, RenderableType
+from rich.markup import escape
 from rich.text import Text
 
 from pmd.gateway.cli.output import status, table
@@ -34,6 +35,14 @@ def render_terminal(report: ReportView) -> RenderableType:
         facts.add_row("last update", trained)
     if counts := figures.memory_counts(report):
         facts.add_row("memory", ", ".join(f"{n} {level}s" for level, n in counts.items()))
+    if begun := figures.start(report):
+        facts.add_row("began with", escape(begun))
+    for worth in figures.start_worth(report):
+        gain = f"{100 * (worth.with_bank - worth.without):+.1f} points"
+        told = f"{percent(worth.with_bank)} with it, {percent(worth.without)} without ({gain}), before the first step"
+        facts.add_row(f"  on {worth.split}", told)
+    for act in figures.memory_events(report):
+        facts.add_row("people", escape(act))
     if told := figures.notes(report):
         facts.add_row("notes", told)
     if spent := figures.phase_seconds(report):

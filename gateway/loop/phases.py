@@ -7,7 +7,7 @@ from collections.abc import Mapping
 PHASE_GROUPS: dict[str, tuple[str, ...]] = {
     "rollout": ("rollout", "publish"),
     "verify": ("verify",),
-    "memory": ("record", "reflect", "abstract", "retrieve"),
+    "memory": ("import", "record", "reflect", "abstract", "retrieve"),
     "probe": ("probe", "probe_verify"),
     "train": ("train",),
     "evaluate": ("evaluate", "evaluate_retrieve", "evaluate_verify"),

@@ -20,7 +20,8 @@ from pmd.services.common.artifacts import join
 
 
 def step_plan(recipe: Recipe, step: int) -> tuple[PhaseName, ...]:
-    """The phases of one step, in order. Step 0 serves the base model and evaluates it.
+    """The phases of one step, in order. Step 0 serves the base model and evaluates it; where the run begins with a
+    bank, it evaluates its teacher too, which reads that bank, so that the report says what the bank is worth.
 
     A probe is planned whenever the lead gate is on; `next_phases` passes over it in a step whose problems have
     no context.
@@ -29,7 +30,10 @@ def step_plan(recipe: Recipe, step: int) -> tuple[PhaseName, ...]:
     agent = METHODS[recipe.method].prompts_with_memory
     phases: list[PhaseName] = []
     if step == 0:
+        phases += [P.IMPORT] if recipe.start_from else []
         phases.append(P.PUBLISH)
+        if recipe.start_from and recipe.has_teacher:
+            phases += [P.EVALUATE_RETRIEVE, P.PROBE, P.PROBE_VERIFY]
     else:
         phases += [P.RETRIEVE] if agent else []
         phases += [P.ROLLOUT, P.VERIFY]
@@ -67,7 +71,8 @@ def open_phases(state: RunState, step: int) -> tuple[PhaseName, ...]:
     """Phases of `step` that are not recorded yet and are needed, in order."""
     plan = step_plan(state.recipe, step)
     if not state.inputs.evaluation:
-        plan = tuple(name for name in plan if not name.startswith(PhaseName.EVALUATE))
+        of_evaluation = (PhaseName.EVALUATE, PhaseName.PROBE) if step == 0 else (PhaseName.EVALUATE,)
+        plan = tuple(name for name in plan if not name.startswith(of_evaluation))
     retrieved = state.records.get((step, PhaseName.RETRIEVE))
     if retrieved is not None and not retrieved.facts.get("probe"):
         plan = tuple(name for name in plan if not name.startswith(PhaseName.PROBE))

@@ -25,6 +25,7 @@ from pmd.services.common.requests import (
     GenerateRequest,
     GenerateResult,
     Generator,
+    ImportRequest,
     PublishRequest,
     RecordRequest,
     ReflectRequest,
@@ -75,6 +76,10 @@ def request_body(state: RunState, step: int, name: PhaseName, out: str) -> BaseM
             return VerifyRequest(rollouts=_rollouts(state, step, P.PROBE), problems=inputs.problems, out=out)
         case P.EVALUATE_VERIFY:
             return VerifyRequest(rollouts=_rollouts(state, step, P.EVALUATE), problems=inputs.problems, out=out)
+        case P.IMPORT:
+            if inputs.start is None:
+                raise ValueError(f"run {state.run!r} was created without a bank to begin with")
+            return ImportRequest(bank=state.run, file=inputs.start.file)
         case P.RECORD:
             return RecordRequest(
                 bank=state.run,
@@ -120,12 +125,11 @@ def request_body(state: RunState, step: int, name: PhaseName, out: str) -> BaseM
 
 
 def _outcomes(state: RunState, step: int) -> dict[str, Any]:
-    """What the newest contexts led to: an agent's own attempts, else the probe of the step before."""
-    if not state.recipe.memory.quality.hold_out:
-        return {}
+    """What the newest contexts led to: an agent's own attempts, else the probe of the step before. The probe of step 0
+    is of evaluation problems, from which a bank learns nothing (Law 3)."""
     if METHODS[state.recipe.method].prompts_with_memory:
         return {"outcomes": _verdicts(state, step), "outcomes_step": step}
-    if (step - 1, PhaseName.PROBE_VERIFY) not in state.records:
+    if step == 1 or (step - 1, PhaseName.PROBE_VERIFY) not in state.records:
         return {}
     probed = state.result(step - 1, PhaseName.PROBE_VERIFY, VerifyResult)
     return {"outcomes": probed.verdicts, "outcomes_step": step - 1}
@@ -142,9 +146,12 @@ def _base_pass_rate(state: RunState) -> float:
 def _generate(state: RunState, step: int, name: PhaseName, out: str) -> GenerateRequest:
     recipe, inputs = state.recipe, state.inputs
     agent = METHODS[recipe.method].prompts_with_memory
-    evaluating = name is PhaseName.EVALUATE
+    # The probe of step 0 is an evaluation of the teacher: the same problems, drawn as often and in the same way.
+    evaluating = name is PhaseName.EVALUATE or (name is PhaseName.PROBE and step == 0)
     ids: list[str] | None = None  # an agent's contexts hold exactly the problems that were asked for
-    if name is PhaseName.PROBE:
+    if name is PhaseName.PROBE and evaluating:
+        prompts = _contexts(state, step, PhaseName.EVALUATE_RETRIEVE)
+    elif name is PhaseName.PROBE:
         prompts = _contexts(state, step, PhaseName.RETRIEVE)
         ids = list(state.records[step, PhaseName.RETRIEVE].facts["probe"])
     elif agent:
@@ -152,17 +159,17 @@ def _generate(state: RunState, step: int, name: PhaseName, out: str) -> Generate
     else:
         prompts = inputs.prompts
         ids = list(inputs.evaluation if evaluating else _step_problems(state, step))
-    samples = {
-        PhaseName.ROLLOUT: recipe.schedule.rollouts_per_problem,
-        PhaseName.PROBE: 1,
-        PhaseName.EVALUATE: recipe.evaluation.samples,
-    }
+    samples = recipe.schedule.rollouts_per_problem
+    if evaluating:
+        samples = recipe.evaluation.samples
+    elif name is PhaseName.PROBE:
+        samples = 1
     version = version_after(recipe, step) if evaluating else version_at(recipe, step)
     return GenerateRequest(
         policy=_policy(state, version),
         prompts=prompts,
         ids=ids,
-        n=samples[name],
+        n=samples,
         sampling=recipe.evaluation.sampling if evaluating else recipe.sampling,
         thinking=recipe.thinking == "on",
         seed=phase_seed(recipe.seed, step, name),
@@ -172,6 +179,7 @@ def _generate(state: RunState, step: int, name: PhaseName, out: str) -> Generate
 
 def _retrieve(state: RunState, step: int, name: PhaseName, out: str) -> RetrieveRequest:
     recipe = state.recipe
+    agent, evaluating = METHODS[recipe.method].prompts_with_memory, name is PhaseName.EVALUATE_RETRIEVE
     common = {
         "bank": state.run if recipe.levels else None,
         "problems": state.inputs.problems,
@@ -180,11 +188,11 @@ def _retrieve(state: RunState, step: int, name: PhaseName, out: str) -> Retrieve
         "settings": recipe.context_settings(),
         "evidence": recipe.memory.evidence,
         "quality": recipe.memory.quality,
+        "trial": agent or not evaluating,
         "prompts": recipe.prompts,
         "out": out,
     }
-    if METHODS[recipe.method].prompts_with_memory:
-        evaluating = name is PhaseName.EVALUATE_RETRIEVE
+    if agent or evaluating:
         asked = state.inputs.evaluation if evaluating else _step_problems(state, step)
         return RetrieveRequest(problem_ids=list(asked), **common)
     return RetrieveRequest(

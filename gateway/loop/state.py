@@ -14,6 +14,7 @@ from pmd.gateway.recipes.methods import METHODS
 from pmd.gateway.recipes.recipe import Recipe
 from pmd.services.common.requests import (
     GenerateResult,
+    Imported,
     MemoryCounts,
     RetrieveResult,
     TrainResult,
@@ -28,6 +29,7 @@ Result = TypeVar("Result", bound=BaseModel)
 class PhaseName(StrEnum):
     """One service call within a step."""
 
+    IMPORT = "import"
     ROLLOUT = "rollout"
     VERIFY = "verify"
     RECORD = "record"
@@ -62,6 +64,7 @@ class Call:
 
 
 CALLS: Mapping[PhaseName, Call] = {
+    PhaseName.IMPORT: Call(Service.MEMORY, "import", Imported),
     PhaseName.ROLLOUT: Call(Service.ROLLOUT, "generate", GenerateResult),
     PhaseName.VERIFY: Call(Service.VERIFIER, "verify", VerifyResult),
     PhaseName.RECORD: Call(Service.MEMORY, "record", MemoryCounts),

@@ -148,8 +148,8 @@ def load_recipe(path: Path, overrides: dict[str, Any] | None = None) -> dict[str
     """The recipe in a YAML file as data to post: `extends` followed, paths made absolute, prompts read in.
 
     Keys: `extends: other.yaml` lays this file over another one; relative paths (`model`, where it is no name of the
-    hub, `prompts`, `problems.files`) are relative to the file that holds them, those of `overrides` to where the caller
-    stands.
+    hub, `prompts`, `problems.files`, `memory.start_from`) are relative to the file that holds them, those of
+    `overrides` to where the caller stands.
 
     Raises:
         RecipeError: when a file is missing or is no mapping, or extends itself.
@@ -199,6 +199,9 @@ def resolve(tree: dict[str, Any], folder: Path, source: str) -> dict[str, Any]:
             tree["prompts"] = read_prompts(prompts)
         except (OSError, ValueError) as error:
             raise RecipeError(f"{source}: prompts: {error}") from error
+    memory = tree.get("memory")
+    if isinstance(memory, dict) and isinstance(start := memory.get("start_from"), str) and not start.startswith("run:"):
+        tree["memory"] = memory | {"start_from": absolute(start)}
     problems = tree.get("problems")
     if isinstance(problems, dict) and isinstance(problems.get("dataset"), str):
         pass  # its files are patterns of that data set's

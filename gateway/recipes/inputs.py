@@ -6,6 +6,28 @@ from pmd.services.common.strict import Strict
 from pmd.services.common.wire import Ref, Weights
 
 
+class StartBank(Strict):
+    """The bank that a run begins with, frozen."""
+
+    source: str
+    """As the recipe names it."""
+    file: Ref
+    """The export as it is imported: its own problems under names that are none of this run's other problems."""
+    sha256: str
+    """Of the export as it was found."""
+    origin: str
+    """The run whose bank it is; empty where it does not say."""
+    model: str | None
+    """The model of that run, without a folder's path; None where it does not say."""
+    seq: int | None
+    """Of the bank when it was exported."""
+    items: dict[str, int]
+    """Active items by level."""
+    problems: int
+    renamed_problems: int
+    """Problems that have another name here, as this run has another problem of theirs."""
+
+
 class Inputs(Strict):
     """What a run starts with, materialised when it is created."""
 
@@ -32,3 +54,5 @@ class Inputs(Strict):
     """The first of them, with their lengths."""
     warnings: tuple[str, ...] = ()
     """What may go wrong with this model."""
+    start: StartBank | None = None
+    """The bank that the run begins with; None: an empty one."""

@@ -11,10 +11,12 @@ from dataclasses import dataclass
 
 from pmd.gateway.recipes.datasets.records import BadRecord, Unreadable
 from pmd.gateway.recipes.hub import HubAway
+from pmd.gateway.recipes.inputs import StartBank
 from pmd.gateway.recipes.models.estimate import estimate
 from pmd.gateway.recipes.models.known import known_shape
 from pmd.gateway.recipes.models.resolve import locate
 from pmd.gateway.recipes.problems import (
+    NO_BANKS,
     Base,
     InvalidRecipe,
     ModelAway,
@@ -23,8 +25,10 @@ from pmd.gateway.recipes.problems import (
     find_base,
     long_prompts,
     problems_of,
+    start_of,
 )
 from pmd.gateway.recipes.recipe import Recipe
+from pmd.gateway.recipes.start import Banks
 from pmd.services.common.wire import Problem, Split
 
 REMEDIES = {
@@ -56,9 +60,11 @@ class Preview:
     """Memory, disk and hours, and how they were worked out; empty where the model's sizes are not known."""
     missing: list[dict[str, str]]
     """What must be there before the run can start, by the recipe's key."""
+    start: StartBank | None
+    """The bank that it would begin with; its file is not written yet."""
 
 
-def preview(recipe: Recipe, refused: Refused = lambda _: {}) -> Preview:
+def preview(recipe: Recipe, refused: Refused = lambda _: {}, banks: Banks = NO_BANKS) -> Preview:
     """What `recipe` would do.
 
     Raises:
@@ -80,6 +86,7 @@ def preview(recipe: Recipe, refused: Refused = lambda _: {}) -> Preview:
             raise
         remedy = REMEDIES.get(recipe.problems.source, "")
         missing += [field | {"message": f"{field['message']}. {remedy}".strip()} for field in error.fields]
+    start = start_of(recipe, problems, banks)
     shape = base.facts.shape if base else known_shape(recipe.model)
     evaluated = sum(problem.split in recipe.evaluation.splits for problem in problems)
     return Preview(
@@ -90,4 +97,5 @@ def preview(recipe: Recipe, refused: Refused = lambda _: {}) -> Preview:
         warnings=advise(recipe, base, problems) if base else [],
         estimate=estimate(shape, recipe, evaluated) if shape else [],
         missing=missing,
+        start=start.about if start else None,
     )

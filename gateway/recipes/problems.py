@@ -6,6 +6,7 @@ Invariants:
 - Problem ids are unique: of records with one id the first is used. No evaluation problem is a training problem (Law 3).
 - Version 0 is the base model's own files (hard links where the disk allows), sealed by a manifest, which names the
   folder or the commit of the hub that they are from. Weights in other formats stay behind.
+- A bank that the run begins with is a file below the run, too (`start`).
 - A record that is wrong, or whose spec the verifier refuses, is left out and reported; the rest is used.
 - A creation that was cut short can be repeated, or made twice at once: what is written has the same bytes or another
   name.
@@ -33,6 +34,7 @@ from pmd.gateway.recipes.models.estimate import too_large
 from pmd.gateway.recipes.models.resolve import HubAway, Located, check_name, locate
 from pmd.gateway.recipes.models.shape import Facts, ModelError, belongs, read_facts, weight_files
 from pmd.gateway.recipes.recipe import (
+    OF_RUN,
     FileProblems,
     HuggingFaceProblems,
     LiveCodeBenchProblems,
@@ -42,6 +44,7 @@ from pmd.gateway.recipes.recipe import (
     Recipe,
     SciKnowEvalProblems,
 )
+from pmd.gateway.recipes.start import FIELD, Banks, Start, WrongStart, find_start, freeze
 from pmd.services.common.allowed import Allowed, NotAllowed
 from pmd.services.common.artifacts import (
     MANIFEST,
@@ -119,6 +122,8 @@ def check_allowed(recipe: Recipe, allowed: Allowed) -> None:
         files = [file for each in source.files.values() for file in each]
     checks.append(("model", recipe.model, lambda name: check_name(name, allowed)))
     checks += [("problems.files", file, allowed.check_file) for file in files]
+    if recipe.start_from is not None and not recipe.start_from.startswith(OF_RUN):
+        checks.append((FIELD, recipe.start_from, allowed.check_file))
     if recipe.generator.base_url is not None:
         checks.append(("generator.base_url", recipe.generator.base_url, allowed.check_url))
     for field, name, check in checks:
@@ -260,19 +265,40 @@ def _pocket(source: PocketProblems) -> Iterator[Problem]:
         yield from (Problem.model_validate(record) for record in records)
 
 
+NO_BANKS = Banks()
+
+
+def start_of(recipe: Recipe, problems: Sequence[Problem], banks: Banks) -> Start | None:
+    """The bank that a recipe's run begins with.
+
+    Raises:
+        InvalidRecipe: when it can't.
+    """
+    try:
+        return find_start(recipe, problems, banks)
+    except WrongStart as error:
+        raise _invalid(FIELD, str(error)) from error
+
+
 def materialise(
-    recipe: Recipe, run: str, runs_uri: str, refused: Refused = lambda _: {}, base: Base | None = None
+    recipe: Recipe,
+    run: str,
+    runs_uri: str,
+    refused: Refused = lambda _: {},
+    base: Base | None = None,
+    banks: Banks = NO_BANKS,
 ) -> Inputs:
     """Write what `run` starts with below `runs_uri`; `base` is found unless given.
 
     Raises:
-        InvalidRecipe: when the problems or the model can't be used.
+        InvalidRecipe: when the problems, the model or the bank to begin with can't be used.
     """
     recipe, origin = _pinned(recipe)
     base = base or find_base(recipe)
     problems, bad = problems_of(recipe, refused)
     long = long_prompts(recipe, problems, base)
     said = advise(recipe, base, problems)
+    start = start_of(recipe, problems, banks)
     train = tuple(p.id for p in problems if p.split == "train")
     evaluation = tuple(p.id for p in problems if p.split in recipe.evaluation.splits)
     # What the verifier refuses depends on whether it answers: a creation that is repeated may find other problems.
@@ -297,6 +323,7 @@ def materialise(
         bad_records=len(bad),
         bad_examples=tuple(str(record) for record in bad[:SHOWN]),
         warnings=tuple(said),
+        start=freeze(start, root),
     )
 
 

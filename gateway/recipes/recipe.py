@@ -7,6 +7,7 @@ recipe when it is loaded; when a run is created its problems are copied beside i
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from datetime import date
 from typing import Annotated, Any, ClassVar, Literal, Self
@@ -237,6 +238,10 @@ class MemorySettings(Strict):
 
     levels: tuple[Level, ...] = ("experience", "insight", "behavior")
     """Levels shown to the teacher; what a shown level is made from is written too. Empty: no memory."""
+    start_from: str | None = Field(default=None, min_length=1, max_length=4096)
+    """The bank that the run begins with: an export (path or URI), or `run:ID`, the bank of another run of this
+    installation, or `run:ID@MOMENT`, as it was at a `seq` or a snapshot. Frozen by its hash when the run is created.
+    null: an empty one."""
     transient: bool = False
     """Ablation: reflect, but show only what was written in this very step."""
     freeze_at_step: int | None = Field(default=None, ge=0, le=MAX_COUNT)
@@ -309,6 +314,24 @@ class GeneratorSettings(Strict):
     read too. lines: `Strategy: ..`, `Lesson: ..`, `Behavior: ..`, each note one line, and nothing else."""
 
 
+OF_RUN = "run:"
+_START = re.compile(
+    r"run:(?P<run>[A-Za-z0-9][A-Za-z0-9._-]{0,127})(@(?P<moment>[0-9]{1,15}|[A-Za-z][A-Za-z0-9._-]{0,63}))?"
+)
+
+
+def start_of_run(start_from: str) -> tuple[str, str | None]:
+    """Run and moment of a `memory.start_from` that begins with `run:`.
+
+    Raises:
+        ValueError: when it names no run.
+    """
+    found = _START.fullmatch(start_from)
+    if found is None:
+        raise ValueError("memory.start_from: write run:ID, or run:ID@MOMENT with a seq or the name of a snapshot")
+    return found["run"], found["moment"]
+
+
 class Recipe(Strict):
     """Everything a run needs. `pmd.gateway.recipes.files` reads one from a file.
 
@@ -376,6 +399,10 @@ class Recipe(Strict):
             raise ValueError("memory.quality.quarantine: needs memory.quality.hold_out, or nothing is measured")
         if quality.hold_out and self.levels and not (method.prompts_with_memory or self.lead_gate):
             raise ValueError("memory.quality.hold_out: needs teacher.lead_gate, whose probe measures what notes do")
+        if self.memory.start_from is not None and self.memory.transient:
+            raise ValueError("memory.start_from: with memory.transient nothing of it would be shown; drop one of them")
+        if self.memory.start_from is not None and self.memory.start_from.startswith(OF_RUN):
+            start_of_run(self.memory.start_from)
         own = self.generator.model in {"policy", "base"}
         if own == (self.generator.base_url is not None):
             raise ValueError("generator.base_url: needed for a model that is neither policy nor base, and only then")
@@ -392,6 +419,11 @@ class Recipe(Strict):
     def levels(self) -> tuple[Level, ...]:
         """Memory levels in force: none unless the method has a memory."""
         return self.memory.levels if METHODS[self.method].memory else ()
+
+    @property
+    def start_from(self) -> str | None:
+        """The bank that the run begins with, where the method has a memory."""
+        return self.memory.start_from if self.levels else None
 
     @property
     def has_teacher(self) -> bool:

@@ -103,6 +103,7 @@ class Registry:
                 db.execute(insert(RUNS).values(row))
                 made = {"name": recipe.name, "method": recipe.method, "model": inputs.model}
                 made |= {"problems": inputs.source} if inputs.source else {}
+                made |= {"bank": inputs.start.origin, "bank_sha256": inputs.start.sha256} if inputs.start else {}
                 self._log(db, run, "run.created", made)
                 if inputs.bad_records:
                     facts = {"count": inputs.bad_records, "examples": list(inputs.bad_examples)}
@@ -406,9 +407,13 @@ class Registry:
         with self.database.read() as db:
             return list(db.execute(query).mappings())
 
-    def events(self, run: str, *, after: int = 0, limit: int = 500) -> list[EventView]:
-        """Events with a higher `seq` than `after`, oldest first."""
+    def events(
+        self, run: str, *, after: int = 0, limit: int | None = 500, types: Sequence[str] | None = None
+    ) -> list[EventView]:
+        """Events with a higher `seq` than `after`, oldest first; of some types only when `types` is given."""
         query = select(EVENTS).where(EVENTS.c.run_id == run, EVENTS.c.seq > after).order_by(EVENTS.c.seq).limit(limit)
+        if types is not None:
+            query = query.where(EVENTS.c.type.in_(types))
         with self.database.read() as db:
             rows = db.execute(query).mappings().all()
         return [EventView(seq=r["seq"], ts=r["ts"], type=r["type"], payload=json.loads(r["payload"])) for r in rows]

@@ -100,6 +100,54 @@ def notes(report: ReportView) -> str:
     return "; ".join(said)
 
 
+def start(report: ReportView) -> str:
+    """The bank that the run began with, in a line; empty where it began with an empty one."""
+    bank = report.start
+    if bank is None:
+        return ""
+    said = [f"bank of run {bank.origin}" if bank.origin else "a bank"]
+    said += [f"model {bank.model}"] if bank.model else []
+    said += [f"seq {bank.seq}"] if bank.seq is not None else []
+    held = ", ".join(f"{count} {level}s" for level, count in bank.items.items())
+    return f"{', '.join(said)}: {held or 'empty'}; sha256 {bank.sha256[:12]}"
+
+
+@dataclass(frozen=True)
+class Worth:
+    """What the bank that a run began with does to the base model's accuracy on a split, before the first step."""
+
+    split: str
+    without: float
+    with_bank: float
+
+
+def start_worth(report: ReportView) -> list[Worth]:
+    """By split; empty where it was not measured."""
+    first = next((step for step in report.steps if step.with_memory), None)
+    if first is None:
+        return []
+    return [
+        Worth(split, first.evaluation[split].pass_rate, score.pass_rate)
+        for split, score in first.with_memory.items()
+        if split in first.evaluation
+    ]
+
+
+def memory_events(report: ReportView) -> list[str]:
+    """What people did to the memory, a line each kind of act."""
+    edited = [event for event in report.memory_events if event.edits]
+    lines = []
+    if edited:
+        steps = sorted({event.step for event in edited if event.step is not None})
+        where = f"step {steps[0]}" if len(steps) == 1 else f"{len(steps)} steps, {steps[0]} to {steps[-1]}"
+        total = sum(event.edits for event in edited)
+        lines.append(f"{total} change{'' if total == 1 else 's'} by people took effect in {where}")
+    for event in report.memory_events:
+        if event.deleted_by is not None:
+            lines.append(f"{event.deleted_by} deleted the bank while the run was {event.while_status}")
+    return lines
+
+
 def phase_seconds(report: ReportView) -> Mapping[str, Curve]:
     """Seconds by group of phases and step; groups that never ran are left out."""
     grouped: dict[str, list[tuple[float, float]]] = {}

@@ -80,6 +80,9 @@ def render_html(report: ReportView) -> str:
         facts=facts,
         last_update=figures.last_update(report),
         notes=figures.notes(report),
+        start=figures.start(report),
+        start_worth=figures.start_worth(report),
+        memory_events=figures.memory_events(report),
         charts=[chart for draw in DRAWINGS if (chart := draw(report)) is not None],
         samples=[
             (level, about, texts) for level, about in LEVEL_ABOUT.items() if (texts := report.memory_samples.get(level))

@@ -23,12 +23,29 @@ Action = Literal["pin", "unpin", "ban", "restore"]
 """pin: machines leave it as it is. unpin: give it back to them, edited or not. ban: its text is never shown again,
 whoever writes it. restore: active again, and a person stands behind it."""
 
+Cause = Literal["not_believed", "contradicted", "leaks", "banned", "held_out", "no_room", "beyond_k", "render"]
+"""Why a note that was found for a problem is not shown. not_believed: its evidence is too weak. contradicted: a more
+credible note says otherwise. leaks: it gives the answer away. banned: a person banned what it says. held_out: chance
+left it out, to learn what it is worth. no_room: `context.max_chars`. beyond_k: `retrieval.k`. render: no notes at all
+are shown."""
+
 ItemId = Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{1,64}$")]
 
 Number = Annotated[int, Field(ge=0, le=2**53)]
 """A version of an item, or a `seq` of a bank."""
 
 ProposalStatus = Literal["open", "accepted", "rejected"]
+
+
+class Origin(Strict):
+    """Where an imported memory was written."""
+
+    run: str
+    model: str | None = None
+    """The model of that run, as its recipe named it, without a folder's path; None where the export does not say."""
+    policy_version: int
+    id: str
+    """Its id in the bank of that run."""
 
 
 class ItemView(Strict):
@@ -61,6 +78,8 @@ class ItemView(Strict):
     """Rollouts (insight) or insights (behavior) it was made from."""
     note: str | None = None
     """Why it is quarantined; feedback of a failed attempt."""
+    origin: Origin | None = None
+    """Of an imported memory: the run that wrote it first."""
 
 
 class ItemPage(Strict):
@@ -192,8 +211,87 @@ class AuditPage(Strict):
     next: str
 
 
+class UndoResult(Strict):
+    """What undoing an act changes."""
+
+    dry_run: bool
+    seq: int
+    """The act that is undone."""
+    actor: str
+    """Who did it."""
+    action: str
+    items: list[ItemRef]
+    """Memories that were changed back, at the versions that were made; of a dry run what would be, at the versions that
+    were seen. What the act had added is retired."""
+    reopened: list[str] = []
+    """Proposals that are open again."""
+
+
+class SnapshotView(Strict):
+    """A name for a `seq` of a bank."""
+
+    name: str
+    seq: int
+    at: float
+    """Unix seconds; when it was named."""
+    actor: str
+    note: str
+
+
+class SnapshotList(Strict):
+    """Newest `seq` first."""
+
+    snapshots: list[SnapshotView]
+
+
+class ChangedItem(Strict):
+    """A memory that is not the same at two moments."""
+
+    change: Literal["added", "gone", "changed"]
+    """added: active since. gone: not active any more. changed: another text, kind, pin or standing."""
+    before: ItemView | None
+    """None: it did not exist."""
+    after: ItemView
+
+
+class BankDiff(Strict):
+    """What changed in a bank between two moments; pass `next` as `after` for the next page."""
+
+    since: int
+    """The `seq` of the earlier one."""
+    until: int
+    items: list[ChangedItem]
+    next: str | None
+
+
+class OneSided(Strict):
+    """A thought that one of two banks holds to be true and the other does not."""
+
+    here: bool
+    """Whether it is active in the bank that was asked; else in the other."""
+    item: ItemView
+    """As it stands in the bank where it is active."""
+    elsewhere: Status | None
+    """How the same thought stands in the bank where it is not active; None: it was never thought there."""
+
+
+class BankComparison(Strict):
+    """The active notes of two banks, compared by what they say about what; pass `next` as `after` for the next page."""
+
+    bank: str
+    other: str
+    common: int
+    """Thoughts that both hold."""
+    only_here: int
+    only_there: int
+    items: list[OneSided]
+    next: str | None
+
+
 class ImportResult(Strict):
     seq: int
+    """Of a dry run: that of the bank as it is."""
+    dry_run: bool = False
     added: int
     known: int
     """Items that the bank holds already, and those whose text an active note says or a person has banned."""
@@ -258,6 +356,8 @@ class LeftOut(Strict):
     version: int
     level: Level
     reason: str
+    cause: Cause | None = None
+    """None in records older than this field."""
 
 
 class ContextView(Strict):
@@ -274,7 +374,8 @@ class ContextView(Strict):
     has_context: bool
     items: list[ShownItem]
     left_out: list[LeftOut] = []
-    """Notes without room, and those that a person stands behind which another cause kept out."""
+    """Notes that were found and are not shown, each with the reason. Older records have only those without room and
+    those that a person stands behind."""
     demonstration: str | None
     """Rollout id of the verified sibling that was shown."""
     feedback: bool
@@ -319,6 +420,37 @@ class Provenance(Strict):
     """Newest first, at most 200."""
 
 
+class WhyHere(Strict):
+    """Whether the contexts of one problem in one step show a note."""
+
+    problem_id: str
+    shown: bool
+    cause: Cause | None
+    """None: it is shown, or what kept it out is not recorded."""
+    reason: str
+    contexts: int
+    """Contexts of the problem in that step."""
+
+
+class Why(Strict):
+    """Why a note is shown, or not, in the contexts of a step."""
+
+    id: str
+    step: int
+    seq: int
+    """Of the bank when they were rendered."""
+    status: Status | None
+    """Of the note then; None: it did not exist yet."""
+    version: int | None
+    """Of the note then."""
+    problems: list[WhyHere]
+    """The problems that it was found for, and the one that was asked about."""
+    others: int
+    """Problems of the step that it was not found for."""
+    reason: str
+    """Why it was not found for them; empty when there is none."""
+
+
 class Utility(Strict):
     """What showing an item does to the reward."""
 
@@ -332,3 +464,27 @@ class Utility(Strict):
     """95 %."""
     belief: float
     """Probability that it raises the reward; 1/2 while nothing is known."""
+    reward: float | None = None
+    """Mean reward where it was shown."""
+    reward_held_out: float | None = None
+    """Mean reward where it was held out."""
+    reward_without_memory: float | None = None
+    """Mean reward of attempts at the same problems in the same steps that read no memory."""
+
+
+class ReviewRow(Strict):
+    """A note with what is known of its worth."""
+
+    item: ItemView
+    utility: Utility
+    proposals: list[str]
+    """Ids of the machine's open proposals for it."""
+
+
+class ReviewPage(Strict):
+    """Notes in the order of their measured effect; pass `next` as `after` for the next page."""
+
+    rows: list[ReviewRow]
+    unmeasured: int
+    """Notes that match and are left out because no reward followed a context that was to show them."""
+    next: str | None

@@ -66,7 +66,7 @@ CONTEXTS = pa.schema(
         ("messages", pa.string()),  # JSON of [Message]: what the teacher is asked
         ("has_context", pa.bool_()),  # false: the messages are the student's own; masked from distillation
         ("items", pa.string()),  # JSON of [{id, version, level, text, score, credibility, reason, sources}]
-        ("left_out", pa.string()),  # JSON of [{id, version, level, reason}]: without room; of people, all not shown
+        ("left_out", pa.string()),  # JSON of [{id, version, level, reason, cause}]: found and not shown
         ("turns", pa.int32()),  # pairs of messages, question and answer, that memory put before the last user turn
         ("demonstration", pa.string()),  # rollout id of the sibling shown, or null
         ("feedback", pa.bool_()),  # whether the rollout's own feedback is shown

@@ -6,12 +6,13 @@ what was seen of it (`IfMatch`).
 
 from __future__ import annotations
 
+import unicodedata
 from typing import Annotated, Literal
 
 from fastapi import Header
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
-from pmd.services.common.bank import Action, ItemRef, Kind, Number, ProposalStatus, Status
+from pmd.services.common.bank import Action, ItemId, ItemRef, Kind, Number, ProposalStatus, Status
 from pmd.services.common.options import MAX_NOTE_CHARS
 from pmd.services.common.strict import Strict
 from pmd.services.common.wire import Level, Slug
@@ -48,10 +49,25 @@ Actor = Annotated[
 JSON_LINES = {"application/x-ndjson": {"schema": {"type": "string", "description": "JSON lines."}}}
 """An export, or an import, as the documents tell of it: it is no one value."""
 
+
+def _says_something(text: str) -> str:
+    if not any(unicodedata.category(char)[0] in "LNPS" for char in text):
+        raise ValueError("nothing in it can be seen: a note says something")
+    return text
+
+
 Text = Annotated[
-    str, StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_NOTE_CHARS, pattern=r"^[^\x00]*$")
+    str,
+    StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_NOTE_CHARS, pattern=r"^[^\x00]*$"),
+    AfterValidator(_says_something),
 ]
-"""A note. Postgres can't store NUL."""
+"""A note. Postgres can't store NUL; spaces of no width alone say nothing."""
+Topic = Annotated[str, StringConstraints(max_length=200, pattern=r"^[^\x00]*$")]
+
+SnapshotName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9._-]{0,63}$")]
+"""Begins with a letter, so that none is taken for a number."""
+Moment = Number | SnapshotName
+"""A `seq` of the bank, or the name of a snapshot."""
 
 
 class NewItem(Strict):
@@ -62,7 +78,7 @@ class NewItem(Strict):
     """Of an insight: strategy or lesson."""
     problem_id: Slug | None = None
     """Of an insight: a problem that the bank knows."""
-    topic: Annotated[str, StringConstraints(max_length=200, pattern=r"^[^\x00]*$")] = ""
+    topic: Topic = ""
     """Of a behavior: the term that makes a problem its business; empty: found by similarity."""
     text: Text
     pinned: bool = False
@@ -73,6 +89,9 @@ class Edit(Strict):
 
     text: Text | None = None
     kind: Literal["strategy", "lesson"] | None = None
+    also: Annotated[list[ItemRef], Field(max_length=1000)] = []
+    """Other notes that are changed alike, at the versions that were seen: the same thought at other problems, as
+    `same_as` lists it. All of them or none."""
 
     @model_validator(mode="after")
     def _changes_something(self) -> Edit:
@@ -82,10 +101,16 @@ class Edit(Strict):
 
 
 class Merge(Strict):
-    """Notes that become one. They are superseded, and the new one says where it comes from."""
+    """Notes that become one. They are superseded, and the new one says where it comes from.
+
+    Insights of different problems become a behavior, which these problems are shown like an insight of their own.
+    """
 
     items: Annotated[list[ItemRef], Field(min_length=2, max_length=100)]
     text: Text
+    topic: Topic = ""
+    """Of a behavior that insights become: the term that makes other problems its business too; empty: found by
+    similarity."""
 
 
 class Split(Strict):
@@ -149,8 +174,27 @@ class Bulk(Strict):
 class Rollback(Strict):
     """Bring every item back to what it was at `seq`, as new versions."""
 
-    seq: Number
+    seq: Moment
+    """A number, or the name of a snapshot."""
     dry_run: bool = True
+
+
+class Undo(Strict):
+    """Undo an act of a person. A dry run names the last act of who asks; the real call takes its `seq`."""
+
+    seq: Number | None = None
+    """The act, as the audit log numbers it; None: the last one that is not undone, of a dry run only."""
+    dry_run: bool = True
+
+
+class NewSnapshot(Strict):
+    """A name for a `seq`; the bank is not copied."""
+
+    name: SnapshotName
+    seq: Number | None = None
+    """None: the bank as it is."""
+    note: Annotated[str, StringConstraints(max_length=2000, pattern=r"^[^\x00]*$")] = ""
+    """What it is kept for."""
 
 
 # ------------------------------------------------------------ queries
@@ -171,6 +215,8 @@ class ItemQuery(_What):
     """Which items to list."""
 
     status: Status | Literal["any"] = "active"
+    same_as: ItemId | None = None
+    """Only notes that say what this one says, itself included: the thought wherever it stands."""
     sort: Sort = "newest"
     """`newest` and `oldest` go by the change, not by the step."""
     after: Annotated[str, Field(max_length=20_000)] = ""
@@ -207,8 +253,64 @@ class AuditQuery(Strict):
 class ExportQuery(Strict):
     """Which moment of the bank to export."""
 
-    seq: Number | None = None
-    """The bank as it was then; as it is, if missing."""
+    seq: Moment | None = None
+    """The bank as it was then, by number or by the name of a snapshot; as it is, if missing."""
+
+
+class ImportQuery(Strict):
+    """How to import."""
+
+    dry_run: bool = False
+    """Check the file and say what it would add; nothing is written."""
+
+
+class BankDiffQuery(Strict):
+    """Which two moments of a bank to compare."""
+
+    since: Moment
+    """The earlier one, a number or the name of a snapshot."""
+    until: Moment | None = None
+    """The later one; the bank as it is, if missing."""
+    level: Level | None = None
+    """Insights and behaviors, if missing."""
+    after: Annotated[str, Field(pattern=r"^([A-Za-z0-9-]{1,64})?$")] = ""
+    """`next` of the page before."""
+    limit: int = Field(default=100, ge=1, le=500)
+
+
+class CompareQuery(Strict):
+    """Which bank to compare with."""
+
+    other: Slug
+    """The other run."""
+    level: Literal["insight", "behavior"] | None = None
+    """Both, if missing."""
+    after: Annotated[str, Field(pattern=r"^(\d{1,9})?$")] = ""
+    """`next` of the page before."""
+    limit: int = Field(default=100, ge=1, le=500)
+
+
+class WhyQuery(Strict):
+    """Which contexts to look at."""
+
+    step: int | None = Field(default=None, ge=0, le=2**31 - 1)
+    """The newest step that rendered contexts, if missing."""
+    problem_id: Slug | None = None
+    """Only this problem; all of the step, if missing."""
+
+
+class ReviewQuery(Strict):
+    """Which notes to review, and in which order."""
+
+    sort: Literal["worst", "best", "unsure"] = "worst"
+    """By the belief that a note raises the reward: lowest first, highest first, or nearest to 1/2 first."""
+    level: Literal["insight", "behavior"] | None = None
+    status: Status | Literal["any"] = "active"
+    min_trials: int = Field(default=1, ge=1, le=10**6)
+    """Contexts with a known reward, shown or held out, that a note needs to be listed."""
+    after: Annotated[str, Field(pattern=r"^(\d{1,9})?$")] = ""
+    """`next` of the page before."""
+    limit: int = Field(default=50, ge=1, le=200)
 
 
 class _How(Strict):

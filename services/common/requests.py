@@ -133,6 +133,23 @@ class RecordRequest(Strict):
     """The step of those contexts."""
 
 
+class ImportRequest(Strict):
+    """Memory job `import`: fill a run's bank from an exported one, before the run's first step. Result: `Imported`."""
+
+    bank: Slug
+    file: Ref
+    """The export (JSON lines), as it was frozen when the run was created."""
+
+
+class Imported(MemoryCounts):
+    """The bank after it was filled."""
+
+    origin: str
+    """The bank that the export is of."""
+    model: str | None
+    """The model of that bank's run, if the export says."""
+
+
 class Generator(Strict):
     """Who writes reflections and behaviors: a model behind an OpenAI-compatible `/v1/chat/completions`."""
 
@@ -195,6 +212,8 @@ class RetrieveRequest(Strict):
     settings: ContextSettings
     evidence: EvidenceKind = "effect"
     quality: QualitySettings = QualitySettings()
+    trial: bool = True
+    """Whether chance may hold notes out, to learn what they are worth."""
     prompts: PromptFiles
     out: str
     """URI of the artifact to write (schema `CONTEXTS`)."""

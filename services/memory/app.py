@@ -1,4 +1,4 @@
-"""The memory service: jobs `record`, `reflect`, `abstract`, `retrieve`, and the bank for people to read and change."""
+"""The memory service: jobs `import`, `record`, `reflect`, `abstract`, `retrieve`, and the bank for people."""
 
 from __future__ import annotations
 
@@ -15,15 +15,17 @@ from pmd.services.common.jobs import JobContext, JobKind, JobStore
 from pmd.services.common.requests import (
     AbstractRequest,
     Generator,
+    ImportRequest,
     RecordRequest,
     ReflectRequest,
     RetrieveRequest,
     WriteResult,
 )
 from pmd.services.common.runner import JobRunner
-from pmd.services.memory.api import curate, explain, read
+from pmd.services.memory.api import curate, explain, moments, read, review, why
 from pmd.services.memory.api import search as find
 from pmd.services.memory.api.caller import explain_refusals
+from pmd.services.memory.curate.start import start
 from pmd.services.memory.index.search import open_search
 from pmd.services.memory.ledger import Ledger
 from pmd.services.memory.retrieve.contexts import retrieve
@@ -57,6 +59,7 @@ def create_app(settings: MemoryServiceSettings) -> FastAPI:
         "memory",
         JobStore(settings.service_dir("memory") / "jobs.db"),
         {
+            "import": JobKind(ImportRequest, partial(start, ledger)),
             "record": JobKind(RecordRequest, partial(record, ledger)),
             "reflect": JobKind(ReflectRequest, run_reflect),
             "abstract": JobKind(AbstractRequest, run_abstract),
@@ -85,6 +88,9 @@ def create_app(settings: MemoryServiceSettings) -> FastAPI:
         curate.routes,
         find.routes,
         explain.routes,
+        moments.routes,
+        review.routes,
+        why.routes,
     ):
         app.include_router(routes)
     explain_refusals(app)

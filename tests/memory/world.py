@@ -105,6 +105,7 @@ class World:
         self.problems = {p.id: p for p in problems}
         self.problems_ref = write_problems(f"file://{folder}/problems.parquet", problems)
         self.batches: dict[int, tuple[Ref, Ref]] = {}
+        self.bank = "b"
         self.notes_format: NotesFormat = "json"
         self.base_pass_rate = 0.0
         """How often attempts pass that nothing has taught yet."""
@@ -139,7 +140,7 @@ class World:
     def record(self, step: int, attempts: Sequence[tuple[str, str, bool | None]], keep: int = 16) -> MemoryCounts:
         rollouts, verdicts = self.batch(step, attempts)
         request = RecordRequest(
-            bank="b",
+            bank=self.bank,
             step=step,
             rollouts=rollouts,
             verdicts=verdicts,
@@ -150,7 +151,7 @@ class World:
 
     def reflect(self, step: int, words: Words, ids: list[str] | None = None) -> WriteResult:
         request = ReflectRequest(
-            bank="b",
+            bank=self.bank,
             step=step,
             policy_version=step - 1,
             problem_ids=ids or list(self.problems),
@@ -164,7 +165,7 @@ class World:
 
     def abstract(self, step: int, words: Words, **settings: Any) -> WriteResult:
         request = AbstractRequest(
-            bank="b",
+            bank=self.bank,
             step=step,
             policy_version=step - 1,
             generator=Generator(model="run@0", format=self.notes_format),
@@ -177,7 +178,7 @@ class World:
     def retrieve(self, step: int, *, per_rollout: bool = True, **settings: Any) -> RetrieveResult:
         rollouts, verdicts = self.batches[step] if per_rollout else (None, None)
         request = RetrieveRequest(
-            bank="b",
+            bank=self.bank,
             problems=self.problems_ref,
             rollouts=rollouts,
             verdicts=verdicts,

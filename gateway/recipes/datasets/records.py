@@ -128,7 +128,7 @@ def _rows(uris: Iterable[str]) -> Iterator[tuple[str, str, bytes | dict[str, Any
 def _of_format(uri: str) -> Iterator[tuple[str, int, bytes | dict[str, Any]]]:
     if uri.endswith(".parquet"):
         return _of_parquet(uri)
-    return _of_csv(uri) if uri.endswith(".csv") else _records(uri)
+    return _of_csv(uri) if uri.endswith(".csv") else records_of(uri)
 
 
 def _of_parquet(uri: str) -> Iterator[tuple[str, int, dict[str, Any]]]:
@@ -163,7 +163,7 @@ def _of_csv(uri: str) -> Iterator[tuple[str, int, dict[str, Any]]]:
         raise Unreadable(f"{uri} can't be read: {error}") from error
 
 
-def _records(uri: str) -> Iterator[tuple[str, int, bytes]]:
+def records_of(uri: str) -> Iterator[tuple[str, int, bytes]]:
     """Where each record is, its number from 1, and what should be its JSON."""
     try:
         with _open(uri) as file:

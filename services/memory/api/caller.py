@@ -24,6 +24,7 @@ from pmd.services.common.bodies import problem
 from pmd.services.common.curation import Actor, IdempotencyKey, IfMatch
 from pmd.services.memory.api.views import item_view
 from pmd.services.memory.curate import changes
+from pmd.services.memory.curate.snapshots import NotThere
 from pmd.services.memory.ledger import PERSON, BankMoved, Ledger, Transaction, UnknownBank, reads
 from pmd.services.memory.ledger.tables import WRITES
 
@@ -35,7 +36,7 @@ class Caller:
     actor: str
     key: str | None
     digest: str
-    """Of method, path, query and body: what the key stands for."""
+    """Of method, path, query, actor and body: what the key stands for."""
 
     def sends(self, content: bytes) -> Caller:
         """The same caller with a body of this digest."""
@@ -43,7 +44,7 @@ class Caller:
 
 
 async def _caller(request: Request, idempotency_key: IdempotencyKey = None, actor: Actor = None) -> Caller:
-    about = f"{request.method} {request.url.path}?{request.url.query}\n"
+    about = f"{request.method} {request.url.path}?{request.url.query}\n{actor or ''}\n"
     return Caller(
         actor=f"{PERSON}:{actor}" if actor else PERSON,
         key=idempotency_key,
@@ -102,10 +103,21 @@ class _Replay(Exception):
         self.answer = answer
 
 
+class Dry(Exception):
+    """Undoes a dry run, and carries what it would have answered."""
+
+    def __init__(self, result: BaseModel) -> None:
+        super().__init__()
+        self.result = result
+
+
 def change(
     ledger: Ledger, bank: str, caller: Caller, do: Callable[[Transaction], Answer], *, create: bool = False
 ) -> JSONResponse:
-    """Run a person's change and its bookkeeping in one transaction, or repeat the answer that it got."""
+    """Run a person's change and its bookkeeping in one transaction, or repeat the answer that it got.
+
+    A change that raises `Dry` is undone and answered with what it carries.
+    """
     name = f"request {caller.key}"
 
     def once(tx: Transaction) -> dict[str, Any]:
@@ -124,6 +136,8 @@ def change(
         answer = ledger.change(bank, once, create=create)
     except _Replay as replay:
         answer = replay.answer
+    except Dry as dry:
+        answer = Answer(dry.result).dump()
     headers = {} if answer["tag"] is None else {"ETag": etag(answer["tag"])}
     return JSONResponse(answer["body"], answer["status"], headers=headers)
 
@@ -154,6 +168,10 @@ def explain_refusals(app: FastAPI) -> None:
     @app.exception_handler(BankMoved)
     async def moved(_: Request, error: BankMoved) -> JSONResponse:
         return problem(412, str(error), headers={"ETag": etag(error.seq)})
+
+    @app.exception_handler(NotThere)
+    async def renamed(_: Request, error: NotThere) -> JSONResponse:
+        return problem(412, str(error), headers={"ETag": etag(error.snapshot.seq)})
 
     @app.exception_handler(changes.Stale)
     async def stale(_: Request, error: changes.Stale) -> JSONResponse:

@@ -14,13 +14,12 @@ from fastapi import APIRouter, Depends, Path, Query
 
 from pmd.services.common.app import known_query
 from pmd.services.common.artifacts import ArtifactError, load_messages, read_table
-from pmd.services.common.bank import ContextView, LeftOut, LinkView, Provenance, ShownItem, UseView, Utility
+from pmd.services.common.bank import ContextView, LeftOut, LinkView, Provenance, ShownItem, UseView
 from pmd.services.common.wire import Ref, Slug
 from pmd.services.memory.api.deps import REFUSALS, BankId, InPath, TheLedger
 from pmd.services.memory.api.views import item_view
 from pmd.services.memory.curate import changes
-from pmd.services.memory.evidence.effect import effect, gather
-from pmd.services.memory.ledger import Item, Ledger, reads
+from pmd.services.memory.ledger import Item, Ledger
 from pmd.services.memory.ledger.rows import load
 from pmd.services.memory.ledger.tables import CONTEXTS, LINKS, USES
 
@@ -115,21 +114,3 @@ def explain_context(
 def explain_item(bank: BankId, item_id: InPath, ledger: TheLedger) -> Provenance:
     """What an item was made from, what was made from it, and which contexts used it at which version."""
     return provenance(ledger, bank, item_id)
-
-
-@routes.get("/v1/banks/{bank}/items/{item_id}/utility", responses=REFUSALS)
-def item_utility(bank: BankId, item_id: InPath, ledger: TheLedger) -> Utility:
-    """Reward with an item less reward when chance held it out (`memory.quality.hold_out`), with an interval."""
-    with ledger.read() as db:
-        if not load(db, bank, [item_id]):
-            raise changes.Missing(f"no item {item_id!r} in bank {bank!r}")
-        found = effect(gather(reads.trials(db, bank, [item_id])).get(item_id, {}))
-    shown, held_out = found.outcomes.shown.trials, found.outcomes.held_out.trials
-    measured = bool(shown and held_out)
-    return Utility(
-        shown=int(shown),
-        held_out=int(held_out),
-        lift=found.mean if measured else None,
-        interval=found.interval if measured else None,
-        belief=found.belief,
-    )

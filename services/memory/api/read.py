@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+from dataclasses import replace
 from typing import Annotated, Any
 
 import sqlalchemy as sa
@@ -26,7 +27,8 @@ from pmd.services.memory.api.caller import etag
 from pmd.services.memory.api.deps import REFUSALS, BankId, InPath, TheLedger
 from pmd.services.memory.api.views import item_view, proposal_view, version_view
 from pmd.services.memory.curate import changes
-from pmd.services.memory.ledger import Filter, reads
+from pmd.services.memory.ledger import Filter, fingerprint, reads
+from pmd.services.memory.ledger.rows import load
 from pmd.services.memory.ledger.tables import ANNOTATIONS, AUDIT, PROPOSALS
 
 routes = APIRouter(tags=["banks"], dependencies=[Depends(known_query)])
@@ -59,6 +61,12 @@ def list_items(bank: BankId, asked: Annotated[ItemQuery, Query()], ledger: TheLe
     )
     with ledger.read() as db:
         reads.known_seq(db, bank)
+        if asked.same_as is not None:
+            note = load(db, bank, [asked.same_as]).get(asked.same_as)
+            if note is None:
+                raise changes.Missing(f"no item {asked.same_as!r} in bank {bank!r}")
+            level, kind = asked.level or note.level, asked.kind or note.kind
+            chosen = replace(chosen, level=level, kind=kind, fingerprint=fingerprint(note.text))
         items, following = reads.page(db, bank, chosen, sort=asked.sort, after=asked.after, limit=asked.limit)
     return ItemPage(items=[item_view(i) for i in items], next=following)
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from pmd.services.common.bank import ItemView, ProposalView, VersionView
+from pmd.services.common.bank import ItemView, Origin, ProposalView, VersionView
 from pmd.services.memory.ledger import Item
+from pmd.services.memory.ledger.items import ORIGIN
 
 
 def item_view(item: Item) -> ItemView:
@@ -33,6 +34,7 @@ def item_view(item: Item) -> ItemView:
         trials=1 if attempt else facts.get("trials"),
         sources=[facts["rollout_id"]] if attempt else facts.get("sources", []),
         note=facts.get("leak") or facts.get("harm") or facts.get("feedback") or None,
+        origin=Origin(**facts[ORIGIN]) if ORIGIN in facts else None,
     )
 
 

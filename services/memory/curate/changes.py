@@ -16,6 +16,7 @@ import sqlalchemy as sa
 
 from pmd.services.common.bank import Action, ItemRef
 from pmd.services.common.curation import Edit, Merge, NewItem, Split
+from pmd.services.common.options import MAX_NOTE_CHARS
 from pmd.services.memory.ledger import Banned, Item, Transaction, fingerprint, reads
 from pmd.services.memory.ledger.items import Thought
 from pmd.services.memory.ledger.rows import load
@@ -75,7 +76,7 @@ def _note(item: Item) -> Item:
     return item
 
 
-class _Said:
+class Said:
     """What a bank's other notes leave to be said."""
 
     def __init__(self, db: sa.Connection, bank: str, but: Collection[str] = ()) -> None:
@@ -101,7 +102,7 @@ class _Said:
 
 def _free(tx: Transaction, note: Item, but: Sequence[str] = ()) -> None:
     """Refuse a text that is banned, or that an active note says of the same already; items of `but` do not count."""
-    if objection := _Said(tx.db, tx.bank, but).objection(note):
+    if objection := Said(tx.db, tx.bank, but).objection(note):
         raise Conflict(objection)
 
 
@@ -112,6 +113,10 @@ def _new(tx: Transaction, item: Item, actor: str, action: str, **detail: object)
     if item_id in known:  # the machine once wrote these words; what became of that item stays as it is
         item_id = str(uuid.uuid5(uuid.UUID(item_id), str(tx.seq)))
     return tx.put(replace(item, id=item_id, edited=True), actor, action, **detail)
+
+
+BY_HAND = "by hand"
+"""Scope of behaviors that people wrote about no topic."""
 
 
 def add(tx: Transaction, new: NewItem, actor: str) -> Item:
@@ -129,7 +134,7 @@ def add(tx: Transaction, new: NewItem, actor: str) -> Item:
         if new.kind not in {None, "behavior"} or new.problem_id is not None:
             raise Invalid("problem_id", "a behavior is about no single problem: leave out problem_id and kind")
         topic = new.topic.strip().lower()
-        scope, facts = topic or "by hand", {"topic": topic, "support": 0, "members": 0, "sources": []}
+        scope, facts = topic or BY_HAND, {"topic": topic, "support": 0, "members": 0, "sources": []}
     item = Item(
         level=new.level,
         kind=new.kind or "behavior",
@@ -150,13 +155,25 @@ def newest_step(tx: Transaction) -> int:
 
 
 def edit(tx: Transaction, item_id: str, versions: Versions, change: Edit, actor: str) -> Item:
-    """Reword a note, or turn a strategy into a lesson."""
-    item = _note(current(tx, item_id, versions))
-    if change.kind is not None and item.level != "insight":
+    """Reword a note, or turn a strategy into a lesson; `change.also` along with it, all of them or none."""
+    first = current(tx, item_id, versions)
+    others = seen(tx.db, tx.bank, change.also)
+    items = [_note(item) for item in (first, *others)]
+    if len({item.id for item in items}) < len(items):
+        raise Invalid("also", "names the note that is edited")
+    if any(item.level != first.level for item in items):
+        raise Invalid("also", f"only notes of level {first.level} can be changed along with this one")
+    if change.kind is not None and first.level != "insight":
         raise Invalid("kind", "only an insight is a strategy or a lesson")
-    new = replace(item, text=change.text or item.text, kind=change.kind or item.kind, edited=True)
-    _free(tx, new, but=[item.id])
-    return tx.put(new, actor, "edit")
+    new = [replace(i, text=change.text or i.text, kind=change.kind or i.kind, edited=True) for i in items]
+    if len({item.thought for item in new}) < len(new):
+        raise Invalid("also", "two of the notes are about the same: merge them instead")
+    said = Said(tx.db, tx.bank, but=[item.id for item in items])
+    for item in new:
+        if objection := said.objection(item):
+            raise Conflict(objection)
+    done = [tx.put(item, actor, "edit") for item in new]
+    return done[0]
 
 
 def act(
@@ -190,6 +207,8 @@ def _after(item: Item, action: Action) -> Item:
         case "ban":
             return replace(item, status="banned")
         case "restore":
+            if item.level != "experience" and len(item.text) > MAX_NOTE_CHARS:
+                raise Conflict(f"item {item.id} has {len(item.text)} characters, a note at most {MAX_NOTE_CHARS}")
             return replace(item, status="active", edited=True)
 
 
@@ -230,7 +249,7 @@ def _restore_together(db: sa.Connection, bank: str, found: Plan, was: dict[str, 
     and when both say it of the same, one is active and the other retired.
     """
     while True:
-        said = _Said(db, bank, but=[item.id for item in found.changes])
+        said = Said(db, bank, but=[item.id for item in found.changes])
         notes = [item for item in found.changes if item.level != "experience"]
         refused = {note.id: why for note in notes if (why := said.objection(note))}
         if not refused:
@@ -280,7 +299,9 @@ def merge(tx: Transaction, asked: Merge, actor: str) -> Item:
     if any((i.level, i.kind) != (first.level, first.kind) for i in items):
         raise Invalid("items", "only notes of one kind can be merged")
     if first.level == "insight" and any(i.scope != first.scope for i in items):
-        raise Invalid("items", "insights of different problems can't be merged; add a behavior instead")
+        return _generalise(tx, items, asked, actor)
+    if asked.topic:
+        raise Invalid("topic", "only insights of different problems become a behavior, which has a topic")
     _free(tx, replace(first, text=asked.text), but=[i.id for i in items])
     sources = list(dict.fromkeys(s for i in items for s in i.facts.get("sources", ())))
     merged = replace(
@@ -293,6 +314,31 @@ def merge(tx: Transaction, asked: Merge, actor: str) -> Item:
     facts = _made_of(merged, sources=sources, merged_from=[i.id for i in items])
     merged = replace(merged, facts=facts)
     return _replace_by(tx, items, [merged], actor, "merge")[0]
+
+
+def _generalise(tx: Transaction, items: Sequence[Item], asked: Merge, actor: str) -> Item:
+    """Insights of different problems become a behavior that stays these problems' business."""
+    problems = sorted({item.scope for item in items})
+    topic = asked.topic.strip().lower()
+    rule = Item(
+        level="behavior",
+        kind="behavior",
+        scope=topic or BY_HAND,
+        text=asked.text,
+        step=max(item.step for item in items),
+        policy_version=max(item.policy_version for item in items),
+        pinned=any(item.pinned for item in items),
+        facts={
+            "topic": topic,
+            "support": len(problems),
+            "members": len(problems),
+            "problems": problems,
+            "sources": [item.id for item in items],
+            "merged_from": [item.id for item in items],
+        },
+    )
+    _free(tx, rule, but=[item.id for item in items])
+    return _replace_by(tx, items, [rule], actor, "merge")[0]
 
 
 def split(tx: Transaction, item_id: str, versions: Versions, asked: Split, actor: str) -> list[Item]:

@@ -9,6 +9,7 @@ Invariants:
 - An import is all or nothing, and a line that is refused is named. It changes nothing that the bank holds.
 - What another run did is never taken for what this one did. Runs number their steps and rollouts alike, so the
   rollouts of another bank carry its name (`b/12:p7#3`), and its steps are none that this run is yet to make.
+- Each item says where it was written first, however many banks it came through.
 - Of items that say the same, each stays what it is: what people decided is not lost to what a machine dropped.
 """
 
@@ -25,13 +26,13 @@ from typing import IO, Annotated, Any, Literal, NamedTuple, NoReturn
 import sqlalchemy as sa
 from pydantic import AfterValidator, Field, StringConstraints, ValidationError
 
-from pmd.services.common.bank import Kind, Status
+from pmd.services.common.bank import Kind, Origin, Status
 from pmd.services.common.options import MAX_NOTE_CHARS
 from pmd.services.common.strict import Strict, explain
 from pmd.services.common.wire import Level, Problem, Slug
 from pmd.services.memory.curate import changes
 from pmd.services.memory.ledger import Banned, Item, Ledger, Transaction, UnknownBank, reads
-from pmd.services.memory.ledger.items import Thought
+from pmd.services.memory.ledger.items import ORIGIN, Thought
 from pmd.services.memory.ledger.rows import PORTION, load, portions
 from pmd.services.memory.ledger.tables import ITEMS
 
@@ -65,11 +66,22 @@ def _is_list(value: object) -> bool:
     return isinstance(value, list) and all(map(_is_id, value))
 
 
+def _is_origin(value: object) -> bool:
+    try:
+        Origin.model_validate(value)
+    except ValidationError:
+        return False
+    return True
+
+
 FACTS: dict[str, tuple[Callable[[object], bool], str]] = {
     **dict.fromkeys(("passes", "trials", "support", "members"), (_is_count, "a count")),
     **dict.fromkeys(("feedback", "outcome", "topic", "leak", "harm"), (_is_text, "a text")),
     **dict.fromkeys(("rollout_id", "split_from"), (_is_id, f"an id of at most {MAX_ID} characters")),
-    **dict.fromkeys(("sources", "merged_from"), (_is_list, f"a list of ids of at most {MAX_ID} characters")),
+    ORIGIN: (_is_origin, "where it was written first: run, policy_version, id, and the model"),
+    **dict.fromkeys(
+        ("sources", "merged_from", "problems"), (_is_list, f"a list of ids of at most {MAX_ID} characters")
+    ),
     "passed": (lambda value: isinstance(value, bool), "true or false"),
 }
 """What the facts that the service reads must be."""
@@ -110,6 +122,7 @@ class _Line(Strict):
     version: Literal[1] | None = None
     bank: Slug | None = None
     seq: int | None = None
+    model: str | None = None
     problem: Problem | None = None
     item: PortableItem | None = None
 
@@ -151,8 +164,17 @@ def _written(item: Item) -> str:
 # ---------------------------------------------------------------- in
 
 
-def parse(lines: Iterable[bytes]) -> tuple[str, Iterator[tuple[int, Problem | PortableItem]]]:
-    """The bank that an export is of ("" if it does not say), and its problems and items, each with its line number.
+class Head(NamedTuple):
+    """What an export says of itself."""
+
+    bank: str
+    """That it is of; "" if it does not say."""
+    model: str | None
+    """Of the run whose bank it is, if it says."""
+
+
+def parse(lines: Iterable[bytes]) -> tuple[Head, Iterator[tuple[int, Problem | PortableItem]]]:
+    """What an export says of itself, and its problems and items, each with its line number.
 
     Raises:
         changes.Invalid: naming the line and the field; the iterator raises it too.
@@ -164,7 +186,7 @@ def parse(lines: Iterable[bytes]) -> tuple[str, Iterator[tuple[int, Problem | Po
     if head.format is None:
         message = 'no export of a bank: it begins {"format": "pmd-bank", "version": 1, ..}'
         raise changes.Invalid(f"line {n}", message)
-    return head.bank or "", ((n, _content(n, line)) for n, line in numbered)
+    return Head(head.bank or "", head.model), ((n, _content(n, line)) for n, line in numbered)
 
 
 def _line(n: int, raw: bytes) -> _Line:
@@ -199,6 +221,8 @@ class Survey:
 
     origin: str
     """The bank that it was exported from."""
+    model: str | None
+    """Of the run whose bank that is."""
     claims: Mapping[str, list[Claim]]
     """Its notes by the id that their text has in the new bank."""
     problems: frozenset[str]
@@ -212,7 +236,7 @@ def survey(file: IO[bytes], bank: str) -> Survey:
         changes.Invalid: naming the line and the field.
     """
     file.seek(0)
-    origin, lines = parse(file)
+    head, lines = parse(file)
     claims: dict[str, list[Claim]] = defaultdict(list)
     problems: set[str] = set()
     notes: set[str] = set()
@@ -233,7 +257,7 @@ def survey(file: IO[bytes], bank: str) -> Survey:
         notes.add(found.id)
         item = _item(found)
         claims[item.identity(bank)].append(Claim(found.id, item.status == "active", item.settled, item.thought))
-    return Survey(origin, claims, frozenset(problems), items)
+    return Survey(head.bank, head.model, claims, frozenset(problems), items)
 
 
 def load_into(tx: Transaction, file: IO[bytes], about: Survey, actor: str) -> int:
@@ -241,7 +265,7 @@ def load_into(tx: Transaction, file: IO[bytes], about: Survey, actor: str) -> in
     file.seek(0)
     known = about.problems | set(reads.problem_ids(tx.db, tx.bank))
     banned = reads.StepView(tx.db, tx.bank, -1).banned
-    move = _Move(about.origin, tx.bank, changes.newest_step(tx), _places(tx, about))
+    move = _Move(about.origin, about.model, tx.bank, changes.newest_step(tx), _places(tx, about))
     added = 0
     items: list[Item] = []
     problems: dict[str, str] = {}
@@ -273,6 +297,7 @@ class _Move:
     """What becomes of items on their way into a bank. Back into the bank that they are from, all stays as it was."""
 
     origin: str
+    model: str | None
     bank: str
     newest: int
     """The bank's newest step: what comes later is this run's own."""
@@ -288,6 +313,9 @@ class _Move:
         for name in "rollout_id", "split_from":
             if name in facts:
                 facts[name] = self._refers(facts[name])
+        if self.origin and self.origin != self.bank and ORIGIN not in facts:
+            first = Origin(run=self.origin, model=self.model, policy_version=given.policy_version, id=given.id)
+            facts[ORIGIN] = first.model_dump()
         step = given.step if self.origin == self.bank else min(given.step, self.newest)
         if given.level != "experience":
             return _item(given, facts=facts, step=step, id=self.places[given.id])

@@ -23,6 +23,10 @@ PERSON = "person"
 """Who acts is a policy version or a job; people are `person` or `person:<name>`."""
 
 
+ORIGIN = "origin"
+"""Fact of an imported item: the run that wrote it first. No later evidence takes it away."""
+
+
 class UnknownBank(KeyError):
     """No such bank, or nothing was ever written to it."""
 

@@ -55,6 +55,8 @@ class Filter:
     protected: bool | None = None
     text: str | None = None
     """Words that must all occur, in whatever case and with whatever accents; the beginnings of words suffice."""
+    fingerprint: str | None = None
+    """Of a text (`items.fingerprint`)."""
 
 
 def seq(db: sa.Connection, bank: str) -> int:
@@ -111,7 +113,7 @@ def changes(db: sa.Connection, bank: str, after_seq: int, limit: int) -> list[It
 def select(db: sa.Connection, bank: str, chosen: Filter) -> sa.Select[Any]:
     """The query for the items of a filter."""
     query = sa.select(ITEMS).where(ITEMS.c.bank == bank)
-    for column in ("level", "kind", "status", "scope"):
+    for column in ("level", "kind", "status", "scope", "fingerprint"):
         if (value := getattr(chosen, column)) is not None:
             query = query.where(ITEMS.c[column] == value)
     if chosen.protected is not None:
@@ -309,6 +311,39 @@ def at_page(db: sa.Connection, bank: str, seq_: int, after: int, limit: int) -> 
     then = {row.id: row for row in db.execute(sa.select(VERSIONS).join(last, here))}
     items = [item_at(item_of(row), then[row.id]) for row in rows if row.id in then]
     return items, rows[-1].number if len(rows) == limit else None
+
+
+def changed_ids(
+    db: sa.Connection, bank: str, since: int, until: int, levels: Sequence[Level], after: str, limit: int
+) -> list[str]:
+    """Ids of items of some levels that got a version after `since` and up to `until`, in their order.
+
+    Args:
+        after: only ids behind this one.
+    """
+    here = sa.and_(VERSIONS.c.bank == bank, VERSIONS.c.seq > since, VERSIONS.c.seq <= until, VERSIONS.c.id > after)
+    of_item = sa.and_(ITEMS.c.bank == VERSIONS.c.bank, ITEMS.c.id == VERSIONS.c.id)
+    query = sa.select(VERSIONS.c.id).join(ITEMS, of_item).where(here, ITEMS.c.level.in_(levels)).distinct()
+    return list(db.scalars(query.order_by(VERSIONS.c.id).limit(limit)))
+
+
+def at_seq(db: sa.Connection, bank: str, seq_: int, ids: Sequence[str]) -> dict[str, Item]:
+    """Some items as they were at a `seq`, by id; those that did not exist yet are left out."""
+    now = load(db, bank, ids)
+    then: dict[str, Item] = {}
+    for part in portions(ids):
+        old = sa.and_(VERSIONS.c.bank == bank, VERSIONS.c.id.in_(part), VERSIONS.c.seq <= seq_)
+        newest = sa.select(VERSIONS.c.id, sa.func.max(VERSIONS.c.version).label("version")).where(old)
+        last = newest.group_by(VERSIONS.c.id).subquery()
+        here = sa.and_(VERSIONS.c.bank == bank, VERSIONS.c.id == last.c.id, VERSIONS.c.version == last.c.version)
+        then |= {row.id: item_at(now[row.id], row) for row in db.execute(sa.select(VERSIONS).join(last, here))}
+    return then
+
+
+def written_at(db: sa.Connection, bank: str, seq_: int) -> dict[str, Item]:
+    """The items that one transaction wrote, as it left them, by id."""
+    query = sa.select(VERSIONS.c.id).where(VERSIONS.c.bank == bank, VERSIONS.c.seq == seq_).order_by(VERSIONS.c.id)
+    return at_seq(db, bank, seq_, list(db.scalars(query)))
 
 
 def _age(item: Item) -> tuple[int, int, str]:

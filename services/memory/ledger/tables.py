@@ -133,6 +133,18 @@ PROPOSALS = sa.Table(
     _col("decided_by", null=True),
 )
 
+# Names that people gave to a `seq`.
+SNAPSHOTS = sa.Table(
+    "snapshots",
+    META,
+    _key("bank"),
+    _key("name"),
+    _col("seq", sa.BigInteger),
+    _col("at", sa.Float),
+    _col("actor"),
+    _col("note", sa.Text),
+)
+
 # Where each step of a run began, as its bank sees it: changes by people after `seq` wait for the next step.
 STEPS = sa.Table(
     "steps", META, _key("bank"), _key("step", sa.Integer), _col("seq", sa.BigInteger), _col("edits", sa.Integer)
@@ -191,6 +203,7 @@ OF_A_BANK = (
     ANNOTATIONS,
     LINKS,
     PROPOSALS,
+    SNAPSHOTS,
     STEPS,
     CONTEXTS,
     USES,

@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from pmd.services.common.bank import Status
-from pmd.services.memory.ledger.items import Banned, Item, Thought, by_person, fingerprint
+from pmd.services.memory.ledger.items import ORIGIN, Banned, Item, Thought, by_person, fingerprint
 from pmd.services.memory.ledger.rows import item_of, item_row, load, portions, version_row
 from pmd.services.memory.ledger.tables import (
     ANNOTATIONS,
@@ -84,7 +84,10 @@ class Transaction:
         banned = Banned(i.text for i in settled if i.status == "banned")
         said = {item.thought for item in settled}
         added, changed = [], []
-        for item_id, (item, old) in self._placed(found, notes).items():
+        for item_id, (written, old) in self._placed(found, notes).items():
+            item = written
+            if old is not None and ORIGIN in old.facts:
+                item = replace(written, facts=written.facts | {ORIGIN: old.facts[ORIGIN]})
             if item.level != "experience" and (banned.says(item.text) or item.thought in said):
                 self._machine["left to people"] += 1
             elif old is not None and old.settled:
@@ -300,6 +303,8 @@ class Transaction:
         as_of = both if step is None else [replace(item, step=step) for item in both]
         self.insert(VERSIONS, [version_row(self.bank, item, actor) for item in as_of])
         made = [item for item in both if item.level != "experience"]
-        self.link([(source, item, _HOW[item.level]) for item in made for source in item.facts.get("sources", ())])
+        by_hand = {item.id: item.facts.get("merged_from", ()) for item in made}  # a person made it of these
+        sources = [(s, item) for item in made for s in item.facts.get("sources", ()) if s not in by_hand[item.id]]
+        self.link([(source, item, _HOW[item.level]) for source, item in sources])
         if not by_person(actor):
             self._machine.update({"added": len(added), "changed": len(changed)})

@@ -7,8 +7,8 @@ where the recipe shows memory as turns, attempts at other problems before it.
 Invariants (Law 3): a rollout is never its own demonstration, and a solution that says what a person has banned is
 nobody's; experience of the problem itself that memory shows is the head of an attempt of an earlier step, never a whole
 program; it passes the leak guard, and so do attempts at other problems, which are shown whole. Law 8: every context
-lists the items it shows with their versions, the bank's `seq` it was rendered from, and why a note of a person is not
-among them.
+lists the items it shows with their versions, the bank's `seq` it was rendered from, and why other notes that were found
+for it are not among them.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from pmd.services.common.artifacts import dump_messages, read_problems, read_table, write_table
@@ -100,7 +101,9 @@ def with_hold_out(chosen: Selection, problem_id: str, request: RetrieveRequest) 
         exempt = note.item.protected or note.item.level == "experience"
         return exempt or not held_out(request.step, problem_id, note.item.text, share)
 
-    return chosen.filtered(stays)
+    why = "held out by chance, to learn what it is worth"
+    held = tuple(note.left_out("held_out", why) for note in chosen.notes if not stays(note))
+    return replace(chosen.filtered(stays), left_out=(*chosen.left_out, *held))
 
 
 def retrieve(ledger: Ledger, search: Search, request: RetrieveRequest, job: JobContext) -> RetrieveResult:
@@ -128,7 +131,9 @@ def retrieve(ledger: Ledger, search: Search, request: RetrieveRequest, job: JobC
             check=job.check,
         )
     chosen = {pid: _chosen(problems[pid], snapshot, request) for pid in wanted}
-    selections = {pid: with_hold_out(selection, pid, request) for pid, selection in chosen.items()}
+    selections = dict(chosen)
+    if request.trial:
+        selections = {pid: with_hold_out(selection, pid, request) for pid, selection in chosen.items()}
     seq = snapshot.seq if snapshot else 0
     job.check()
     if request.rollouts is None:

@@ -74,7 +74,7 @@ def explained(note: Note) -> dict[str, Any]:
 def omitted(note: Note) -> dict[str, Any]:
     """A note that is not shown as the record of a context holds it: which one, and why, but not what it says."""
     known = explained(note)
-    return {name: known[name] for name in ("id", "version", "level", "reason")}
+    return {name: known[name] for name in ("id", "version", "level", "reason")} | {"cause": note.cause}
 
 
 def _sources(item: Item) -> list[str]:

@@ -20,7 +20,7 @@ A pure function of the problem, the snapshot and the settings.
    among them, turns would only say which one it is.
 6. Fitting (`max_chars`): notes are shown whole. One that does not fit is left out, and hides no other.
 
-Invariant: what a person stands behind is shown, or the selection says why it is not (`left_out`).
+Invariant: what was found is shown, or the selection says why it is not (`left_out`).
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
+from pmd.services.common.bank import Cause
 from pmd.services.common.options import ContextSettings
 from pmd.services.common.wire import Level, Problem
 from pmd.services.memory.evidence.beliefs import BELIEVED, Belief, Beliefs
@@ -37,6 +38,9 @@ from pmd.services.memory.evidence.terms import excerpt, terms, without_thinking
 from pmd.services.memory.leak.guard import leak
 from pmd.services.memory.ledger import Item
 from pmd.services.memory.retrieve.snapshot import Found, ProblemMemory, Snapshot
+
+BEYOND = 32
+"""Behaviors beyond `k` whose record says so; of people's all do."""
 
 
 @dataclass(frozen=True)
@@ -54,10 +58,12 @@ class Note:
     """False: nothing speaks for or against it yet."""
     question: str = ""
     """What an attempt answers that is shown as a turn."""
+    cause: Cause | None = None
+    """Why it is not shown."""
 
-    def left_out(self, why: str) -> Note:
+    def left_out(self, cause: Cause, why: str) -> Note:
         """The note as one that is not shown."""
-        return replace(self, reason=f"{why}; {self.reason}")
+        return replace(self, cause=cause, reason="; ".join(part for part in (why, self.reason) if part))
 
 
 @dataclass(frozen=True)
@@ -71,7 +77,7 @@ class Selection:
     turns: tuple[Note, ...] = ()
     """Attempts at other problems, nearest first."""
     left_out: tuple[Note, ...] = ()
-    """Notes that there was no room for, and notes of people that are not shown for whatever reason; each says why."""
+    """Notes that were found and are not shown; each says why."""
 
     @property
     def notes(self) -> tuple[Note, ...]:
@@ -96,7 +102,7 @@ class Selection:
                 left -= size + 1
             else:
                 why = f"no room: {size} characters, and {left} of {chars} (context.max_chars) were left"
-                left_out.append(note.left_out(why))
+                left_out.append(note.left_out("no_room", why))
         gone = {note.item.id for note in left_out}
         return replace(self.filtered(lambda note: note.item.id not in gone), left_out=tuple(left_out))
 
@@ -119,14 +125,13 @@ def select(problem: Problem, snapshot: Snapshot, settings: ContextSettings, *, l
     if "experience" in settings.levels and not settings.transient:
         past = [(i, a) for i, a in zip(memory.experience, memory.attempts, strict=True) if a.step < snapshot.step]
 
-    def objection(note: Note) -> str:
+    def objection(note: Note) -> Objection:
         if snapshot.bans.forbids(note.item, note.text):
-            return "a person has banned what it says"
+            return BANNED
         # Insights were guarded when they were written. People and imports write what they like, behaviors and notes
         # that speak about this problem too come from others, and attempts are shown as they are: each note is checked
         # for each problem that it is shown for, before it can take the place of another.
-        reason = leak(note.text, problem, passed) if leak_guard else None
-        return f"gives the answer away: {reason}" if reason else ""
+        return _leaks(leak(note.text, problem, passed) if leak_guard else None)
 
     def conflict(a: Note, b: Note) -> bool:
         return settings.conflicts == "resolve" and beliefs.contradict(a, b, problem.id)
@@ -137,30 +142,51 @@ def select(problem: Problem, snapshot: Snapshot, settings: ContextSettings, *, l
         claims.append(_note(item, seen.text, belief, "passed attempt of an earlier step"))
     behaviors, beyond = _behaviors(problem, memory, snapshot, settings)
     believed = [n for n in (*claims, *behaviors) if n.credibility >= BELIEVED]
+    doubted = [_doubted(n) for n in (*claims, *behaviors) if n.credibility < BELIEVED]
     chosen, left_out = _consistent(sorted(believed, key=lambda n: -n.credibility), conflict, objection)
     lessons = [_note(i, i.text, beliefs.warning(i, problem.id), "lesson of this problem") for i in memory.lessons]
     warned = [n for n in lessons if n.credibility >= BELIEVED]
+    doubted += [_doubted(n) for n in lessons if n.credibility < BELIEVED]
     warnings, unsafe = _consistent(warned, _never, objection)
     if not warnings:
         # A lesson says it already. The attempt word for word is what a model that looks things up repeats.
         failures = [_failure(item, seen) for item, seen in _newest([(i, a) for i, a in past if not a.passed])]
         chosen += _consistent(failures, _never, objection)[0]
     plans = [n for n in chosen if n.item.level == "insight" or n.item.facts.get("passed")]
+    refuted = [n for n in warnings if not n.item.protected and beliefs.forbids(n, plans, problem.id)]
     selection = Selection(
         strategies=tuple(n for n in chosen if n.item.level == "insight"),
-        lessons=tuple(n for n in warnings if n.item.protected or not beliefs.forbids(n, plans, problem.id)),
+        lessons=tuple(n for n in warnings if n not in refuted),
         behaviors=tuple(n for n in chosen if n.item.level == "behavior"),
         experiences=tuple(n for n in chosen if n.item.level == "experience"),
-        left_out=tuple(n for n in (*left_out, *unsafe, *beyond) if n.item.protected),
+        left_out=(
+            *left_out,
+            *unsafe,
+            *(n.left_out("contradicted", "warns of what a strategy that is shown does") for n in refuted),
+            *beyond,
+            *doubted,
+        ),
     )
     if settings.render == "turns":
         why = "context.render: turns shows no notes"
-        untold = tuple(n.left_out(why) for n in selection.notes if n.item.protected)
+        untold = tuple(n.left_out("render", why) for n in selection.notes)
         selection = Selection(left_out=(*selection.left_out, *untold))
     shown, unsafe = _consistent(_turns(memory), _never, partial(_gives_away, problem, snapshot, passed, leak_guard))
     selection = replace(selection, turns=tuple(shown[: settings.turns]))
-    protected = tuple(n for n in unsafe if n.item.protected)
-    return replace(selection, left_out=(*selection.left_out, *protected)).within(settings.max_chars)
+    return replace(selection, left_out=(*selection.left_out, *unsafe)).within(settings.max_chars)
+
+
+Objection = tuple[Cause, str] | None
+"""What speaks against showing a note."""
+BANNED: Objection = ("banned", "a person has banned what it says")
+
+
+def _leaks(reason: str | None) -> Objection:
+    return ("leaks", f"gives the answer away: {reason}") if reason else None
+
+
+def _doubted(note: Note) -> Note:
+    return note.left_out("not_believed", f"believed at {note.credibility:.2f}, shown from {BELIEVED} on")
 
 
 def _turns(memory: ProblemMemory) -> list[Note]:
@@ -173,20 +199,19 @@ def _turns(memory: ProblemMemory) -> list[Note]:
     return notes
 
 
-def _gives_away(problem: Problem, snapshot: Snapshot, passed: Sequence[str], leak_guard: bool, turn: Note) -> str:
-    """What speaks against a turn; empty where nothing does."""
+def _gives_away(problem: Problem, snapshot: Snapshot, passed: Sequence[str], leak_guard: bool, turn: Note) -> Objection:
+    """What speaks against a turn."""
     if snapshot.bans.forbids_solution(turn.item.scope, turn.text) or snapshot.bans.forbids(turn.item, turn.text):
-        return "a person has banned what it says"
+        return BANNED
     if not leak_guard:
-        return ""
+        return None
     if problem.verifier.get("kind") == "choice":
         said = excerpt(turn.text, len(turn.text))  # without the letter at its end
     elif snapshot.problems[problem.id].common_answer:
         said = ""
     else:
         said = turn.text
-    reason = leak(said, problem, passed) if said else None
-    return f"gives the answer away: {reason}" if reason else ""
+    return _leaks(leak(said, problem, passed) if said else None)
 
 
 def _strategies(problem_id: str, memory: ProblemMemory, beliefs: Beliefs) -> list[Note]:
@@ -232,7 +257,8 @@ def _behaviors(
     found = [
         Found(float(similarity), behavior.item)
         for similarity, behavior in zip(memory.likeness, snapshot.behaviors, strict=True)
-        if (behavior.topic and behavior.topic <= mentioned)
+        if problem.id in behavior.item.facts.get("problems", ())  # a person made it of this problem's insights
+        or (behavior.topic and behavior.topic <= mentioned)
         or (not behavior.topic and memory.searched is None and similarity >= settings.min_similarity)
     ]
     found.sort(key=lambda one: (not one.item.protected, -one.similarity, one.item.text))
@@ -241,15 +267,15 @@ def _behaviors(
     first += [one for one in memory.searched or () if one.item.id not in by_topic]
     taken = {one.item.id for one in first}
     why = f"{settings.k} behaviors (retrieval.k) come before it"
-    beyond = [one for one in found if one.item.protected and one.item.id not in taken]
+    beyond = [one for one in found if one.item.id not in taken]
     shown, more = (
         [
             _note(one.item, one.item.text, snapshot.beliefs.rule(one.item, problem.id), "", one.similarity)
             for one in some
         ]
-        for some in (first, beyond)
+        for some in (first, [*beyond[:BEYOND], *(one for one in beyond[BEYOND:] if one.item.protected)])
     )
-    return shown, [note.left_out(why) for note in more]
+    return shown, [note.left_out("beyond_k", why) for note in more]
 
 
 Conflict = Callable[[Note, Note], bool]
@@ -260,7 +286,7 @@ def _never(a: Note, b: Note) -> bool:  # noqa: ARG001 -- a `Conflict`
 
 
 def _consistent(
-    notes: Sequence[Note], conflict: Conflict, objection: Callable[[Note], str]
+    notes: Sequence[Note], conflict: Conflict, objection: Callable[[Note], Objection]
 ) -> tuple[list[Note], list[Note]]:
     """Of `notes`, best first, those that may be shown together, and those that may not, each with the reason."""
     kept: list[Note] = []
@@ -268,8 +294,11 @@ def _consistent(
     for note in notes:
         better = next((better for better in kept if conflict(note, better)), None)
         # Whether a note is safe is asked last, as that takes longest.
-        if why := f"contradicts {better.item.id}, which is more credible" if better else objection(note):
-            left_out.append(note.left_out(why))
+        against = objection(note) if better is None else None
+        if better is not None:
+            left_out.append(note.left_out("contradicted", f"contradicts {better.item.id}, which is more credible"))
+        elif against is not None:
+            left_out.append(note.left_out(*against))
         else:
             kept.append(note)
     return kept, left_out

@@ -111,7 +111,10 @@ def abstract(
         confirmed |= {(item.scope, item.text) for item in elected}
     carried = {(item.scope, item.text) for item in new}
     dropped = [
-        i for items in old.values() for i in items if (i.scope, i.text) not in (confirmed if i.protected else carried)
+        i
+        for items in old.values()
+        for i in items
+        if (i.scope, i.text) not in (confirmed if i.protected else carried) and not _by_hand(i)
     ]
 
     unread = {pool.cluster.id for pool in asked if answers[pool.cluster.id] is None}
@@ -124,6 +127,11 @@ def abstract(
             tx.propose(protected, "replace", request.generator.model, request.step, text=note.text, facts=note.facts)
 
     return told.result(ledger.apply(request.bank, job.key, change))
+
+
+def _by_hand(rule: Item) -> bool:
+    """Whether a person made a rule, of no cluster or of insights: no cluster's election says anything about it."""
+    return rule.protected and (not rule.facts["members"] or "problems" in rule.facts)
 
 
 def _behavior(pool: Pool, rule: str, seen: Support, known: Mapping[str, Problem], request: AbstractRequest) -> Item:

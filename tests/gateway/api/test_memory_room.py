@@ -57,7 +57,7 @@ def run(http: TestClient, recipe_tree: Callable[..., dict[str, Any]]) -> str:
     file = "".join(json.dumps(line) + "\n" for line in BANK)
     done = http.post(f"/v1/runs/{created}/bank:import", content=file)
     assert done.status_code == 200, done.text
-    assert done.json() == {"seq": 1, "added": 5, "known": 0, "problems": 1}
+    assert done.json() == {"seq": 1, "dry_run": False, "added": 5, "known": 0, "problems": 1}
     return str(created)
 
 

@@ -299,12 +299,13 @@ HELD = ITEM | {"pinned": False, "edited": True, "version": 3}
 
 def test_a_memory_is_changed_at_the_version_that_was_seen(api: Api, pmd: Pmd) -> None:
     api.answers["GET /v1/runs/r/memory/i1"] = {"item": ITEM, "history": []}
+    api.answers["GET /v1/runs/r/memory"] = {"items": [ITEM], "next": None}
     api.answers["PATCH /v1/runs/r/memory/i1"] = HELD
     api.answers["POST /v1/runs/r/memory/i1:pin"] = HELD
     result = pmd("memory", "edit", "r", "i1", "--text", "new words", "--as", "ada")
     assert "version 3" in result.stdout
     sent = api.asked[-1]
-    assert json.loads(sent.content) == {"text": "new words"}
+    assert json.loads(sent.content) == {"text": "new words", "also": []}
     assert (sent.headers["If-Match"], sent.headers["X-PMD-Actor"]) == ('"2"', "ada")
     pmd("memory", "pin", "r", "i1", "--version", "7", "--reason", "good")
     assert (api.asked[-1].headers["If-Match"], json.loads(api.asked[-1].content)) == ('"7"', {"reason": "good"})

@@ -12,10 +12,14 @@ import pytest
 from rich.console import Console
 
 from pmd.gateway.cli.report import render_compare_terminal, render_terminal
+from pmd.gateway.recipes.inputs import StartBank
 from pmd.gateway.report import render_compare, render_html
 from pmd.gateway.report.svg import Series, line_chart, spread, stacked_bars, ticks
-from pmd.gateway.views import ReportView
+from pmd.gateway.report.units import percent
+from pmd.gateway.views import MemoryEvent, ReportView, RunStatus
+from pmd.services.common.wire import Ref
 from tests.gateway.cli.synthetic import report
+from tests.gateway.cli.synthetic import score as scored
 
 VOID = {"meta", "br", "hr", "img", "link", "input"}
 
@@ -176,3 +180,37 @@ def test_pass_at_k_of_one_answer_each_is_not_drawn() -> None:
         for split, score in step.evaluation.items():
             step.evaluation[split] = score.model_copy(update={"pass_at": {1: score.pass_rate}})
     assert "pass@k" not in render_html(one)
+
+
+def test_the_report_says_what_a_run_began_with_and_what_it_did_to_the_score() -> None:
+    whole = report(steps=10)
+    first = whole.steps[0].model_copy(update={"with_memory": {"test": scored(0.34), "unseen": scored(0.02)}})
+    start = StartBank(
+        source="run:other-1",
+        file=Ref(uri="file:///start", sha256="f" * 64, bytes=1),
+        sha256="0123456789abcdef" * 4,
+        origin="other-1",
+        model="big/Model",
+        seq=41,
+        items={"behavior": 3, "insight": 12},
+        problems=9,
+        renamed_problems=0,
+    )
+    events = [
+        MemoryEvent(ts=1.0, step=2, edits=3),
+        MemoryEvent(ts=2.0, step=7, edits=1),
+        MemoryEvent(ts=3.0, step=None, edits=0, deleted_by="person:ada", while_status=RunStatus.RUNNING),
+    ]
+    told = whole.model_copy(update={"steps": [first, *whole.steps[1:]], "start": start, "memory_events": events})
+    page = render_html(told)
+    check_page(page)
+    terminal = re.sub(r"[ \n]+", " ", shown(render_terminal(told), 200))
+    for text in (html.unescape(page), terminal):
+        assert "bank of run other-1, model big/Model, seq 41: 3 behaviors, 12 insights; sha256 0123456789ab" in text
+        assert f"{percent(0.34)} with it" in text
+        assert "4 changes by people took effect in 2 steps, 2 to 7" in text
+        assert "person:ada deleted the bank while the run was running" in text
+    assert "before the first step" in terminal
+    plain = shown(render_terminal(whole))
+    assert "began with" not in plain
+    assert "people" not in plain

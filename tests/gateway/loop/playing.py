@@ -8,11 +8,13 @@ from pydantic import BaseModel
 
 from pmd.gateway.loop.plan import next_phases
 from pmd.gateway.loop.state import PhaseName, Record, RunState
-from pmd.gateway.recipes.inputs import Inputs
+from pmd.gateway.recipes.inputs import Inputs, StartBank
 from pmd.gateway.recipes.recipe import Recipe
 from pmd.services.common.requests import (
     GenerateRequest,
     GenerateResult,
+    Imported,
+    ImportRequest,
     MemoryCounts,
     PublishRequest,
     RetrieveRequest,
@@ -39,7 +41,7 @@ INPUTS = Inputs(
 )
 
 
-def answer(request: BaseModel, at: str) -> BaseModel:
+def answer(request: BaseModel, at: str) -> BaseModel:  # noqa: PLR0911 -- one a kind of job
     """What a service would say; its artifacts are only named."""
     match request:
         case GenerateRequest():
@@ -52,6 +54,8 @@ def answer(request: BaseModel, at: str) -> BaseModel:
             version = request.from_version + 1
             weights = Weights(version=version, uri=f"{request.out}/v{version:04d}", sha256=str(version))
             return TrainResult(weights=weights, metrics={})
+        case ImportRequest():
+            return Imported(seq=1, experience=0, insight=3, behavior=0, origin="x", model="base")
         case _ if hasattr(request, "bank"):
             return MemoryCounts(seq=1, experience=1, insight=0, behavior=0)
         case _:
@@ -67,9 +71,22 @@ FACTS = {
 }
 
 
+BANK = StartBank(
+    source="run:x",
+    file=ref("start"),
+    sha256="start",
+    origin="x",
+    model="base",
+    seq=9,
+    items={"insight": 3},
+    problems=2,
+    renamed_problems=0,
+)
+
+
 def play(plan: Recipe, run: str = "demo-1", facts: bool = True) -> list[tuple[int, str, BaseModel]]:
     """Every phase of a run with its request body, in the order in which they become ready."""
-    state = RunState(run, plan, INPUTS)
+    state = RunState(run, plan, INPUTS.model_copy(update={"start": BANK if plan.start_from else None}))
     played: list[tuple[int, str, BaseModel]] = []
     for _ in range(1000):
         ready = next_phases(state)

@@ -56,6 +56,24 @@ GOLDEN: list[tuple[str, dict[str, Any], list[list[str]]]] = [
         ],
     ),
     (
+        "memory_agent that begins with a bank",
+        {"method": "memory_agent", "schedule": {"steps": 0}, "memory": {"start_from": "run:x"}},
+        [["import", "publish", "evaluate_retrieve", *EVALUATION]],
+    ),
+    (
+        "pmd that begins with a bank",
+        {"schedule": {"steps": 1}, "memory": {"start_from": "run:x"}},
+        [
+            ["import", "publish", "evaluate_retrieve", "probe", "probe_verify", *EVALUATION],
+            ["rollout", "verify", *WRITTEN, "retrieve", "train", "publish", *EVALUATION],
+        ],
+    ),
+    (
+        "sdpo has no use for a bank",
+        {"method": "sdpo", "schedule": {"steps": 0}, "memory": {"start_from": "run:x"}},
+        [["publish", *EVALUATION]],
+    ),
+    (
         "pmd",
         {},
         [

@@ -16,7 +16,7 @@ from pmd.services.common.requests import (
     VerifyResult,
 )
 from pmd.services.common.wire import Ref
-from tests.gateway.loop.playing import INPUTS, bodies, play, ref
+from tests.gateway.loop.playing import BANK, INPUTS, bodies, play, ref
 from tests.gateway.loop.test_gate import lead
 
 Make = Callable[..., Recipe]
@@ -43,6 +43,24 @@ def test_student_probe_and_teacher_think_alike(recipe: Make) -> None:
         played = play(recipe(thinking=said, teacher={"lead_gate": True}))
         asked = [request for name in ("rollout", "probe", "evaluate", "train") for request in bodies(played, name)]
         assert {request.thinking for request in asked} == {said == "on"}
+
+
+def test_a_bank_to_begin_with_is_measured_on_what_is_evaluated_and_teaches_it_nothing(recipe: Make) -> None:
+    """The teacher reads the bank, the student does not; both answer the same problems, as often and in the same way."""
+    played = play(recipe(memory={"start_from": "run:x"}, teacher={"lead_gate": True}, schedule={"steps": 2}))
+    by_name = {name: request for step, name, request in played if step == 0}
+    assert by_name["import"].file == BANK.file
+    assert by_name["evaluate_retrieve"].problem_ids == ["test-0", "unseen-0"]
+    assert (by_name["evaluate_retrieve"].rollouts, by_name["evaluate_retrieve"].trial) == (None, False)
+    with_bank, without = by_name["probe"], by_name["evaluate"]
+    assert (with_bank.prompts.sha256, with_bank.ids) == ("0.evaluate_retrieve.contexts", None)
+    assert without.prompts == INPUTS.prompts
+    for same in ("n", "sampling", "policy", "thinking"):
+        assert getattr(with_bank, same) == getattr(without, same)
+    first, second = bodies(played, "record")
+    assert first.outcomes is None, "evaluation problems never enter a bank"
+    assert second.outcomes_step == 1
+    assert all(request.trial for request in bodies(played, "retrieve"))
 
 
 @pytest.mark.parametrize("gate", [False, True])
@@ -133,7 +151,8 @@ def test_notes_are_measured_by_what_was_drawn_from_contexts_that_hold_them(recip
     assert measured(memory=memory, teacher=gate) == [(None, None), *probed], "a step's probe is judged after its record"
     agents = [(step, ref(f"{step}.verify.verdicts")) for step in (1, 2, 3)]
     assert measured(memory=memory, method="memory_agent") == agents
-    assert measured(teacher=gate) == [(None, None)] * 3, "nothing is held out, so there is nothing to compare"
+    assert measured(teacher=gate) == [(None, None), *probed], "there are always attempts without memory to compare with"
+    assert measured() == [(None, None)] * 3, "nobody drew from contexts"
 
 
 def test_reflection_is_written_by_whom_the_recipe_names(recipe: Make) -> None:

@@ -137,7 +137,8 @@ def test_turns_show_no_notes_and_both_show_them_in_the_last_turn(signs: World) -
     levels = ("experience", "insight")
     row = context(signs, 2, levels=levels)
     assert not any("prefix" in text for _, text in chat(row))
-    (reason,) = [left["reason"] for left in json.loads(row["left_out"])]
+    left_out = json.loads(row["left_out"])
+    (reason,) = [left["reason"] for left in left_out if left["cause"] == "render"]
     assert reason.startswith("context.render: turns shows no notes")
     row = context(signs, 2, levels=levels, render="both")
     assert "Strategy: kitchen: the prefix" in chat(row)[-1][1]
