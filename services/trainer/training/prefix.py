@@ -72,8 +72,8 @@ def shared_attention(
     """
     if query.requires_grad and query.device.type == "cpu" and query.dtype == torch.bfloat16:
         # PyTorch's attention on a CPU runs backward in bf16 at a quarter of its speed in fp32.
-        states_fp32 = (one.float() for one in (query, key, value))
-        mixed, _ = shared_attention(module, *states_fp32, attention_mask, layout, **kwargs)
+        in_fp32 = query.float(), key.float(), value.float()
+        mixed, _ = shared_attention(module, *in_fp32, attention_mask=attention_mask, layout=layout, **kwargs)
         return mixed.bfloat16(), None
     if layout is None:
         output: tuple[Tensor, None] = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
