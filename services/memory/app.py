@@ -38,12 +38,12 @@ def create_app(settings: MemoryServiceSettings) -> FastAPI:
     """The service over the ledger that `settings` names."""
     ledger = Ledger(settings.ledger_url())
     search = open_search(ledger, settings)
-    token = settings.token.get_secret_value()
+    tokens = settings.tokens()
 
     def model(generator: Generator) -> ChatModel:
         if generator.base_url is not None:
             settings.allowed().check_url(generator.base_url)
-        return ChatModel(generator, settings.rollout_url, token, settings.memory_generator_key.get_secret_value())
+        return ChatModel(generator, settings.rollout_url, tokens, settings.memory_generator_key.get_secret_value())
 
     def run_reflect(request: ReflectRequest, job: JobContext) -> WriteResult:
         with model(request.generator) as chat:

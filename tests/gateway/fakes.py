@@ -44,6 +44,7 @@ from pmd.services.common.requests import (
     VerifyResult,
 )
 from pmd.services.common.runner import JobRunner
+from pmd.services.common.tokens import Tokens
 from pmd.services.common.wire import Outcome, Policy
 
 TOKEN = "a-token-for-tests"
@@ -152,7 +153,7 @@ class Fakes:
                     raise httpx.ConnectError("connection refused")
                 return LoopTransport(fakes.apps[name], loop).handle_request(request)
 
-        return ServiceClient(f"http://{name}", TOKEN, transport=Edge())
+        return ServiceClient(f"http://{name}", Tokens(TOKEN), transport=Edge())
 
     def close(self) -> None:
         for runner in self.runners.values():
