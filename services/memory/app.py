@@ -9,7 +9,7 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from pmd.services.common.app import create_service
+from pmd.services.common.app import NotReady, create_service
 from pmd.services.common.holdings import holdings
 from pmd.services.common.jobs import JobContext, JobKind, JobStore
 from pmd.services.common.requests import (
@@ -21,6 +21,7 @@ from pmd.services.common.requests import (
     WriteResult,
 )
 from pmd.services.common.runner import JobRunner
+from pmd.services.common.sql import Busy
 from pmd.services.memory.api import curate, explain, read
 from pmd.services.memory.api import search as find
 from pmd.services.memory.api.caller import explain_refusals
@@ -74,6 +75,10 @@ def create_app(settings: MemoryServiceSettings) -> FastAPI:
         search.close()
 
     def ready() -> dict[str, Any]:
+        try:
+            ledger.ping()
+        except Busy as away:
+            raise NotReady(f"the ledger is out of reach: {away}") from away
         return {"profile": settings.profile(), "ledger": ledger.dialect, **search.status()}
 
     app = create_service("memory", settings, ready=ready, lifespan=lifespan)

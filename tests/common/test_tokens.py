@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -20,9 +17,10 @@ from pmd.services.common.app import create_service
 from pmd.services.common.client import ServiceClient, ServiceUnavailable
 from pmd.services.common.settings import ServiceSettings, SettingsError, load_settings
 from pmd.services.common.tokens import Bearer, Tokens
+from tests.common.processes import TOKEN, Process
 from tests.reaped import reaped
 
-OLD, NEW, NEWEST = "the-token-until-now", "the-token-from-now-on", "the-token-after-that"
+OLD, NEW, NEWEST = TOKEN, "the-token-from-now-on", "the-token-after-that"
 SPEC = {"items": [{"verifier": {"kind": "exact", "answer": "42"}, "completion": "42"}]}
 
 
@@ -136,46 +134,6 @@ def test_a_body_that_is_gone_is_not_sent_again(file: Path) -> None:
     with httpx.Client(base_url="http://service", auth=Bearer(Tokens(OLD, file)), transport=door) as http:
         assert http.put("/file", content=iter([b"a", b"b"])).status_code == 401
     assert door.shown == [NEW]
-
-
-class Process:
-    """A service as a process, with a folder of secrets of its own: a cluster changes them one by one."""
-
-    def __init__(self, folder: Path, module: str, **settings: str) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = int(probe.getsockname()[1])
-        self.url = f"http://127.0.0.1:{self.port}"
-        self.secrets = folder / module / "secrets"
-        self.secrets.mkdir(parents=True)
-        self.holds(OLD)
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("PMD_")}
-        environment |= {"PMD_SECRETS_DIR": str(self.secrets), "PMD_STATE_DIR": str(folder / module), **settings}
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", module, "--port", str(self.port)],
-            env=environment,
-            stdout=subprocess.DEVNULL,
-            stderr=(folder / f"{module}.log").open("wb"),
-            start_new_session=True,
-        )
-
-    def holds(self, *tokens: str) -> None:
-        """Replace its file, as a whole."""
-        part = self.secrets / "part"
-        part.write_text("\n".join(tokens))
-        part.replace(self.secrets / "PMD_TOKEN")
-
-    def ready(self) -> None:
-        until = time.monotonic() + 120
-        while True:
-            try:
-                if httpx.get(f"{self.url}/readyz", timeout=5).status_code == 200:
-                    return
-            except httpx.TransportError:
-                pass
-            assert self.process.poll() is None, "it ended"
-            assert time.monotonic() < until, "never ready"
-            time.sleep(0.1)
 
 
 @pytest.fixture
