@@ -72,6 +72,22 @@ class ServiceSettings(BaseSettings):
         return self.data_uri or f"file://{self.state_dir.absolute() / 'runs'}"
 
 
+class WorkerSettings(ServiceSettings):
+    """What a service needs that works on jobs."""
+
+    jobs_url: str = ""
+    """SQLAlchemy URL of the jobs, on Postgres, for a service that has several replicas or no disk of its own: a job of
+    a replica that is gone is done by another. Empty means SQLite in the state folder, for one process."""
+
+    def jobs_database(self, service: str, file: str = "jobs.sqlite") -> str:
+        """URL of the service's jobs.
+
+        Args:
+            file: name of the SQLite file.
+        """
+        return self.jobs_url or f"sqlite:///{self.service_dir(service) / file}"
+
+
 def check_environment(settings: type[ServiceSettings]) -> None:
     """Refuse `PMD_` variables and files that `settings` does not read: a service is given its own settings and no
     other's.

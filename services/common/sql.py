@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT_S = 5
 """Longest that a server may take to take a connection; libpq itself waits for minutes."""
+SILENCE_TIMEOUT_S = 10
+"""Longest that what is sent to a server may stay without an acknowledgement: its machine may be cut off."""
 BUSY_TIMEOUT_S = 30
 """Longest that a SQLite writer waits for the others."""
 
@@ -183,6 +185,7 @@ class Database:
 
 def _connect_in_time(_: Any, __: Any, ___: Any, options: dict[str, Any]) -> None:
     options.setdefault("connect_timeout", CONNECT_TIMEOUT_S)
+    options.setdefault("tcp_user_timeout", SILENCE_TIMEOUT_S * 1000)
 
 
 def _set_up_sqlite(connection: Any, _: Any) -> None:

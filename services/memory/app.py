@@ -11,7 +11,8 @@ from fastapi import FastAPI
 
 from pmd.services.common.app import NotReady, create_service
 from pmd.services.common.holdings import holdings
-from pmd.services.common.jobs import JobContext, JobKind, JobStore
+from pmd.services.common.jobs import JobContext, JobKind
+from pmd.services.common.jobstore import JobStore
 from pmd.services.common.requests import (
     AbstractRequest,
     Generator,
@@ -56,7 +57,7 @@ def create_app(settings: MemoryServiceSettings) -> FastAPI:
 
     jobs = JobRunner(
         "memory",
-        JobStore(settings.service_dir("memory") / "jobs.db"),
+        JobStore("memory", settings.jobs_database("memory", "jobs.db")),
         {
             "record": JobKind(RecordRequest, partial(record, ledger)),
             "reflect": JobKind(ReflectRequest, run_reflect),

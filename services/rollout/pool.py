@@ -33,7 +33,8 @@ from pmd.services.common.artifacts import read_table, write_table
 from pmd.services.common.client import CONNECT_TIMEOUT_S, ServiceRefused, ServiceUnavailable
 from pmd.services.common.columns import ROLLOUTS
 from pmd.services.common.holdings import holdings
-from pmd.services.common.jobs import Cancelled, JobContext, JobKind, JobStore, Retryable
+from pmd.services.common.jobs import Cancelled, JobContext, JobKind, Retryable
+from pmd.services.common.jobstore import JobStore
 from pmd.services.common.requests import GenerateRequest, GenerateResult, PublishRequest
 from pmd.services.common.runner import JobRunner
 from pmd.services.common.tokens import Bearer
@@ -300,7 +301,7 @@ def create_pool(
     urls = [url.strip() for url in settings.rollout_replicas.split(",") if url.strip()]
     pool = Pool(settings, replicas or Replicas(urls, tokens))
     jobs = JobRunner(
-        "rollout", JobStore(settings.service_dir("rollout") / "jobs.sqlite"), job_kinds(pool), workers=MOST_THREADS
+        "rollout", JobStore("rollout", settings.jobs_database("rollout")), job_kinds(pool), workers=MOST_THREADS
     )
     client = outgoing.inside_async(
         auth=Bearer(tokens),
