@@ -9,7 +9,21 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from pmd.gateway.cli import chat, compare, export, init, memory, model, quickstart, reproduce, runs, serve, up, verify
+from pmd.gateway.cli import (
+    backup,
+    chat,
+    compare,
+    export,
+    init,
+    memory,
+    model,
+    quickstart,
+    reproduce,
+    runs,
+    serve,
+    up,
+    verify,
+)
 from pmd.gateway.cli.client import CliError
 from pmd.gateway.cli.output import errors
 from pmd.gateway.local.programs import LaunchError
@@ -75,6 +89,8 @@ app.command("init")(init.init)
 app.command("up")(up.up)
 app.command("down")(up.down)
 app.command("status")(up.status)
+app.command("backup")(backup.backup)
+app.command("restore")(backup.restore)
 app.add_typer(runs.app, name="runs")
 app.command("compare")(compare.compare)
 app.add_typer(memory.app, name="memory")
