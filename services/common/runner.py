@@ -159,7 +159,7 @@ class JobRunner:
                     self._adopt()
                     if not self._store.shared:
                         return
-            except SQLAlchemyError as error:
+            except Exception as error:  # whatever it is, without this thread all leases lapse
                 log.warning("the job store can't be used", extra={"reason": str(error)})
             if self._closing.wait(RENEW_S):
                 if not any(hand.epoch is not None for hand in list(self._hands.values())):
