@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import sqlite3
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -19,10 +21,11 @@ STEPS = 3
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(2400)]
 
 
-def recorded(installation: Installation, run: str) -> list[tuple[int, str, int, float]]:
-    """Phases that have ended, and when."""
-    rows = installation.registry.phases(run)
-    return [(r["step"], r["name"], r["attempt"], r["ended"]) for r in rows if r["status"] == "succeeded"]
+def recorded(registry: Path, run: str) -> set[tuple[int, str, int, float]]:
+    """Phases that have ended, and when; the file is not touched."""
+    with closing(sqlite3.connect(f"file:{registry}?mode=ro", uri=True)) as db:
+        query = "SELECT step, name, attempt, ended FROM phases WHERE run_id=? AND status='succeeded'"
+        return set(db.execute(query, (run,)))
 
 
 @pytest.mark.parametrize("moment", [PhaseName.RECORD, PhaseName.TRAIN])
@@ -32,7 +35,7 @@ def test_a_run_goes_on_from_a_backup_with_the_same_weights(
     for name in ("PMD_URL", "PMD_TOKEN", "PMD_REDIS_URL", "REDIS_URL", "PMD_DATABASE_URL", "PMD_MEMORY_DATABASE_URL"):
         monkeypatch.delenv(name, raising=False)
     state_dir, kept = tmp_path / "state", tmp_path / "kept"
-    places = Places.of(state_dir, {})
+    places, registry = Places.of(state_dir, {}), state_dir / "gateway" / "registry.db"
     installation = Installation(state_dir)
     try:
         calm = installation.create("calm", STEPS, external=False)
@@ -44,10 +47,10 @@ def test_a_run_goes_on_from_a_backup_with_the_same_weights(
             time.sleep(0.02)
         made = backup(places, kept)
         assert made["held_ms"] < 5000
-        before = recorded(installation, run)
+        before = recorded(kept / "registry.db", run)
         undisturbed = installation.weights(calm)
         # It goes on, and all of that is lost.
-        while len(recorded(installation, run)) < len(before) + 2:
+        while len(recorded(registry, run)) < len(before) + 2:
             assert time.monotonic() < deadline, "the backup has stopped the run"
             time.sleep(0.1)
     finally:
@@ -56,9 +59,7 @@ def test_a_run_goes_on_from_a_backup_with_the_same_weights(
     restore(places, kept)
     installation = Installation(state_dir)
     try:
-        again = recorded(installation, run)
-        assert again == before[: len(again)], "what was recorded is"
-        assert again[-1][0] == 2
+        assert recorded(registry, run) >= before, "what was recorded is, and was not done again"
         list(installation.play(run, []))
         assert installation.weights(run) == undisturbed == installation.weights(calm)
         assert installation.faults(run, calm) == []
