@@ -40,6 +40,7 @@ BY_THE_CHART = {
     "memory": {
         *(
             "PMD_MEMORY_DATABASE_URL",
+            "PMD_JOBS_URL",
             "PMD_ROLLOUT_URL",
             "PMD_ALLOWED_URLS",
             "PMD_MEMORY_INDEX",
@@ -51,10 +52,12 @@ BY_THE_CHART = {
 """Settings of a component that other values decide, besides those that all services have."""
 
 NOT_HERE = {
-    "replica": {"PMD_ROLLOUT_REPLICAS"},  # it is one
-    "trainer": {"PMD_TRAINER_LAUNCHER"},  # training runs in the trainer's pod
+    # It holds a password, and these reach no database: what they make is on their own disks too.
+    "rollout": {"PMD_JOBS_URL"},
+    "replica": {"PMD_JOBS_URL", "PMD_ROLLOUT_REPLICAS"},  # it is one
+    "trainer": {"PMD_JOBS_URL", "PMD_TRAINER_LAUNCHER"},  # training runs in the trainer's pod
     # Without isolation nothing is judged on a cluster; and the verifier reaches no address that these could name.
-    "verifier": {"PMD_SANDBOX_INSECURE", "PMD_ALLOWED_URLS", "PMD_VERIFIER_HTTP_KEYS"},
+    "verifier": {"PMD_JOBS_URL", "PMD_SANDBOX_INSECURE", "PMD_ALLOWED_URLS", "PMD_VERIFIER_HTTP_KEYS"},
 }
 """Settings that a cluster has no use for, or must not have."""
 

@@ -50,7 +50,7 @@ def create_app(
         transports: how to reach services in tests, by name.
     """
     registry = Registry(REGISTRY.open(settings.database()))
-    forward = Forwarder(settings.service_urls(), settings.token.get_secret_value(), transports=transports)
+    forward = Forwarder(settings.service_urls(), settings.tokens(), transports=transports)
     places = {"runs": settings.runs_uri(), "state": str(settings.state_dir.absolute())}
     metrics = RunMetrics(registry, places)
 

@@ -3,7 +3,8 @@
 Invariants:
 - A body is passed on byte for byte, streams included.
 - A service that starts again is waited for, for `PATIENCE_S`; then it is 503 with its name and `Retry-After`. Only what
-  no service has received, or what changes nothing, is sent again.
+  no service has received or looked at, or what changes nothing, is sent again.
+- A token that a service refuses is ours and not the caller's: it is waited for, and is 503 too.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from pmd.gateway.views import ServiceView
 from pmd.services.common import outgoing
 from pmd.services.common.bank import ItemPage, ItemView
 from pmd.services.common.client import CONNECT_TIMEOUT_S
+from pmd.services.common.tokens import REFUSED, Bearer, Tokens
 from pmd.services.common.waiting import delay
 from pmd.services.common.wire import Level
 
@@ -48,13 +50,17 @@ class Forwarder:
     """Connections from the gateway's event loop to the services."""
 
     def __init__(
-        self, urls: Mapping[str, str], token: str, *, transports: Mapping[str, httpx.AsyncBaseTransport] | None = None
+        self,
+        urls: Mapping[str, str],
+        tokens: Tokens,
+        *,
+        transports: Mapping[str, httpx.AsyncBaseTransport] | None = None,
     ) -> None:
         self._urls = dict(urls)
         self._clients = {
             name: outgoing.inside_async(
                 base_url=url,
-                headers={"Authorization": f"Bearer {token}"},
+                auth=Bearer(tokens),
                 timeout=httpx.Timeout(ANSWER_TIMEOUT_S, connect=CONNECT_TIMEOUT_S),
                 transport=(transports or {}).get(name),
             )
@@ -73,7 +79,7 @@ class Forwarder:
         given = {key: value for key, value in (params or {}).items() if value is not None}
         try:
             answer = await _patiently(
-                lambda: self._clients[service].get(path, params=given, timeout=timeout), reads=True
+                service, lambda: self._clients[service].get(path, params=given, timeout=timeout), reads=True
             )
         except httpx.TransportError as error:
             raise _away(service, error) from error
@@ -108,7 +114,9 @@ class Forwarder:
         )
         try:
             # A streamed body has not been touched as long as there is no connection.
-            answer = await _patiently(lambda: client.send(outgoing, stream=streams), reads=request.method == "GET")
+            reads = request.method == "GET"
+            whole = reads or not streams
+            answer = await _patiently(service, lambda: client.send(outgoing, stream=streams), reads=reads, whole=whole)
         except httpx.TransportError as error:
             raise _away(service, error) from error
         if not streams:
@@ -135,7 +143,7 @@ class Forwarder:
             timeout=httpx.Timeout(GENERATION_TIMEOUT_S, connect=CONNECT_TIMEOUT_S),
         )
         try:
-            answer = await _patiently(lambda: client.send(outgoing, stream=True), reads=True)
+            answer = await _patiently(service, lambda: client.send(outgoing, stream=True), reads=True)
         except httpx.TransportError as error:
             raise _away(service, error) from error
         if not answer.headers.get("content-type", "").startswith("text/event-stream"):
@@ -168,7 +176,7 @@ class Forwarder:
         try:
             client = self._clients[service]
             answer = await _patiently(
-                lambda: client.post(path, content=content, headers=headers, timeout=timeout), reads=True
+                service, lambda: client.post(path, content=content, headers=headers, timeout=timeout), reads=True
             )
         except httpx.TransportError as error:
             raise _away(service, error) from error
@@ -220,11 +228,18 @@ class Forwarder:
         return {level: texts for level, texts in samples.items() if texts}
 
 
-async def _patiently(send: Callable[[], Awaitable[httpx.Response]], *, reads: bool) -> httpx.Response:
-    """The answer to `send`, asked for again while the service can't be reached or, where it only reads, says 503.
+async def _patiently(
+    service: str, send: Callable[[], Awaitable[httpx.Response]], *, reads: bool, whole: bool = True
+) -> httpx.Response:
+    """The answer to `send`, asked for again while the service can't be reached, refuses our token or, where it only
+    reads, says 503.
+
+    Args:
+        whole: the body is at hand, so it can be sent again.
 
     Raises:
         httpx.TransportError: when it still can't be reached after `PATIENCE_S`, or broke off.
+        HTTPException: when it still refuses our token then.
     """
     began = time.monotonic()
     while True:
@@ -232,9 +247,13 @@ async def _patiently(send: Callable[[], Awaitable[httpx.Response]], *, reads: bo
         late = time.monotonic() - began + pause > PATIENCE_S
         try:
             answer = await send()
-            if answer.status_code != 503 or not reads or late:
+            refused = answer.status_code == httpx.codes.UNAUTHORIZED
+            again = whole if refused else reads and answer.status_code == httpx.codes.SERVICE_UNAVAILABLE
+            if not refused and (late or not again):
                 return answer
             await answer.aclose()
+            if late or not again:
+                raise HTTPException(503, f"the {service} service can't be asked now: {REFUSED}")
         except (httpx.ConnectError, httpx.ConnectTimeout):
             if late:
                 raise

@@ -10,6 +10,7 @@ import typer
 from rich.markup import escape
 
 from pmd.gateway.cli import (
+    backup,
     chat,
     compare,
     curate,
@@ -90,6 +91,8 @@ app.command("init")(init.init)
 app.command("up")(up.up)
 app.command("down")(up.down)
 app.command("status")(up.status)
+app.command("backup")(backup.backup)
+app.command("restore")(backup.restore)
 app.add_typer(runs.app, name="runs")
 app.command("compare")(compare.compare)
 memory.app.add_typer(curate.app)

@@ -156,8 +156,8 @@ def _log_as_services_do(loglevel: int = logging.INFO, **_: Any) -> None:
 def _tools() -> tuple[Registry, Services]:
     """The registry and the services of this process; made after Celery has forked."""
     settings = _settings()
-    token = settings.token.get_secret_value()
-    clients = {Service(name): ServiceClient(url, token) for name, url in settings.service_urls().items()}
+    tokens = settings.tokens()
+    clients = {Service(name): ServiceClient(url, tokens) for name, url in settings.service_urls().items()}
     return Registry(REGISTRY.open(settings.database())), clients
 
 

@@ -59,7 +59,7 @@ def ensure_token(state_dir: Path) -> str:
     Raises:
         LaunchError: it is one that no service would take; it is not kept.
     """
-    from pmd.services.common.settings import TOKEN_CHARS  # noqa: PLC0415 - loads pydantic, which the command line does not
+    from pmd.services.common.tokens import TOKEN_CHARS  # noqa: PLC0415 - loads httpx, which the command line does not
 
     path = state_dir / "token"
     given = os.environ.get("PMD_TOKEN", "")

@@ -15,6 +15,8 @@ from pmd.services.common.sql import Busy
 
 if __name__ == "__main__":
     try:
-        REGISTRY.open(load_settings(GatewaySettings).database()).close()
+        database = REGISTRY.open(load_settings(GatewaySettings).database())
+        database.check()
+        database.close()
     except (SettingsError, SchemaTooNew, Busy) as error:
         sys.exit(f"registry: {error}")

@@ -8,7 +8,6 @@ stack trace reaches a client; what may succeed later (`Retryable`, a full disk) 
 
 from __future__ import annotations
 
-import hmac
 import logging
 import time
 from collections.abc import Awaitable, Callable
@@ -32,6 +31,7 @@ from pmd.services.common.jobs import Retryable
 from pmd.services.common.settings import ServiceSettings
 from pmd.services.common.strict import explain_errors, nearest
 from pmd.services.common.telemetry import REQUEST_SECONDS, REQUESTS
+from pmd.services.common.tokens import Tokens
 from pmd.services.common.waiting import Away, away
 
 log = logging.getLogger(__name__)
@@ -78,10 +78,10 @@ def known_query(request: Request) -> None:
         raise HTTPException(422, errors)
 
 
-def _bears(request: Request, token: str) -> bool:
-    """Whether a request carries the token."""
+def _bears(request: Request, tokens: Tokens) -> bool:
+    """Whether a request carries a token that is in force."""
     scheme, _, given = request.headers.get("authorization", "").partition(" ")
-    return scheme.lower() == "bearer" and hmac.compare_digest(given.encode(), token.encode())
+    return scheme.lower() == "bearer" and tokens.accepts(given)
 
 
 def _later(request: Request, error: Retryable) -> JSONResponse:
@@ -154,7 +154,7 @@ def create_service(
         lifespan=lifespan,
         generate_unique_id_function=lambda route: route.name,
     )
-    token = settings.token.get_secret_value()
+    tokens = settings.tokens()
     open_paths = PUBLIC | public
 
     @app.middleware("http")
@@ -162,7 +162,7 @@ def create_service(
         began = time.monotonic()
         path = request.url.path
         is_open = path in open_paths or path.startswith(f"{DOCS_FILES}/")
-        if not is_open and not _bears(request, token):
+        if not is_open and not _bears(request, tokens):
             title = "missing or wrong bearer token; send 'Authorization: Bearer <token>'"
             return problem(401, title, headers={"WWW-Authenticate": "Bearer"})
         try:

@@ -3,8 +3,9 @@
 A call ends when a service has been silent for `ANSWER_TIMEOUT_S`, all attempts together: the controller has to record
 that a service hangs while it holds the run. One that hangs is told from one that is slow by `/healthz`, which answers
 whatever else the service does: without that sign of life nobody waits so long.
+A token that is refused is waited for as a service is: during a rotation one side sees the change before the other.
 Every call that changes something is an idempotent PUT or DELETE of the job protocol, so a retry after a lost
-answer is safe. 4xx is never retried: the same request would be refused again.
+answer is safe. Other 4xx are never retried: the same request would be refused again.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pydantic import BaseModel, ValidationError
 
 from pmd.services.common import alive, outgoing
 from pmd.services.common.jobs import ENDS, Job, JobSubmission
+from pmd.services.common.tokens import REFUSED, Bearer, Tokens
 from pmd.services.common.waiting import Away
 
 ATTEMPTS = 3
@@ -28,8 +30,8 @@ MAX_REASON = 2000
 
 
 class ServiceUnavailable(Away):
-    """A service can't be reached, answers 5xx or not as a service of ours; try again later. The message is the same
-    whatever it was asked."""
+    """A service can't be reached, refuses the token, answers 5xx or not as a service of ours; try again later. The
+    message is the same whatever it was asked."""
 
 
 class ServiceRefused(RuntimeError):
@@ -53,10 +55,10 @@ def reason(response: httpx.Response) -> str:
 class ServiceClient:
     """A client of one service; thread-safe."""
 
-    def __init__(self, base_url: str, token: str, *, transport: httpx.BaseTransport | None = None) -> None:
+    def __init__(self, base_url: str, tokens: Tokens, *, transport: httpx.BaseTransport | None = None) -> None:
         self._http = outgoing.inside(
             base_url=base_url,
-            headers={"Authorization": f"Bearer {token}"},
+            auth=Bearer(tokens),
             transport=transport,
         )
         self.base_url = outgoing.shown(base_url)
@@ -73,8 +75,8 @@ class ServiceClient:
 
         Raises:
             ServiceUnavailable: after `ATTEMPTS` connection failures or answers that are no JSON or 5xx, when the
-                service shows no sign of life, or when time is up.
-            ServiceRefused: on 4xx.
+                service shows no sign of life, when time is up, or when the token is refused.
+            ServiceRefused: on other 4xx.
         """
         params = None if wait is None else {"wait": wait}
         deadline = time.monotonic() + ANSWER_TIMEOUT_S + (wait or 0.0)
@@ -107,6 +109,9 @@ class ServiceClient:
                 except ValueError:
                     cause = f"HTTP {response.status_code} with a body that is none of ours"
                     continue
+            if response.status_code == httpx.codes.UNAUTHORIZED:
+                cause = REFUSED
+                break
             if response.is_client_error and response.status_code != 429:
                 raise ServiceRefused(response.status_code, f"{method} {self.base_url}{path}: {reason(response)}")
             cause = reason(response)

@@ -14,16 +14,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeVar
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from pydantic_settings import SettingsError as PydanticSettingsError
 
 from pmd.services.common.strict import explain, nearest
+from pmd.services.common.tokens import Tokens, lines
 
 PREFIX = "PMD_"
 SECRETS_DIR = "PMD_SECRETS_DIR"
-TOKEN_CHARS = 16
-"""Shortest token."""
 
 
 class SettingsError(ValueError):
@@ -37,15 +36,30 @@ class ServiceSettings(BaseSettings):
 
     secrets_dir: Path | None = None
     """Folder of settings in files, each named as its variable (`PMD_TOKEN`): for secrets, which whoever may look at a
-    process or a pod reads in its environment. They are read once, at the start."""
-    token: SecretStr = Field(min_length=TOKEN_CHARS)
-    """Bearer token that every request must carry; the launcher generates one."""
+    process or a pod reads in its environment. They are read at the start, but for the token, whose file is read anew
+    when it changes."""
+    token: SecretStr
+    """Bearer token that every request must carry; the launcher generates one. Several, one a line, are all accepted,
+    and the first is sent: so it is rotated (docs/deploy.md)."""
     host: str = "127.0.0.1"
     """Address to listen on; loopback unless a proxy or a NetworkPolicy stands in front."""
     state_dir: Path = Path("var")
     """Folder for what a service must remember over a restart (its jobs, its ledger)."""
     data_uri: str = ""
     """Where runs and their artifacts live; empty means `<state_dir>/runs`."""
+
+    @field_validator("token")
+    @classmethod
+    def _tokens(cls, token: SecretStr) -> SecretStr:
+        lines(token.get_secret_value())
+        return token
+
+    def tokens(self) -> Tokens:
+        """The tokens in force, by the file that they are in where there is one."""
+        name = f"{PREFIX}TOKEN"
+        files = self.secrets_dir.iterdir() if self.secrets_dir is not None else ()
+        file = next((path for path in files if path.name.upper() == name), None)
+        return Tokens(self.token.get_secret_value(), file)
 
     def service_dir(self, service: str) -> Path:
         """The service's own folder below `state_dir`, created."""
@@ -56,6 +70,22 @@ class ServiceSettings(BaseSettings):
     def runs_uri(self) -> str:
         """Base URI of the artifacts of all runs."""
         return self.data_uri or f"file://{self.state_dir.absolute() / 'runs'}"
+
+
+class WorkerSettings(ServiceSettings):
+    """What a service needs that works on jobs."""
+
+    jobs_url: str = ""
+    """SQLAlchemy URL of the jobs, on Postgres, for a service that has several replicas or no disk of its own: a job of
+    a replica that is gone is done by another. Empty means SQLite in the state folder, for one process."""
+
+    def jobs_database(self, service: str, file: str = "jobs.sqlite") -> str:
+        """URL of the service's jobs.
+
+        Args:
+            file: name of the SQLite file.
+        """
+        return self.jobs_url or f"sqlite:///{self.service_dir(service) / file}"
 
 
 def check_environment(settings: type[ServiceSettings]) -> None:

@@ -3,12 +3,16 @@
 Invariants: a transaction that writes holds the write lock from its start (SQLite: `BEGIN IMMEDIATE`), so it never
 fails half-way with "database is locked"; a reading transaction is one consistent view; preparing the schema is safe
 when many processes start at once; what fails only because others hold a lock, the disk is full or the server is away,
-fails with `Busy`, which is waited for.
+fails with `Busy`, which is waited for. So is a server that is away at the start: each use says why until it is there.
 """
 
 from __future__ import annotations
 
+import logging
+import re
 import sqlite3
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -17,8 +21,14 @@ from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as NoConnectionFree
 
-from pmd.services.common.waiting import Away, sqlite_away
+from pmd.services.common.waiting import Away, delay, sqlite_away
 
+log = logging.getLogger(__name__)
+
+CONNECT_TIMEOUT_S = 5
+"""Longest that a server may take to take a connection; libpq itself waits for minutes."""
+SILENCE_TIMEOUT_S = 10
+"""Longest that what is sent to a server may stay without an acknowledgement: its machine may be cut off."""
 BUSY_TIMEOUT_S = 30
 """Longest that a SQLite writer waits for the others."""
 
@@ -27,6 +37,15 @@ _POSTGRES_BUSY = frozenset({"25006", "55P03", "57P01", "57P02", "57P03"})
 _POSTGRES_BUSY_CLASSES = frozenset({"08", "40", "53", "58"})
 """The connection is lost; of transactions that are in each other's way this one is undone; the server is short of
 something (disk, memory, connections); its system failed it."""
+
+
+_MENDED_BY = {
+    r"password authentication failed|no password supplied|role .* does not exist|pg_hba\.conf": (
+        "the server refuses the user or the password of the database's URL; mend them"
+    ),
+    r"database .* does not exist": "the server has no database of the URL's name; create it, or mend the URL",
+}
+"""What people do about a refused connection, by what Postgres says in it: there is no code in it to go by."""
 
 
 class Busy(Away, SQLAlchemyError):
@@ -58,18 +77,24 @@ def _busy_is_waited_for(name: str) -> Iterator[None]:
     except DBAPIError as error:
         if not _is_busy(error):
             raise
-        raise Busy(f"the database {name} is busy, full or out of reach: {error.orig}") from error
+        said = " ".join(str(error.orig).split())
+        mend = next((mend for words, mend in _MENDED_BY.items() if re.search(words, said)), "")
+        why = f"can't be used: {mend} ({said})" if mend else f"is busy, full or out of reach: {said}"
+        raise Busy(f"the database {name} {why}") from error
 
 
 class Database:
     """An engine and its two kinds of transaction."""
 
     def __init__(self, url: str, prepare: Callable[[Connection], None], *, lock: int) -> None:
-        """Connect and bring the schema up to date.
+        """Connect and bring the schema up to date, or wait for that in the background: the database may be away.
 
         Args:
             prepare: makes or upgrades the schema; runs in one writing transaction, one process at a time.
             lock: number of the Postgres advisory lock that `prepare` runs under; one per schema.
+
+        Raises:
+            Exception: what `prepare` raises of a database that is there.
         """
         sqlite = url.startswith("sqlite")
         self.engine: Engine = create_engine(url, pool_pre_ping=not sqlite)
@@ -79,10 +104,45 @@ class Database:
         if sqlite:
             event.listen(self.engine, "connect", _set_up_sqlite)
             event.listen(self.engine, "begin", _begin_sqlite)
-        with self.write() as db:
-            if not sqlite:
-                db.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": lock})
-            prepare(db)
+        else:
+            event.listen(self.engine, "do_connect", _connect_in_time)
+        self._prepare, self._lock = prepare, lock
+        self._closed = threading.Event()
+        self._unprepared: Away | None = None
+        """Why there is no schema yet."""
+        try:
+            self._bring_up_to_date()
+        except Busy as away:
+            self._unprepared = away
+            log.warning("the database is waited for", extra={"reason": str(away)})
+            threading.Thread(target=self._wait, name="database", daemon=True).start()
+
+    def _bring_up_to_date(self) -> None:
+        with self._transaction(pmd_write=True) as db:
+            if self.dialect != "sqlite":
+                db.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": self._lock})
+            self._prepare(db)
+
+    def _wait(self) -> None:
+        """Try until the schema is there, or nobody needs it."""
+        began = time.monotonic()
+        while not self._closed.wait(delay(time.monotonic() - began)):
+            try:
+                self._bring_up_to_date()
+            except Exception as error:  # whatever it is, a person may mend it, and whoever asks is told
+                lacking = error if isinstance(error, Away) else Away(f"the database {self.name} can't be used: {error}")
+                if str(lacking) != str(self._unprepared):
+                    log.warning("the database is waited for", extra={"reason": str(lacking)})
+                self._unprepared = lacking
+            else:
+                log.info("the database is there", extra={"waited_s": round(time.monotonic() - began, 1)})
+                self._unprepared = None
+                return
+
+    @contextmanager
+    def _transaction(self, **options: Any) -> Iterator[Connection]:
+        with _busy_is_waited_for(self.name), self.engine.connect().execution_options(**options) as db, db.begin():
+            yield db
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
@@ -91,7 +151,8 @@ class Database:
         Raises:
             Busy: when others hold the lock for long, or the database is out of reach.
         """
-        with _busy_is_waited_for(self.name), self.engine.connect().execution_options(pmd_write=True) as db, db.begin():
+        self.check()
+        with self._transaction(pmd_write=True) as db:
             yield db
 
     @contextmanager
@@ -103,12 +164,28 @@ class Database:
         """
         # By default each statement of a Postgres transaction sees its own moment.
         options = {} if self.dialect == "sqlite" else {"isolation_level": "REPEATABLE READ"}
-        with _busy_is_waited_for(self.name), self.engine.connect().execution_options(**options) as db, db.begin():
+        self.check()
+        with self._transaction(**options) as db:
             yield db
+
+    def check(self) -> None:
+        """Return when the schema was there once.
+
+        Raises:
+            Busy: it is waited for; the message says why.
+        """
+        if (lacking := self._unprepared) is not None:
+            raise Busy(str(lacking))
 
     def close(self) -> None:
         """Close the connections."""
+        self._closed.set()
         self.engine.dispose()
+
+
+def _connect_in_time(_: Any, __: Any, ___: Any, options: dict[str, Any]) -> None:
+    options.setdefault("connect_timeout", CONNECT_TIMEOUT_S)
+    options.setdefault("tcp_user_timeout", SILENCE_TIMEOUT_S * 1000)
 
 
 def _set_up_sqlite(connection: Any, _: Any) -> None:

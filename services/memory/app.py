@@ -9,9 +9,10 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from pmd.services.common.app import create_service
+from pmd.services.common.app import NotReady, create_service
 from pmd.services.common.holdings import holdings
-from pmd.services.common.jobs import JobContext, JobKind, JobStore
+from pmd.services.common.jobs import JobContext, JobKind
+from pmd.services.common.jobstore import JobStore
 from pmd.services.common.requests import (
     AbstractRequest,
     Generator,
@@ -22,6 +23,7 @@ from pmd.services.common.requests import (
     WriteResult,
 )
 from pmd.services.common.runner import JobRunner
+from pmd.services.common.sql import Busy
 from pmd.services.memory.api import curate, explain, moments, read, review, why
 from pmd.services.memory.api import search as find
 from pmd.services.memory.api.caller import explain_refusals
@@ -40,12 +42,12 @@ def create_app(settings: MemoryServiceSettings) -> FastAPI:
     """The service over the ledger that `settings` names."""
     ledger = Ledger(settings.ledger_url())
     search = open_search(ledger, settings)
-    token = settings.token.get_secret_value()
+    tokens = settings.tokens()
 
     def model(generator: Generator) -> ChatModel:
         if generator.base_url is not None:
             settings.allowed().check_url(generator.base_url)
-        return ChatModel(generator, settings.rollout_url, token, settings.memory_generator_key.get_secret_value())
+        return ChatModel(generator, settings.rollout_url, tokens, settings.memory_generator_key.get_secret_value())
 
     def run_reflect(request: ReflectRequest, job: JobContext) -> WriteResult:
         with model(request.generator) as chat:
@@ -57,7 +59,7 @@ def create_app(settings: MemoryServiceSettings) -> FastAPI:
 
     jobs = JobRunner(
         "memory",
-        JobStore(settings.service_dir("memory") / "jobs.db"),
+        JobStore("memory", settings.jobs_database("memory", "jobs.db")),
         {
             "import": JobKind(ImportRequest, partial(start, ledger)),
             "record": JobKind(RecordRequest, partial(record, ledger)),
@@ -77,6 +79,10 @@ def create_app(settings: MemoryServiceSettings) -> FastAPI:
         search.close()
 
     def ready() -> dict[str, Any]:
+        try:
+            ledger.ping()
+        except Busy as away:
+            raise NotReady(f"the ledger is out of reach: {away}") from away
         return {"profile": settings.profile(), "ledger": ledger.dialect, **search.status()}
 
     app = create_service("memory", settings, ready=ready, lifespan=lifespan)

@@ -7,11 +7,11 @@ from typing import Literal, Self
 from pydantic import SecretStr, model_validator
 
 from pmd.services.common.allowed import Allowed
-from pmd.services.common.settings import ServiceSettings
+from pmd.services.common.settings import WorkerSettings
 from pmd.services.memory.index.embedders import EmbedderSpec
 
 
-class MemoryServiceSettings(ServiceSettings):
+class MemoryServiceSettings(WorkerSettings):
     """Where the ledger lives, who writes reflections, and how memories are found."""
 
     memory_database_url: str = ""

@@ -18,7 +18,7 @@ from fastapi import FastAPI
 
 from pmd.services.common.app import create_service
 from pmd.services.common.holdings import holdings
-from pmd.services.common.jobs import JobStore
+from pmd.services.common.jobstore import JobStore
 from pmd.services.common.runner import JobRunner
 from pmd.services.rollout.handlers import job_kinds
 from pmd.services.rollout.parts import Parts
@@ -33,14 +33,14 @@ def create_app(settings: RolloutSettings) -> FastAPI:
     if settings.rollout_replicas:
         return create_pool(settings)
     replica = Replica(settings)
-    store = JobStore(settings.service_dir("rollout") / "jobs.sqlite")
+    store = JobStore("rollout", settings.jobs_database("rollout"))
     parts = Parts(settings.service_dir("rollout") / "parts.sqlite")
     jobs = JobRunner("rollout", store, job_kinds(replica.engine, replica.published, parts))
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         threading.Thread(target=replica.start, name="rollout-start", daemon=True).start()
-        parts.drop_others(store.unfinished())
+        parts.drop_others(store.unowned())
         jobs.recover()
         queue = asyncio.create_task(replica.batcher.run())
         yield

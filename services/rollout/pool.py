@@ -33,9 +33,11 @@ from pmd.services.common.artifacts import read_table, write_table
 from pmd.services.common.client import CONNECT_TIMEOUT_S, ServiceRefused, ServiceUnavailable
 from pmd.services.common.columns import ROLLOUTS
 from pmd.services.common.holdings import holdings
-from pmd.services.common.jobs import Cancelled, JobContext, JobKind, JobStore, Retryable
+from pmd.services.common.jobs import Cancelled, JobContext, JobKind, Retryable
+from pmd.services.common.jobstore import JobStore
 from pmd.services.common.requests import GenerateRequest, GenerateResult, PublishRequest
 from pmd.services.common.runner import JobRunner
+from pmd.services.common.tokens import Bearer
 from pmd.services.common.waiting import AWAY_STATUS, Away, retry_after
 from pmd.services.common.wire import Policy
 from pmd.services.rollout.chat import ChatCompletion, ChatRequest
@@ -249,7 +251,7 @@ def chat_routes(pool: Pool, client: httpx.AsyncClient) -> APIRouter:
                 await asyncio.to_thread(replica.know, policy, desired, lambda: None)
                 sent = client.build_request("POST", f"{replica.url}/v1/chat/completions", json=body)
                 answer = await client.send(sent, stream=True)
-                if answer.status_code in AWAY_STATUS:
+                if answer.status_code in AWAY_STATUS | {httpx.codes.UNAUTHORIZED}:
                     await answer.aclose()
                     replica.rest(f"HTTP {answer.status_code}", retry_after(answer.headers))
                     continue
@@ -295,14 +297,14 @@ def create_pool(
         replicas: others than those, in tests.
         transport: how chat reaches them, in tests.
     """
-    token = settings.token.get_secret_value()
+    tokens = settings.tokens()
     urls = [url.strip() for url in settings.rollout_replicas.split(",") if url.strip()]
-    pool = Pool(settings, replicas or Replicas(urls, token))
+    pool = Pool(settings, replicas or Replicas(urls, tokens))
     jobs = JobRunner(
-        "rollout", JobStore(settings.service_dir("rollout") / "jobs.sqlite"), job_kinds(pool), workers=MOST_THREADS
+        "rollout", JobStore("rollout", settings.jobs_database("rollout")), job_kinds(pool), workers=MOST_THREADS
     )
     client = outgoing.inside_async(
-        headers={"Authorization": f"Bearer {token}"},
+        auth=Bearer(tokens),
         timeout=httpx.Timeout(CHAT_TIMEOUT_S, connect=CONNECT_TIMEOUT_S),
         transport=transport,
     )

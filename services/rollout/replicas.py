@@ -24,6 +24,7 @@ from pmd.services.common import outgoing
 from pmd.services.common.client import ServiceClient, ServiceRefused, ServiceUnavailable
 from pmd.services.common.jobs import ENDS, Cancelled, Job, JobStatus, Retryable
 from pmd.services.common.requests import PublishRequest
+from pmd.services.common.tokens import Tokens
 from pmd.services.common.waiting import Away
 from pmd.services.common.wire import Policy
 
@@ -45,9 +46,9 @@ Check = Callable[[], None]
 class Replica:
     """One rollout service; safe to use from several threads."""
 
-    def __init__(self, url: str, token: str, transport: httpx.BaseTransport | None = None) -> None:
+    def __init__(self, url: str, tokens: Tokens, transport: httpx.BaseTransport | None = None) -> None:
         self.url = url
-        self.client = ServiceClient(url, token, transport=transport)
+        self.client = ServiceClient(url, tokens, transport=transport)
         self._probe = outgoing.inside(base_url=url, timeout=PROBE_S, transport=transport)
         self.reason = ""
         """Why it rests."""
@@ -184,13 +185,13 @@ class Replicas:
     def __init__(
         self,
         urls: Iterable[str],
-        token: str,
+        tokens: Tokens,
         *,
         resolve: Callable[[str], list[str]] = addresses,
         transports: Callable[[str], httpx.BaseTransport | None] = lambda _: None,
     ) -> None:
         self._urls = [url.rstrip("/") for url in urls]
-        self._token = token
+        self._tokens = tokens
         self._resolve = resolve
         self._transports = transports
         self._known: dict[str, list[str]] = {}
@@ -209,7 +210,7 @@ class Replicas:
                         self._known.setdefault(url, [url])
                 for url in (each for urls in self._known.values() for each in urls):
                     if url not in self._replicas:
-                        self._replicas[url] = Replica(url, self._token, self._transports(url))
+                        self._replicas[url] = Replica(url, self._tokens, self._transports(url))
                 self._looked_up = time.monotonic()
             return [self._replicas[url] for urls in self._known.values() for url in dict.fromkeys(urls)]
 

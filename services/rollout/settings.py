@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from pmd.services.common.settings import ServiceSettings
+from pmd.services.common.settings import WorkerSettings
 
 
-class RolloutSettings(ServiceSettings):
+class RolloutSettings(WorkerSettings):
     """How this replica generates."""
+
+    @model_validator(mode="after")
+    def _own_jobs(self) -> Self:
+        if self.jobs_url and not self.rollout_replicas:
+            raise ValueError(
+                "PMD_JOBS_URL wants PMD_ROLLOUT_REPLICAS: a process that generates has jobs of its own, as each loads"
+                " weights for itself"
+            )
+        return self
 
     rollout_engine: Literal["transformers", "vllm"] = "transformers"
     """What draws completions; vLLM has to be installed (`make vllm` on a CPU, the extra 'vllm' on GPUs)."""

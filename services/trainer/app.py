@@ -16,7 +16,8 @@ from fastapi import FastAPI
 
 from pmd.services.common.app import NotReady, create_service
 from pmd.services.common.holdings import holdings
-from pmd.services.common.jobs import JobContext, JobKind, JobStore
+from pmd.services.common.jobs import JobContext, JobKind
+from pmd.services.common.jobstore import JobStore
 from pmd.services.common.requests import TrainRequest, TrainResult
 from pmd.services.common.runner import JobRunner
 from pmd.services.trainer.launchers import Launcher
@@ -43,7 +44,7 @@ def create_app(settings: TrainerSettings) -> FastAPI:
 
     jobs = JobRunner(
         "trainer",
-        JobStore(folder / "jobs.sqlite"),
+        JobStore("trainer", settings.jobs_database("trainer")),
         {"train": JobKind(TrainRequest, train)},
         workers=settings.trainer_runs,
     )

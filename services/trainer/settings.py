@@ -6,10 +6,10 @@ from typing import Literal
 
 from pydantic import Field
 
-from pmd.services.common.settings import ServiceSettings
+from pmd.services.common.settings import WorkerSettings
 
 
-class TrainerSettings(ServiceSettings):
+class TrainerSettings(WorkerSettings):
     """Settings of the trainer service; environment variables `PMD_...`."""
 
     trainer_launcher: Literal["local", "external"] = "local"

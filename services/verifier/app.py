@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator
 from fastapi import FastAPI
 
 from pmd.services.common.app import create_service
-from pmd.services.common.jobs import JobStore
+from pmd.services.common.jobstore import JobStore
 from pmd.services.common.runner import JobRunner
 from pmd.services.common.serve import DRAIN_S
 from pmd.services.verifier.admission import Admission
@@ -36,7 +36,7 @@ def create_app(settings: VerifierSettings) -> FastAPI:
     """
     most = settings.max_pending_mb << 20
     verifier = Verifier(Admission(max(most, settings.max_request_mb << 20), grace_s=GRACE_S))
-    store = JobStore(settings.service_dir("verifier") / "jobs.sqlite")
+    store = JobStore("verifier", settings.jobs_database("verifier"))
     jobs = JobRunner("verifier", store, job_kinds(verifier))
 
     @contextlib.asynccontextmanager

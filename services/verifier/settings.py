@@ -7,11 +7,11 @@ import os
 from pydantic import Field
 
 from pmd.services.common.allowed import Allowed
-from pmd.services.common.settings import ServiceSettings
+from pmd.services.common.settings import WorkerSettings
 from pmd.services.verifier.endpoints import Endpoints
 
 
-class VerifierSettings(ServiceSettings):
+class VerifierSettings(WorkerSettings):
     """What the verifier needs to start."""
 
     sandbox_workers: int = Field(default=0, ge=0, le=1024)

@@ -12,6 +12,7 @@ import pytest
 from pmd.gateway.controller.advance import POLL_S
 from pmd.services.common import alive
 from pmd.services.common.client import ServiceClient, ServiceRefused, ServiceUnavailable
+from pmd.services.common.tokens import Tokens
 
 TOKEN = "test-token-0123456789"
 
@@ -31,7 +32,7 @@ def test_a_service_that_hangs_is_unavailable_long_before_an_answer_time_is_over(
     monkeypatch.setattr("pmd.services.common.alive.SIGN_TIMEOUT_S", 0.1)
     began = time.monotonic()
     with pytest.raises(ServiceUnavailable, match="it does not answer"):
-        ServiceClient(silent, TOKEN).call("GET", "/v1/jobs/a", wait=wait)
+        ServiceClient(silent, Tokens(TOKEN)).call("GET", "/v1/jobs/a", wait=wait)
     assert 0.3 + (wait or 0.0) <= time.monotonic() - began < 5
 
 
@@ -58,7 +59,7 @@ def test_a_service_that_is_slow_but_lives_gets_its_answer_time(
             raise httpx.ReadTimeout("too late")
         return httpx.Response(200, json={"a": 1})
 
-    service = ServiceClient("http://service", TOKEN, transport=httpx.MockTransport(answer))
+    service = ServiceClient("http://service", Tokens(TOKEN), transport=httpx.MockTransport(answer))
     if answered:
         assert service.call("GET", "/v1/jobs/a") == {"a": 1}
         assert asked == ["/v1/jobs/a", "/healthz", "/v1/jobs/a"]
@@ -79,7 +80,7 @@ def test_a_service_that_starts_again_or_is_full_is_asked_again(status: int, monk
             raise following
         return following
 
-    service = ServiceClient("http://service", TOKEN, transport=httpx.MockTransport(answer))
+    service = ServiceClient("http://service", Tokens(TOKEN), transport=httpx.MockTransport(answer))
     assert service.call("GET", "/v1/jobs/a") == {"a": 1}
 
 
@@ -94,7 +95,7 @@ def test_a_service_that_starts_again_or_is_full_is_asked_again(status: int, monk
 )
 def test_what_stands_in_a_services_place_is_waited_for(answer: httpx.Response, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pmd.services.common.client.BACKOFF_S", 0.0)
-    service = ServiceClient("http://service", TOKEN, transport=httpx.MockTransport(lambda _: answer))
+    service = ServiceClient("http://service", Tokens(TOKEN), transport=httpx.MockTransport(lambda _: answer))
     with pytest.raises(ServiceUnavailable, match="http://service can't serve now: ") as away:
         service.poll("a", 0)
     assert "secret" not in str(away.value)
@@ -105,7 +106,7 @@ def test_of_a_refusal_only_our_own_sentences_are_repeated() -> None:
     ours = httpx.Response(422, json={"title": "the request is wrong", "errors": errors, "input": "secret"})
     theirs = httpx.Response(403, text="<p>key sk-secret is not known</p>")
     for answer, said in ((ours, "HTTP 422 the request is wrong; request.step: must be a number"), (theirs, "HTTP 403")):
-        service = ServiceClient("http://service", TOKEN, transport=httpx.MockTransport(lambda _, a=answer: a))
+        service = ServiceClient("http://service", Tokens(TOKEN), transport=httpx.MockTransport(lambda _, a=answer: a))
         with pytest.raises(ServiceRefused) as refused:
             service.poll("a", 0)
         assert str(refused.value) == f"GET http://service/v1/jobs/a: {said}"

@@ -17,9 +17,11 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from pmd.services.common.app import NotReady, create_service
-from pmd.services.common.jobs import JobContext, JobKind, JobStore, JobSubmission, Retryable
+from pmd.services.common.jobs import JobContext, JobKind, JobSubmission, Retryable
+from pmd.services.common.jobstore import JobStore
 from pmd.services.common.runner import JobRunner
 from pmd.services.common.settings import ServiceSettings
+from pmd.services.common.sql import Busy
 from pmd.services.common.strict import Strict
 from pmd.services.common.waiting import Away
 
@@ -62,8 +64,12 @@ class Counter:
         return Done(count=self.runs)
 
 
+def store(folder: Path) -> JobStore:
+    return JobStore("test", f"sqlite:///{folder / 'jobs.db'}")
+
+
 def service(folder: Path, handler: Counter) -> FastAPI:
-    runner = JobRunner("test", JobStore(folder / "jobs.db"), {"work": JobKind(Work, handler)})
+    runner = JobRunner("test", store(folder), {"work": JobKind(Work, handler)})
 
     @asynccontextmanager
     async def lifespan(_: FastAPI):  # type: ignore[no-untyped-def]
@@ -120,12 +126,12 @@ class FullDisk:
         self.failed = threading.Event()
         plain: Callable[..., object] = getattr(JobStore, method)
 
-        def use(store: JobStore, *args: object, **kwargs: object) -> object:
+        def use(kept: JobStore, *args: object, **kwargs: object) -> object:
             if self.failures:
                 self.failures -= 1
                 self.failed.set()
-                raise sqlite3.OperationalError("database or disk is full")
-            return plain(store, *args, **kwargs)
+                raise Busy("database or disk is full")
+            return plain(kept, *args, **kwargs)
 
         monkeypatch.setattr(JobStore, method, use)
 
@@ -160,13 +166,13 @@ def test_the_same_key_and_body_is_one_job(http: TestClient, handler: Counter) ->
 
 
 def test_a_deeply_nested_request_is_kept_as_it_came(tmp_path: Path) -> None:
-    store = JobStore(tmp_path / "jobs.db")
+    kept = store(tmp_path)
     deep: list[object] = []
     for _ in range(500):
         deep = [deep]
     for created in (True, False):
-        assert store.submit("deep", JobSubmission(kind="work", request={"fail": deep}))[1] is created
-    assert store.submission("deep") == ("work", {"fail": deep})
+        assert kept.submit("deep", JobSubmission(kind="work", request={"fail": deep}))[1] is created
+    assert kept.submission("deep") == ("work", {"fail": deep})
 
 
 def test_another_body_under_the_same_key_is_409(http: TestClient) -> None:
@@ -262,9 +268,9 @@ def test_what_a_job_has_made_before_it_waits_is_not_made_again() -> None:
 
 
 def test_a_job_without_an_end_runs_again_after_a_restart(tmp_path: Path) -> None:
-    store = JobStore(tmp_path / "jobs.db")
-    store.submit("a", JobSubmission(kind="work", request={}))
-    store.start("a")
+    kept = store(tmp_path)
+    kept.submit("a", JobSubmission(kind="work", request={}))
+    kept.claim("a")
     with client(service(tmp_path, Counter())) as http:
         assert http.get("/v1/jobs/a", params={"wait": 5}).json()["status"] == "succeeded"
 
@@ -275,12 +281,12 @@ def test_a_job_cut_short_by_a_shutdown_is_not_an_end(tmp_path: Path) -> None:
         put(http, "a", seconds=30)
         assert first.started.wait(5)
     time.sleep(0.1)
-    job = JobStore(tmp_path / "jobs.db").get("a")
+    job = store(tmp_path).get("a")
     assert job is not None
     assert job.status == "running"
 
 
-@pytest.mark.parametrize("method", ["start", "submission", "end"])
+@pytest.mark.parametrize("method", ["claim", "submission", "end"])
 def test_a_full_disk_delays_a_jobs_end_and_loses_nothing(
     method: str, http: TestClient, handler: Counter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -308,7 +314,7 @@ def test_a_put_that_failed_after_it_wrote_the_job_can_be_repeated(
 ) -> None:
     FullDisk(monkeypatch, "get", 1)
     body = {"kind": "work", "request": {}}
-    assert [http.put("/v1/jobs/a", json=body).status_code for _ in range(2)] == [500, 200]
+    assert [http.put("/v1/jobs/a", json=body).status_code for _ in range(2)] == [503, 200]
     assert http.get("/v1/jobs/a", params={"wait": 5}).json()["status"] == "succeeded"
 
 
@@ -320,7 +326,7 @@ def test_a_failure_that_is_no_unicode_is_an_end(http: TestClient, caplog: pytest
 
 
 def test_a_job_of_a_kind_that_is_gone_is_an_end(tmp_path: Path) -> None:
-    JobStore(tmp_path / "jobs.db").submit("a", JobSubmission(kind="play", request={}))
+    store(tmp_path).submit("a", JobSubmission(kind="play", request={}))
     with client(service(tmp_path, Counter())) as http:
         assert http.get("/v1/jobs/a", params={"wait": 5}).json()["error"]["message"] == "KeyError: 'play'"
 

@@ -14,6 +14,7 @@ import pytest
 from pmd.gateway.local.launcher import probe
 from pmd.services.common import outgoing
 from pmd.services.common.client import ServiceClient
+from pmd.services.common.tokens import Tokens
 from tests.hostile import HOSTILE
 
 ROOT = Path(__file__).parents[2]
@@ -46,7 +47,7 @@ def hostile(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("hostile")
 def test_no_proxy_and_no_certificate_of_the_shell_stands_between_services(server: str) -> None:
-    assert ServiceClient(server, "token").call("GET", "/") == {}
+    assert ServiceClient(server, Tokens("a-token-of-this-test")).call("GET", "/") == {}
     service = {"pid": 1, "url": server, "ready": "/readyz"}
     assert probe("memory", service).ready
     with outgoing.outside(server) as near:  # an embedder on this machine

@@ -26,7 +26,8 @@ from pmd.services.common.artifacts import join, local_path, read_table, seal_wei
 from pmd.services.common.client import ServiceClient
 from pmd.services.common.columns import CONTEXTS, ROLLOUTS, VERDICTS
 from pmd.services.common.holdings import holdings
-from pmd.services.common.jobs import JobContext, JobKind, JobStore, Retryable
+from pmd.services.common.jobs import JobContext, JobKind, Retryable
+from pmd.services.common.jobstore import JobStore
 from pmd.services.common.requests import (
     AbstractRequest,
     GenerateRequest,
@@ -44,6 +45,7 @@ from pmd.services.common.requests import (
     VerifyResult,
 )
 from pmd.services.common.runner import JobRunner
+from pmd.services.common.tokens import Tokens
 from pmd.services.common.wire import Outcome, Policy
 
 TOKEN = "a-token-for-tests"
@@ -107,7 +109,7 @@ class Fakes:
         self._handlers = handlers
 
     def _start(self, name: str, kinds: Mapping[str, tuple[type[BaseModel], Callable[[Any], BaseModel]]]) -> None:
-        store = JobStore(Path(tempfile.mkdtemp(dir=self.folder)) / f"{name}.db")
+        store = JobStore(name, f"sqlite:///{tempfile.mkdtemp(dir=self.folder)}/jobs.db")
 
         def handler(run: Callable[[Any], BaseModel]) -> Callable[[Any, JobContext], BaseModel]:
             def handle(request: Any, context: JobContext) -> BaseModel:
@@ -152,7 +154,7 @@ class Fakes:
                     raise httpx.ConnectError("connection refused")
                 return LoopTransport(fakes.apps[name], loop).handle_request(request)
 
-        return ServiceClient(f"http://{name}", TOKEN, transport=Edge())
+        return ServiceClient(f"http://{name}", Tokens(TOKEN), transport=Edge())
 
     def close(self) -> None:
         for runner in self.runners.values():

@@ -10,8 +10,8 @@ import shutil
 import socket
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _number = itertools.count()
@@ -31,9 +31,56 @@ def _binary(name: str) -> str | None:
     return str(found[-1]) if found else shutil.which(name)
 
 
+class Cluster:
+    """A cluster in a folder, as an ordinary user runs it. It lets in `pmd`, and `sealed` with a password."""
+
+    def __init__(self, folder: Path, user: pwd.struct_passwd, port: int) -> None:
+        self.port = port
+        self._folder, self._user, self._data = folder, user, str(folder / "data")
+
+    def __call__(self) -> str:
+        """Make an empty database; returns its URL."""
+        name = f"bank{next(_number)}"
+        self._run("createdb", "-h", "127.0.0.1", "-p", str(self.port), "-U", "pmd", name)
+        return self.url(name)
+
+    def url(self, database: str, user: str = "pmd") -> str:
+        """Of a database, whether it is there or not."""
+        return f"postgresql+psycopg://{user}@127.0.0.1:{self.port}/{database}"
+
+    def make(self) -> None:
+        """Make the cluster's files."""
+        self._run("initdb", "-D", self._data, "-U", "pmd", "-A", "trust", "-E", "UTF8", "--no-sync")
+        rules = self._folder / "data" / "pg_hba.conf"
+        rules.write_text("host all sealed 127.0.0.1/32 scram-sha-256\n" + rules.read_text())
+
+    def start(self) -> None:
+        """Start the server, and wait until it takes connections."""
+        options = f"-h 127.0.0.1 -p {self.port} -k {self._folder} -c fsync=off -c max_connections=60"
+        self._run("pg_ctl", "-D", self._data, "-o", options, "-l", str(self._folder / "log"), "-w", "start")
+
+    def stop(self) -> None:
+        """Stop it, as a crash does."""
+        self._run("pg_ctl", "-D", self._data, "-m", "immediate", "-w", "stop")
+
+    def _run(self, *command: str) -> None:
+        name = _binary(command[0]) or command[0]
+        # A server's descriptors must not be those of the test's pipes: it would never be seen to end.
+        subprocess.run(
+            [name, *command[1:]],
+            user=self._user.pw_uid if os.geteuid() == 0 else None,
+            group=self._user.pw_gid if os.geteuid() == 0 else None,
+            cwd=self._folder,
+            check=True,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+
+
 @contextmanager
-def cluster() -> Iterator[Callable[[], str]]:
-    """A running cluster; the function that it yields makes an empty database and returns its URL."""
+def cluster() -> Iterator[Cluster]:
+    """A running cluster."""
     folder = Path(tempfile.mkdtemp(prefix="pmd-pg-"))
     user = pwd.getpwnam("nobody" if os.geteuid() == 0 else pwd.getpwuid(os.geteuid()).pw_name)
     os.chown(folder, user.pw_uid, user.pw_gid)
@@ -41,34 +88,14 @@ def cluster() -> Iterator[Callable[[], str]]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
 
-    def run(*command: str) -> None:
-        name = _binary(command[0]) or command[0]
-        # A server's descriptors must not be those of the test's pipes: it would never be seen to end.
-        subprocess.run(
-            [name, *command[1:]],
-            user=user.pw_uid if os.geteuid() == 0 else None,
-            group=user.pw_gid if os.geteuid() == 0 else None,
-            cwd=folder,
-            check=True,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-
-    data = str(folder / "data")
-    options = f"-h 127.0.0.1 -p {port} -k {folder} -c fsync=off -c max_connections=60"
+    made = Cluster(folder, user, port)
     try:
-        run("initdb", "-D", data, "-U", "pmd", "-A", "trust", "-E", "UTF8", "--no-sync")
-        run("pg_ctl", "-D", data, "-o", options, "-l", str(folder / "log"), "-w", "start")
-
-        def create() -> str:
-            name = f"bank{next(_number)}"
-            run("createdb", "-h", "127.0.0.1", "-p", str(port), "-U", "pmd", name)
-            return f"postgresql+psycopg://pmd@127.0.0.1:{port}/{name}"
-
+        made.make()
+        made.start()
         try:
-            yield create
+            yield made
         finally:
-            run("pg_ctl", "-D", data, "-m", "immediate", "-w", "stop")
+            with suppress(subprocess.CalledProcessError):  # a test has stopped it
+                made.stop()
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -172,5 +172,7 @@ def test_on_postgres_a_lost_connection_is_busy_and_a_wrong_statement_is_not(data
         with pytest.raises(DBAPIError), database.read() as db:
             db.execute(sa.text(statement))
     nobody = database.engine.url.set(port=9)
+    away = Database(nobody.render_as_string(hide_password=False), _prepare, lock=1)
     with pytest.raises(Busy):
-        Database(nobody.render_as_string(hide_password=False), _prepare, lock=1)
+        away.check()
+    away.close()

@@ -18,6 +18,7 @@ from pmd.services.common import client as service_client
 from pmd.services.common.artifacts import local_path, read_table, write_table
 from pmd.services.common.columns import PROMPTS, ROLLOUTS
 from pmd.services.common.requests import GenerateResult
+from pmd.services.common.tokens import Tokens
 from pmd.services.common.wire import Policy, Ref, Weights
 from pmd.services.rollout import pool as pool_module
 from pmd.services.rollout import replicas as replicas_module
@@ -118,7 +119,7 @@ class Playing:
         self.folder = folder
         self.played = {f"http://r{n}:8701": Played() for n in range(count)}
         settings = RolloutSettings(token=TOKEN, state_dir=folder / "state")  # type: ignore[arg-type]
-        replicas = Replicas(self.played, TOKEN, resolve=lambda url: [url], transports=self.played.__getitem__)
+        replicas = Replicas(self.played, Tokens(TOKEN), resolve=lambda url: [url], transports=self.played.__getitem__)
         by_host = {httpx.URL(url).host: played for url, played in self.played.items()}
 
         async def chat(request: httpx.Request) -> httpx.Response:

@@ -21,6 +21,7 @@ from pmd.services.common.client import ServiceClient, ServiceUnavailable
 from pmd.services.common.columns import PROMPTS
 from pmd.services.common.jobs import JobStatus
 from pmd.services.common.requests import GenerateRequest, GenerateResult, PublishRequest
+from pmd.services.common.tokens import Tokens
 from pmd.services.common.wire import Policy, Sampling
 
 TOKEN = "test-token-0123456789"
@@ -51,7 +52,7 @@ def services(tmp_path: Path) -> Iterator[tuple[ServiceClient, dict[str, subproce
     urls = [f"http://127.0.0.1:{port}" for port in ports]
     processes = [start(tmp_path, port) for port in ports]
     processes.append(start(tmp_path, front, PMD_ROLLOUT_REPLICAS=",".join(urls)))
-    client = ServiceClient(f"http://127.0.0.1:{front}", TOKEN)
+    client = ServiceClient(f"http://127.0.0.1:{front}", Tokens(TOKEN))
     try:
         until = time.monotonic() + 400
         while True:

@@ -16,6 +16,8 @@ from pmd.services.memory.settings import MemoryServiceSettings
 
 if __name__ == "__main__":
     try:
-        LEDGER.open(load_settings(MemoryServiceSettings).ledger_url()).close()
+        database = LEDGER.open(load_settings(MemoryServiceSettings).ledger_url())
+        database.check()
+        database.close()
     except (SettingsError, SchemaTooNew, Busy) as error:
         sys.exit(f"ledger: {error}")

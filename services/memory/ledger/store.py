@@ -30,7 +30,7 @@ class Ledger:
     """
 
     def __init__(self, url: str) -> None:
-        """Connect; creates the tables or upgrades those of an older release.
+        """Connect; creates the tables or upgrades those of an older release. A database that is away is waited for.
 
         Raises:
             SchemaTooNew: when a newer release wrote the database.
@@ -38,6 +38,15 @@ class Ledger:
         self._database = LEDGER.open(url)
         self.dialect = self._database.dialect
         self._new = postgresql.insert if self.dialect == "postgresql" else sqlite.insert
+
+    def ping(self) -> None:
+        """Ask the database for a sign of life.
+
+        Raises:
+            Busy: it is out of reach.
+        """
+        with self._database.read() as db:
+            db.execute(sa.select(1))
 
     def close(self) -> None:
         """Close the connections."""

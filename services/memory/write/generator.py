@@ -26,6 +26,7 @@ from pmd.services.common import outgoing
 from pmd.services.common.alive import Watch
 from pmd.services.common.jobs import JobContext, Retryable
 from pmd.services.common.requests import Generator
+from pmd.services.common.tokens import REFUSED, Bearer, Tokens
 from pmd.services.common.waiting import AWAY_STATUS, Away, retry_after
 from pmd.services.memory.write.notes import InvalidNotes
 
@@ -65,7 +66,7 @@ class ChatModel:
         self,
         generator: Generator,
         rollout_url: str,
-        token: str,
+        tokens: Tokens,
         key: str = "",
         *,
         transport: httpx.BaseTransport | None = None,
@@ -74,15 +75,16 @@ class ChatModel:
 
         Args:
             rollout_url: the rollout service, which writes unless `generator` names a server.
-            token: for the rollout service.
+            tokens: for the rollout service.
             key: API key for a server that `generator` names; empty where none is wanted.
         """
-        secret = token if generator.base_url is None else key
-        make = outgoing.inside if generator.base_url is None else outgoing.outside
+        own = generator.base_url is None
+        make = outgoing.inside if own else outgoing.outside
         url = generator.base_url or f"{rollout_url.rstrip('/')}/v1"
         self._http = make(
             base_url=url,
-            headers={"Authorization": f"Bearer {secret}"} if secret else {},
+            auth=Bearer(tokens) if own else None,
+            headers={"Authorization": f"Bearer {key}"} if key and not own else {},
             timeout=httpx.Timeout(TIMEOUT_S, connect=5.0),
             limits=httpx.Limits(max_connections=PARALLEL + 1),  # one to ask for a sign of life
             transport=transport,
@@ -240,6 +242,8 @@ class ChatModel:
                 f"HTTP {response.status_code}{self._reason(response)}",
                 after_s=retry_after(response.headers),
             )
+        if response.status_code == httpx.codes.UNAUTHORIZED and self._generator.base_url is None:
+            raise Away(f"the model that writes notes at {self._where} can't be asked now: {REFUSED}")
         if response.status_code >= 400:
             cause = f"{self._where}: HTTP {response.status_code}{self._reason(response)}"
             if response.status_code in {400, 413, 422}:

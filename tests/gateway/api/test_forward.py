@@ -15,6 +15,7 @@ from fastapi.testclient import TestClient
 from pmd.gateway.api.forward import Forwarder
 from pmd.gateway.loop.state import PhaseName
 from pmd.gateway.registry.registry import Registry
+from pmd.services.common.tokens import Tokens
 from tests.gateway.api.person import Tree, create
 
 Answers = Callable[[httpx.Request], httpx.Response]
@@ -80,7 +81,9 @@ def test_a_step_is_judged_again_from_what_it_recorded(http: TestClient, registry
 
 def forwarded(answer: Answers, method: str) -> Any:
     """What a service that answers so says to a caller's request."""
-    forwarder = Forwarder({"memory": "http://memory"}, "t", transports={"memory": httpx.MockTransport(answer)})
+    forwarder = Forwarder(
+        {"memory": "http://memory"}, Tokens("a-token-of-this-test"), transports={"memory": httpx.MockTransport(answer)}
+    )
 
     async def body() -> bytes:
         return b"{}"

@@ -6,6 +6,7 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
+import httpx
 import pytest
 
 from pmd.gateway.controller import advance as advance_module
@@ -19,6 +20,7 @@ from pmd.services.common.artifacts import ArtifactError
 from pmd.services.common.client import ServiceClient
 from pmd.services.common.jobs import JobStatus
 from pmd.services.common.sql import Busy
+from pmd.services.common.tokens import Tokens
 from pmd.services.common.waiting import Away
 from tests.gateway.controller.test_advance import recorded, weights
 from tests.gateway.fakes import TOKEN, Clock, Fakes, status
@@ -57,10 +59,26 @@ def test_a_service_that_hangs_is_waited_for_like_one_that_is_away(
     monkeypatch.setattr("pmd.services.common.alive.SIGN_TIMEOUT_S", 0.1)
     run = start(recipe(method="base"))
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        client = ServiceClient(f"http://127.0.0.1:{silent.getsockname()[1]}", TOKEN)
+        client = ServiceClient(f"http://127.0.0.1:{silent.getsockname()[1]}", Tokens(TOKEN))
         assert advance(registry, dict.fromkeys(Service, client), run, "me") is not None
     (waiting,) = [e.payload for e in registry.events(run) if e.type == "run.waiting"]
     assert "it does not answer" in waiting["reason"]
+
+
+def test_a_token_that_a_service_refuses_is_waited_for(
+    recipe: Make, start: Start, registry: Registry, fakes: Fakes, drive: Drive
+) -> None:
+    run = start(recipe(max_attempts=1))
+    door = httpx.MockTransport(lambda _: httpx.Response(401, json={"title": "wrong bearer token"}))
+    client = ServiceClient("http://service", Tokens(TOKEN), transport=door)
+    clock = Clock()
+    registry._clock = clock
+    delay = advance(registry, dict.fromkeys(Service, client), run, "me")
+    assert delay is not None
+    assert "http://service can't serve now: it refuses our token" in str(registry.reason(registry.run(run)))
+    clock.skip(delay + 1)
+    drive(run)
+    assert status(registry, run) == RunStatus.SUCCEEDED
 
 
 HOUR_S = 3600.0

@@ -10,6 +10,7 @@ import pytest
 
 from pmd.services.common.jobs import JobContext, Retryable
 from pmd.services.common.requests import Generator
+from pmd.services.common.tokens import Tokens
 from pmd.services.common.waiting import Away
 from pmd.services.memory.write.generator import ChatModel, Refused
 from pmd.services.memory.write.notes import answer_schema, parse_insight
@@ -35,7 +36,7 @@ class Server:
 
 
 def model(generator: Generator, server: Server, key: str = "") -> ChatModel:
-    return ChatModel(generator, "http://rollout", TOKEN, key, transport=httpx.MockTransport(server))
+    return ChatModel(generator, "http://rollout", Tokens(TOKEN), key, transport=httpx.MockTransport(server))
 
 
 def job() -> JobContext:

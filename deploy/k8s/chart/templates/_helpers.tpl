@@ -43,6 +43,7 @@ http://{{ include "pmd.name" .root }}-{{ .component }}:{{ include "pmd.port" .co
 token: PMD_TOKEN
 databaseUrl: PMD_DATABASE_URL
 memoryDatabaseUrl: PMD_MEMORY_DATABASE_URL
+jobsUrl: PMD_JOBS_URL
 redisUrl: PMD_REDIS_URL
 weaviateApiKey: PMD_WEAVIATE_API_KEY
 generatorKey: PMD_MEMORY_GENERATOR_KEY
@@ -69,7 +70,7 @@ redisPassword: redis-password
     defaultMode: 0440
     sources:
       {{- range .credentials }}
-      {{- $credential := . | replace "memoryDatabaseUrl" "databaseUrl" }}
+      {{- $credential := . | replace "memoryDatabaseUrl" "databaseUrl" | replace "jobsUrl" "databaseUrl" }}
       {{- $name := include "pmd.secretName" (dict "root" $.root "credential" $credential) }}
       {{- if $name }}
       - secret:

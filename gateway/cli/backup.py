@@ -1,0 +1,42 @@
+"""`pmd backup DIR`, `pmd restore DIR`: an installation of one moment, kept and put back."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pmd.gateway.cli.client import CliError
+from pmd.gateway.cli.output import console
+from pmd.gateway.cli.up import StateDir
+
+
+def backup(
+    to: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to make; it must not be there.")],
+    state_dir: StateDir,
+) -> None:
+    """Copy runs, memory, artifacts and training state of this moment to DIR, while runs go on."""
+    from pmd.gateway.local import backup as backups  # noqa: PLC0415 -- loads SQLAlchemy, which other commands do not
+
+    try:
+        made = backups.backup(backups.Places.of(state_dir.absolute(), os.environ), to.absolute())
+    except backups.BackupError as error:
+        raise CliError(str(error)) from error
+    held = f"nothing could begin for {made['held_ms']} ms"
+    console.print(f"{to}: {made['files']} files, {made['bytes'] / 2**20:.1f} MiB; {held}", soft_wrap=True)
+
+
+def restore(
+    source: Annotated[Path, typer.Argument(metavar="DIR", help="What `pmd backup` made.")],
+    state_dir: StateDir,
+) -> None:
+    """Make an installation of the backup in DIR, where there is none. `pmd up` then goes on with its runs."""
+    from pmd.gateway.local import backup as backups  # noqa: PLC0415 -- loads SQLAlchemy, which other commands do not
+
+    try:
+        made = backups.restore(backups.Places.of(state_dir.absolute(), os.environ), source.absolute())
+    except backups.BackupError as error:
+        raise CliError(str(error)) from error
+    console.print(f"{made['files']} files restored to {state_dir}; `pmd up` goes on with the runs", soft_wrap=True)

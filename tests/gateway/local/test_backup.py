@@ -1,0 +1,211 @@
+"""Backups: of one moment, whole or not there, put back only where nothing is."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from pmd.gateway.local import backup as backups
+from pmd.gateway.local.backup import BackupError, Places, backup, restore
+from pmd.gateway.registry.registry import Registry
+from pmd.gateway.registry.schema import REGISTRY
+from pmd.services.rollout.published import Published
+from tests.gateway.cli.conftest import Pmd
+from tests.memory import postgres
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[postgres.Cluster]:
+    if reason := postgres.missing():
+        pytest.skip(reason)
+    with postgres.cluster() as running:
+        yield running
+
+
+@pytest.fixture(params=["sqlite", "one-postgres", "two-postgres"])
+def places(request: pytest.FixtureRequest, tmp_path: Path) -> Places:
+    """An installation with a registry, a ledger, weights that are served, a spool and artifacts."""
+    state = tmp_path / "state"
+    environment: dict[str, str] = {}
+    if request.param != "sqlite":
+        server = request.getfixturevalue("server")
+        registry = server()
+        ledger = registry if request.param == "one-postgres" else server()
+        environment = {"PMD_DATABASE_URL": registry, "PMD_MEMORY_DATABASE_URL": ledger}
+    made = Places.of(state, environment)
+    for folder in ("gateway", "memory", "rollout"):
+        (state / folder).mkdir(parents=True)
+    REGISTRY.open(made.registry).close()
+    write(made.ledger, "CREATE TABLE notes(text TEXT)", "INSERT INTO notes VALUES ('it is so')")
+    if request.param != "sqlite":
+        write(made.registry, "CREATE TABLE jobs(key TEXT)", "INSERT INTO jobs VALUES ('a')")
+    Published(made.published)
+    step = made.spools / "demo" / "steps" / "0000001"
+    step.mkdir(parents=True)
+    for path in (step / "result.json", step.parents[1] / "lock", step.parents[1] / "process.json", step / "x.tmp"):
+        path.write_text(path.name)
+    (made.runs / "demo").mkdir(parents=True)
+    (made.runs / "demo" / "rollout.parquet").write_bytes(b"rows")
+    (made.runs / "demo" / "base").symlink_to("/somewhere/else")
+    return made
+
+
+def write(url: str, *statements: str) -> None:
+    engine = sa.create_engine(url)
+    with engine.begin() as db:
+        for statement in statements:
+            db.exec_driver_sql(statement)
+    engine.dispose()
+
+
+def notes(url: str) -> list[str]:
+    engine = sa.create_engine(url)
+    with engine.begin() as db:
+        found = [str(row[0]) for row in db.exec_driver_sql("SELECT text FROM notes")]
+    engine.dispose()
+    return found
+
+
+def empty(places: Places) -> None:
+    """Lose all of it."""
+    shutil.rmtree(places.state_dir)
+    for url in {places.registry, places.ledger}:
+        if url.startswith("postgresql"):
+            write(url, "DROP SCHEMA public CASCADE", "CREATE SCHEMA public")
+
+
+def test_what_is_lost_is_put_back(places: Places, tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+    assert backup(places, kept)["files"] == len(json.loads((kept / "backup.json").read_text())["files"])
+    write(places.ledger, "INSERT INTO notes VALUES ('written later')")
+    empty(places)
+    restore(places, kept)
+    assert notes(places.ledger) == ["it is so"]
+    assert (places.runs / "demo" / "rollout.parquet").read_bytes() == b"rows"
+    assert str((places.runs / "demo" / "base").readlink()) == "/somewhere/else"
+    found = {path.name for path in places.spools.rglob("*") if path.is_file()}
+    assert found == {"result.json"}, "whose process it was is not kept"
+    assert Published(places.published).desired() == {}
+    opened = REGISTRY.open(places.registry)
+    assert Registry(opened).count_by_status() == {}
+    opened.close()
+    if places.registry.startswith("postgresql"):
+        engine = sa.create_engine(places.registry)
+        with engine.begin() as db:
+            assert db.exec_driver_sql("SELECT COUNT(*) FROM jobs").scalar() == 0, "jobs are done anew"
+        engine.dispose()
+
+
+def test_what_is_written_meanwhile_is_in_it_or_waits(
+    places: Places, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the moment is held nothing is noted in the registry; then it goes on, and the copy is the moment's."""
+    noted: list[float] = []
+    held: list[float] = []
+    plain = backups._linked
+
+    def note() -> None:
+        row = "'r', 'r', 'base', 'queued', 'run', '', '', 0, 0, 0, 0, 0, 0, 0, 0"
+        columns = "id, name, method, status, desired, recipe, inputs, step, steps, version, epoch, lease_until, due"
+        write(places.registry, f"INSERT INTO runs({columns}, created, updated) VALUES ({row})")  # noqa: S608
+        noted.append(time.monotonic())
+
+    writer = threading.Thread(target=note)
+
+    def slow(folder: Path) -> object:
+        if not writer.is_alive() and not held:
+            writer.start()
+            time.sleep(1.0)
+            held.append(time.monotonic())
+        return plain(folder)
+
+    monkeypatch.setattr(backups, "_linked", slow)
+    backup(places, tmp_path / "kept")
+    writer.join()
+    assert noted[0] > held[0]
+    empty(places)
+    restore(places, tmp_path / "kept")
+    opened = REGISTRY.open(places.registry)
+    assert Registry(opened).count_by_status() == {}
+    opened.close()
+
+
+def test_files_that_go_while_they_are_copied_are_kept(
+    places: Places, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = shutil.copytree
+
+    def late(source: Path, *arguments: object, **options: object) -> object:
+        shutil.rmtree(places.runs / "demo", ignore_errors=True)
+        return plain(source, *arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(backups.shutil, "copytree", late)
+    backup(places, tmp_path / "kept")
+    assert (tmp_path / "kept" / "runs" / "demo" / "rollout.parquet").read_bytes() == b"rows"
+    assert not list(places.state_dir.glob(".*.backup"))
+
+
+def test_a_backup_is_whole_or_not_there(places: Places, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: Path) -> str:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(backups, "_sha256", full)
+        with pytest.raises(OSError, match="No space left"):
+            backup(places, tmp_path / "kept")
+    assert not (tmp_path / "kept").exists()
+    backup(places, tmp_path / "kept")
+    with pytest.raises(BackupError, match="is there already"):
+        backup(places, tmp_path / "kept")
+
+
+def test_a_restore_changes_nothing_that_is_there(places: Places, tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+    backup(places, kept)
+    with pytest.raises(BackupError, match="is not empty: restore where there is no installation"):
+        restore(places, kept)
+    shutil.rmtree(places.runs)
+    shutil.rmtree(places.spools)
+    with pytest.raises(BackupError, match=r"is there already: restore where there is no installation"):
+        restore(places, kept)
+    elsewhere = Places(tmp_path / "b", f"sqlite:///{tmp_path}/b/r.db", f"sqlite:///{tmp_path}/b/l.db", tmp_path / "b")
+    with pytest.raises(BackupError, match="runs name their artifacts by full path"):
+        restore(elsewhere, kept)
+    empty(places)
+    (kept / "runs" / "demo" / "rollout.parquet").write_bytes(b"rot")
+    with pytest.raises(BackupError, match=r"rollout\.parquet is missing or was changed"):
+        restore(places, kept)
+
+
+def test_what_is_no_backup_is_named(tmp_path: Path) -> None:
+    places = Places.of(tmp_path / "state", {})
+    with pytest.raises(BackupError, match=r"is no backup: backup\.json can't be read"):
+        restore(places, tmp_path)
+    with pytest.raises(BackupError, match="there are no runs in"):
+        backup(places, tmp_path / "kept")
+    with pytest.raises(BackupError, match="which is no folder"):
+        Places.of(tmp_path, {"PMD_DATA_URI": "s3://bucket/runs"})
+
+
+def test_the_command_says_what_it_did_and_what_is_wrong(tmp_path: Path, own_environment: None, pmd: Pmd) -> None:
+    state = tmp_path / "state"  # as the fixture `pmd` has it
+    (state / "gateway").mkdir(parents=True)
+    REGISTRY.open(f"sqlite:///{state}/gateway/registry.db").close()
+    kept = str(tmp_path / "kept")
+    made = pmd("backup", kept)
+    assert (made.exit_code, "1 files" in made.output) == (0, True), made.output
+    refused = pmd("restore", kept)
+    assert (refused.exit_code, "is there already" in refused.stderr) == (1, True), refused.output
+    shutil.rmtree(state)
+    assert pmd("restore", kept).exit_code == 0
+    with closing(sqlite3.connect(state / "gateway" / "registry.db")) as db:
+        assert db.execute("SELECT COUNT(*) FROM runs").fetchone() == (0,)
