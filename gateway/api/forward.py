@@ -187,7 +187,7 @@ class Forwarder:
         timeout = httpx.Timeout(FILE_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
         try:
             answer = await _patiently(
-                lambda: self._clients[service].post(path, content=content, timeout=timeout), reads=True
+                service, lambda: self._clients[service].post(path, content=content, timeout=timeout), reads=True
             )
         except httpx.TransportError as error:
             raise _away(service, error) from error
