@@ -76,7 +76,7 @@ def _reads(pattern: object) -> bool:
     if isinstance(pattern, str):
         if len(pattern) > MAX_PATTERN:
             raise ValueError(f"{len(pattern)} characters, at most {MAX_PATTERN} are allowed")
-        re._parser.parse(pattern)  # type: ignore[attr-defined]
+        getattr(re, "_parser").parse(pattern)  # noqa: B009 -- typeshed does not know it
     return True
 
 
