@@ -176,6 +176,8 @@ class World:
 
     def retrieve(self, step: int, *, per_rollout: bool = True, **settings: Any) -> RetrieveResult:
         rollouts, verdicts = self.batches[step] if per_rollout else (None, None)
+        if self.evidence == "terms":
+            settings = {"by_meaning": (), **settings}  # as pocket's recipe says
         request = RetrieveRequest(
             bank="b",
             problems=self.problems_ref,

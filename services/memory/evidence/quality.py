@@ -17,6 +17,27 @@ from pmd.services.memory.ledger import Item, fingerprint
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
 _NEGATION = re.compile(r"\b(?:not|never|no|without|avoid|instead|don't|doesn't|isn't|can't)\b|n't\b", re.IGNORECASE)
 
+_WORD = re.compile(r"[a-z]+")
+OPPOSITES = tuple(
+    tuple(frozenset(side.split("|")) for side in pair.split(":"))
+    for pair in (
+        "before|earlier:after|later first|begin|begins|start:last|end|ends|finish always:rarely|seldom "
+        "increase|increases|increasing|raise|raises|raising|rise|rises|grow|grows|higher|up:"
+        "decrease|decreases|decreasing|lower|lowers|lowering|fall|falls|drop|drops|shrink|shrinks|down "
+        "more|most|many|greater|greatest|larger|largest|bigger|biggest|maximum|maximise:"
+        "fewer|fewest|few|less|least|smaller|smallest|minimum|minimise "
+        "add|adds|adding|plus:subtract|subtracts|subtracting|minus multiply|multiplies|times:divide|divides|over "
+        "include|includes|included|including|keep|keeps|accept:exclude|excludes|excluded|excluding|drop|strip|reject "
+        "towards|toward|into:away|from same|equal|equals|alike:different|differs|differ|unlike "
+        "left:right above|over:below|under inside|within:outside hot|heat|heating|warm:cold|cool|cooling "
+        "fast|faster|quick:slow|slower early:late long|longer|longest:short|shorter|shortest "
+        "true|correct|right:false|wrong|incorrect allow|allows:forbid|forbids|refuse even:odd positive:negative "
+        "ascending:descending forward|forwards:backward|backwards endothermic:exothermic anode:cathode "
+        "dominant:recessive series:parallel oxidised|oxidation:reduced|reduction gain|gains:lose|loses|loss"
+    ).split()
+)
+"""Words, and words that say the opposite of them."""
+
 
 def same(a: str, b: str, near: float | None = None) -> bool:
     """Whether two notes say the same: but for case, spacing and final stops, or nearly.
@@ -31,9 +52,15 @@ def same(a: str, b: str, near: float | None = None) -> bool:
 
 
 def disagree(a: str, b: str) -> bool:
-    """Whether of two notes about the same thing one has other numbers, or denies more often."""
-    numbers = sorted(_NUMBER.findall(a)) != sorted(_NUMBER.findall(b))
-    return numbers or len(_NEGATION.findall(a)) != len(_NEGATION.findall(b))
+    """Whether two notes about the same thing have other numbers, or turn what the other says into its opposite: each
+    negation that one has more turns it, and each word whose opposite stands in the other. Turned twice is not turned:
+    `divide by the mass` and `never multiply by the mass` agree."""
+    if sorted(_NUMBER.findall(a)) != sorted(_NUMBER.findall(b)):
+        return True
+    words, others = (frozenset(_WORD.findall(text.lower())) for text in (a, b))
+    only, others_only = words - others, others - words
+    turns = sum(bool(x & only and y & others_only) + bool(y & only and x & others_only) for x, y in OPPOSITES)
+    return (turns + len(_NEGATION.findall(a)) - len(_NEGATION.findall(b))) % 2 == 1
 
 
 def without_duplicates(written: Sequence[str], standing: Sequence[str], near: float | None = None) -> tuple[str, ...]:

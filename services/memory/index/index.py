@@ -18,7 +18,7 @@ from typing import Protocol
 from pmd.services.common.curation import MAX_FOUND
 from pmd.services.common.waiting import Away
 from pmd.services.common.wire import Level, Problem
-from pmd.services.memory.evidence.terms import excerpt
+from pmd.services.memory.evidence.terms import excerpt, stem
 from pmd.services.memory.index.embed import Rows
 from pmd.services.memory.index.vectors import Vectors
 from pmd.services.memory.ledger import Item, Ledger
@@ -111,12 +111,12 @@ def document(item: Item, question: str) -> str:
     """The text that stands for an item in every index.
 
     A behavior is its rule. An insight, and the approach of an attempt, are about a problem: its question follows, so
-    that they are found from problems that ask the like.
+    that they are found from problems that ask the like; its options don't, as they make unlike questions alike.
     """
     if item.level == "behavior":
         return head(item.text)
     said = excerpt(item.text, ATTEMPT_CHARS) if item.level == "experience" else item.text
-    return head(f"{said}\n{question}")
+    return head(f"{said}\n{stem(question)}")
 
 
 def entries(ledger: Ledger, bank: str, items: Sequence[Item]) -> list[Entry]:

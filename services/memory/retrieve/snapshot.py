@@ -27,7 +27,7 @@ from pmd.services.memory.evidence.by_terms import ByTerms
 from pmd.services.memory.evidence.credibility import Attempt, Tally
 from pmd.services.memory.evidence.effect import effect_at, gather
 from pmd.services.memory.evidence.terms import excerpt, stem, terms, union
-from pmd.services.memory.index.embed import Rows
+from pmd.services.memory.index.embed import HashEmbedder, Rows
 from pmd.services.memory.index.index import CANDIDATES, Hit, head
 from pmd.services.memory.index.questions import Near
 from pmd.services.memory.index.search import Search
@@ -37,6 +37,8 @@ from pmd.services.memory.ledger import Banned, Item, Ledger, StepView
 SCORE_DIGITS = 4
 LEVELS: tuple[Level, ...] = ("insight", "behavior")
 """Those that an index is searched for."""
+SPARE = 4
+"""Strategies of other problems that are read for each that may be shown."""
 
 
 class Related(NamedTuple):
@@ -272,14 +274,17 @@ def _by_effect(
         moment.attempts(moment.experience),
         ByEffect(
             gather(moment.view.trials([item.id for item in (*written, *attempts)])),
-            dict(zip(texts, vectors.of(texts, check), strict=True)),
+            meaning=dict(zip(texts, vectors.of(texts, check), strict=True)),
+            spelling=dict(zip(texts, HashEmbedder().embed(texts), strict=True)),
         ),
     )
 
 
 def _is_searched(level: Level, settings: ContextSettings, evidence: EvidenceKind) -> bool:
     """Whether the index is asked for a level: where the settings say so, and by effect for all behaviors."""
-    if not settings.k or level not in settings.levels or settings.render == "turns":
+    if level not in settings.levels or settings.render == "turns":
+        return False
+    if not (settings.foreign if level == "insight" else settings.k):
         return False
     return level in settings.by_meaning or (level == "behavior" and evidence == "effect" and not settings.transient)
 
@@ -413,17 +418,17 @@ def _near(searched: _Searched, moment: _Moment, level: Level) -> dict[str, Seque
     """For each problem the found items of others, best first: those that may be shown, as the ledger has them."""
     ids = list(dict.fromkeys(hit.id for hits in searched.hits for hit in hits))
     shown = {i.id: i for i in moment.shown(level, moment.view.among(level, ids).values()) if i.kind != "lesson"}
+    settings = moment.settings
+    floor, most = settings.min_similarity, settings.k
+    if level == "insight":  # some may be doubted here, or say what another says
+        floor, most = settings.foreign_similarity, SPARE * settings.foreign
     near: dict[str, Sequence[Found]] = {}
     for problem, hits in zip(searched.problems, searched.hits, strict=True):
         there = [(h, shown[h.id]) for h in hits if h.id in shown]
-        alike = [
-            (h, i)
-            for h, i in there
-            if i.scope != problem.id and h.cosine is not None and h.cosine >= moment.settings.min_similarity
-        ]
+        alike = [(h, i) for h, i in there if i.scope != problem.id and h.cosine is not None and h.cosine >= floor]
         # Indexes order equals as they like, and agree on scores up to rounding.
         alike.sort(key=lambda pair: (-round(pair[0].score, SCORE_DIGITS), pair[1].scope, pair[1].text))
-        near[problem.id] = [Found(h.cosine or 0.0, i) for h, i in alike[: moment.settings.k]]
+        near[problem.id] = [Found(h.cosine or 0.0, i) for h, i in alike[:most]]
     return near
 
 
