@@ -108,8 +108,8 @@ class RetrievalSettings(Strict):
     """Most strategies of other problems that the search may add to a context."""
     foreign_similarity: float = Field(default=0.6, ge=-1.0, le=1.0)
     """Strategies of other problems, and behaviors of other clusters, that are less similar than this are not shown:
-    cosine of the question, and of the note with the question that it was written about. 0.6 is for the `hash` embedder, 0.45 for all-MiniLM-L6-v2; for
-    another one read it off `pmd memory search` (docs/search.md)."""
+    cosine of the question, and of the note with the question that it was written about. 0.6 is for the `hash` embedder,
+    0.45 for all-MiniLM-L6-v2; for another one read it off `pmd memory search` (docs/search.md)."""
     vector_weight: float = Field(default=0.5, ge=0.0, le=1.0)
     """Weight of meaning against words in that search: 1 is cosine alone, 0 is BM25 alone."""
 

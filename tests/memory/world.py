@@ -109,6 +109,7 @@ class World:
         self.base_pass_rate = 0.0
         """How often attempts pass that nothing has taught yet."""
         self.evidence: EvidenceKind = "terms"
+        self.prompts = PROMPTS
 
     def job(self, key: str) -> JobContext:
         return JobContext(key, threading.Event())
@@ -187,7 +188,7 @@ class World:
             base_pass_rate=self.base_pass_rate,
             settings=ContextSettings(**{"excerpt_chars": 64, **settings}),
             evidence=self.evidence,
-            prompts=PROMPTS,
+            prompts=self.prompts,
             out=f"file://{self.folder}/s{step}/contexts.parquet",
         )
         return retrieve(self.ledger, self.search, request, self.job(f"s{step}.retrieve"))

@@ -10,6 +10,9 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Sequence
+from importlib.resources import files
+
+import yaml
 
 from pmd.services.memory.evidence.terms import similarity, terms
 from pmd.services.memory.ledger import Item, fingerprint
@@ -18,24 +21,10 @@ _NUMBER = re.compile(r"\d+(?:\.\d+)?")
 _NEGATION = re.compile(r"\b(?:not|never|no|without|avoid|instead|don't|doesn't|isn't|can't)\b|n't\b", re.IGNORECASE)
 
 _WORD = re.compile(r"[a-z]+")
-OPPOSITES = tuple(
-    tuple(frozenset(side.split("|")) for side in pair.split(":"))
-    for pair in (
-        "before|earlier:after|later first|begin|begins|start:last|end|ends|finish always:rarely|seldom "
-        "increase|increases|increasing|raise|raises|raising|rise|rises|grow|grows|higher|up:"
-        "decrease|decreases|decreasing|lower|lowers|lowering|fall|falls|drop|drops|shrink|shrinks|down "
-        "more|most|many|greater|greatest|larger|largest|bigger|biggest|maximum|maximise:"
-        "fewer|fewest|few|less|least|smaller|smallest|minimum|minimise "
-        "add|adds|adding|plus:subtract|subtracts|subtracting|minus multiply|multiplies|times:divide|divides|over "
-        "include|includes|included|including|keep|keeps|accept:exclude|excludes|excluded|excluding|drop|strip|reject "
-        "towards|toward|into:away|from same|equal|equals|alike:different|differs|differ|unlike "
-        "left:right above|over:below|under inside|within:outside hot|heat|heating|warm:cold|cool|cooling "
-        "fast|faster|quick:slow|slower early:late long|longer|longest:short|shorter|shortest "
-        "true|correct|right:false|wrong|incorrect allow|allows:forbid|forbids|refuse even:odd positive:negative "
-        "ascending:descending forward|forwards:backward|backwards endothermic:exothermic anode:cathode "
-        "dominant:recessive series:parallel oxidised|oxidation:reduced|reduction gain|gains:lose|loses|loss"
-    ).split()
-)
+OPPOSITES = [
+    (frozenset(words.split()), frozenset(contrary.split()))
+    for words, contrary in yaml.safe_load((files(__package__) / "opposites.yaml").read_text())
+]
 """Words, and words that say the opposite of them."""
 
 

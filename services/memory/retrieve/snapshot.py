@@ -317,7 +317,8 @@ def _at_hand(
     term that one mentions, and what the index finds."""
     mentioned = sorted(union(terms(p.question()) for p in problems))
     ids = [hit.id for hits in found.hits for hit in hits] if found else []
-    items = [*view.by_people("behavior"), *view.active("behavior", [*mentioned, *clusters.values()]), *view.among("behavior", ids).values()]
+    theirs = view.active("behavior", [*mentioned, *clusters.values()])
+    items = [*view.by_people("behavior"), *theirs, *view.among("behavior", ids).values()]
     return sorted({item.id: item for item in items}.values(), key=lambda i: (i.step, i.seq, i.id))
 
 
