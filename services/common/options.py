@@ -92,15 +92,24 @@ class AbstractSettings(Strict):
 
 
 class RetrievalSettings(Strict):
-    """How behaviors are found for a problem."""
+    """How notes are found for a problem that are not its own."""
 
     k: int = Field(default=3, ge=0, le=64)
     """Behaviors retrieved per problem."""
     min_similarity: float = Field(default=0.1, ge=-1.0, le=1.0)
-    """Behaviors, and insights found by meaning, less similar to the problem than this (cosine) are not shown."""
-    by_meaning: tuple[Literal["insight", "behavior"], ...] = ()
-    """Levels that are also searched by meaning and words, each for up to `k` more notes: strategies of problems that
-    ask the like, behaviors whatever their topic. Empty: a problem's own insights, and behaviors by topic."""
+    """Attempts shown as turns, and behaviors without a cluster, less similar to the problem than this (cosine) are not
+    shown."""
+    by_meaning: tuple[Literal["insight", "behavior"], ...] = ("insight", "behavior")
+    """Levels that are searched by meaning and words, by the question without its options: strategies of other problems,
+    for a problem without a believed one of its own; up to `k` behaviors, those of the problem's cluster first. Without
+    insight a problem has its own notes only, without behavior what is found by topic, or by meaning alone where
+    `memory.evidence` is effect."""
+    foreign: int = Field(default=2, ge=0, le=64)
+    """Most strategies of other problems that the search may add to a context."""
+    foreign_similarity: float = Field(default=0.6, ge=-1.0, le=1.0)
+    """Strategies of other problems, and behaviors of other clusters, that are less similar than this are not shown:
+    cosine of the question, and of the note with the question that it was written about. 0.6 is for the `hash` embedder,
+    0.45 for all-MiniLM-L6-v2; for another one read it off `pmd memory search` (docs/search.md)."""
     vector_weight: float = Field(default=0.5, ge=0.0, le=1.0)
     """Weight of meaning against words in that search: 1 is cosine alone, 0 is BM25 alone."""
 

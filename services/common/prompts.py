@@ -1,6 +1,7 @@
 """Prompt templates: files that a recipe can replace, rendered with the variables listed here.
 
-teacher:  problem, strategies, lessons, behaviors, experiences [{text, passed, feedback}], solution, feedback
+teacher:  problem, strategies, lessons, behaviors, foreign, experiences [{text, passed, feedback}], solution, feedback
+          (foreign: strategies of other problems; a template that does not name it finds them among strategies)
 reflect:  problem, mode (contrast | successes | failures), successes [{text}], failures [{text, feedback}],
           strategies, lessons
 abstract: insights [{strategies}]
@@ -29,6 +30,7 @@ _TRIALS: Mapping[str, Sequence[Mapping[str, Any]]] = {
             "strategies": notes,
             "lessons": notes,
             "behaviors": notes,
+            "foreign": notes,
             "experiences": [
                 {"text": note, "passed": passed, "feedback": ""} for note in notes for passed in (True, False)
             ],
@@ -56,6 +58,12 @@ _TRIALS: Mapping[str, Sequence[Mapping[str, Any]]] = {
 @lru_cache(maxsize=64)
 def _compiled(source: str) -> Any:
     return _environment.from_string(source)
+
+
+@lru_cache(maxsize=64)
+def names(source: str, variable: str) -> bool:
+    """Whether a template uses a variable."""
+    return variable in find_undeclared_variables(_environment.parse(source))
 
 
 class PromptError(ValueError):

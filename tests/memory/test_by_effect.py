@@ -79,7 +79,7 @@ def test_a_note_belongs_to_its_problem_and_reaches_others_only_through_the_index
     attempt(prose, 1)
     reflect(prose, 1, {"p0": ACID})
     assert shown(prose, 1, by_meaning=()) == {"p0": [ACID.removeprefix("Strategy: ")], "p1": [], "p2": []}
-    found = shown(prose, 1, by_meaning=("insight",), min_similarity=0.2, k=1)
+    found = shown(prose, 1, by_meaning=("insight",), foreign_similarity=0.2)
     assert found["p1"] == found["p0"], "it asks the like"
     assert found["p2"] == [], "it has the same words around its options, and asks for something else"
 
@@ -90,7 +90,7 @@ def test_an_own_note_comes_before_those_of_others(prose: World) -> None:
     reflect(prose, 1, {"p0": ACID, "p1": own})
     for step in range(2, 12):
         prose.batch(step, [("p1", "I recall.", True)])
-        notes = shown(prose, step, by_meaning=("insight",), min_similarity=0.0)["p1"]
+        notes = shown(prose, step, by_meaning=("insight",), foreign_similarity=0.0)["p1"]
         assert notes in ([own.removeprefix("Strategy: ")], []), "held out by chance, it isn't replaced by another's"
 
 

@@ -110,6 +110,7 @@ class World:
         self.base_pass_rate = 0.0
         """How often attempts pass that nothing has taught yet."""
         self.evidence: EvidenceKind = "terms"
+        self.prompts = PROMPTS
 
     def job(self, key: str) -> JobContext:
         return JobContext(key, threading.Event())
@@ -177,6 +178,8 @@ class World:
 
     def retrieve(self, step: int, *, per_rollout: bool = True, **settings: Any) -> RetrieveResult:
         rollouts, verdicts = self.batches[step] if per_rollout else (None, None)
+        if self.evidence == "terms":
+            settings = {"by_meaning": (), **settings}  # as pocket's recipe says
         request = RetrieveRequest(
             bank=self.bank,
             problems=self.problems_ref,
@@ -186,7 +189,7 @@ class World:
             base_pass_rate=self.base_pass_rate,
             settings=ContextSettings(**{"excerpt_chars": 64, **settings}),
             evidence=self.evidence,
-            prompts=PROMPTS,
+            prompts=self.prompts,
             out=f"file://{self.folder}/s{step}/contexts.parquet",
         )
         return retrieve(self.ledger, self.search, request, self.job(f"s{step}.retrieve"))

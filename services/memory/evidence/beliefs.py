@@ -7,7 +7,6 @@ against contexts that hold it out. It works on prose, as it reads no words.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -53,9 +52,5 @@ class Beliefs(Protocol):
         ...
 
     def contradict(self, a: Statement, b: Statement, problem_id: str) -> bool:
-        """Whether two statements about a problem must not be shown together."""
-        ...
-
-    def forbids(self, lesson: Statement, plans: Sequence[Statement], problem_id: str) -> bool:
-        """Whether a lesson warns of what one of the plans does."""
+        """Whether two statements about a problem must not be shown together. A lesson contradicts what it warns of."""
         ...

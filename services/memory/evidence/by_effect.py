@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +14,13 @@ from pmd.services.memory.evidence.quality import disagree
 from pmd.services.memory.ledger import Item
 
 ALIKE = 0.75
-"""Cosine similarity from which two notes are about the same thing."""
+"""Cosine by the embedder in force from which two notes are about the same thing."""
+SAME_WORDS = 0.75
+"""Cosine by `hash` from which two notes are told apart by a word or two, or say the same: either way one is enough."""
+LIKE_WORDS = 0.5
+"""Cosine by `hash` from which two notes are about the same thing."""
+Rows = Mapping[str, npt.NDArray[np.float32]]
+"""By text, unit length, float32 [dimensions]: of every insight and behavior that may be shown."""
 
 
 @dataclass(frozen=True)
@@ -23,8 +29,10 @@ class ByEffect:
 
     outcomes: Mapping[str, Mapping[str, Outcomes]]
     """By item, by problem."""
-    vectors: Mapping[str, npt.NDArray[np.float32]]
-    """By text, unit length, float32 [dimensions]: of every insight and behavior that may be shown."""
+    meaning: Rows
+    """By the embedder in force."""
+    spelling: Rows
+    """By `hash`, whichever is in force."""
 
     def claim(self, item: Item, text: str, home: str, problem_id: str) -> Belief:  # noqa: ARG002 -- a `Beliefs`
         """By its effect at the problem; what it did elsewhere counts a little."""
@@ -39,16 +47,18 @@ class ByEffect:
         return self._effect(item, problem_id)
 
     def contradict(self, a: Statement, b: Statement, problem_id: str) -> bool:  # noqa: ARG002 -- a `Beliefs`
-        """Whether two notes are alike, and one says another number or denies what the other says."""
-        row, other = self.vectors.get(a.text), self.vectors.get(b.text)
-        if row is None or other is None or float(row @ other) < ALIKE:
-            return False
-        return disagree(a.text, b.text)
-
-    def forbids(self, lesson: Statement, plans: Sequence[Statement], problem_id: str) -> bool:
-        """Whether the lesson contradicts a plan."""
-        return any(self.contradict(lesson, plan, problem_id) for plan in plans)
+        """Whether two notes say nearly the same words, or the like and disagree."""
+        spelling = _cosine(self.spelling, a, b)
+        if spelling >= SAME_WORDS:
+            return True
+        return (spelling >= LIKE_WORDS or _cosine(self.meaning, a, b) >= ALIKE) and disagree(a.text, b.text)
 
     def _effect(self, item: Item, problem_id: str) -> Belief:
         found = effect_at(problem_id, self.outcomes.get(item.id, {}))
         return Belief(found.belief, str(found), found.tested)
+
+
+def _cosine(rows: Rows, a: Statement, b: Statement) -> float:
+    """0 where a vector is not at hand: of attempts."""
+    row, other = rows.get(a.text), rows.get(b.text)
+    return 0.0 if row is None or other is None else float(row @ other)

@@ -61,13 +61,15 @@ class ByTerms:
         return Belief(0.0 if refuted else 1.0, f"{seen.passes} of {seen.trials} attempts that do this passed")
 
     def contradict(self, a: Statement, b: Statement, problem_id: str) -> bool:
-        """Two claims about a problem are compared by what attempts can show, not by the names they share."""
+        """Two claims about a problem are compared by what attempts can show, not by the names they share. A lesson
+        warns of a claim that it has all of; two lessons warn of two things, and rules are tried, not warned of."""
+        if "lesson" in {a.item.kind, b.item.kind}:
+            lesson, plan = (a, b) if a.item.kind == "lesson" else (b, a)
+            if plan.item.kind == "lesson" or plan.item.level == "behavior":
+                return False
+            attempted = self.attempted[problem_id]
+            return coverage(terms(plan.text), attempted, terms(lesson.text)) >= AGREE
         if "behavior" not in {a.item.level, b.item.level}:
             return contradicts(terms(a.text), terms(b.text), self.attempted[problem_id])
         broad, narrow = (a, b) if a.item.level == "behavior" else (b, a)
         return contradicts(terms(broad.text), terms(narrow.text), self.vocabulary)
-
-    def forbids(self, lesson: Statement, plans: Sequence[Statement], problem_id: str) -> bool:
-        """Whether the lesson has what attempts can show of a plan."""
-        warned, attempted = terms(lesson.text), self.attempted[problem_id]
-        return any(coverage(terms(plan.text), attempted, warned) >= AGREE for plan in plans)

@@ -10,12 +10,22 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Sequence
+from importlib.resources import files
+
+import yaml
 
 from pmd.services.memory.evidence.terms import similarity, terms
 from pmd.services.memory.ledger import Item, fingerprint
 
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
 _NEGATION = re.compile(r"\b(?:not|never|no|without|avoid|instead|don't|doesn't|isn't|can't)\b|n't\b", re.IGNORECASE)
+
+_WORD = re.compile(r"[a-z]+")
+OPPOSITES = [
+    (frozenset(words.split()), frozenset(contrary.split()))
+    for words, contrary in yaml.safe_load((files(__package__) / "opposites.yaml").read_text())
+]
+"""Words, and words that say the opposite of them."""
 
 
 def same(a: str, b: str, near: float | None = None) -> bool:
@@ -31,9 +41,15 @@ def same(a: str, b: str, near: float | None = None) -> bool:
 
 
 def disagree(a: str, b: str) -> bool:
-    """Whether of two notes about the same thing one has other numbers, or denies more often."""
-    numbers = sorted(_NUMBER.findall(a)) != sorted(_NUMBER.findall(b))
-    return numbers or len(_NEGATION.findall(a)) != len(_NEGATION.findall(b))
+    """Whether two notes about the same thing have other numbers, or turn what the other says into its opposite: each
+    negation that one has more turns it, and each word whose opposite stands in the other. Turned twice is not turned:
+    `divide by the mass` and `never multiply by the mass` agree."""
+    if sorted(_NUMBER.findall(a)) != sorted(_NUMBER.findall(b)):
+        return True
+    words, others = (frozenset(_WORD.findall(text.lower())) for text in (a, b))
+    only, others_only = words - others, others - words
+    turns = sum(bool(x & only and y & others_only) + bool(y & only and x & others_only) for x, y in OPPOSITES)
+    return (turns + len(_NEGATION.findall(a)) - len(_NEGATION.findall(b))) % 2 == 1
 
 
 def without_duplicates(written: Sequence[str], standing: Sequence[str], near: float | None = None) -> tuple[str, ...]:

@@ -18,10 +18,10 @@ from typing import Protocol
 from pmd.services.common.curation import MAX_FOUND
 from pmd.services.common.waiting import Away
 from pmd.services.common.wire import Level, Problem
-from pmd.services.memory.evidence.terms import excerpt
+from pmd.services.memory.evidence.terms import excerpt, stem
 from pmd.services.memory.index.embed import Rows
 from pmd.services.memory.index.vectors import Vectors
-from pmd.services.memory.ledger import Item, Ledger
+from pmd.services.memory.ledger import CLUSTER, Item, Ledger
 
 DOCUMENT_CHARS = 2000
 """Longest text that is searched or embedded, question included; what lies beyond says little more."""
@@ -107,24 +107,30 @@ def head(text: str) -> str:
     return text[:DOCUMENT_CHARS].encode(errors="replace").decode()
 
 
+def home(item: Item) -> str:
+    """The problem that a note is about, or that its cluster is named for; empty for a rule without a cluster."""
+    if item.level != "behavior":
+        return item.scope
+    return item.scope.removeprefix(CLUSTER) if item.scope.startswith(CLUSTER) else ""
+
+
 def document(item: Item, question: str) -> str:
     """The text that stands for an item in every index.
 
-    A behavior is its rule. An insight, and the approach of an attempt, are about a problem: its question follows, so
-    that they are found from problems that ask the like.
+    An insight, and the approach of an attempt, are about a problem: its question follows, so that they are found from
+    problems that ask the like; its options don't, as they make unlike questions alike. After a behavior comes the
+    question that its cluster is named for: what a rule says in general has few words in common with any question.
     """
-    if item.level == "behavior":
-        return head(item.text)
     said = excerpt(item.text, ATTEMPT_CHARS) if item.level == "experience" else item.text
-    return head(f"{said}\n{question}")
+    return head(f"{said}\n{stem(question)}" if question else said)
 
 
 def entries(ledger: Ledger, bank: str, items: Sequence[Item]) -> list[Entry]:
     """Items as an index holds them."""
-    scopes = sorted({i.scope for i in items if i.level != "behavior"})
+    scopes = sorted({home(i) for i in items} - {""})
     bodies = ledger.problems(bank, scopes) if scopes else {}
     questions = {pid: Problem.model_validate_json(body).question() for pid, body in bodies.items()}
-    return [Entry(i.id, i.version, document(i, questions.get(i.scope, ""))) for i in items]
+    return [Entry(i.id, i.version, document(i, questions.get(home(i), ""))) for i in items]
 
 
 def catch_up(

@@ -2,7 +2,8 @@
 
 Invariants:
 - Problems are only added to a bank: what is known stays, and `Questions.near` reads what came since.
-- Every question is compared with every other (exact); equals are in the order of their problems' ids.
+- Every question is compared with every other (exact), without the options that it gives; equals are in the order of
+  their problems' ids.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pmd.services.common.wire import Problem
+from pmd.services.memory.evidence.terms import stem
 from pmd.services.memory.index.embed import Rows
 from pmd.services.memory.index.index import head
 from pmd.services.memory.index.vectors import Vectors
@@ -74,7 +76,7 @@ class _Bank:
         if not came:
             return
         problems = [Problem.model_validate_json(body) for _, _, body in came]
-        rows_MD = vectors.of([head(p.question()) for p in problems], check)
+        rows_MD = vectors.of([head(stem(p.question())) for p in problems], check)
         size = len(self._ids)
         if size + len(problems) > len(self._rows_ND):
             wider = np.zeros((max(2 * size, size + len(problems)), rows_MD.shape[1]), dtype=np.float32)
@@ -132,7 +134,7 @@ class Questions:
             EmbedderDown: when questions must be embedded and the embedder is out of reach.
             Whatever `check` raises.
         """
-        rows_PD = self._vectors.of([head(p.question()) for p in problems], check)
+        rows_PD = self._vectors.of([head(stem(p.question())) for p in problems], check)
         with self._lock:
             here = self._banks[bank]
         with here.lock:

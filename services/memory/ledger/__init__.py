@@ -11,12 +11,13 @@ Invariants:
 the object that the service holds.
 """
 
-from pmd.services.memory.ledger.items import PERSON, BankMoved, Banned, Item, UnknownBank, Use, fingerprint
+from pmd.services.memory.ledger.items import CLUSTER, PERSON, BankMoved, Banned, Item, UnknownBank, Use, fingerprint
 from pmd.services.memory.ledger.reads import Filter, StepView
 from pmd.services.memory.ledger.store import Ledger
 from pmd.services.memory.ledger.transaction import Transaction
 
 __all__ = [
+    "CLUSTER",
     "PERSON",
     "BankMoved",
     "Banned",

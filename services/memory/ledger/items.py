@@ -19,6 +19,8 @@ Thought = tuple[str, str, str]
 
 _NAMESPACE = uuid.UUID("6f1d0c52-93a7-4a57-9f0e-5b6c7f6f2f11")
 
+CLUSTER = "cluster:"
+"""What the id of a cluster begins with; the id of its first problem follows."""
 PERSON = "person"
 """Who acts is a policy version or a job; people are `person` or `person:<name>`."""
 

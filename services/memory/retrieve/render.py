@@ -39,11 +39,15 @@ def render(
     if not selection.has_text and solution is None and feedback is None:
         return [*problem.messages[:last], *turns, *problem.messages[last:]]
     tells = settings.feedback != "never"
+    strategies, foreign = [n.text for n in selection.strategies], [n.text for n in selection.foreign]
+    if not prompts.names(files.teacher, "foreign"):
+        strategies += foreign
     content = prompts.render(
         "teacher",
         files.teacher,
         problem=problem.question(),
-        strategies=[n.text for n in selection.strategies],
+        strategies=strategies,
+        foreign=foreign,
         lessons=[n.text for n in selection.lessons],
         behaviors=[n.text for n in selection.behaviors],
         experiences=[

@@ -6,13 +6,14 @@ A pure function of the problem, the snapshot and the settings.
    (`applicability`), its past attempts, and the behaviors whose topic it mentions (or that lie nearest, for behaviors
    without a topic).
    Where the recipe asks for it (`retrieval.by_meaning`), the index is searched besides: for behaviors whatever their
-   topic, and, where no strategy that speaks about the problem is believed, for those of problems that ask the like.
-   Beside a strategy of its own they only mislead: pocket ended at .87 with them and at 1.00 without.
+   topic, and, where no strategy that speaks about the problem is believed, for a few of problems that ask the like
+   (`foreign`). Beside a strategy of its own they only mislead: pocket ended at .87 with them and at 1.00 without.
 2. Believed: the evidence (`beliefs`) gives each note its credibility; notes below `BELIEVED` are left out. What a
    person pinned or wrote is believed.
 3. Safe: it neither gives the answer away nor says what a person has banned.
-4. Consistent (`conflicts: resolve`): notes are taken in order of credibility, and one that contradicts a note
-   already taken is left out. A reader of two contradicting notes follows either; in the
+4. Consistent (`conflicts: resolve`): notes are taken in order of credibility, the problem's own before those of
+   others, and one that contradicts a note already taken is left out. A lesson gives way to a plan, unless a person
+   stands behind it: then the plan goes. A reader of two contradicting notes follows either; in the
    experiments behind the design one wrong behavior beside a right insight takes accuracy from .96 to .18.
 5. Shown as turns (`render`): the newest passed attempt at each of the problems that ask the like, whole, so never one
    at the problem itself. A passed attempt is its answer: what says the problem's own is left out. Not so an answer that
@@ -36,7 +37,7 @@ from pmd.services.memory.evidence.beliefs import BELIEVED, Belief, Beliefs
 from pmd.services.memory.evidence.credibility import Attempt
 from pmd.services.memory.evidence.terms import excerpt, terms, without_thinking
 from pmd.services.memory.leak.guard import leak
-from pmd.services.memory.ledger import Item
+from pmd.services.memory.ledger import Item, fingerprint
 from pmd.services.memory.retrieve.snapshot import Found, ProblemMemory, Snapshot
 
 BEYOND = 32
@@ -76,13 +77,16 @@ class Selection:
     experiences: tuple[Note, ...] = ()
     turns: tuple[Note, ...] = ()
     """Attempts at other problems, nearest first."""
+    foreign: tuple[Note, ...] = ()
+    """Strategies of problems that ask the like, which the index found."""
     left_out: tuple[Note, ...] = ()
     """Notes that were found and are not shown; each says why."""
 
     @property
     def notes(self) -> tuple[Note, ...]:
-        """All notes, most specific first."""
-        return (*self.strategies, *self.experiences, *self.turns, *self.behaviors, *self.lessons)
+        """All notes, most specific first, those of other problems last."""
+        own = (*self.strategies, *self.experiences, *self.turns, *self.behaviors, *self.lessons)
+        return (*own, *self.foreign)
 
     @property
     def has_text(self) -> bool:
@@ -108,7 +112,7 @@ class Selection:
 
     def filtered(self, keep: Callable[[Note], bool]) -> Selection:
         """The selection with only the notes that `keep` wants."""
-        parts = ("strategies", "lessons", "behaviors", "experiences", "turns")
+        parts = ("strategies", "lessons", "behaviors", "experiences", "turns", "foreign")
         return replace(self, **{part: tuple(n for n in getattr(self, part) if keep(n)) for part in parts})
 
 
@@ -134,9 +138,11 @@ def select(problem: Problem, snapshot: Snapshot, settings: ContextSettings, *, l
         return _leaks(leak(note.text, problem, passed) if leak_guard else None)
 
     def conflict(a: Note, b: Note) -> bool:
-        return settings.conflicts == "resolve" and beliefs.contradict(a, b, problem.id)
+        warns = "lesson" in {a.item.kind, b.item.kind}
+        return (warns or settings.conflicts == "resolve") and beliefs.contradict(a, b, problem.id)
 
     claims = _strategies(problem.id, memory, beliefs)
+    advised = any(note.credibility >= BELIEVED for note in claims)
     for item, seen in _newest([(i, a) for i, a in past if a.passed]):
         belief = beliefs.claim(item, seen.text, problem.id, problem.id)
         claims.append(_note(item, seen.text, belief, "passed attempt of an earlier step"))
@@ -145,27 +151,27 @@ def select(problem: Problem, snapshot: Snapshot, settings: ContextSettings, *, l
     doubted = [_doubted(n) for n in (*claims, *behaviors) if n.credibility < BELIEVED]
     chosen, left_out = _consistent(sorted(believed, key=lambda n: -n.credibility), conflict, objection)
     lessons = [_note(i, i.text, beliefs.warning(i, problem.id), "lesson of this problem") for i in memory.lessons]
-    warned = [n for n in lessons if n.credibility >= BELIEVED]
+    warned = sorted((n for n in lessons if n.credibility >= BELIEVED), key=lambda n: -n.credibility)
     doubted += [_doubted(n) for n in lessons if n.credibility < BELIEVED]
-    warnings, unsafe = _consistent(warned, _never, objection)
+    warnings, unsafe = _consistent(warned, conflict, objection)
+    insisted = [n for n in warnings if n.item.protected]
+    chosen, displaced = _displaced(chosen, conflict, insisted)
+    fitting, unfitting = _consistent(warnings, conflict, _nothing, beside=chosen)
+    others = [] if advised else sorted(_foreign(problem.id, memory, beliefs), key=lambda n: -n.credibility)
+    foreign, refused = _consistent(others, conflict, objection, beside=[*chosen, *fitting])
+    why = f"{settings.foreign} strategies of other problems (retrieval.foreign) come before it"
+    distant = [n.left_out("beyond_k", why) for n in foreign[settings.foreign :]]
     if not warnings:
         # A lesson says it already. The attempt word for word is what a model that looks things up repeats.
         failures = [_failure(item, seen) for item, seen in _newest([(i, a) for i, a in past if not a.passed])]
         chosen += _consistent(failures, _never, objection)[0]
-    plans = [n for n in chosen if n.item.level == "insight" or n.item.facts.get("passed")]
-    refuted = [n for n in warnings if not n.item.protected and beliefs.forbids(n, plans, problem.id)]
     selection = Selection(
         strategies=tuple(n for n in chosen if n.item.level == "insight"),
-        lessons=tuple(n for n in warnings if n not in refuted),
+        lessons=tuple(fitting),
         behaviors=tuple(n for n in chosen if n.item.level == "behavior"),
         experiences=tuple(n for n in chosen if n.item.level == "experience"),
-        left_out=(
-            *left_out,
-            *unsafe,
-            *(n.left_out("contradicted", "warns of what a strategy that is shown does") for n in refuted),
-            *beyond,
-            *doubted,
-        ),
+        foreign=tuple(foreign[: settings.foreign]),
+        left_out=(*left_out, *unsafe, *displaced, *unfitting, *refused, *distant, *beyond, *doubted),
     )
     if settings.render == "turns":
         why = "context.render: turns shows no notes"
@@ -215,19 +221,25 @@ def _gives_away(problem: Problem, snapshot: Snapshot, passed: Sequence[str], lea
 
 
 def _strategies(problem_id: str, memory: ProblemMemory, beliefs: Beliefs) -> list[Note]:
-    """The strategies that speak about a problem; where none is believed, those of problems that ask the like too."""
+    """The strategies that speak about a problem."""
     notes = []
     for item in memory.strategies:
         own = item.scope == problem_id
         why = "strategy of this problem" if own else f"strategy of {item.scope}, which speaks about this problem too"
         notes.append(_note(item, item.text, beliefs.claim(item, item.text, item.scope, problem_id), why))
-    if not any(note.credibility >= BELIEVED for note in notes):
-        claimed = {note.item.id for note in notes}
-        for score, item in memory.alike:
-            if item.id not in claimed:
-                why = f"strategy of {item.scope}, which asks the like"
-                notes.append(_note(item, item.text, beliefs.claim(item, item.text, problem_id, problem_id), why, score))
     return notes
+
+
+def _foreign(problem_id: str, memory: ProblemMemory, beliefs: Beliefs) -> list[Note]:
+    """The believed strategies of problems that ask the like, each said once."""
+    said = {fingerprint(item.text) for item in memory.strategies}
+    notes = []
+    for score, item in memory.alike:
+        if (what := fingerprint(item.text)) not in said:
+            said.add(what)
+            why = f"strategy of {item.scope}, which asks the like"
+            notes.append(_note(item, item.text, beliefs.claim(item, item.text, problem_id, problem_id), why, score))
+    return [note for note in notes if note.credibility >= BELIEVED]
 
 
 def _note(item: Item, text: str, belief: Belief, reason: str, score: float = 1.0) -> Note:
@@ -285,14 +297,35 @@ def _never(a: Note, b: Note) -> bool:  # noqa: ARG001 -- a `Conflict`
     return False
 
 
-def _consistent(
-    notes: Sequence[Note], conflict: Conflict, objection: Callable[[Note], Objection]
-) -> tuple[list[Note], list[Note]]:
-    """Of `notes`, best first, those that may be shown together, and those that may not, each with the reason."""
+def _nothing(note: Note) -> Objection:  # noqa: ARG001 -- an objection
+    return None
+
+
+def _displaced(notes: Sequence[Note], conflict: Conflict, insisted: Sequence[Note]) -> tuple[list[Note], list[Note]]:
+    """The notes that no lesson of people warns of, and those that one does, each with the reason."""
     kept: list[Note] = []
     left_out: list[Note] = []
     for note in notes:
-        better = next((better for better in kept if conflict(note, better)), None)
+        lesson = None if note.item.protected else next((one for one in insisted if conflict(one, note)), None)
+        if lesson is None:
+            kept.append(note)
+        else:
+            left_out.append(note.left_out("contradicted", f"{lesson.item.id}, a lesson of people, warns of it"))
+    return kept, left_out
+
+
+def _consistent(
+    notes: Sequence[Note],
+    conflict: Conflict,
+    objection: Callable[[Note], Objection],
+    beside: Sequence[Note] = (),
+) -> tuple[list[Note], list[Note]]:
+    """Of `notes`, best first, those that may be shown together and `beside` others, and those that may not, each with
+    the reason."""
+    kept: list[Note] = []
+    left_out: list[Note] = []
+    for note in notes:
+        better = next((better for better in (*beside, *kept) if conflict(note, better)), None)
         # Whether a note is safe is asked last, as that takes longest.
         against = objection(note) if better is None else None
         if better is not None:

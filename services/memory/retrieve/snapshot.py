@@ -27,16 +27,19 @@ from pmd.services.memory.evidence.by_terms import ByTerms
 from pmd.services.memory.evidence.credibility import Attempt, Tally
 from pmd.services.memory.evidence.effect import effect_at, gather
 from pmd.services.memory.evidence.terms import excerpt, stem, terms, union
-from pmd.services.memory.index.embed import Rows
+from pmd.services.memory.index.embed import HashEmbedder, Rows
 from pmd.services.memory.index.index import CANDIDATES, Hit, head
 from pmd.services.memory.index.questions import Near
 from pmd.services.memory.index.search import Search
 from pmd.services.memory.index.vectors import Vectors
-from pmd.services.memory.ledger import Banned, Item, Ledger, StepView
+from pmd.services.memory.ledger import CLUSTER, Banned, Item, Ledger, StepView
+from pmd.services.memory.ledger.clusters import clusters_of
 
 SCORE_DIGITS = 4
 LEVELS: tuple[Level, ...] = ("insight", "behavior")
 """Those that an index is searched for."""
+SPARE = 4
+"""Strategies of other problems that are read for each that may be shown."""
 
 
 class Related(NamedTuple):
@@ -158,14 +161,18 @@ def read(
             found |= {level: _search(search, bank, level, looking, settings, check)} if looking else {}
     known = known_problems(ledger, bank) if evidence == "terms" else {}
     mentioned = {pid: problem.question() for pid, problem in known.items()}
+    clusters: Mapping[str, str] = {}
+    if evidence == "effect" and "behavior" in found:
+        with ledger.read() as db:
+            clusters = clusters_of(db, bank, asked)
     with ledger.at_step(bank, step) as view:
         moment = _Moment(view, asked, step, settings)
         if evidence == "terms" or settings.transient:
             moment.take(view.active("behavior"))
         else:
-            moment.take(_at_hand(view, problems, found.get("behavior")))
+            moment.take(_at_hand(view, problems, found.get("behavior"), clusters))
         near: dict[Level, dict[str, Sequence[Found]]] = {
-            level: _near(one, moment, level) for level, one in found.items() if level in settings.by_meaning
+            level: _near(one, moment, level, clusters) for level, one in found.items() if level in settings.by_meaning
         }
         related = {pid: _related(view, at, step, settings) for pid, at in nearest.items()}
         if evidence == "terms":
@@ -272,14 +279,17 @@ def _by_effect(
         moment.attempts(moment.experience),
         ByEffect(
             gather(moment.view.trials([item.id for item in (*written, *attempts)])),
-            dict(zip(texts, vectors.of(texts, check), strict=True)),
+            meaning=dict(zip(texts, vectors.of(texts, check), strict=True)),
+            spelling=dict(zip(texts, HashEmbedder().embed(texts), strict=True)),
         ),
     )
 
 
 def _is_searched(level: Level, settings: ContextSettings, evidence: EvidenceKind) -> bool:
     """Whether the index is asked for a level: where the settings say so, and by effect for all behaviors."""
-    if not settings.k or level not in settings.levels or settings.render == "turns":
+    if level not in settings.levels or settings.render == "turns":
+        return False
+    if not (settings.foreign if level == "insight" else settings.k):
         return False
     return level in settings.by_meaning or (level == "behavior" and evidence == "effect" and not settings.transient)
 
@@ -300,12 +310,15 @@ def _without_notes(
     return [p for p in problems if p.id not in believed]
 
 
-def _at_hand(view: StepView, problems: Sequence[Problem], found: _Searched | None) -> list[Item]:
-    """The behaviors that may be the problems' business: those of people, what is about a term that one mentions,
-    and what the index finds."""
+def _at_hand(
+    view: StepView, problems: Sequence[Problem], found: _Searched | None, clusters: Mapping[str, str]
+) -> list[Item]:
+    """The behaviors that may be the problems' business: those of people, of the problems' clusters, what is about a
+    term that one mentions, and what the index finds."""
     mentioned = sorted(union(terms(p.question()) for p in problems))
     ids = [hit.id for hits in found.hits for hit in hits] if found else []
-    items = [*view.by_people("behavior"), *view.active("behavior", mentioned), *view.among("behavior", ids).values()]
+    theirs = view.active("behavior", [*mentioned, *clusters.values()])
+    items = [*view.by_people("behavior"), *theirs, *view.among("behavior", ids).values()]
     return sorted({item.id: item for item in items}.values(), key=lambda i: (i.step, i.seq, i.id))
 
 
@@ -409,21 +422,33 @@ def _search(
     return _Searched(problems, found.hits, found.index, found.degraded)
 
 
-def _near(searched: _Searched, moment: _Moment, level: Level) -> dict[str, Sequence[Found]]:
-    """For each problem the found items of others, best first: those that may be shown, as the ledger has them."""
+def _near(
+    searched: _Searched, moment: _Moment, level: Level, clusters: Mapping[str, str]
+) -> dict[str, Sequence[Found]]:
+    """For each problem the rules of its cluster, and the found items of others, best first: those that may be shown, as
+    the ledger has them."""
     ids = list(dict.fromkeys(hit.id for hits in searched.hits for hit in hits))
     shown = {i.id: i for i in moment.shown(level, moment.view.among(level, ids).values()) if i.kind != "lesson"}
+    settings = moment.settings
+    most = settings.k
+    if level == "insight":  # some may be doubted here, or say what another says
+        most = SPARE * settings.foreign
+    theirs = by_scope(moment.behaviors if level == "behavior" else ())
+
+    def floor(item: Item) -> float:
+        """Rules that stand for no problem's cluster are compared by their own words alone."""
+        compared = level == "insight" or item.scope.startswith(CLUSTER)
+        return settings.foreign_similarity if compared else settings.min_similarity
+
     near: dict[str, Sequence[Found]] = {}
     for problem, hits in zip(searched.problems, searched.hits, strict=True):
         there = [(h, shown[h.id]) for h in hits if h.id in shown]
-        alike = [
-            (h, i)
-            for h, i in there
-            if i.scope != problem.id and h.cosine is not None and h.cosine >= moment.settings.min_similarity
-        ]
+        alike = [(h, i) for h, i in there if i.scope != problem.id and h.cosine is not None and h.cosine >= floor(i)]
         # Indexes order equals as they like, and agree on scores up to rounding.
         alike.sort(key=lambda pair: (-round(pair[0].score, SCORE_DIGITS), pair[1].scope, pair[1].text))
-        near[problem.id] = [Found(h.cosine or 0.0, i) for h, i in alike[: moment.settings.k]]
+        own = theirs.get(clusters.get(problem.id, ""), [])
+        others = [Found(h.cosine or 0.0, i) for h, i in alike if i not in own]
+        near[problem.id] = [*(Found(1.0, i) for i in own), *others][:most]
     return near
 
 

@@ -22,6 +22,7 @@ from scipy.cluster.hierarchy import fcluster, linkage
 
 from pmd.services.memory.evidence.terms import MAX_SHARE, terms
 from pmd.services.memory.index.embed import Rows
+from pmd.services.memory.ledger import CLUSTER
 
 WINDOW = 1000
 """Problems that are looked at together: linking them takes their square."""
@@ -124,7 +125,7 @@ class Groups:
         found: dict[str, str] = {}
         for group in _groups(rows_ND, self._distance):
             if len(group) >= self._min_size:
-                named = f"cluster:{ids[group[0]]}"
+                named = f"{CLUSTER}{ids[group[0]]}"
                 self.know(named, len(group), rows_ND[group].sum(axis=0))
                 found |= {ids[n]: named for n in group}
         for problem_id in found:

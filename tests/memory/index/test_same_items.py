@@ -63,6 +63,7 @@ def test_both_indexes_show_the_same_items(world: World, remote: Remote, alpha: f
         "k": 3,
         "vector_weight": alpha,
         "min_similarity": 0.1,
+        "foreign_similarity": 0.1,
     }
     by_meaning = 0
     for step in range(1, 5):
