@@ -98,9 +98,9 @@ def test_beliefs_and_intervals_follow_planted_effects(tmp_path: Path) -> None:
     assert len(covered["elsewhere"]) >= 10
     assert 0.9 <= np.mean(covered["own"]) <= 1.0
     assert np.mean(covered["elsewhere"]) >= 0.9
-    assert np.mean([b >= BELIEVED for b in beliefs[0.35]]) >= 0.75, "what helps is kept, but for bad luck at the start"
-    assert np.mean([b < BELIEVED for b in beliefs[-0.35]]) >= 0.85, "what harms goes"
+    assert np.mean([b >= BELIEVED for b in beliefs[0.35]]) >= 0.9, "what helps is kept, but for bad luck at the start"
+    assert np.mean([b < BELIEVED for b in beliefs[-0.35]]) >= 0.95, "what harms goes"
     means = [np.mean(beliefs[planted_effect]) for planted_effect in (-0.35, 0.0, 0.35)]
     assert means == sorted(means), "what does nothing lies between: it is dropped where its first trials were unlucky"
     shown_last = {homes[i]: planted(homes[i], pid) for pid, items in last.items() for i in items if homes[i] == pid}
-    assert sum(e < 0 for e in shown_last.values()) <= 0.3 * sum(e > 0 for e in shown_last.values())
+    assert sum(e < 0 for e in shown_last.values()) <= 0.05 * sum(e > 0 for e in shown_last.values())

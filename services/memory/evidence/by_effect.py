@@ -55,7 +55,7 @@ class ByEffect:
 
     def _effect(self, item: Item, problem_id: str) -> Belief:
         found = effect_at(problem_id, self.outcomes.get(item.id, {}))
-        return Belief(found.belief, str(found), found.tested)
+        return Belief(found.credibility, str(found), found.tested)
 
 
 def _cosine(rows: Rows, a: Statement, b: Statement) -> float:

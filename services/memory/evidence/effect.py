@@ -24,6 +24,7 @@ from functools import cached_property
 import numpy as np
 from scipy.special import betainc, betaincinv
 
+from pmd.services.memory.evidence.beliefs import BELIEVED
 from pmd.services.memory.ledger.reads import Trials
 
 PRIOR_TRIALS = 2.0
@@ -114,6 +115,12 @@ class Effect:
     def tested(self) -> bool:
         """Whether it was read often enough to say anything."""
         return self.outcomes.shown.trials >= TESTED
+
+    @property
+    def credibility(self) -> float:
+        """`belief`, but enough to be shown until the note was tested: little follows from two unlucky trials, and a
+        note that is shown no more is never tested again."""
+        return self.belief if self.tested else max(self.belief, BELIEVED)
 
     @property
     def harmful(self) -> bool:

@@ -305,7 +305,7 @@ def _without_notes(
     believed = {
         item.scope
         for item in strategies(own)
-        if item.protected or effect_at(item.scope, outcomes.get(item.id, {})).belief >= BELIEVED
+        if item.protected or effect_at(item.scope, outcomes.get(item.id, {})).credibility >= BELIEVED
     }
     return [p for p in problems if p.id not in believed]
 

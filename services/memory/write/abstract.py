@@ -96,7 +96,7 @@ def abstract(
         fresh = [rule for rule in written if not banned.says(rule)]
         told.drop(*(reading.dropped if reading else ()))
         told.drop(*(Dropped(BANNED, rule) for rule in written if rule not in fresh))
-        believed = [i for i in standing if i.protected or effect(outcomes.get(i.id, {})).belief >= BELIEVED]
+        believed = [i for i in standing if i.protected or effect(outcomes.get(i.id, {})).credibility >= BELIEVED]
         before = [item.text for item in believed]
         if request.quality.duplicates:
             fresh = list(without_duplicates(fresh, before, request.quality.near_duplicates))
