@@ -167,7 +167,7 @@ class ServiceView(Strict):
     name: str
     url: str
     ready: bool
-    facts: dict[str, Any] = {}
+    details: dict[str, Any] = {}
     """Its `/readyz`: profile and versions in force."""
     error: str | None = None
 

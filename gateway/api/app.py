@@ -67,9 +67,9 @@ def create_app(
             runs = registry.count_by_status()
         except SQLAlchemyError as error:
             raise NotReady(f"the run registry is out of reach: {getattr(error, 'orig', None) or error}") from error
-        facts = {"registry": registry.database.engine.dialect.name, "runs_uri": settings.runs_uri(), "runs": runs}
+        details = {"registry": registry.database.engine.dialect.name, "runs_uri": settings.runs_uri(), "runs": runs}
         free = {name: free_bytes(uri) for name, uri in places.items()}
-        return facts | {f"{name}_free_gib": round(left / GIB, 2) for name, left in free.items() if left is not None}
+        return details | {f"{name}_free_gib": round(left / GIB, 2) for name, left in free.items() if left is not None}
 
     app = create_service("gateway", settings, ready=ready, lifespan=lifespan)
     url = settings.redis_url.get_secret_value()

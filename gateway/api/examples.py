@@ -157,7 +157,7 @@ SERVICES = _answers(
             "name": "rollout",
             "url": "http://127.0.0.1:8701",
             "ready": True,
-            "facts": {"engine": "transformers"},
+            "details": {"engine": "transformers"},
             "error": None,
         }
     ],

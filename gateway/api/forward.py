@@ -201,12 +201,12 @@ class Forwarder:
         view = ServiceView(name=name, url=outgoing.shown(self._urls[name]), ready=False)
         try:
             answer = await self._clients[name].get("/readyz", timeout=READY_TIMEOUT_S)
-            facts = answer.json()
+            details = answer.json()
         except (httpx.TransportError, ValueError) as error:
             return view.model_copy(update={"error": f"{type(error).__name__}: {error}"})
         if answer.is_success:
-            return view.model_copy(update={"ready": True, "facts": facts})
-        return view.model_copy(update={"error": str(facts.get("title", answer.status_code))})
+            return view.model_copy(update={"ready": True, "details": details})
+        return view.model_copy(update={"error": str(details.get("title", answer.status_code))})
 
     async def memory_samples(self, bank: str, levels: tuple[Level, ...]) -> dict[str, list[str]]:
         """A few items of each level as the model wrote them, those with the most evidence; none while the memory

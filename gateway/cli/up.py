@@ -123,7 +123,12 @@ def status(state_dir: StateDir, as_json: AsJson = False) -> None:
     health = {name: launcher.probe(name, service) for name, service in state["services"].items()}
     if as_json:
         merged = {
-            name: {**service, "ready": health[name].ready, "problem": health[name].problem, "facts": health[name].facts}
+            name: {
+                **service,
+                "ready": health[name].ready,
+                "problem": health[name].problem,
+                "details": health[name].details,
+            }
             for name, service in state["services"].items()
         }
         print_json({**state, "services": merged})
@@ -133,8 +138,8 @@ def status(state_dir: StateDir, as_json: AsJson = False) -> None:
         rows.add_column("profile", overflow="fold")
         for name, service in state["services"].items():
             ok = health[name]
-            facts = {k: v for k, v in ok.facts.items() if k not in {"status", "service", "title"}}
-            about = ", ".join(f"{k} {v}" for k, v in facts.items() if isinstance(v, str | int | float))
+            details = {k: v for k, v in ok.details.items() if k not in {"status", "service", "title"}}
+            about = ", ".join(f"{k} {v}" for k, v in details.items() if isinstance(v, str | int | float))
             word = "[green]yes[/]" if ok.ready else "[red]no[/]"
             rows.add_row(
                 name, word, str(service["pid"]), str(service["restarts"]), service["url"], escape(ok.problem or about)

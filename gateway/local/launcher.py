@@ -43,7 +43,7 @@ class Health:
     """What a service answers at this moment."""
 
     ready: bool
-    facts: dict[str, Any]
+    details: dict[str, Any]
     """Its `/readyz`: profile and versions."""
     problem: str = ""
 
@@ -92,8 +92,8 @@ def supervise(state_dir: Path, when_up: Callable[[], None] = lambda: None, index
     ports = choose_ports()
     index = index_in_force(index)
     programs = build_programs(state_dir, ports, token, index)
-    facts = {"started": time.time(), "url": f"http://127.0.0.1:{ports['gateway']}", "index": index}
-    supervisor = Supervisor(state_dir, programs, facts)
+    details = {"started": time.time(), "url": f"http://127.0.0.1:{ports['gateway']}", "index": index}
+    supervisor = Supervisor(state_dir, programs, details)
     for each in (signal.SIGTERM, signal.SIGINT):
         signal.signal(each, lambda *_: supervisor.stop())
     supervisor.run(when_up)
@@ -162,12 +162,12 @@ def probe(name: str, service: Mapping[str, Any]) -> Health:
     try:
         with outgoing.inside(timeout=PROBE_TIMEOUT_S) as client:
             answer = client.get(f"{service['url']}{service['ready']}")
-        facts = answer.json() if answer.content else {}
+        details = answer.json() if answer.content else {}
     except (httpx.TransportError, ValueError) as error:
         return Health(False, {}, f"{name} does not answer yet ({type(error).__name__})")
     if answer.status_code == httpx.codes.OK:
-        return Health(True, facts)
-    return Health(False, facts, str(facts.get("title", f"HTTP {answer.status_code}")))
+        return Health(True, details)
+    return Health(False, details, str(details.get("title", f"HTTP {answer.status_code}")))
 
 
 def wait_ready(state_dir: Path, timeout_s: float = 180.0) -> Iterator[tuple[str, float]]:

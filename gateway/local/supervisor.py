@@ -115,9 +115,9 @@ def is_held(state_dir: Path, name: str = "up.lock") -> bool:
 class Supervisor:
     """Runs `programs` with logs in `<state_dir>/logs`; the caller's thread is the only one that spawns."""
 
-    def __init__(self, state_dir: Path, programs: Sequence[Program], facts: Mapping[str, Any]) -> None:
+    def __init__(self, state_dir: Path, programs: Sequence[Program], details: Mapping[str, Any]) -> None:
         self._state_dir = state_dir
-        self._facts = dict(facts)
+        self._details = dict(details)
         logs = state_dir / "logs"
         logs.mkdir(parents=True, exist_ok=True)
         self._children = [_Child(p, logs / f"{p.name}.log") for p in programs]
@@ -254,7 +254,7 @@ class Supervisor:
             }
             for c in self._children
         }
-        state = {"pid": os.getpid(), **self._facts, "services": services}
+        state = {"pid": os.getpid(), **self._details, "services": services}
         part = self._state_dir / "up.json.tmp"
         part.write_text(json.dumps(state, indent=1))
         part.replace(self._state_dir / "up.json")

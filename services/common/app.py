@@ -141,7 +141,7 @@ def create_service(
     """A FastAPI application with what all services share; the caller adds its routes.
 
     Args:
-        ready: facts for `/readyz` (profile and versions in force); raises `NotReady` for 503.
+        ready: details for `/readyz` (profile and versions in force); raises `NotReady` for 503.
         public: more paths that need no token.
         max_json_bytes: largest body that is taken, but for uploads.
         admit: entered for each request with a body; refuses it, or what comes of it, by an `HTTPException`.

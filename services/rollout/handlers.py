@@ -111,7 +111,7 @@ def generate(engine: Engine, request: GenerateRequest, context: JobContext, part
         rollouts=artifact,
         tokens=sum(len(completion.token_ids) for completion in completions),
         truncated=sum(completion.finish_reason == "length" for completion in completions),
-        dtype=str(engine.facts()["dtype"]),
+        dtype=str(engine.details()["dtype"]),
     )
 
 

@@ -180,7 +180,7 @@ class Pool:
         members = self.replicas.all()
         with ThreadPoolExecutor(MOST_THREADS) as threads:
             said = dict(zip(members, threads.map(Replica.probe, members), strict=True))
-        if not any("error" not in facts for facts in said.values()):
+        if not any("error" not in details for details in said.values()):
             raise NotReady("no replica is ready: " + "; ".join(f"{r.url}: {f['error']}" for r, f in said.items()))
         runs = {}
         for run, policy in self.published.desired().items():

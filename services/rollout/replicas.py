@@ -72,17 +72,17 @@ class Replica:
             ServiceUnavailable: it is away or not ready; the message says which.
             ServiceRefused: it is no rollout service of ours.
         """
-        facts: dict[str, Any] = self.client.call("GET", "/readyz")
-        return facts
+        details: dict[str, Any] = self.client.call("GET", "/readyz")
+        return details
 
     def probe(self) -> dict[str, Any]:
         """Its `/readyz`, asked once and not waited for; `error` says why there is none."""
         try:
             answer = self._probe.get("/readyz")
-            facts: dict[str, Any] = answer.json()
+            details: dict[str, Any] = answer.json()
         except (httpx.TransportError, ValueError) as error:
             return {"error": f"{type(error).__name__}: {error}"}
-        return facts if answer.is_success else {"error": str(facts.get("title", answer.status_code))}
+        return details if answer.is_success else {"error": str(details.get("title", answer.status_code))}
 
     def bring(self, policy: Policy, check: Check) -> None:
         """Have `policy` loaded, as the desired version of its run.

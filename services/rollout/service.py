@@ -100,4 +100,4 @@ class Replica:
             }
             for run, policy in self.published.desired().items()
         }
-        return {**self.engine().facts(), "runs": runs}
+        return {**self.engine().details(), "runs": runs}

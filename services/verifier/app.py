@@ -54,7 +54,7 @@ def create_app(settings: VerifierSettings) -> FastAPI:
     app = create_service(
         "verifier",
         settings,
-        ready=verifier.facts,
+        ready=verifier.details,
         lifespan=lifespan,
         max_json_bytes=settings.max_request_mb << 20,
         admit=verifier.admission.let_in,

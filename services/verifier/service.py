@@ -106,7 +106,7 @@ class Verifier:
             pool.close()
             batches.close()
 
-    def facts(self) -> dict[str, Any]:
+    def details(self) -> dict[str, Any]:
         """What `/readyz` reports."""
         if self.sandbox is None:
             raise NotReady("the sandbox is not open")

@@ -49,7 +49,7 @@ def patient() -> None:
 
 
 def test_it_says_what_it_is_and_what_is_loaded(engine: Engine, make_policy: MakePolicy) -> None:
-    assert {"engine", "device", "dtype"} <= engine.facts().keys()
+    assert {"engine", "device", "dtype"} <= engine.details().keys()
     assert "fresh" not in engine.loaded()
     engine.load(make_policy("fresh", version=1))
     assert engine.loaded()["fresh"] == 1

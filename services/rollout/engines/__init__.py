@@ -35,7 +35,7 @@ class Engine(Protocol):
     side_by_side: bool
     """Whether calls of `generate` go on together; else one after another, and rows are better asked for in one call."""
 
-    def facts(self) -> dict[str, Any]:
+    def details(self) -> dict[str, Any]:
         """What `/readyz` says of the engine: its name, device and dtype at least.
 
         Raises:

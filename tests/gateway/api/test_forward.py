@@ -127,6 +127,6 @@ def test_a_service_that_stays_away_is_503_with_its_name(monkeypatch: pytest.Monk
 def test_services_are_told_apart(http: TestClient) -> None:
     views = {view["name"]: view for view in http.get("/v1/services").json()}
     assert views["rollout"]["ready"]
-    assert views["rollout"]["facts"]["engine"] == "fake"
+    assert views["rollout"]["details"]["engine"] == "fake"
     assert not views["trainer"]["ready"]
     assert "connection refused" in views["trainer"]["error"]

@@ -58,7 +58,7 @@ class Resident:
 
 def _shape(folder: Path) -> dict[str, str]:
     files = json.loads((folder / MANIFEST).read_text())["files"]
-    return {name: facts["sha256"] for name, facts in files.items() if not name.endswith(".safetensors")}
+    return {name: details["sha256"] for name, details in files.items() if not name.endswith(".safetensors")}
 
 
 def copy_tensors(model: torch.nn.Module, folder: Path) -> bool:
@@ -126,7 +126,7 @@ class TransformersEngine:
         self._lock = threading.Lock()
         self._residents: OrderedDict[str, Resident] = OrderedDict()
 
-    def facts(self) -> dict[str, Any]:
+    def details(self) -> dict[str, Any]:
         """What `/readyz` says of the engine."""
         return {"engine": "transformers", "device": str(self.device), "dtype": str(self.dtype).removeprefix("torch.")}
 

@@ -82,8 +82,8 @@ def shape_of(folder: Path) -> Any:
             tensors |= {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     files = json.loads((folder / MANIFEST).read_text())["files"]
     others = {
-        name: facts["sha256"]
-        for name, facts in files.items()
+        name: details["sha256"]
+        for name, details in files.items()
         if name not in PLAIN and Path(name).suffix in (".json", ".jinja", ".model")
     }
     others = {name: digest for name, digest in others.items() if not name.endswith(".index.json")}
@@ -137,7 +137,7 @@ class VllmEngine:
         threading.Thread(target=self._loop.run_forever, name="vllm-requests", daemon=True).start()
         threading.Thread(target=self._watch, name="vllm-watch", daemon=True).start()
 
-    def facts(self) -> dict[str, Any]:
+    def details(self) -> dict[str, Any]:
         """What `/readyz` says of the engine.
 
         Raises:
