@@ -371,13 +371,14 @@ class JobRunner:
             if hand is not None and left > 0:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(hand.ended.wait(), left)
+            hand = self._hands.get(key)
+            seen = hand.seen() if hand is not None else {}  # before its status: what waits has begun
             job = await run_in_threadpool(self._store.get, key)
             if job is None:
                 raise HTTPException(404, f"no job {key!r} here")
-            hand = self._hands.get(key)
             left = until - time.monotonic()
             if job.status in ENDS or left <= 0 or not self._store.shared:
-                return job if hand is None or job.status in ENDS else job.model_copy(update=hand.seen())
+                return job if job.status in ENDS else job.model_copy(update=seen)
             await asyncio.sleep(min(left, LOOK_S))  # another replica works on it
 
     def cancel(self, key: str) -> None:

@@ -252,7 +252,7 @@ class Dies:
         self._engine = engine
         self._finishes = finishes
         self.asked: list[int] = []
-        self.render, self.facts = engine.render, engine.facts
+        self.render, self.details = engine.render, engine.details
 
     def generate(self, policy: Policy, rows: list[Row], sampling: Sampling, check: Any, drawn: Any) -> list[Completion]:
         self.asked.append(len(rows))

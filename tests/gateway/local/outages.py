@@ -241,7 +241,11 @@ class Installation:
         return state
 
     def take(self, parts: Sequence[str], mode: str) -> None:
-        """Take parts away."""
+        """Take parts away, when all of them are there."""
+        deadline = time.monotonic() + PATIENCE_S
+        while any(self._state()["services"][part]["pid"] is None for part in parts if part in PROGRAMS):
+            assert time.monotonic() < deadline, f"one of {parts} is not started again"
+            time.sleep(POLL_S)
         state = self._state()
         trees = [_tree(state["services"][part]["pid"]) for part in parts if part in PROGRAMS]
         programs = list(itertools.chain.from_iterable(trees))
@@ -365,7 +369,7 @@ class Installation:
         return found
 
 
-def _tree(pid: int | None) -> list[psutil.Process]:
+def _tree(pid: int) -> list[psutil.Process]:
     """A program with all that it has started, also in groups of their own."""
     with suppress(psutil.NoSuchProcess):
         root = psutil.Process(pid)
