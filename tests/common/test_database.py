@@ -14,8 +14,8 @@ import sqlalchemy as sa
 
 from pmd.services.common.schema import SchemaTooNew
 from pmd.services.common.sql import Busy, Database
+from tests import postgres
 from tests.common.processes import Process
-from tests.memory import postgres
 from tests.reaped import reaped
 
 TABLE = sa.Table("things", sa.MetaData(), sa.Column("name", sa.Text))

@@ -23,25 +23,16 @@ from pmd.services.common.tokens import Tokens
 from pmd.services.rollout.settings import RolloutSettings
 from tests.common.processes import TOKEN, Process
 from tests.common.sleeper import LEASE_S, Sleep
-from tests.memory import postgres
 from tests.reaped import reaped
 
 WORK = JobSubmission(kind="work", request={"text": "zero \u0000 byte, é"})
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Callable[[], str]]:
-    if reason := postgres.missing():
-        pytest.skip(reason)
-    with postgres.cluster() as running:
-        yield running
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path / 'jobs.db'}"
-    return str(request.getfixturevalue("server")())
+    return str(request.getfixturevalue("postgres_database")())
 
 
 @pytest.fixture
@@ -102,9 +93,9 @@ def test_a_successor_takes_over_the_file_of_a_process_that_was_killed(tmp_path: 
 
 
 def test_on_a_server_a_job_stays_with_its_owner_until_the_lease_lapses(
-    server: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+    postgres_database: Callable[[], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    url = server()
+    url = postgres_database()
     here, there = JobStore("test", url), JobStore("test", url)
     here.submit("a", WORK)
     epoch = here.claim("a")
@@ -130,8 +121,8 @@ def test_on_a_server_a_job_stays_with_its_owner_until_the_lease_lapses(
         store.close()
 
 
-def test_a_job_that_is_given_back_is_anybodys(server: Callable[[], str]) -> None:
-    url = server()
+def test_a_job_that_is_given_back_is_anybodys(postgres_database: Callable[[], str]) -> None:
+    url = postgres_database()
     here, there = JobStore("test", url), JobStore("test", url)
     for key in ("a", "b"):
         here.submit(key, WORK)
@@ -211,9 +202,9 @@ class Replicas:
 
 
 @pytest.fixture
-def replicas(tmp_path: Path, server: Callable[[], str]) -> Iterator[Replicas]:
+def replicas(tmp_path: Path, postgres_database: Callable[[], str]) -> Iterator[Replicas]:
     with ExitStack() as stack:
-        made = Replicas(tmp_path, server(), stack)
+        made = Replicas(tmp_path, postgres_database(), stack)
         for process in [made.start() for _ in range(3)]:
             process.ready()
         yield made

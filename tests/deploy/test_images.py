@@ -69,7 +69,10 @@ def test_a_lock_without_a_gpu_lacks_that_and_nothing_else(tmp_path: Path) -> Non
     assert set(made.splitlines()) <= set(lock.read_text().splitlines())
 
 
-@pytest.mark.skipif(not (shutil.which("cc") and shutil.which("readelf")), reason="needs a C compiler and binutils")
+@pytest.mark.skipif(
+    not (shutil.which("cc") and shutil.which("readelf")),
+    reason="no C compiler or no binutils; apt-get install gcc binutils runs it",
+)
 def test_a_library_works_without_those_of_a_gpu(tmp_path: Path) -> None:
     """One that needs versioned and plain names of three absent libraries, as PyTorch's do."""
     lib = tmp_path / "lib"

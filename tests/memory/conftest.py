@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.memory import postgres
 from tests.memory.desk import Desk, open_desk
 from tests.memory.weaviate_server import Server, any_server
 from tests.memory.world import World, eight_problems
@@ -25,15 +24,6 @@ def weaviate(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 def world(tmp_path: Path) -> World:
     """A bank on SQLite."""
     return World(tmp_path, eight_problems())
-
-
-@pytest.fixture(scope="session")
-def postgres_database() -> Iterator[Callable[[], str]]:
-    """Makes an empty Postgres database and returns its URL."""
-    if reason := postgres.missing():
-        pytest.skip(reason)
-    with postgres.cluster() as create:
-        yield create
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

@@ -7,6 +7,7 @@ version were in it.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any
 
 import sqlalchemy as sa
@@ -38,16 +39,9 @@ def context(ledger: Ledger, bank: str, rollout: str) -> ContextView:
     step, _, name = rollout.partition(":")
     if not step.isdecimal() or len(step) > 9 or not name:
         raise changes.Invalid("rollout", 'is "<step>:<rollout id>", for example "12:p7#3"')
-    query = sa.select(CONTEXTS).where(CONTEXTS.c.bank == bank, CONTEXTS.c.step == int(step))
     with ledger.read() as db:
-        jobs = db.execute(query.order_by(CONTEXTS.c.at.desc())).all()
-    lost: ArtifactError | None = None
-    for job in jobs:
-        try:
-            rows = read_table(Ref.model_validate_json(job.artifact))
-        except ArtifactError as error:
-            lost = lost or error
-            continue
+        jobs = written(db, bank, int(step))
+    for job, rows in tables(jobs):
         found = next((row for row in rows if row["prompt_id"] == name), None)
         if found is not None:
             return ContextView(
@@ -64,9 +58,31 @@ def context(ledger: Ledger, bank: str, rollout: str) -> ContextView:
                 demonstration=found["demonstration"],
                 feedback=found["feedback"],
             )
-    if lost is not None:
-        raise changes.Missing(f"contexts of step {step} can't be read any more: {lost}") from lost
     raise changes.Missing(f"bank {bank!r} knows no context of rollout {rollout!r}")
+
+
+def written(db: sa.Connection, bank: str, step: int) -> Sequence[sa.Row[Any]]:
+    """The jobs that rendered contexts of a step, newest first."""
+    query = sa.select(CONTEXTS).where(CONTEXTS.c.bank == bank, CONTEXTS.c.step == step)
+    return db.execute(query.order_by(CONTEXTS.c.at.desc())).all()
+
+
+def tables(jobs: Sequence[sa.Row[Any]]) -> Iterator[tuple[sa.Row[Any], list[dict[str, Any]]]]:
+    """Jobs with the contexts that they rendered, but those whose artifact is gone.
+
+    Raises:
+        changes.Missing: at the end, when one of them was gone: what is looked for may have been in it.
+    """
+    lost: ArtifactError | None = None
+    for job in jobs:
+        try:
+            rows = read_table(Ref.model_validate_json(job.artifact))
+        except ArtifactError as error:
+            lost = lost or error
+            continue
+        yield job, rows
+    if lost is not None:
+        raise changes.Missing(f"contexts of step {jobs[0].step} can't be read any more: {lost}") from lost
 
 
 def provenance(ledger: Ledger, bank: str, item_id: str) -> Provenance:

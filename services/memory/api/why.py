@@ -7,17 +7,17 @@ not found for that problem.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import sqlalchemy as sa
 from fastapi import APIRouter, Depends, Query
 
 from pmd.services.common.app import known_query
-from pmd.services.common.artifacts import ArtifactError, read_table
 from pmd.services.common.bank import Why, WhyHere
 from pmd.services.common.curation import WhyQuery
-from pmd.services.common.wire import Ref
 from pmd.services.memory.api.deps import REFUSALS, BankId, InPath, TheLedger
+from pmd.services.memory.api.explain import tables, written
 from pmd.services.memory.curate import changes
 from pmd.services.memory.ledger import Item, Ledger, reads
 from pmd.services.memory.ledger.rows import load
@@ -44,11 +44,10 @@ def why_item(bank: BankId, item_id: InPath, asked: Annotated[WhyQuery, Query()],
         step = asked.step
         if step is None:
             step = db.scalar(sa.select(sa.func.max(CONTEXTS.c.step)).where(CONTEXTS.c.bank == bank))
-        query = sa.select(CONTEXTS).where(CONTEXTS.c.bank == bank, CONTEXTS.c.step == step)
-        jobs = db.execute(query.order_by(CONTEXTS.c.at.desc())).all()
+        jobs = [] if step is None else written(db, bank, step)
     if not jobs:
         raise changes.Missing(f"bank {bank!r} knows no contexts" + ("" if step is None else f" of step {step}"))
-    rows = _rows(jobs, int(jobs[0].step))
+    rows = _rows(jobs)
     if asked.problem_id is not None:
         rows = {pid: found for pid, found in rows.items() if pid == asked.problem_id}
         if not rows:
@@ -80,26 +79,22 @@ def why_item(bank: BankId, item_id: InPath, asked: Annotated[WhyQuery, Query()],
     )
 
 
-def _rows(jobs: Any, step: int) -> dict[str, list[dict[str, Any]]]:
+def _rows(jobs: Sequence[sa.Row[Any]]) -> dict[str, list[dict[str, Any]]]:
     """The contexts of a step by problem; of jobs that rendered the same problem's the newest counts.
 
     Raises:
         changes.Missing: when none of them can be read any more.
     """
     found: dict[str, list[dict[str, Any]]] = {}
-    lost: ArtifactError | None = None
-    for job in jobs:
-        try:
-            rows = read_table(Ref.model_validate_json(job.artifact))
-        except ArtifactError as error:
-            lost = lost or error
-            continue
-        new: dict[str, list[dict[str, Any]]] = {}
-        for row in rows:
-            new.setdefault(row["problem_id"], []).append(row)
-        found = new | found
-    if not found and lost is not None:
-        raise changes.Missing(f"contexts of step {step} can't be read any more: {lost}") from lost
+    try:
+        for _, rows in tables(jobs):
+            new: dict[str, list[dict[str, Any]]] = {}
+            for row in rows:
+                new.setdefault(row["problem_id"], []).append(row)
+            found = new | found
+    except changes.Missing:
+        if not found:
+            raise
     return found
 
 

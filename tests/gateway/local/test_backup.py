@@ -7,7 +7,6 @@ import shutil
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -20,15 +19,6 @@ from pmd.gateway.registry.registry import Registry
 from pmd.gateway.registry.schema import REGISTRY
 from pmd.services.rollout.published import Published
 from tests.gateway.cli.conftest import Pmd
-from tests.memory import postgres
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[postgres.Cluster]:
-    if reason := postgres.missing():
-        pytest.skip(reason)
-    with postgres.cluster() as running:
-        yield running
 
 
 @pytest.fixture(params=["sqlite", "one-postgres", "two-postgres"])
@@ -37,7 +27,7 @@ def places(request: pytest.FixtureRequest, tmp_path: Path) -> Places:
     state = tmp_path / "state"
     environment: dict[str, str] = {}
     if request.param != "sqlite":
-        server = request.getfixturevalue("server")
+        server = request.getfixturevalue("postgres_database")
         registry = server()
         ledger = registry if request.param == "one-postgres" else server()
         environment = {"PMD_DATABASE_URL": registry, "PMD_MEMORY_DATABASE_URL": ledger}

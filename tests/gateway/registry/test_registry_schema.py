@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,19 +15,9 @@ from pmd.gateway.registry.schema import REGISTRY
 from pmd.gateway.registry.tables import METADATA
 from pmd.services.common.schema import SchemaTooNew
 from pmd.services.memory.ledger import Ledger
-from tests.memory import postgres
 
 FIRST_RELEASE = (Path(__file__).parent / "registry_first_release.sql").read_text(encoding="utf-8")
 """A database that the first release made with `create_all`, with one run in it, paused before its first step."""
-
-
-@pytest.fixture(scope="module")
-def postgres_database() -> Iterator[Callable[[], str]]:
-    """Makes an empty Postgres database and returns its URL."""
-    if reason := postgres.missing():
-        pytest.skip(reason)
-    with postgres.cluster() as create:
-        yield create
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
