@@ -134,5 +134,5 @@ def test_a_record_of_an_older_release_is_read(desk: Desk, monkeypatch: pytest.Mo
         old = {"id": item["id"], "version": 1, "level": "insight", "reason": "no room"}
         return [row | {"items": "[]", "left_out": json.dumps([old])} for row in contexts(ref)]
 
-    monkeypatch.setattr("pmd.services.memory.api.why.read_table", older)
+    monkeypatch.setattr("pmd.services.memory.api.explain.read_table", older)
     assert here(desk, item) == (False, None, "no room")
