@@ -10,8 +10,7 @@ from bench.trainer import CLIP, EMA, LR, MINI_BATCHES, TOP_K, draw, now, read_ar
 from pmd.services.common.options import TrainSettings
 from pmd.services.trainer.training.batch import Sample, TrainBatch
 from pmd.services.trainer.training.engine import Engine, start_ranks
-from pmd.services.trainer.training.model import completion_logits, load_model
-from pmd.services.trainer.training.objectives.distill import token_logps
+from pmd.services.trainer.training.model import load_model
 from pmd.services.trainer.training.packing import pack
 from pmd.services.trainer.training.teacher import Teacher
 from pmd.services.trainer.training.update import Stopwatch, Updater
@@ -23,15 +22,7 @@ def main() -> None:
     device = start_ranks()
     drawn = draw(arguments).samples
     model = load_model(arguments.model, torch.float32)
-    known: list[Sample] = []
-    with torch.no_grad():  # the sampler's log-probs, by the model that is trained
-        for at in range(0, len(drawn), arguments.micro):
-            some = [replace(s, sampler_logps=(0.0,) * len(s.completion_ids)) for s in drawn[at : at + arguments.micro]]
-            micro = pack(some, [1.0] * len(some), device, share=False)
-            logps = token_logps(completion_logits(model, micro.student, 1.0), micro.targets_N)
-            parts = logps.split([len(s.completion_ids) for s in some])
-            known += [replace(s, sampler_logps=tuple(p.tolist())) for s, p in zip(some, parts, strict=True)]
-    longest = max(len(s.teacher_ids) + len(s.completion_ids) for s in known)
+    longest = max(len(s.teacher_ids) + len(s.completion_ids) for s in drawn)
     settings = TrainSettings(
         loss="distill",
         lr=LR,
@@ -44,6 +35,12 @@ def main() -> None:
     )
     teacher = Teacher(model, device)
     updater = Updater(Engine(model, settings, device), teacher)
+    known: list[Sample] = []  # with the sampler's log-probs, by the model that is trained
+    for at in range(0, len(drawn), arguments.micro):
+        some = [replace(s, sampler_logps=(0.0,) * len(s.completion_ids)) for s in drawn[at : at + arguments.micro]]
+        logps = updater.logps(pack(some, [1.0] * len(some), device, share=False), settings.temperature)
+        parts = logps.split([len(s.completion_ids) for s in some])
+        known += [replace(s, sampler_logps=tuple(p.tolist())) for s, p in zip(some, parts, strict=True)]
     marks, losses = [now()], []
     for _ in range(arguments.steps):
         losses.append(updater.step(TrainBatch(tuple(known)), settings, LR, Stopwatch(device))["loss"])

@@ -14,6 +14,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,9 +22,9 @@ from torch import Tensor
 from pmd.services.common.options import TrainSettings
 from pmd.services.trainer.training.batch import Sample, TrainBatch
 from pmd.services.trainer.training.engine import Engine
-from pmd.services.trainer.training.model import completion_logits
-from pmd.services.trainer.training.objectives import LOSSES, Tokens
-from pmd.services.trainer.training.objectives.distill import clipped_ratio, entropy, token_logps
+from pmd.services.trainer.training.head import Head, last_hidden, score_rows
+from pmd.services.trainer.training.objectives import LOSSES, Scores, Tokens
+from pmd.services.trainer.training.objectives.distill import clipped_ratio
 from pmd.services.trainer.training.packing import MicroBatch, filler, pack, plan
 from pmd.services.trainer.training.prefix import shares_prompts
 from pmd.services.trainer.training.teacher import Teacher
@@ -104,7 +105,9 @@ class Updater:
         ]
         mini_batches = max(len(shares), 1)
         shares = [micro_batches for micro_batches in shares if micro_batches]
-        old_logps = self._old_logps(shares[1:], settings, watch)
+        with watch.part("student"):
+            # Of later mini-batches, before the first optimizer step; the first one's are what its own forward gives.
+            old_logps = [[self.logps(micro, settings.temperature) for micro in share] for share in shares[1:]]
         sums = torch.zeros(len(SUMS), dtype=torch.float64, device=self._engine.device)
         gaps = Gaps(batch, self._engine.device)
         norms: list[float] = []
@@ -160,22 +163,18 @@ class Updater:
                 for ids in cut
             ]
 
-    def _student_logits(self, micro: MicroBatch, settings: TrainSettings) -> Tensor:
-        return completion_logits(self._engine.model, micro.student, settings.temperature, self._engine.module)
-
     @torch.no_grad()
-    def _old_logps(
-        self, shares: list[list[MicroBatch]], settings: TrainSettings, watch: Stopwatch
-    ) -> list[list[Tensor]]:
-        """Log-probabilities of the sampled tokens of later mini-batches, before the first optimizer step.
+    def logps(self, micro: MicroBatch, temperature: float) -> Tensor:
+        """Log-probabilities of the sampled tokens by the student, [N], in nats; no gradient."""
+        logps_N = torch.zeros_like(micro.sampler_N)
 
-        Those of the first mini-batch are what its training forward gives: no step lies between.
-        """
-        with watch.part("student"):
-            return [
-                [token_logps(self._student_logits(m, settings), m.targets_N) for m in micro_batches]
-                for micro_batches in shares
-            ]
+        def score(student_NV: Tensor, _: Tensor | None, here: slice) -> Tensor:
+            logps_N[here] = Scores.of(student_NV).logps(micro.targets_N[here])
+            return logps_N[here].sum()
+
+        engine = self._engine
+        score_rows(engine.model, micro.student, score, temperature=temperature, forward=engine.module)
+        return logps_N
 
     def _accumulate(
         self,
@@ -189,32 +188,34 @@ class Updater:
         watch: Stopwatch,
     ) -> Tensor:
         """Add a micro-batch's gradient to the engine (if `learn`) and return its `SUMS`."""
-        kind = LOSSES[settings.loss]
-        teacher_NV = None
+        kind, engine, teacher = LOSSES[settings.loss], self._engine, None
         if micro.teacher is not None and self._teacher is not None:
             with watch.part("teacher"), torch.no_grad():
-                teacher_NV = completion_logits(self._teacher.model, micro.teacher, settings.temperature)
-        with watch.part("student"), torch.set_grad_enabled(learn):
-            student_NV = self._student_logits(micro, settings)
-            with torch.set_grad_enabled(learn and not kind.reads_teacher):
-                now_N = token_logps(student_NV, micro.targets_N)
-            old_N = now_N.detach() if old_N is None else old_N
-            gaps.add(micro, old_N)
-            loss_N = kind.of_tokens(Tokens(student_NV, teacher_NV, now_N, old_N, micro.advantages_N), settings)
-            loss = (loss_N * clipped_ratio(old_N, micro.sampler_N, settings.tis_clip) * micro.weights_N).sum()
-            if learn:
-                self._engine.backward(loss, last=last)
-            return self._sums(micro, loss, old_N, student_NV, teacher_NV)
+                model = self._teacher.model
+                teacher = (Head(model, settings.temperature), last_hidden(model, micro.teacher))
+        begin_N, loss_N, entropy_N, teacher_N = torch.zeros(4, micro.tokens, device=engine.device)
 
-    @staticmethod
-    @torch.no_grad()
-    def _sums(micro: MicroBatch, loss: Tensor, old_N: Tensor, student_NV: Tensor, teacher_NV: Tensor | None) -> Tensor:
-        """The `SUMS` of a micro-batch; left on its device, so that a GPU need not be waited for."""
-        values_N = [
-            torch.ones_like(old_N),
-            divergence(old_N, micro.sampler_N),
-            entropy(student_NV),
-            torch.zeros_like(old_N) if teacher_NV is None else entropy(teacher_NV),
-        ]
+        def score(student_NV: Tensor, teacher_NV: Tensor | None, here: slice) -> Tensor:
+            """The weighted losses of these tokens; what else is measured of them is written down."""
+            targets = micro.targets_N[here]
+            ours, theirs = Scores.of(student_NV), None if teacher_NV is None else Scores.of(teacher_NV)
+            begin_N[here] = ours.logps(targets) if old_N is None else old_N[here]
+            entropy_N[here] = ours.entropy()
+            if theirs is not None:
+                teacher_N[here] = theirs.entropy()
+            each = kind.of_tokens(Tokens(ours, theirs, targets, begin_N[here], micro.advantages_N[here]), settings)
+            each = each * clipped_ratio(begin_N[here], micro.sampler_N[here], settings.tis_clip)
+            each = each * micro.weights_N[here]
+            loss_N[here] = each.detach()
+            return each.sum()
+
+        how: dict[str, Any] = {"temperature": settings.temperature, "teacher": teacher, "forward": engine.module}
+        with watch.part("student"), torch.set_grad_enabled(learn):
+            loss = score_rows(engine.model, micro.student, score, **how)
+            if learn:
+                engine.backward(loss, last=last)
+        gaps.add(micro, begin_N)
         counted_N = micro.weights_N != 0  # a filler's row is none of the batch's
-        return torch.stack([loss, *((values * counted_N).sum() for values in values_N)]).double()
+        measured = (torch.ones_like(begin_N), divergence(begin_N, micro.sampler_N), entropy_N, teacher_N)
+        # Left on its device, so that a GPU need not be waited for.
+        return torch.stack([loss_N.sum(), *((values_N * counted_N).sum() for values_N in measured)]).double()

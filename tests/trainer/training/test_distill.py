@@ -6,13 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from pmd.services.trainer.training.objectives.distill import (
-    clipped_ratio,
-    entropy,
-    sequence_mean_weights,
-    token_divergence,
-    token_logps,
-)
+from pmd.services.trainer.training.objectives import Scores
+from pmd.services.trainer.training.objectives.distill import clipped_ratio, sequence_mean_weights, token_divergence
 
 STUDENT = torch.tensor([[2, 1, 0.5, -1, 0]])
 TEACHER = torch.tensor([[0.5, 2.5, 0, -0.5, 0.2]])
@@ -32,7 +27,7 @@ TEACHER = torch.tensor([[0.5, 2.5, 0, -0.5, 0.2]])
     ],
 )
 def test_golden_values(alpha: float, top_k: int | None, tail: bool, golden: float) -> None:
-    loss = token_divergence(STUDENT, TEACHER, alpha=alpha, top_k=top_k, tail=tail)
+    loss = token_divergence(Scores.of(STUDENT), Scores.of(TEACHER), alpha=alpha, top_k=top_k, tail=tail)
     assert loss.item() == pytest.approx(golden, abs=2e-6)
 
 
@@ -63,7 +58,7 @@ def test_closed_form_gradient_is_that_of_the_definition(alpha: float, top_k: int
     student = torch.randn(7, 11, dtype=torch.float64, requires_grad=True)
     teacher = torch.randn(7, 11, dtype=torch.float64)
     weights = torch.rand(7, dtype=torch.float64)
-    ours = token_divergence(student, teacher, alpha=alpha, top_k=top_k, tail=tail)
+    ours = token_divergence(Scores.of(student), Scores.of(teacher), alpha=alpha, top_k=top_k, tail=tail)
     theirs = by_definition(student, teacher, alpha, top_k, tail)
     torch.testing.assert_close(ours, theirs)
     (got,) = torch.autograd.grad((ours * weights).sum(), student)
@@ -72,9 +67,9 @@ def test_closed_form_gradient_is_that_of_the_definition(alpha: float, top_k: int
 
 
 def test_top_k_of_the_whole_vocabulary_is_the_full_divergence() -> None:
-    full = token_divergence(STUDENT, TEACHER, alpha=0.5)
-    assert torch.equal(token_divergence(STUDENT, TEACHER, alpha=0.5, top_k=5), full)
-    torch.testing.assert_close(token_divergence(STUDENT, TEACHER, alpha=0.5, top_k=4), full)
+    full = token_divergence(Scores.of(STUDENT), Scores.of(TEACHER), alpha=0.5)
+    assert torch.equal(token_divergence(Scores.of(STUDENT), Scores.of(TEACHER), alpha=0.5, top_k=5), full)
+    torch.testing.assert_close(token_divergence(Scores.of(STUDENT), Scores.of(TEACHER), alpha=0.5, top_k=4), full)
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.5, 1.0])
@@ -83,7 +78,7 @@ def test_descending_the_gradient_approaches_the_teacher(alpha: float, top_k: int
     student = STUDENT.clone().requires_grad_()
     losses = []
     for _ in range(400):
-        loss = token_divergence(student, TEACHER, alpha=alpha, top_k=top_k).sum()
+        loss = token_divergence(Scores.of(student), Scores.of(TEACHER), alpha=alpha, top_k=top_k).sum()
         (gradient,) = torch.autograd.grad(loss, student)
         student = (student - 0.5 * gradient).detach().requires_grad_()
         losses.append(loss.item())
@@ -93,7 +88,7 @@ def test_descending_the_gradient_approaches_the_teacher(alpha: float, top_k: int
 def test_no_gradient_reaches_the_teacher() -> None:
     teacher = TEACHER.clone().requires_grad_()
     student = STUDENT.clone().requires_grad_()
-    token_divergence(student, teacher, alpha=0.5).sum().backward()
+    token_divergence(Scores.of(student), Scores.of(teacher), alpha=0.5).sum().backward()
     assert teacher.grad is None
     assert student.grad is not None
 
@@ -103,7 +98,7 @@ def test_no_gradient_reaches_the_teacher() -> None:
 def test_distributions_without_overlap_stay_finite(alpha: float, top_k: int | None) -> None:
     student = torch.tensor([[200.0, 0.0, -200.0]], requires_grad=True)
     teacher = torch.tensor([[-200.0, 0.0, 200.0]])
-    loss = token_divergence(student, teacher, alpha=alpha, top_k=top_k)
+    loss = token_divergence(Scores.of(student), Scores.of(teacher), alpha=alpha, top_k=top_k)
     loss.sum().backward()
     assert torch.isfinite(loss).all()
     assert student.grad is not None
@@ -126,9 +121,10 @@ def test_loss_is_the_mean_over_sequences_of_token_means_and_masked_ones_count_ze
     assert sequence_mean_weights([3, 4], [False, False]) == [0.0, 0.0]
 
 
-def test_logps_and_entropy_in_chunks_equal_log_softmax() -> None:
-    logits = torch.randn(1000, 700)
-    logp = logits.log_softmax(-1)
+def test_log_probabilities_and_entropy_are_those_of_the_softmax() -> None:
+    logits = torch.randn(1000, 700, dtype=torch.float64)
+    p = logits.exp() / logits.exp().sum(-1, keepdim=True)
     targets = torch.randint(0, 700, (1000,))
-    torch.testing.assert_close(token_logps(logits, targets), logp[torch.arange(1000), targets])
-    torch.testing.assert_close(entropy(logits), -(logp.exp() * logp).sum(-1))
+    scores = Scores.of(logits)
+    torch.testing.assert_close(scores.logps(targets), p[torch.arange(1000), targets].log())
+    torch.testing.assert_close(scores.entropy(), -(p * p.log()).sum(-1))

@@ -17,9 +17,11 @@ from pmd.services.common.requests import TrainRequest
 from pmd.services.common.wire import Ref, Weights
 from pmd.services.trainer.training.batch import TrainBatch, assemble
 from pmd.services.trainer.training.engine import Engine
-from pmd.services.trainer.training.model import completion_logits, load_model
+from pmd.services.trainer.training.head import Head, last_hidden
+from pmd.services.trainer.training.model import load_model
+from pmd.services.trainer.training.objectives import Scores
 from pmd.services.trainer.training.objectives.distill import token_divergence
-from pmd.services.trainer.training.packing import pack, plan
+from pmd.services.trainer.training.packing import Rows, pack, plan
 from pmd.services.trainer.training.teacher import Teacher, ema_
 from pmd.services.trainer.training.update import Stopwatch, Updater
 
@@ -80,6 +82,12 @@ def test_plan_respects_the_limit_and_keeps_every_sample_once() -> None:
     assert len(plan(lengths, 30, ranks=4)) % 4 == 0
 
 
+def completion_logits(model: torch.nn.Module, rows: Rows) -> torch.Tensor:
+    """Logits that predict the completion tokens, [N, V]."""
+    head = Head(model)
+    return head.logits(head.product(last_hidden(model, rows)))
+
+
 @pytest.mark.parametrize("share", [True, False])
 def test_logits_at_completions_equal_those_of_single_unpadded_sequences(
     base_folder: Path, batch: Callable[..., TrainBatch], device: torch.device, share: bool
@@ -92,7 +100,7 @@ def test_logits_at_completions_equal_those_of_single_unpadded_sequences(
         for s in samples:
             ids = torch.tensor([[*s.prompt_ids, *s.completion_ids]])
             want.append(model(input_ids=ids).logits[0, len(s.prompt_ids) - 1 : -1])
-        got = completion_logits(model, pack(samples, [1.0] * len(samples), device, share=share).student, 1.0)
+        got = completion_logits(model, pack(samples, [1.0] * len(samples), device, share=share).student)
     torch.testing.assert_close(got, torch.cat(want), atol=1e-5, rtol=1e-4)
 
 
@@ -148,7 +156,8 @@ def test_the_loss_compares_the_student_with_the_average_each_on_its_own_prompt(
         teacher_NV = logits_of(teacher, s.teacher_ids, s.completion_ids) / 0.7
         now_N = student_NV.log_softmax(-1)[range(len(s.completion_ids)), list(s.completion_ids)]
         ratio_N = (now_N - torch.tensor(s.sampler_logps)).exp().clamp(max=1.2)
-        means.append(float((token_divergence(student_NV, teacher_NV, alpha=0.3, **rule) * ratio_N).mean()))
+        loss_N = token_divergence(Scores.of(student_NV), Scores.of(teacher_NV), alpha=0.3, **rule)
+        means.append(float((loss_N * ratio_N).mean()))
     loss = one.step(batch(**changes), lr=0.0)["loss"]
     assert loss == pytest.approx(sum(means) / len(means), rel=1e-3)
 
@@ -210,7 +219,7 @@ def test_grpo_raises_rewarded_completions(student: Callable[..., Student], batch
 
     def logp() -> float:
         with torch.no_grad():
-            logps = completion_logits(one.engine.model, rows_of.student, 1.0).log_softmax(-1)
+            logps = completion_logits(one.engine.model, rows_of.student).log_softmax(-1)
         return float(logps.gather(-1, rows_of.targets_N[:, None]).mean())
 
     before = logp()

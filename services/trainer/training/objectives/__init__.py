@@ -16,8 +16,8 @@ from collections.abc import Mapping
 
 from pmd.services.common import options
 from pmd.services.trainer.training.objectives import distill, grpo
-from pmd.services.trainer.training.objectives.loss import Loss, Tokens
+from pmd.services.trainer.training.objectives.loss import Loss, Scores, Tokens
 
 LOSSES: Mapping[options.Loss, Loss] = {"distill": distill.LOSS, "grpo": grpo.LOSS}
 
-__all__ = ["LOSSES", "Loss", "Tokens"]
+__all__ = ["LOSSES", "Loss", "Scores", "Tokens"]

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 from pmd.services.common.options import TrainSettings
 from pmd.services.trainer.training.objectives.distill import MAX_LOG_RATIO
@@ -57,7 +58,7 @@ def token_mean_weights(tokens_S: Sequence[int], trained_S: Sequence[bool]) -> li
 
 def _of_tokens(tokens: Tokens, settings: TrainSettings) -> Tensor:
     return policy_loss(
-        tokens.now_N,
+        -cross_entropy(tokens.student.logits_NV, tokens.targets_N, reduction="none"),
         tokens.old_N,
         tokens.advantages_N,
         clip_low=settings.clip_low,

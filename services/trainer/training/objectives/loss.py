@@ -7,24 +7,46 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from pmd.services.common.options import TrainSettings
 
 
 @dataclass(frozen=True)
+class Scores:
+    """Logits at the sampling temperature of one model for N tokens, and what is read of them more than once."""
+
+    logits_NV: Tensor
+    """A student's are differentiable."""
+    logp_NV: Tensor
+    """Their log-softmax; no gradient."""
+
+    @classmethod
+    def of(cls, logits_NV: Tensor) -> Scores:
+        """Scores with these logits."""
+        return cls(logits_NV, torch.log_softmax(logits_NV.detach(), -1))
+
+    def logps(self, targets_N: Tensor) -> Tensor:
+        """Log-probability of each target in nats, [N]; no gradient."""
+        return self.logp_NV.gather(-1, targets_N[:, None])[:, 0]
+
+    def entropy(self) -> Tensor:
+        """Entropy at each token in nats, [N]; no gradient."""
+        return -(self.logp_NV.exp() * self.logp_NV).sum(-1)
+
+
+@dataclass(frozen=True)
 class Tokens:
     """N completion tokens of a micro-batch, as a loss may read them."""
 
-    student_NV: Tensor
-    """Logits at the sampling temperature; differentiable."""
-    teacher_NV: Tensor | None
-    """The same of the teacher on its own prompt; None for a loss that reads no teacher."""
-    now_N: Tensor
-    """Log-probabilities of the sampled tokens under the weights of this optimizer step; differentiable unless the
-    loss reads a teacher: it then learns from the logits, and the sampled tokens only weigh them."""
+    student: Scores
+    teacher: Scores | None
+    """Of the teacher on its own prompt, without gradient; None for a loss that reads no teacher."""
+    targets_N: Tensor
+    """The sampled tokens."""
     old_N: Tensor
-    """The same under the weights at the start of the training step."""
+    """Their log-probabilities under the weights at the start of the training step."""
     advantages_N: Tensor
     """Advantage of the token's rollout."""
 
