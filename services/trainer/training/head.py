@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear
 
 from pmd.services.trainer.training.packing import Rows
 
@@ -54,9 +53,16 @@ class Head:
         self._cap = getattr(config, "final_logit_softcapping", None)
         self._temperature = temperature
 
-    def product(self, hidden_ND: Tensor) -> Tensor:
-        """Hidden states by the output embedding, [N, V], in the model's precision."""
-        return linear(hidden_ND, self.layer.weight, self.layer.bias)
+    def product(self, hidden_ND: Tensor, out_NV: Tensor | None = None) -> Tensor:
+        """Hidden states by the output embedding, [N, V], in the model's precision; no gradient.
+
+        Args:
+            out_NV: what it is written to.
+        """
+        weight_VD, bias_V = self.layer.weight.detach(), self.layer.bias
+        if bias_V is None:
+            return torch.mm(hidden_ND, weight_VD.t(), out=out_NV)
+        return torch.addmm(bias_V.detach(), hidden_ND, weight_VD.t(), out=out_NV)
 
     def logits(self, product_NV: Tensor) -> Tensor:
         """What the model makes of the product, in fp32, divided by the temperature."""
@@ -163,9 +169,14 @@ class _Chunks(torch.autograd.Function):
         grad_ND = torch.empty_like(hidden_ND) if learn and ctx.needs_input_grad[0] else None
         sums = _WeightGradient(bias=bias_V is not None) if learn and ctx.needs_input_grad[1] else None
         loss = hidden_ND.new_zeros((), dtype=torch.float32)
-        for chunk in parts(0, N, V, CHUNK_ELEMENTS[device]):
-            product_CV = head.product(hidden_ND[chunk])
-            teacher_CV = teacher[0].product(teacher[1][chunk]) if teacher else None
+        chunks = list(parts(0, N, V, CHUNK_ELEMENTS[device]))
+        # Room is taken once: the system takes back what is so large, and clears it before it gives it again.
+        room_CV = hidden_ND.new_empty(chunks[0].stop, V)
+        teacher_room_CV = torch.empty_like(room_CV) if teacher else room_CV
+        for chunk in chunks:
+            size = chunk.stop - chunk.start
+            product_CV = head.product(hidden_ND[chunk], room_CV[:size])
+            teacher_CV = teacher[0].product(teacher[1][chunk], teacher_room_CV[:size]) if teacher else None
             for block in parts(chunk.start, chunk.stop, V, BLOCK_ELEMENTS[device]):
                 here = slice(block.start - chunk.start, block.stop - chunk.start)
                 teacher_BV = None if teacher is None or teacher_CV is None else teacher[0].logits(teacher_CV[here])

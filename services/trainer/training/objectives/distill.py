@@ -42,7 +42,7 @@ def token_divergence(
     if top_k is not None and top_k < student.logits_NV.shape[-1]:
         index_NK = student.logits_NV.detach().topk(top_k, dim=-1).indices
         student, teacher = (Scores.of(_head(each, index_NK, tail)) for each in (student, teacher))
-    loss_N: Tensor = _Divergence.apply(student.logits_NV, student.logp_NV, teacher.logp_NV, alpha)  # type: ignore[no-untyped-call]
+    loss_N: Tensor = _Divergence.apply(student.logits_NV, student, teacher, alpha)  # type: ignore[no-untyped-call]
     return loss_N
 
 
@@ -50,7 +50,7 @@ def _head(scores: Scores, index_NK: Tensor, tail: bool) -> Tensor:
     """Logits of the distribution over the indexed tokens and, with `tail`, of the rest as one category."""
     if not tail:
         return scores.logits_NV.gather(-1, index_NK)
-    logp_NK: Tensor = _LogProbs.apply(scores.logits_NV, scores.logp_NV, index_NK)  # type: ignore[no-untyped-call]
+    logp_NK: Tensor = _LogProbs.apply(scores.logits_NV, scores, index_NK)  # type: ignore[no-untyped-call]
     log_head_N1 = logp_NK.logsumexp(-1, keepdim=True).clamp(max=MAX_LOG_HEAD)
     return torch.cat([logp_NK, torch.log(-torch.expm1(log_head_N1))], dim=-1)
 
@@ -58,18 +58,18 @@ def _head(scores: Scores, index_NK: Tensor, tail: bool) -> Tensor:
 class _LogProbs(torch.autograd.Function):
     """Log-probabilities of K tokens a row; the gradient is one pass over the vocabulary, where autograd makes three.
 
-    Takes the logits, which it is differentiated by, and their log-softmax.
+    Takes the logits once more, apart: what it is differentiated by.
     """
 
     @staticmethod
-    def forward(ctx: Any, _: Tensor, logp_NV: Tensor, index_NK: Tensor) -> Tensor:
-        ctx.save_for_backward(logp_NV, index_NK)
-        return logp_NV.gather(-1, index_NK)
+    def forward(ctx: Any, _: Tensor, scores: Scores, index_NK: Tensor) -> Tensor:
+        ctx.save_for_backward(scores.p_NV, index_NK)
+        return scores.logp_NV.gather(-1, index_NK)
 
     @staticmethod
     def backward(ctx: Any, grad_NK: Tensor) -> tuple[Tensor, None, None]:
-        logp_NV, index_NK = ctx.saved_tensors
-        grad_NV = logp_NV.exp().mul_(-grad_NK.sum(-1, keepdim=True))
+        p_NV, index_NK = ctx.saved_tensors
+        grad_NV = p_NV * -grad_NK.sum(-1, keepdim=True)
         return grad_NV.scatter_add_(-1, index_NK, grad_NK), None, None
 
 
@@ -80,12 +80,12 @@ class _Divergence(torch.autograd.Function):
     removes, S (s - t) for reverse KL, -T for forward KL and (1-alpha) S (s - m) for Jensen-Shannon. Writing it
     down leaves one [N, C] tensor to keep, where autograd keeps six and runs over them again.
 
-    Takes the student's logits, which it is differentiated by, and the log-softmax of both.
+    Takes the student's logits once more, apart: what it is differentiated by.
     """
 
     @staticmethod
-    def forward(ctx: Any, _: Tensor, s: Tensor, t: Tensor, alpha: float) -> Tensor:
-        s_p, t_p = s.exp(), t.exp()
+    def forward(ctx: Any, _: Tensor, student: Scores, teacher: Scores, alpha: float) -> Tensor:
+        s, t, s_p, t_p = student.logp_NV, teacher.logp_NV, student.p_NV, teacher.p_NV
         if alpha == 0.0:
             ctx.save_for_backward(s_p - t_p)
             return (t_p * (t - s)).sum(-1)

@@ -1,11 +1,12 @@
 """What the update asks of a loss: what it reads, how tokens are counted, what one token costs."""
 
-# ruff: noqa: N815 -- axis names on tensors, in fields too
+# ruff: noqa: N802, N815 -- axis names on tensors, in fields too
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -27,13 +28,18 @@ class Scores:
         """Scores with these logits."""
         return cls(logits_NV, torch.log_softmax(logits_NV.detach(), -1))
 
+    @cached_property
+    def p_NV(self) -> Tensor:
+        """Their softmax; no gradient."""
+        return self.logp_NV.exp()
+
     def logps(self, targets_N: Tensor) -> Tensor:
         """Log-probability of each target in nats, [N]; no gradient."""
         return self.logp_NV.gather(-1, targets_N[:, None])[:, 0]
 
     def entropy(self) -> Tensor:
         """Entropy at each token in nats, [N]; no gradient."""
-        return -(self.logp_NV.exp() * self.logp_NV).sum(-1)
+        return -(self.p_NV * self.logp_NV).sum(-1)
 
 
 @dataclass(frozen=True)
