@@ -15,6 +15,7 @@ from transformers import AutoTokenizer
 from pmd.services.common.options import TrainSettings
 from pmd.services.common.requests import TrainRequest
 from pmd.services.common.wire import Ref, Weights
+from pmd.services.trainer.training import head
 from pmd.services.trainer.training.batch import TrainBatch, assemble
 from pmd.services.trainer.training.engine import Engine
 from pmd.services.trainer.training.head import Head, last_hidden
@@ -84,8 +85,8 @@ def test_plan_respects_the_limit_and_keeps_every_sample_once() -> None:
 
 def completion_logits(model: torch.nn.Module, rows: Rows) -> torch.Tensor:
     """Logits that predict the completion tokens, [N, V]."""
-    head = Head(model)
-    return head.logits(head.product(last_hidden(model, rows)))
+    own = Head(model)
+    return own.logits(own.product(last_hidden(model, rows)))
 
 
 @pytest.mark.parametrize("share", [True, False])
@@ -131,6 +132,29 @@ def test_micro_batch_size_does_not_change_the_step(
         assert metrics == pytest.approx(ends[0][0], rel=1e-3, abs=1e-6)
         for name, weight in weights.items():
             torch.testing.assert_close(weight, ends[0][1][name], atol=2e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("loss", ["distill", "grpo"])
+@pytest.mark.parametrize(("stage", "precision"), [(0, "fp32"), (3, "fp32"), (2, "bf16"), (3, "bf16")])
+def test_chunks_of_logits_do_not_change_the_step(
+    student: Callable[..., Student],
+    batch: Callable[..., TrainBatch],
+    monkeypatch: pytest.MonkeyPatch,
+    stage: int,
+    precision: str,
+    loss: str,
+) -> None:
+    ends = []
+    for elements in (1 << 24, 7 * 63):
+        monkeypatch.setattr(head, "CHUNK_ELEMENTS", {"cpu": elements})
+        monkeypatch.setattr(head, "BLOCK_ELEMENTS", {"cpu": elements // 2})
+        one = student(loss=loss, zero_stage=stage, precision=precision, mini_batches=2)
+        ends.append((one.step(batch(loss=loss)), one.weights()))
+    (whole, weights), (chunked, others) = ends
+    exact = precision == "fp32"
+    assert chunked == pytest.approx(whole, rel=1e-3 if exact else 0.05, abs=1e-6)
+    for name, weight in weights.items():
+        torch.testing.assert_close(weight, others[name], atol=2e-4 if exact else 2e-2, rtol=1e-3)
 
 
 def logits_of(model: torch.nn.Module, prompt: tuple[int, ...], completion: tuple[int, ...]) -> torch.Tensor:
