@@ -10,11 +10,12 @@ Invariants:
 
 from __future__ import annotations
 
+import glob
 import math
 import re
 from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
 from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jinja2 import StrictUndefined, Template, TemplateSyntaxError
@@ -22,6 +23,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from pmd.gateway.recipes import hub
 from pmd.gateway.recipes.datasets.records import BadField, Unreadable, parse_json
+from pmd.gateway.recipes.downloads import Fetch
 from pmd.services.common.allowed import Allowed
 from pmd.services.common.wire import Message, Problem, Split
 
@@ -60,30 +62,37 @@ def check_name(dataset: str, allowed: Allowed) -> None:
         allowed.check_url(f"{hub.endpoint()}/datasets/{read_name(dataset)[0]}")
 
 
-def files_of(source: HuggingFaceProblems) -> tuple[dict[Split, list[str]], str]:
+def files_of(source: HuggingFaceProblems, fetch: Fetch = hub.snapshot) -> tuple[dict[Split, list[str]], str]:
     """The files of each split on this machine, and the data set with its commit (empty for files that are named).
+
+    Args:
+        fetch: what the data set's files lead to.
 
     Raises:
         Unreadable: the hub has not got them, or none of the data set's files is of a split.
+        Exception: what `fetch` raises besides.
     """
     if source.dataset is None:
         return dict(source.files), ""
     repo, revision = read_name(source.dataset)
-    wanted = {split: _groups(source, split) for split in source.splits_named()}
-    patterns = [pattern for groups in wanted.values() for group in groups for pattern in group]
     try:
-        folder = hub.snapshot(hub.Repository(repo, "dataset", revision), patterns)
+        repository = hub.at_commit(hub.Repository(repo, "dataset", revision))
+        names = sorted(name for name in hub.sizes(repository) if ".." not in name.split("/"))
+        wanted = {split: _groups(source, split) for split in source.splits_named()}
+        found = {split: _matching(names, groups) for split, groups in wanted.items()}
+        if missing := [split for split, files in found.items() if not files]:
+            there = [name for name in names if name.endswith(FORMATS)]
+            said = f"; it has {', '.join(there[:12])}{' ..' if len(there) > 12 else ''}" if there else ""
+            raise Unreadable(
+                f"{repo} has no file like {wanted[missing[0]][0][0]} for split {missing[0]}{said}. Name the config, the"
+                " data set's own split (problems.splits), or files by pattern (problems.files)"
+            )
+        every = sorted({name for files in found.values() for name in files})
+        files = hub.Files(repository, tuple(glob.escape(name) for name in every))
+        folder = fetch(files)
     except hub.HubError as error:
         raise Unreadable(str(error)) from error
-    found = {split: _matching(folder, groups) for split, groups in wanted.items()}
-    if missing := [split for split, files in found.items() if not files]:
-        there = [name for name in hub.names(hub.Repository(repo, "dataset", folder.name)) if name.endswith(FORMATS)]
-        said = f"; it has {', '.join(there[:12])}{' ..' if len(there) > 12 else ''}" if there else ""
-        raise Unreadable(
-            f"{repo} has no file like {wanted[missing[0]][0][0]} for split {missing[0]}{said}. Name the config, the"
-            " data set's own split (problems.splits), or files by pattern (problems.files)"
-        )
-    return found, f"{repo}@{folder.name}"
+    return {split: [str(folder / name) for name in files] for split, files in found.items()}, files.name
 
 
 def _groups(source: HuggingFaceProblems, split: Split) -> list[list[str]]:
@@ -95,12 +104,22 @@ def _groups(source: HuggingFaceProblems, split: Split) -> list[list[str]]:
     return [[f"{folder}{stem}.{ending}" for stem in stems] for folder in folders for ending in FORMATS]
 
 
-def _matching(folder: Path, groups: Sequence[Sequence[str]]) -> list[str]:
+def _matching(names: Sequence[str], groups: Sequence[Sequence[str]]) -> list[str]:
     """The files of the first group that has any: sets hold the same rows in several formats."""
     for group in groups:
-        if found := sorted({str(path) for pattern in group for path in folder.glob(pattern) if path.is_file()}):
+        patterns = [pattern.split("/") for pattern in group]
+        if found := [name for name in names if any(_like(name.split("/"), pattern) for pattern in patterns)]:
             return found
     return []
+
+
+def _like(name: Sequence[str], pattern: Sequence[str]) -> bool:
+    """Whether a path fits a pattern, part by part; `**` stands for any number of parts."""
+    if not pattern:
+        return not name
+    if pattern[0] == "**":
+        return any(_like(name[begin:], pattern[1:]) for begin in range(len(name) + 1))
+    return bool(name) and fnmatchcase(name[0], pattern[0]) and _like(name[1:], pattern[1:])
 
 
 def rows(text: str, total: int) -> slice:

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import gzip
-import hashlib
 import json
-import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
 import pytest
@@ -19,6 +15,7 @@ from pyarrow import parquet
 from pmd.gateway.recipes.problems import InvalidRecipe, check_allowed, load_problems, materialise, parse_recipe
 from pmd.services.common.allowed import Allowed
 from pmd.services.common.artifacts import read_problems
+from tests.models.hub import LocalHub
 
 Tree = Callable[..., dict[str, Any]]
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -159,89 +156,40 @@ def test_a_parquet_file_that_expands_without_end_is_refused(
     assert "expands beyond" in refusal(tree_of(recipe_tree, files={"train": [str(tmp_path / "a.parquet")]}))
 
 
-class _Hub(BaseHTTPRequestHandler):
-    """The few routes of a hub that a download asks."""
-
-    files: dict[str, bytes] = {}
-    asked: list[str] = []
-
-    def log_message(self, *_: Any) -> None:
-        pass
-
-    def do_HEAD(self) -> None:
-        self.do_GET()
-
-    def do_GET(self) -> None:
-        path = unquote(urlsplit(self.path).path)
-        self.asked.append(path)
-        head = "/api/datasets/team/sums/"
-        if path.startswith(f"{head}revision/"):
-            if path.removeprefix(f"{head}revision/") not in {"main", COMMIT}:
-                return self._say(404, b"{}", {"X-Error-Code": "RevisionNotFound"})
-            siblings = [{"rfilename": name} for name in self.files]
-            return self._say(200, json.dumps({"id": "team/sums", "sha": COMMIT, "siblings": siblings}).encode())
-        if path.startswith(f"{head}tree/"):
-            tree = [
-                {"type": "file", "path": name, "size": len(data), "oid": hashlib.sha256(data).hexdigest()}
-                for name, data in self.files.items()
-            ]
-            return self._say(200, json.dumps(tree).encode())
-        resolve = f"/datasets/team/sums/resolve/{COMMIT}/"
-        name = path.removeprefix(resolve)
-        if path.startswith(resolve) and name in self.files:
-            data = self.files[name]
-            return self._say(200, data, {"X-Repo-Commit": COMMIT, "ETag": f'"{hashlib.sha256(data).hexdigest()}"'})
-        return self._say(404, b"{}", {"X-Error-Code": "RepoNotFound"})
-
-    def _say(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
-        self.send_response(status)
-        for key, value in (headers or {}).items():
-            self.send_header(key, value)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
-
-
 @pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[_Hub]]:
-    _Hub.files = {
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalHub]:
+    files = {
         "README.md": b"a card",
         "main/train-00000-of-00001.parquet": write(tmp_path / "made" / "a.parquet", ROWS[:8]).read_bytes(),
         "main/test-00000-of-00001.parquet": write(tmp_path / "made" / "b.parquet", ROWS[8:]).read_bytes(),
+        "main/train.jsonl": b"the same rows again",
         "main/train.py": b"raise SystemExit('run')",
     }
-    _Hub.asked = []
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Hub)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+    started = LocalHub(files, COMMIT, "team/sums", "dataset")
+    monkeypatch.setenv("HF_ENDPOINT", started.url)
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
     for name in ("HF_HUB_CACHE", "HF_HUB_OFFLINE", "HF_TOKEN"):
         monkeypatch.delenv(name, raising=False)
-    yield _Hub
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    yield started
+    started.close()
 
 
 SPLITS = {"train": "train", "test": "test"}
 
 
-def test_a_data_set_of_the_hub_is_frozen_at_its_commit(hub: type[_Hub], recipe_tree: Tree, tmp_path: Path) -> None:
+def test_a_data_set_of_the_hub_is_frozen_at_its_commit(hub: LocalHub, recipe_tree: Tree, tmp_path: Path) -> None:
     tree = tree_of(recipe_tree, dataset="team/sums", config="main", splits=SPLITS)
     inputs = materialise(parse_recipe(tree), "demo-1", f"file://{tmp_path}/runs")
     assert inputs.source == f"team/sums@{COMMIT}"
     problems = read_problems(inputs.problems)
     assert len(problems) == 10
     assert problems["test-test-00000-of-00001-1"].verifier["answer"] == "16"
-    fetched = {path.rsplit("/", 1)[-1] for path in hub.asked if "/resolve/" in path}
-    assert fetched == {"train-00000-of-00001.parquet", "test-00000-of-00001.parquet"}, "data, and no code"
+    fetched = {asked.rsplit("/", 1)[-1] for asked in hub.asked if "/resolve/" in asked}
+    wanted = {"train-00000-of-00001.parquet", "test-00000-of-00001.parquet"}
+    assert fetched == wanted, "data once, in one format, and no code"
 
 
-def test_what_was_fetched_once_needs_no_hub(
-    hub: type[_Hub], recipe_tree: Tree, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_was_fetched_once_needs_no_hub(hub: LocalHub, recipe_tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
     tree = tree_of(recipe_tree, dataset="team/sums", config="main", splits=SPLITS)
     first = load_problems(parse_recipe(tree).problems)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
@@ -255,7 +203,7 @@ def test_what_was_fetched_once_needs_no_hub(
     [
         (
             {"config": None},
-            "it has main/test-00000-of-00001.parquet, main/train-00000-of-00001.parquet. Name the config",
+            "it has main/test-00000-of-00001.parquet, main/train-00000-of-00001.parquet, main/train.jsonl. Name the",
         ),
         ({"splits": {"train": "validation"}}, "no file like main/validation.parquet for split train"),
         ({"dataset": "team/sums@v9"}, "has no revision 'v9'"),
@@ -265,7 +213,7 @@ def test_what_was_fetched_once_needs_no_hub(
         ),
     ],
 )
-def test_what_the_hub_has_not_got_is_said(over: dict[str, Any], why: str, hub: type[_Hub], recipe_tree: Tree) -> None:
+def test_what_the_hub_has_not_got_is_said(over: dict[str, Any], why: str, hub: LocalHub, recipe_tree: Tree) -> None:
     tree = tree_of(recipe_tree, **{"dataset": "team/sums", "config": "main", "splits": SPLITS, **over})
     said = refusal(tree)
     assert said.startswith("problems.dataset: ")
