@@ -141,6 +141,71 @@ def test_a_wrong_section_says_what_to_do(over: dict[str, Any], why: str, recipe_
     assert why in refusal(tree_of(recipe_tree, **over))
 
 
+@pytest.mark.parametrize(
+    ("template", "why"),
+    [
+        ("{% for a in range(999) %}{% for b in range(999) %}{% endfor %}{% endfor %}", "loops take over 100000 rounds"),
+        ("{{ 'x' * 999999999 }}", "a product of more than 1048576"),
+        ("{{ 999999999 * [1] }}", "a product of more than 1048576"),
+        ("{{ 9 ** 9 ** 9 }}", "a power"),
+        ("{{ '%999999999d' % 1 }}", "not formatted by %"),
+    ],
+)
+def test_a_template_without_end_ends(template: str, why: str, recipe_tree: Tree, tmp_path: Path) -> None:
+    file = str(write(tmp_path / "a.parquet", ROWS[:1]))
+    said = refusal(tree_of(recipe_tree, files={"train": [file]}, columns={**COLUMNS, "prompt": template}))
+    assert "a.parquet row 1: field 'prompt'" in said
+    assert why in said
+
+
+def test_an_ordinary_template_loops_and_multiplies(recipe_tree: Tree, tmp_path: Path) -> None:
+    template = (
+        "{% for c in 'abc' if c != 'b' %}{{ loop.index }}{{ c * 2 }}{% if not loop.last %}-{% endif %}{% else %}no"
+        "{% endfor %} {{ 2 ** 10 }} {{ 7 % 4 }} {{ 99999 * 99999 }}"
+    )
+    file = str(write(tmp_path / "a.parquet", ROWS[:1]))
+    tree = tree_of(recipe_tree, files={"train": [file]}, columns={**COLUMNS, "prompt": template})
+    (problem,), _ = load_problems(parse_recipe(tree).problems)
+    assert problem.question() == "1aa-2cc 1024 3 9999800001"
+
+
+@pytest.mark.parametrize("template", ["{% macro f() %}{% endmacro %}", "{% for a in b recursive %}{% endfor %}"])
+def test_a_template_that_could_call_itself_is_refused(template: str, recipe_tree: Tree) -> None:
+    said = refusal(tree_of(recipe_tree, files={"train": ["x"]}, columns={**COLUMNS, "prompt": template}))
+    assert "are not taken" in said
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "why"),
+    [
+        ("a.csv", b"question,answer\nshort\n", "row 1: has 1 values where the file has 2 columns"),
+        ("a.csv", b"question,answer\na,b,c,d\n", "row 1: has 4 values where the file has 2 columns"),
+        ("a.csv", b"question,question\na,b\n", "two columns 'question'"),
+        ("a.jsonl", b'{"question": "a", "answer": NaN}\n', "line 1: field 'verifier.answer': nan is no JSON"),
+        ("a.jsonl", b'{"question": "a", "answer": ' + b"[" * 400 + b"]" * 400 + b"}", "more than 32 deep"),
+    ],
+)
+def test_a_hostile_file_is_a_sentence(name: str, content: bytes, why: str, recipe_tree: Tree, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(content)
+    columns = {"prompt": "{{ question }}", "verifier": {"kind": "exact", "answer": {"column": "answer"}}}
+    assert why in refusal(tree_of(recipe_tree, files={"train": [str(tmp_path / name)]}, columns=columns))
+
+
+@pytest.mark.parametrize(
+    ("table", "why"),
+    [
+        (pa.table({"question": ["a"], "answer": pa.array([2**52], pa.timestamp("ms"))}), "can't be read: Overflow"),
+        (pa.table({"question": ["a"], "answer": pa.array([1], pa.timestamp("s", tz="No/Where"))}), "No/Where"),
+        (pa.Table.from_arrays([pa.array(["a"])] * 2, names=["question"] * 2), "two columns 'question'"),
+        (pa.table({"question": ["a"], "answer": [[1.0, float("inf")]]}), "field 'verifier.answer': inf is no JSON"),
+    ],
+)
+def test_a_hostile_parquet_file_is_a_sentence(table: pa.Table, why: str, recipe_tree: Tree, tmp_path: Path) -> None:
+    parquet.write_table(table, tmp_path / "a.parquet")
+    columns = {"prompt": "{{ question }}", "verifier": {"kind": "exact", "answer": {"column": "answer"}}}
+    assert why in refusal(tree_of(recipe_tree, files={"train": [str(tmp_path / "a.parquet")]}, columns=columns))
+
+
 def test_a_file_that_is_no_parquet_is_refused(recipe_tree: Tree, tmp_path: Path) -> None:
     (tmp_path / "a.parquet").write_text("PAR1 not at all")
     said = refusal(tree_of(recipe_tree, files={"train": [str(tmp_path / "a.parquet")]}))
