@@ -244,7 +244,11 @@ def _unreadable(source: ProblemSource, error: Unreadable) -> InvalidRecipe:
 
 def _cut(source: LiveCodeBenchProblems | SciKnowEvalProblems | HuggingFaceProblems, split: Split) -> Cut | None:
     text = source.rows.get(split) if isinstance(source, HuggingFaceProblems) else None
-    return None if text is None else lambda total: huggingface.rows(text, total)
+    if text is None:
+        return None
+    if "%" in text or "-" in text:
+        return lambda total: huggingface.rows(text, total)
+    return huggingface.rows(text, 0)  # what comes behind the last row is not read
 
 
 def _refuse_if_none(problems: list[Problem], bad: list[BadRecord]) -> None:

@@ -75,8 +75,8 @@ is unique to the file and line."""
 Raw = bytes | dict[str, Any] | BadField
 """What should be the JSON of a record, or the record, or what is wrong with it."""
 
-Cut = Callable[[int], slice]
-"""Which of so many rows are used."""
+Cut = slice | Callable[[int], slice]
+"""Which rows are used: those of a slice from the beginning, or what their number says."""
 
 
 def load(
@@ -95,7 +95,9 @@ def load(
     bad: list[BadRecord] = []
     known = set() if known is None else known
     rows = _rows(uris)
-    if cut is not None:
+    if isinstance(cut, slice):
+        rows = islice(rows, cut.start, cut.stop)
+    elif cut is not None:
         every = list(rows)
         rows = iter(every[cut(len(every))])
     for where, id_, raw in rows:

@@ -206,6 +206,16 @@ def test_a_hostile_parquet_file_is_a_sentence(table: pa.Table, why: str, recipe_
     assert why in refusal(tree_of(recipe_tree, files={"train": [str(tmp_path / "a.parquet")]}, columns=columns))
 
 
+def test_rows_from_the_beginning_are_read_no_further(recipe_tree: Tree, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes(b"question,answer\n" + b"a,1\n" * 9 + b'"never closed')
+    columns = {"prompt": "{{ question }}", "verifier": {"kind": "exact", "answer": {"column": "answer"}}}
+    tree = tree_of(recipe_tree, files={"train": [str(tmp_path / "a.csv")]}, columns=columns)
+    assert "unexpected end of data" in refusal(tree)
+    tree["problems"]["rows"] = {"train": "1:4"}
+    problems, bad = load_problems(parse_recipe(tree).problems)
+    assert ([problem.id for problem in problems], bad) == (["train-a-2", "train-a-3", "train-a-4"], [])
+
+
 def test_a_file_that_is_no_parquet_is_refused(recipe_tree: Tree, tmp_path: Path) -> None:
     (tmp_path / "a.parquet").write_text("PAR1 not at all")
     said = refusal(tree_of(recipe_tree, files={"train": [str(tmp_path / "a.parquet")]}))
