@@ -59,6 +59,8 @@ class RunView(Strict):
     method: MethodName
     model: str | None = None
     """What the base model is: its folder, or `owner/name@commit` of the hub."""
+    dataset: str | None = None
+    """Data set of the hub that its problems are from, as `owner/name@commit`."""
     status: RunStatus
     step: int
     """Steps that are complete."""
@@ -172,16 +174,17 @@ class ServiceView(Strict):
     error: str | None = None
 
 
-class FetchView(Strict):
-    """A base model on its way to the gateway's machine."""
+class DownloadView(Strict):
+    """A model or data set of the hub on its way to the gateway's machine."""
 
-    model: str
-    """Its folder, or `owner/name@commit` of the hub."""
+    kind: Literal["model", "dataset"]
+    name: str
+    """`owner/name@commit`."""
     status: Literal["downloading", "ready"]
     bytes: int = 0
-    """What is here; 0 of one that was here before."""
+    """What has come, of what was not here before."""
     total_bytes: int = 0
-    """In all, as far as known."""
+    """In all of that, as far as known."""
 
 
 class PlannedPhase(Strict):

@@ -17,7 +17,7 @@ from fastapi.responses import JSONResponse
 from prometheus_client import REGISTRY as PROMETHEUS
 from sqlalchemy.exc import SQLAlchemyError
 
-from pmd.gateway.api import chat, memory, runs, verify
+from pmd.gateway.api import chat, downloads, memory, runs, verify
 from pmd.gateway.api.broker import Broker, redis
 from pmd.gateway.api.deps import Parts, Wake
 from pmd.gateway.api.events import Tails
@@ -25,8 +25,8 @@ from pmd.gateway.api.forward import Forwarder
 from pmd.gateway.api.metrics import RunMetrics
 from pmd.gateway.api.reading import Reading
 from pmd.gateway.disk import GIB, free_bytes
-from pmd.gateway.recipes.models.resolve import Coming, Downloads
-from pmd.gateway.recipes.problems import InvalidRecipe, ModelAway
+from pmd.gateway.recipes.downloads import Cancelled, Coming, Downloads
+from pmd.gateway.recipes.problems import Away, InvalidRecipe
 from pmd.gateway.registry.registry import IdempotencyConflict, Registry, UnknownRun
 from pmd.gateway.registry.schema import REGISTRY
 from pmd.gateway.registry.status import ForbiddenTransition
@@ -78,7 +78,7 @@ def create_app(
         settings, registry, forward, wake or _by_celery, broker, Reading(), Tails(registry), Downloads()
     )
     _explain_refusals(app)
-    for routes in (runs.routes, memory.routes, verify.routes, chat.routes):
+    for routes in (runs.routes, downloads.routes, memory.routes, verify.routes, chat.routes):
         app.include_router(routes)
     return app
 
@@ -106,13 +106,17 @@ def _explain_refusals(app: FastAPI) -> None:
     async def invalid(_: Request, error: InvalidRecipe) -> JSONResponse:
         return problem(422, "the recipe is not valid", error.fields)
 
-    @app.exception_handler(ModelAway)
-    async def no_hub(_: Request, error: ModelAway) -> JSONResponse:
-        return problem(503, "the recipe's model is out of reach", error.fields, {"Retry-After": "30"})
+    @app.exception_handler(Away)
+    async def no_hub(_: Request, error: Away) -> JSONResponse:
+        return problem(503, "what the recipe names of the hub is out of reach", error.fields, {"Retry-After": "30"})
 
     @app.exception_handler(Coming)
     async def coming(_: Request, error: Coming) -> JSONResponse:
         return problem(503, str(error), headers={"Retry-After": "10"})
+
+    @app.exception_handler(Cancelled)
+    async def cancelled(_: Request, error: Cancelled) -> JSONResponse:
+        return problem(409, str(error))
 
     @app.exception_handler(SQLAlchemyError)
     async def registry_away(_: Request, error: SQLAlchemyError) -> JSONResponse:

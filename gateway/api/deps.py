@@ -12,7 +12,7 @@ from pmd.gateway.api.broker import Broker
 from pmd.gateway.api.events import Tails
 from pmd.gateway.api.forward import Forwarder
 from pmd.gateway.api.reading import Reading
-from pmd.gateway.recipes.models.resolve import Downloads
+from pmd.gateway.recipes.downloads import Downloads
 from pmd.gateway.registry.registry import Registry
 from pmd.gateway.settings import GatewaySettings
 from pmd.services.common.wire import Slug

@@ -102,19 +102,16 @@ CREATE: Responses = {
 RUN_LIST = _answers(200, [_RUN | {"phases": []}], 404)
 RUN = _answers(200, _RUN, 404)
 STEER = _answers(200, _RUN, 404, 409)
-FETCH: Responses = {
-    **_answers(
-        200,
-        {
-            "model": "Qwen/Qwen3-8B@9c925d64d72725edaf899c6cb9c377fd0709d9c5",
-            "status": "downloading",
-            "bytes": 3_141_592_653,
-            "total_bytes": 16_381_516_800,
-        },
-        503,
-    ),
-    **_INVALID,
+_DOWNLOAD = {
+    "kind": "model",
+    "name": "Qwen/Qwen3-8B@9c925d64d72725edaf899c6cb9c377fd0709d9c5",
+    "status": "downloading",
+    "bytes": 3_141_592_653,
+    "total_bytes": 16_381_516_800,
 }
+FETCH: Responses = {**_answers(200, [_DOWNLOAD], 409, 503), **_INVALID}
+DOWNLOADS = _answers(200, [_DOWNLOAD])
+CANCEL_DOWNLOAD = _answers(200, [_DOWNLOAD], 404)
 VALIDATE: Responses = {
     **_answers(
         200,

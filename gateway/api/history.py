@@ -46,11 +46,13 @@ def run_view(
 ) -> RunView:
     """A run as it stands: its row, the newest attempt of each phase of its open steps, and its alarms."""
     newest = {(row["step"], row["name"]): row for row in phases}
+    inputs = json.loads(run["inputs"])
     return RunView(
         id=run["id"],
         name=run["name"],
         method=run["method"],
-        model=json.loads(run["inputs"]).get("model"),
+        model=inputs.get("model"),
+        dataset=inputs.get("source") or None,
         status=RunStatus(run["status"]),
         step=run["step"],
         steps=run["steps"],

@@ -22,15 +22,15 @@ from pmd.gateway.api.history import checkpoint_views, latest_view, memory_events
 from pmd.gateway.disk import GIB, LOW_BYTES, free_bytes
 from pmd.gateway.loop.plan import step_plan
 from pmd.gateway.loop.state import CALLS, last_step
-from pmd.gateway.recipes import specs
-from pmd.gateway.recipes.models.resolve import Coming
+from pmd.gateway.recipes import hub, specs
+from pmd.gateway.recipes.models import resolve
 from pmd.gateway.recipes.preview import preview
 from pmd.gateway.recipes.problems import (
     SHOWN,
     Refused,
     check_allowed,
-    fetch_base,
     find_base,
+    find_data,
     materialise,
     parse_recipe,
 )
@@ -41,7 +41,6 @@ from pmd.gateway.registry.status import ENDED, Desired
 from pmd.gateway.views import (
     CheckpointView,
     EventView,
-    FetchView,
     PlannedPhase,
     ReportView,
     RunStatus,
@@ -152,7 +151,8 @@ async def create_run(
 ) -> RunView:
     """Create a run and start it. With an `Idempotency-Key`, repeating the request returns the same run.
 
-    A model of the hub that is not here yet is fetched in the background, and the answer is 503 until it is here.
+    A model or data set of the hub that is not here yet is fetched in the background; until it is here, 503 says how far
+    it is.
     """
     run, created = await parts.reading.run(lambda: _create(parts, body.recipe, idempotency_key))
     if created is not None:
@@ -171,9 +171,10 @@ def _create(parts: Parts, tree: dict[str, Any], key: str | None) -> tuple[str, b
     if known:
         return known[0], None
     check_allowed(recipe, parts.settings.allowed())
-    base = find_base(recipe, parts.downloads.require)
+    base = find_base(recipe, lambda model: resolve.require(model, parts.downloads.require))
+    frozen = find_data(recipe, parts.downloads.require)
     run = _run_id(recipe, key)
-    inputs = materialise(recipe, run, parts.settings.runs_uri(), _refusing(parts.services), base, _banks(parts))
+    inputs = materialise(frozen, run, parts.settings.runs_uri(), _refusing(parts.services), base, _banks(parts))
     return run, parts.registry.create(run, recipe, inputs, key=key)
 
 
@@ -228,7 +229,8 @@ def cancel_run(run: RunId, parts: TheParts, later: BackgroundTasks) -> RunView:
 
 @routes.post("/v1/recipes:validate", tags=["recipes"], responses=examples.VALIDATE)
 async def validate_recipe(body: CreateRun, parts: TheParts) -> ValidatedRecipe:
-    """Check a recipe, its problems and its model, and say what it would do; nothing is started, no weights fetched.
+    """Check a recipe, its problems and its model, and say what it would do; nothing is started, no
+    weights and no data set fetched.
 
     What is not here yet is told in `missing`; what is wrong is refused.
     """
@@ -238,7 +240,7 @@ async def validate_recipe(body: CreateRun, parts: TheParts) -> ValidatedRecipe:
 def _preview(parts: Parts, tree: dict[str, Any]) -> ValidatedRecipe:
     recipe = parse_recipe(tree)
     check_allowed(recipe, parts.settings.allowed())
-    seen = preview(recipe, _refusing(parts.services), _banks(parts))
+    seen = preview(recipe, _refusing(parts.services), _banks(parts), hub.here)
     return ValidatedRecipe(
         recipe=recipe.model_dump(mode="json"),
         steps=last_step(recipe),
@@ -260,29 +262,6 @@ def _preview(parts: Parts, tree: dict[str, Any]) -> ValidatedRecipe:
             for step in range(min(1, last_step(recipe)) + 1)
         },
     )
-
-
-class FetchModel(Strict):
-    """Which model is wanted."""
-
-    model: str = Field(examples=["Qwen/Qwen3-8B", "/models/my-base"])
-    """As a recipe names it."""
-
-
-@routes.post("/v1/base-models:fetch", tags=["recipes"], responses=examples.FETCH)
-async def fetch_model(body: FetchModel, parts: TheParts) -> FetchView:
-    """Have a model here that a recipe names, and say how far it is. Repeat it until it is `ready`; nothing is fetched
-    twice, and what was cut short goes on."""
-    return await parts.reading.run(lambda: _fetch(parts, body.model))
-
-
-def _fetch(parts: Parts, model: str) -> FetchView:
-    try:
-        located = fetch_base(model, parts.settings.allowed(), parts.downloads.require)
-    except Coming as coming:
-        progress = coming.progress
-        return FetchView(model=progress.name, status="downloading", bytes=progress.done, total_bytes=progress.total)
-    return FetchView(model=located.name, status="ready")
 
 
 @routes.get("/v1/runs/{run}/events", tags=["runs"], response_model=list[EventView], responses=examples.EVENTS)

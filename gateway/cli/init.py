@@ -28,16 +28,25 @@ is judged. Both are examples: signs on doors, whose style depends on the kind of
 2. `recipe.yaml`: `model`, and `schedule.problems_per_step` (at most as many as there are of split `train`).
 3. `recipe.yaml`: `sampling.max_tokens`, in both places, as long as an answer may be.
 
+A handful of problems teaches nothing that can be seen: have some dozens to train on, and ten or more of split `test`.
+
 Then, in this folder:
 
 ```
 pmd model smollm2 --to {model}    # once: a small model, no hub needed; not for a model of your own
 pmd runs create recipe.yaml --dry-run
 pmd up
-pmd runs create recipe.yaml --watch
+pmd runs create recipe.yaml --watch     # says the run's name, RUN below; Ctrl-C leaves it running
+pmd runs report RUN                     # did it learn? accuracy before and after, and how sure that is
 pmd memory list RUN
+pmd memory explain RUN 2:PROBLEM#0      # what the teacher of step 2 was shown
 pmd export RUN --to ./trained
+pmd down
 ```
+
+The first step learns nothing where the teacher is shown only what earlier steps wrote. If `lead` (the teacher's pass
+rate minus the student's) stays at or below 0, memory does not help: contexts show the wrong problems' answers, or none.
+Look at a few, and set `retrieval.min_similarity` between the likeness of problems of one kind and of different kinds.
 
 Editors that know `# yaml-language-server` check the recipe against `recipe.schema.json` as you type.
 """
@@ -47,7 +56,7 @@ def init(
     folder: Annotated[Path, typer.Argument(help="Where to write; made if it is not there.")] = Path(),
     model: Annotated[str, typer.Option(help="Folder of the base model.")] = MODEL,
 ) -> None:
-    """Write a recipe and five example problems for a task of your own."""
+    """Write a recipe and example problems for a task of your own."""
     from pmd.gateway.recipes.schema import FILE, LINE, text  # noqa: PLC0415 - loads pydantic models
 
     folder.mkdir(parents=True, exist_ok=True)

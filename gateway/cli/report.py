@@ -22,10 +22,12 @@ SAMPLE_CHARS = 160
 def render_terminal(report: ReportView) -> RenderableType:
     """Scores before and after, what it took, and a few memories."""
     evaluated = "with memory" if METHODS[report.run.method].prompts_with_memory else "memory-free"
-    scores = table(f"accuracy, {evaluated}", "before", "after", "by step")
+    scores = table(f"accuracy, {evaluated}", "before", "after", "by step", "change")
     for change in figures.changes(report):
         bars = sparkline(y for _, y in curve(report.steps, change.split))
-        scores.add_row(change.split, percent(change.before), f"[bold]{percent(change.after)}[/]", f"[cyan]{bars}[/]")
+        scores.add_row(
+            change.split, percent(change.before), f"[bold]{percent(change.after)}[/]", f"[cyan]{bars}[/]", change.said
+        )
     facts = table("", "", show_header=False)
     run = report.run
     facts.add_row(

@@ -59,13 +59,19 @@ def _refusal(fields: list[dict[str, str]], title: str = "the recipe is not valid
 
 
 def submit(gateway: Gateway, recipe: dict[str, Any]) -> dict[str, Any]:
-    """Start a run, once its model is where the gateway is."""
+    """Start a run, once what it names of the hub is where the gateway is."""
     check_recipe(recipe)
-    if hub_name(str(recipe["model"])):
+    if hub_name(str(recipe["model"])) or _dataset(recipe):
         gateway.post("/v1/recipes:validate", {"recipe": recipe})  # what is wrong is said before gigabytes are fetched
-        fetch(gateway, recipe["model"])
+        fetch(gateway, recipe)
     view: dict[str, Any] = gateway.post("/v1/runs", {"recipe": recipe})
     return view
+
+
+def _dataset(recipe: dict[str, Any]) -> bool:
+    """Whether a recipe's problems are a data set of the hub."""
+    problems = recipe.get("problems")
+    return isinstance(problems, dict) and problems.get("source") == "huggingface" and bool(problems.get("dataset"))
 
 
 @app.command("create")
@@ -117,7 +123,10 @@ def _checked(data: dict[str, Any]) -> tuple[list[str], list[dict[str, str]]]:
 
     lines = []
     try:
-        told = connect().post("/v1/recipes:validate", {"recipe": data})
+        gateway = connect()
+        if _dataset(data):
+            fetch(gateway, data, weights=False)
+        told = gateway.post("/v1/recipes:validate", {"recipe": data})
     except Unreachable:
         recipe = Recipe.model_validate(data)
         if not isinstance(recipe.problems, PocketProblems):
@@ -145,21 +154,58 @@ def _checked(data: dict[str, Any]) -> tuple[list[str], list[dict[str, str]]]:
     return lines, told.get("missing", [])
 
 
-def fetch(gateway: Gateway, model: str) -> str:
-    """Have a model of the hub where the gateway is; says how far that is. Returns its name with the commit."""
+def fetch(gateway: Gateway, recipe: dict[str, Any], *, weights: bool = True) -> None:
+    """Have what a recipe names of the hub where the gateway is; says how far that is.
+
+    Args:
+        weights: those of its model, too.
+    """
     with Live(console=Console(stderr=True), auto_refresh=False, transient=True) as line:
-        while True:
-            told = gateway.post("/v1/base-models:fetch", {"model": model})
-            if told["status"] == "ready":
-                return str(told["model"])
-            done, total = told["bytes"] / 1e9, max(told["total_bytes"], told["bytes"]) / 1e9
-            share = f" ({done / total:.0%})" if total else ""
-            said = f"downloading {told['model']}: {done:.2f} of {total:.2f} GB{share}"
-            if line.console.is_terminal:
-                line.update(said, refresh=True)
-            else:
-                typer.echo(said, err=True)
-            time.sleep(POLL_S if line.console.is_terminal else QUIET_POLL_S)
+        coming: list[dict[str, Any]] = []
+        try:
+            while True:
+                told = gateway.post("/v1/recipes:fetch", {"recipe": recipe, "weights": weights})
+                coming = [each for each in told if each["status"] != "ready"]
+                if not coming:
+                    return
+                said = "\n".join(f"downloading {how_far(each)}" for each in coming)
+                if line.console.is_terminal:
+                    line.update(said, refresh=True)
+                else:
+                    typer.echo(said, err=True)
+                time.sleep(POLL_S if line.console.is_terminal else QUIET_POLL_S)
+        except KeyboardInterrupt:
+            names = " and ".join(f"`pmd runs downloads --cancel {each['name']}`" for each in coming)
+            typer.echo(f"the gateway goes on downloading; the same command follows it, {names} ends it", err=True)
+            raise typer.Exit(130) from None
+
+
+def how_far(download: dict[str, Any]) -> str:
+    """A download in words."""
+    done, total = download["bytes"], max(download["total_bytes"], download["bytes"])
+    unit, name = (1e9, "GB") if total >= 1e9 else (1e6, "MB")
+    share = f" ({done / total:.0%})" if total else ""
+    return f"{download['name']}: {done / unit:.2f} of {total / unit:.2f} {name}{share}"
+
+
+@app.command("downloads")
+def downloads(
+    cancel: Annotated[str | None, typer.Option(metavar="NAME", help="End this one, as owner/name@commit.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show the models and data sets that are being fetched for runs to come, or end one."""
+    gateway = connect()
+    if cancel is not None:
+        views = gateway.post("/v1/downloads:cancel", {"name": cancel})
+    else:
+        views = gateway.get("/v1/downloads")
+    if as_json:
+        print_json(views)
+        return
+    for view in views:
+        console.print(escape(("cancelled " if cancel else "") + how_far(view)), soft_wrap=True)
+    if not views:
+        console.print("nothing is being downloaded")
 
 
 @app.command("list")
@@ -199,6 +245,8 @@ def show(run: RunId, as_json: AsJson = False) -> None:
     )
     if view["model"]:
         console.print(f"model: {escape(view['model'])}", soft_wrap=True)
+    if view["dataset"]:
+        console.print(f"data set: {escape(view['dataset'])}", soft_wrap=True)
     if view["error"]:
         console.print(f"[red]{escape(view['error'])}[/]", soft_wrap=True)
     if view["waiting"]:

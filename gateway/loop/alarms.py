@@ -128,9 +128,20 @@ def _idle(state: RunState, step: int) -> Iterator[Alarm]:
     lasted = _streak(step, idle)
     yield Alarm(
         "idle",
-        f"{_steps(lasted)} had nothing to learn from{masked}",
+        f"{_steps(lasted)} had nothing to learn from{masked}{_why_idle(state, step)}",
         _full(lasted, state.recipe.alarms.idle_steps),
     )
+
+
+def _why_idle(state: RunState, step: int) -> str:
+    """Where no teacher knew more than its student: why, and what to look at."""
+    if (step, PhaseName.RETRIEVE) not in state.records:
+        return ""
+    if state.result(step, PhaseName.RETRIEVE, RetrieveResult).with_context:
+        return ""
+    if step == 1 and state.inputs.start is None:
+        return ": memory begins empty, and contexts show what earlier steps wrote"
+    return ": no rollout had a teacher context; `pmd memory explain` says what was left out of one, and why"
 
 
 def _skipped(state: RunState, step: int) -> Iterator[Alarm]:

@@ -1,7 +1,7 @@
 """What a recipe would do, looked at without starting anything: for dry runs, here or at the gateway.
 
-Invariant: what is wrong is refused as creation refuses it; what is merely not here yet (problem files, a model whose
-hub is away) is named in `missing`, and the rest is still told.
+Invariant: what is wrong is refused as creation refuses it; what is merely not here yet (problem files, a model or
+data set of the hub) is named in `missing`, and the rest is still told.
 """
 
 from __future__ import annotations
@@ -9,20 +9,22 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
+from pmd.gateway.recipes import hub
 from pmd.gateway.recipes.datasets.records import BadRecord, Unreadable
-from pmd.gateway.recipes.hub import HubAway
+from pmd.gateway.recipes.downloads import Fetch
 from pmd.gateway.recipes.inputs import StartBank
 from pmd.gateway.recipes.models.estimate import estimate
 from pmd.gateway.recipes.models.known import known_shape
 from pmd.gateway.recipes.models.resolve import locate
 from pmd.gateway.recipes.problems import (
     NO_BANKS,
+    Away,
     Base,
     InvalidRecipe,
-    ModelAway,
     Refused,
     advise,
     find_base,
+    find_data,
     long_prompts,
     problems_of,
     start_of,
@@ -42,6 +44,10 @@ REMEDIES = {
     ),
 }
 """How to come by problem files, by `source`."""
+
+
+ABSENT = (FileNotFoundError, hub.HubAway, hub.NotHere)
+"""Why problems can't be read that may be there later."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +70,13 @@ class Preview:
     """The bank that it would begin with; its file is not written yet."""
 
 
-def preview(recipe: Recipe, refused: Refused = lambda _: {}, banks: Banks = NO_BANKS) -> Preview:
+def preview(
+    recipe: Recipe, refused: Refused = lambda _: {}, banks: Banks = NO_BANKS, fetch: Fetch = hub.snapshot
+) -> Preview:
     """What `recipe` would do.
+
+    Args:
+        fetch: what the files of a data set of the hub lead to.
 
     Raises:
         InvalidRecipe: creation would refuse it whatever is fetched.
@@ -76,13 +87,13 @@ def preview(recipe: Recipe, refused: Refused = lambda _: {}, banks: Banks = NO_B
     bad: list[BadRecord] = []
     try:
         base = find_base(recipe, lambda model: locate(model, whole=False))
-    except ModelAway as error:
+    except Away as error:
         missing += error.fields
     try:
-        problems, bad = problems_of(recipe, refused)
+        problems, bad = problems_of(find_data(recipe, fetch), refused)
     except InvalidRecipe as error:
         unreadable = error.__cause__
-        if not isinstance(unreadable, Unreadable) or not isinstance(unreadable.__cause__, FileNotFoundError | HubAway):
+        if not isinstance(unreadable, Unreadable) or not isinstance(unreadable.__cause__, ABSENT):
             raise
         remedy = REMEDIES.get(recipe.problems.source, "")
         missing += [field | {"message": f"{field['message']}. {remedy}".strip()} for field in error.fields]

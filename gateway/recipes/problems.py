@@ -24,8 +24,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from pmd.gateway.recipes import hub
 from pmd.gateway.recipes.datasets import huggingface, livecodebench, reasoning_gym, sciknoweval
 from pmd.gateway.recipes.datasets.records import BadRecord, Cut, Decode, Unreadable, load
+from pmd.gateway.recipes.downloads import Fetch
 from pmd.gateway.recipes.inputs import Inputs
 from pmd.gateway.recipes.lengths import too_long
 from pmd.gateway.recipes.methods import METHODS
@@ -73,8 +75,8 @@ class InvalidRecipe(ValueError):
         self.fields = fields
 
 
-class ModelAway(InvalidRecipe):
-    """The recipe's model is not here and no hub answers; the same recipe may be valid later."""
+class Away(InvalidRecipe):
+    """What the recipe names of the hub is not here and no hub answers; the same recipe may be valid later."""
 
 
 def _invalid(field: str, message: str) -> InvalidRecipe:
@@ -229,15 +231,24 @@ def _from_files(source: FileProblems | LiveCodeBenchProblems | SciKnowEvalProble
                 problems += found
                 bad += wrong
     except Unreadable as error:
-        by_name = isinstance(source, HuggingFaceProblems) and source.dataset is not None
-        raise _invalid("problems.dataset" if by_name else "problems.files", str(error)) from error
+        raise _unreadable(source, error) from error
     _refuse_if_none(problems, bad)
     return problems, bad
 
 
+def _unreadable(source: ProblemSource, error: Unreadable) -> InvalidRecipe:
+    by_name = isinstance(source, HuggingFaceProblems) and source.dataset is not None
+    fields = [{"field": "problems.dataset" if by_name else "problems.files", "message": str(error)}]
+    return Away(fields) if isinstance(error.__cause__, hub.HubAway) else InvalidRecipe(fields)
+
+
 def _cut(source: LiveCodeBenchProblems | SciKnowEvalProblems | HuggingFaceProblems, split: Split) -> Cut | None:
     text = source.rows.get(split) if isinstance(source, HuggingFaceProblems) else None
-    return None if text is None else lambda total: huggingface.rows(text, total)
+    if text is None:
+        return None
+    if "%" in text or "-" in text:
+        return lambda total: huggingface.rows(text, total)
+    return huggingface.rows(text, 0)  # what comes behind the last row is not read
 
 
 def _refuse_if_none(problems: list[Problem], bad: list[BadRecord]) -> None:
@@ -293,7 +304,7 @@ def materialise(
     Raises:
         InvalidRecipe: when the problems, the model or the bank to begin with can't be used.
     """
-    recipe, origin = _pinned(recipe)
+    recipe = find_data(recipe)
     base = base or find_base(recipe)
     problems, bad = problems_of(recipe, refused)
     long = long_prompts(recipe, problems, base)
@@ -317,7 +328,7 @@ def materialise(
         prompts=write_table(join(root, "problems", f"prompts.{mark}.parquet"), prompts, PROMPTS),
         train=train,
         evaluation=evaluation,
-        source=origin,
+        source=getattr(recipe.problems, "dataset", None) or "",
         too_long=len(long),
         long_examples=tuple(long[:SHOWN]),
         bad_records=len(bad),
@@ -327,16 +338,22 @@ def materialise(
     )
 
 
-def _pinned(recipe: Recipe) -> tuple[Recipe, str]:
-    """The recipe with its data set at one commit, and that name; empty where it has none."""
+def find_data(recipe: Recipe, fetch: Fetch = hub.snapshot) -> Recipe:
+    """The recipe with its data set at one commit, whose files are here; as it is where it names none of the hub.
+
+    Raises:
+        InvalidRecipe: there is no such data set, or none of its files is of a split.
+        Away: it is not here and no hub answers.
+        Exception: what `fetch` raises.
+    """
     source = recipe.problems
     if not isinstance(source, HuggingFaceProblems) or source.dataset is None:
-        return recipe, ""
+        return recipe
     try:
-        _, name = huggingface.files_of(source)
+        _, name = huggingface.files_of(source, fetch)
     except Unreadable as error:
-        raise _invalid("problems.dataset", str(error)) from error
-    return recipe.model_copy(update={"problems": source.model_copy(update={"dataset": name})}), name
+        raise _unreadable(source, error) from error
+    return recipe.model_copy(update={"problems": source.model_copy(update={"dataset": name})})
 
 
 @dataclass(frozen=True)
@@ -356,10 +373,10 @@ def find_base(recipe: Recipe, find: Callable[[str], Located] = locate) -> Base:
     Raises:
         InvalidRecipe: when it is no Hugging Face folder with safetensors, a tokenizer and a chat template, or one that
             this recipe can't work with.
-        ModelAway: when it is a name, its files are not here and no hub answers.
+        Away: when it is a name, its files are not here and no hub answers.
     """
+    located = find_model(recipe.model, find)
     try:
-        located = find(recipe.model)
         facts = read_facts(located.folder)
         refuse(recipe, facts)
     except ModelError as error:
@@ -367,14 +384,13 @@ def find_base(recipe: Recipe, find: Callable[[str], Located] = locate) -> Base:
     return Base(located, facts)
 
 
-def fetch_base(model: str, allowed: Allowed, find: Callable[[str], Located]) -> Located:
-    """A model that a recipe could name, whether or not one can run on it.
+def find_model(model: str, find: Callable[[str], Located]) -> Located:
+    """What a recipe's `model` leads to, whether or not one can run on it.
 
     Raises:
-        InvalidRecipe: the installation does not let recipes name it, or `find` finds none.
-        ModelAway: as `find_base` has it.
+        InvalidRecipe: `find` finds none.
+        Away: as `find_base` has it.
     """
-    _check("model", model, lambda name: check_name(name, allowed))
     try:
         return find(model)
     except ModelError as error:
@@ -383,7 +399,7 @@ def fetch_base(model: str, allowed: Allowed, find: Callable[[str], Located]) -> 
 
 def _of_model(error: ModelError) -> InvalidRecipe:
     fields = [{"field": error.field, "message": str(error)}]
-    return ModelAway(fields) if isinstance(error, HubAway) else InvalidRecipe(fields)
+    return Away(fields) if isinstance(error, HubAway) else InvalidRecipe(fields)
 
 
 def advise(recipe: Recipe, base: Base, problems: Sequence[Problem]) -> list[str]:

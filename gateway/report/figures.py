@@ -31,6 +31,22 @@ class Change:
     samples: int
     """Rollouts per problem."""
 
+    @property
+    def margin(self) -> float:
+        """Half of a 95 % interval of the change, were all answers independent; those of few problems are not, and then
+        it is wider (two binomial proportions, each with one more pass and one more failure)."""
+        answers = max(1, self.problems * self.samples)
+        rates = [(answers * rate + 1) / (answers + 2) for rate in (self.before, self.after)]
+        return float(1.96 * sum(rate * (1 - rate) / answers for rate in rates) ** 0.5)
+
+    @property
+    def said(self) -> str:
+        """The change in points, how much of it chance may be, and from how many answers that is known."""
+        change = 100 * (self.after - self.before)
+        told = "" if abs(change) > 100 * self.margin else ", which chance alone may be"
+        answers = f"{self.problems} problem{'s' * (self.problems != 1)} x {self.samples}"
+        return f"{change:+.0f} ± {100 * self.margin:.0f} points{told} ({answers})"
+
 
 def splits(report: ReportView) -> list[str]:
     """Evaluated splits, in the order of their first appearance."""

@@ -1,26 +1,34 @@
-"""A model hub at the wire: as much of its API as downloads of a model speak, with the faults that real ones have."""
+"""A hub at the wire: as much of its API as downloads speak, with the faults that real ones have."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import threading
+import time
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import unquote
 
 NAME = "owner/tiny"
+PIECE = 1 << 20
 
 
 @dataclass
 class LocalHub:
-    """Serves one model by its commits; listens on a port of its own."""
+    """Serves one model or data set by its commits; listens on a port of its own."""
 
     files: dict[str, bytes]
     commit: str = "a" * 40
+    name: str = NAME
+    kind: str = "model"
+    """Or `dataset`."""
     gated: bool = False
     cut_after: int | None = None
     """Bytes of a file of weights after which the connection breaks; once."""
+    slow: float = 0.0
+    """Seconds between two pieces of a file."""
     asked: list[str] = field(default_factory=list)
     """Requests so far: method, path, and the range where one is asked for."""
 
@@ -38,17 +46,18 @@ class LocalHub:
 
             def do_GET(self) -> None:
                 hub.asked.append(" ".join([self.command, self.path, self.headers.get("Range", "")]).strip())
-                path = self.path.partition("?")[0]
-                if path.startswith(f"/api/models/{NAME}/revision/"):
+                path = unquote(self.path.partition("?")[0])
+                files = f"/datasets/{hub.name}/resolve/" if hub.kind == "dataset" else f"/{hub.name}/resolve/"
+                if path.startswith(f"/api/{hub.kind}s/{hub.name}/revision/"):
                     self._info(path.rsplit("/", 1)[1])
-                elif path.startswith(f"/api/models/{NAME}/tree/"):
+                elif path.startswith(f"/api/{hub.kind}s/{hub.name}/tree/"):
                     tree = [
                         {"type": "file", "path": name, "size": len(data), "oid": hashlib.sha1(data).hexdigest()}  # noqa: S324
                         for name, data in hub.files.items()
                     ]
                     self._answer(200, json.dumps(tree).encode())
-                elif path.startswith(f"/{NAME}/resolve/"):
-                    self._file(path.removeprefix(f"/{NAME}/resolve/").partition("/")[2])
+                elif path.startswith(files):
+                    self._file(path.removeprefix(files).partition("/")[2])
                 else:
                     self._answer(404, b"{}", {"X-Error-Code": "RepoNotFound"})
 
@@ -57,7 +66,7 @@ class LocalHub:
                     self._answer(404, b"{}", {"X-Error-Code": "RevisionNotFound"})
                     return
                 siblings = [{"rfilename": name} for name in hub.files]
-                self._answer(200, json.dumps({"id": NAME, "sha": hub.commit, "siblings": siblings}).encode())
+                self._answer(200, json.dumps({"id": hub.name, "sha": hub.commit, "siblings": siblings}).encode())
 
             def _file(self, name: str) -> None:
                 if hub.gated:
@@ -86,8 +95,17 @@ class LocalHub:
                     self.send_header(key, value)
                 self.end_headers()
                 if self.command == "GET":
-                    self.wfile.write(body[:cut])
+                    self._send(body[:cut])
                 if cut is not None:
+                    self.close_connection = True
+
+            def _send(self, body: bytes) -> None:
+                pieces = range(0, len(body), PIECE) if hub.slow else (0,)
+                try:
+                    for begin in pieces:
+                        self.wfile.write(body[begin : begin + PIECE] if hub.slow else body)
+                        time.sleep(hub.slow)
+                except OSError:  # whoever asked has gone
                     self.close_connection = True
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from pmd.gateway.recipes.downloads import Coming, Downloads
 from pmd.gateway.recipes.files import load_recipe
-from pmd.gateway.recipes.models.resolve import Coming, Downloads, HubAway, HubName, check_name, hub_name, locate
+from pmd.gateway.recipes.models.resolve import HubAway, HubName, check_name, hub_name, locate, require
 from pmd.gateway.recipes.models.shape import ModelError
 from pmd.services.common.allowed import Allowed, NotAllowed
 from tests.models.hub import NAME, LocalHub, files_of
@@ -34,7 +35,7 @@ def fetched(downloads: Downloads, model: str = NAME) -> Path:
     """What `model` leads to once it is there."""
     for _ in range(600):
         try:
-            return downloads.require(model).folder
+            return require(model, downloads.require).folder
         except Coming:
             time.sleep(0.05)
     raise AssertionError("never there")

@@ -10,18 +10,21 @@ Invariants:
 
 from __future__ import annotations
 
+import glob
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
 from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jinja2 import StrictUndefined, Template, TemplateSyntaxError
+from jinja2 import StrictUndefined, Template, TemplateSyntaxError, nodes, pass_context
+from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from pmd.gateway.recipes import hub
 from pmd.gateway.recipes.datasets.records import BadField, Unreadable, parse_json
+from pmd.gateway.recipes.downloads import Fetch
 from pmd.services.common.allowed import Allowed
 from pmd.services.common.wire import Message, Problem, Split
 
@@ -33,8 +36,58 @@ _NAME = re.compile(r"(?P<id>(?:[A-Za-z0-9][\w.-]*/)?[\w.-]+)(?:@(?P<revision>[\w
 _SLICE = re.compile(r"(-?\d+%?)?:(-?\d+%?)?")
 MAX_CHARS = 1 << 20
 """Of a text that a template makes."""
+MAX_ROUNDS = 100_000
+"""Of all loops of a template, for one record."""
+ROUNDS = " rounds"  # no name that a template can say, nor likely a column's
+MAX_DEPTH = 32
+"""Of lists and mappings in a column."""
 
-_environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True)
+
+class _Bounded(ImmutableSandboxedEnvironment):
+    """A sandbox whose templates end: rounds of loops, products and powers are bounded, and there are no macros, which
+    could call themselves."""
+
+    intercepted_binops = frozenset({"*", "**", "%"})
+
+    def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
+        """The result, unless it is out of all proportion.
+
+        Raises:
+            ValueError: it is.
+        """
+        if operator == "%" and isinstance(left, str):
+            raise ValueError("texts are not formatted by %; write ~ between them")
+        if operator == "**" and not (abs(left) <= 10**6 and abs(right) <= 64):
+            raise ValueError("a power of more than a million, or by more than 64")
+        sizes = [len(side) if hasattr(side, "__len__") else side for side in (left, right)]
+        if operator == "*" and sizes != [left, right] and sizes[0] * sizes[1] > MAX_CHARS:
+            raise ValueError(f"a product of more than {MAX_CHARS} characters or items")
+        return super().call_binop(context, operator, left, right)
+
+    def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
+        tree = super()._parse(source, name, filename)
+        if found := next(tree.find_all((nodes.Macro, nodes.CallBlock)), None):
+            raise TemplateSyntaxError("macros are not taken", found.lineno)
+        for loop in tree.find_all(nodes.For):
+            loop.iter = nodes.Filter(loop.iter, "counted", [], [], None, None)
+            if loop.recursive:
+                raise TemplateSyntaxError("recursive loops are not taken", loop.lineno)
+        return tree
+
+
+@pass_context
+def _counted(context: Context, items: Iterable[Any]) -> Iterator[Any]:
+    """`items`, of which all loops of a template see at most `MAX_ROUNDS`."""
+    left = context[ROUNDS]
+    for item in items:
+        left[0] -= 1
+        if left[0] < 0:
+            raise ValueError(f"the template's loops take over {MAX_ROUNDS} rounds")
+        yield item
+
+
+_environment = _Bounded(undefined=StrictUndefined, keep_trailing_newline=True)
+_environment.filters["counted"] = _counted
 
 
 def read_name(dataset: str) -> tuple[str, str]:
@@ -60,30 +113,37 @@ def check_name(dataset: str, allowed: Allowed) -> None:
         allowed.check_url(f"{hub.endpoint()}/datasets/{read_name(dataset)[0]}")
 
 
-def files_of(source: HuggingFaceProblems) -> tuple[dict[Split, list[str]], str]:
+def files_of(source: HuggingFaceProblems, fetch: Fetch = hub.snapshot) -> tuple[dict[Split, list[str]], str]:
     """The files of each split on this machine, and the data set with its commit (empty for files that are named).
+
+    Args:
+        fetch: what the data set's files lead to.
 
     Raises:
         Unreadable: the hub has not got them, or none of the data set's files is of a split.
+        Exception: what `fetch` raises besides.
     """
     if source.dataset is None:
         return dict(source.files), ""
     repo, revision = read_name(source.dataset)
-    wanted = {split: _groups(source, split) for split in source.splits_named()}
-    patterns = [pattern for groups in wanted.values() for group in groups for pattern in group]
     try:
-        folder = hub.snapshot(hub.Repository(repo, "dataset", revision), patterns)
+        repository = hub.at_commit(hub.Repository(repo, "dataset", revision))
+        names = sorted(name for name in hub.sizes(repository) if ".." not in name.split("/"))
+        wanted = {split: _groups(source, split) for split in source.splits_named()}
+        found = {split: _matching(names, groups) for split, groups in wanted.items()}
+        if missing := [split for split, files in found.items() if not files]:
+            there = [name for name in names if name.endswith(FORMATS)]
+            said = f"; it has {', '.join(there[:12])}{' ..' if len(there) > 12 else ''}" if there else ""
+            raise Unreadable(
+                f"{repo} has no file like {wanted[missing[0]][0][0]} for split {missing[0]}{said}. Name the config, the"
+                " data set's own split (problems.splits), or files by pattern (problems.files)"
+            )
+        every = sorted({name for files in found.values() for name in files})
+        files = hub.Files(repository, tuple(glob.escape(name) for name in every))
+        folder = fetch(files)
     except hub.HubError as error:
         raise Unreadable(str(error)) from error
-    found = {split: _matching(folder, groups) for split, groups in wanted.items()}
-    if missing := [split for split, files in found.items() if not files]:
-        there = [name for name in hub.names(hub.Repository(repo, "dataset", folder.name)) if name.endswith(FORMATS)]
-        said = f"; it has {', '.join(there[:12])}{' ..' if len(there) > 12 else ''}" if there else ""
-        raise Unreadable(
-            f"{repo} has no file like {wanted[missing[0]][0][0]} for split {missing[0]}{said}. Name the config, the"
-            " data set's own split (problems.splits), or files by pattern (problems.files)"
-        )
-    return found, f"{repo}@{folder.name}"
+    return {split: [str(folder / name) for name in files] for split, files in found.items()}, files.name
 
 
 def _groups(source: HuggingFaceProblems, split: Split) -> list[list[str]]:
@@ -95,12 +155,22 @@ def _groups(source: HuggingFaceProblems, split: Split) -> list[list[str]]:
     return [[f"{folder}{stem}.{ending}" for stem in stems] for folder in folders for ending in FORMATS]
 
 
-def _matching(folder: Path, groups: Sequence[Sequence[str]]) -> list[str]:
+def _matching(names: Sequence[str], groups: Sequence[Sequence[str]]) -> list[str]:
     """The files of the first group that has any: sets hold the same rows in several formats."""
     for group in groups:
-        if found := sorted({str(path) for pattern in group for path in folder.glob(pattern) if path.is_file()}):
+        patterns = [pattern.split("/") for pattern in group]
+        if found := [name for name in names if any(_like(name.split("/"), pattern) for pattern in patterns)]:
             return found
     return []
+
+
+def _like(name: Sequence[str], pattern: Sequence[str]) -> bool:
+    """Whether a path fits a pattern, part by part; `**` stands for any number of parts."""
+    if not pattern:
+        return not name
+    if pattern[0] == "**":
+        return any(_like(name[begin:], pattern[1:]) for begin in range(len(name) + 1))
+    return bool(name) and fnmatchcase(name[0], pattern[0]) and _like(name[1:], pattern[1:])
 
 
 def rows(text: str, total: int) -> slice:
@@ -167,7 +237,7 @@ def _filled(value: Any, record: dict[str, Any], path: str) -> Any:
         text = _column(record, str(value["json"]), path)
         if not isinstance(text, str):
             raise BadField(path, f"column {value['json']!r} holds a {type(text).__name__}, not a JSON text")
-        return parse_json(text, path)
+        return _plain(parse_json(text, path), path)
     return {key: _filled(item, record, f"{path}.{key}") for key, item in value.items()}
 
 
@@ -184,14 +254,17 @@ def _column(record: dict[str, Any], name: str, path: str) -> Any:
     return value
 
 
-def _plain(value: Any, path: str) -> Any:
+def _plain(value: Any, path: str, depth: int = 0) -> Any:
+    if depth > MAX_DEPTH:
+        raise BadField(path, f"holds lists or mappings more than {MAX_DEPTH} deep")
     if value is None or isinstance(value, bool | int | str) or (isinstance(value, float) and math.isfinite(value)):
         return value
     if isinstance(value, list):
-        return [_plain(item, path) for item in value]
+        return [_plain(item, path, depth + 1) for item in value]
     if isinstance(value, Mapping):
-        return {str(key): _plain(item, path) for key, item in value.items()}
-    raise BadField(path, f"a {type(value).__name__} is no JSON; make a text of it with a template")
+        return {str(key): _plain(item, path, depth + 1) for key, item in value.items()}
+    what = str(value) if isinstance(value, float) else f"a {type(value).__name__}"
+    raise BadField(path, f"{what} is no JSON; make a text of it with a template")
 
 
 @lru_cache(maxsize=256)
@@ -220,7 +293,7 @@ def check_template(value: Any, path: str) -> None:
 
 def _rendered(template: str, record: dict[str, Any], path: str) -> str:
     try:
-        text = _compiled(template).render(record)
+        text = _compiled(template).render(record | {ROUNDS: [MAX_ROUNDS]})
     except Exception as error:  # a template is a program of its author's
         raise BadField(path, f"{type(error).__name__}: {error}"[:500]) from error
     if len(text) > MAX_CHARS:

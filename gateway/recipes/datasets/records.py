@@ -72,8 +72,11 @@ Decode = Callable[[dict[str, Any], str], Problem | None]
 is unique to the file and line."""
 
 
-Cut = Callable[[int], slice]
-"""Which of so many rows are used."""
+Raw = bytes | dict[str, Any] | BadField
+"""What should be the JSON of a record, or the record, or what is wrong with it."""
+
+Cut = slice | Callable[[int], slice]
+"""Which rows are used: those of a slice from the beginning, or what their number says."""
 
 
 def load(
@@ -92,14 +95,16 @@ def load(
     bad: list[BadRecord] = []
     known = set() if known is None else known
     rows = _rows(uris)
-    if cut is not None:
+    if isinstance(cut, slice):
+        rows = islice(rows, cut.start, cut.stop)
+    elif cut is not None:
         every = list(rows)
         rows = iter(every[cut(len(every))])
     for where, id_, raw in rows:
         if len(bad) > MAX_BAD:
             raise Unreadable(f"{where}: over {MAX_BAD} bad records; the first: {bad[0]}")
         try:
-            problem = decode(_parse(raw) if isinstance(raw, bytes) else raw, id_)
+            problem = decode(_parse(raw), id_)
         except BadField as error:
             bad.append(BadRecord(where=where, field=error.field, message=error.message))
         except ValidationError as error:
@@ -117,15 +122,15 @@ def load(
     return problems, bad
 
 
-def _rows(uris: Iterable[str]) -> Iterator[tuple[str, str, bytes | dict[str, Any]]]:
-    """Where each record is, an id for it, and the record, or what should be its JSON."""
+def _rows(uris: Iterable[str]) -> Iterator[tuple[str, str, Raw]]:
+    """Where each record is, an id for it, and the record as it is read."""
     for uri in uris:
         stem = re.sub(r"[^A-Za-z0-9._-]", "-", uri.rsplit("/", 1)[-1].partition(".")[0])[:80].strip("._-") or "file"
         for where, number, raw in _of_format(uri):
             yield where, f"{stem}-{number}", raw
 
 
-def _of_format(uri: str) -> Iterator[tuple[str, int, bytes | dict[str, Any]]]:
+def _of_format(uri: str) -> Iterator[tuple[str, int, Raw]]:
     if uri.endswith(".parquet"):
         return _of_parquet(uri)
     return _of_csv(uri) if uri.endswith(".csv") else records_of(uri)
@@ -138,7 +143,11 @@ def _of_parquet(uri: str) -> Iterator[tuple[str, int, dict[str, Any]]]:
     number = size = 0
     try:
         with _open(uri) as f:
-            for batch in parquet.ParquetFile(f).iter_batches(batch_size=BATCH_ROWS):
+            file = parquet.ParquetFile(f)
+            names = file.schema_arrow.names
+            if twice := next((name for name in names if names.count(name) > 1), None):
+                raise Unreadable(f"{uri} has two columns {twice!r}; name each once")
+            for batch in file.iter_batches(batch_size=BATCH_ROWS):
                 size += batch.nbytes
                 if size > MAX_BYTES:  # a dictionary of one long text can stand for any number of them
                     raise _too_large(uri)
@@ -146,21 +155,35 @@ def _of_parquet(uri: str) -> Iterator[tuple[str, int, dict[str, Any]]]:
                     yield f"{uri} row {number}", number, record
     except Unreadable:
         raise
-    except (OSError, pa.ArrowException, ValueError) as error:
-        raise Unreadable(f"{uri} can't be read: {type(error).__name__}") from error
+    except OSError as error:
+        raise Unreadable(f"{uri} can't be read: {error.strerror or error}"[:500]) from error
+    except Exception as error:  # of values that Python has not: the year 10000, the time of no zone
+        told = "" if isinstance(error, pa.ArrowException) else f", at row {number + 1} or after ({error})"
+        raise Unreadable(f"{uri} can't be read: {type(error).__name__}{told}"[:500]) from error
 
 
-def _of_csv(uri: str) -> Iterator[tuple[str, int, dict[str, Any]]]:
+def _of_csv(uri: str) -> Iterator[tuple[str, int, Raw]]:
     try:
         with _open(uri) as file:
             f = io.BufferedReader(_Bounded(file, uri), CHUNK)
-            table = csv.DictReader(io.TextIOWrapper(f, "utf-8-sig", newline=""), restkey="", strict=True)
+            table = csv.DictReader(io.TextIOWrapper(f, "utf-8-sig", newline=""), strict=True)
+            columns = table.fieldnames or []
+            if twice := next((name for name in columns if columns.count(name) > 1), None):
+                raise Unreadable(f"{uri} has two columns {twice!r}; name each once")
             for number, record in enumerate(table, 1):
-                yield f"{uri} row {number}", number, record
+                yield f"{uri} row {number}", number, _whole(record, len(columns))
     except Unreadable:
         raise
     except (OSError, csv.Error, UnicodeDecodeError) as error:
         raise Unreadable(f"{uri} can't be read: {error}") from error
+
+
+def _whole(row: dict[str | None, Any], columns: int) -> Raw:
+    """A row with a value for each column, or what is wrong with it."""
+    values = columns + len(row.get(None, ())) - sum(value is None for value in row.values())
+    if values == columns:
+        return {str(name): value for name, value in row.items()}
+    return BadField("", f"has {values} values where the file has {columns} columns; is a quote or a comma missing?")
 
 
 def records_of(uri: str) -> Iterator[tuple[str, int, bytes]]:
@@ -250,7 +273,11 @@ def _elements(array: bytes) -> Iterator[bytes]:
         yield b""
 
 
-def _parse(text: bytes) -> dict[str, Any]:
+def _parse(text: Raw) -> dict[str, Any]:
+    if isinstance(text, BadField):
+        raise text
+    if isinstance(text, dict):
+        return text
     try:
         record = parse_json(text.decode(), "")
     except UnicodeDecodeError as error:

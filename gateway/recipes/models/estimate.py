@@ -125,7 +125,7 @@ def estimate(shape: Shape, recipe: Recipe, evaluated: int) -> list[str]:
     lines = [
         f"model: {shape.parameters / 1e6:,.1f} million weights, {shape.layers} layers, window {shape.window} tokens",
         f"disk: about {disk_bytes(shape, recipe) / GB:.0f} GB for weights and two checkpoints; rollouts besides",
-        f"sampler: about {sampler_bytes(shape, recipe) / GB:.0f} GB of GPU memory with 64 completions side by side",
+        _sampler(shape, recipe),
     ]
     for gpus in (1, 8):
         took = f"about {hours(shape, recipe, gpus, evaluated):.1f} hours" if recipe.schedule.steps else "no step"
@@ -142,6 +142,17 @@ def estimate(shape: Shape, recipe: Recipe, evaluated: int) -> list[str]:
         f" {evaluated or 'no'} problems evaluated. None of it was measured here (docs/models.md)"
     )
     return lines
+
+
+def _sampler(shape: Shape, recipe: Recipe) -> str:
+    """What the sampler's weights and one completion take, and how many completions go side by side."""
+    weights = sampler_bytes(shape, recipe, rows=0)
+    each = sampler_bytes(shape, recipe, rows=1) - weights
+    rows = ", ".join(f"{max(0, int((0.9 * size * GB - weights) / each))} in {size} GB" for size in GPU_GB)
+    return (
+        f"sampler: weights {weights / GB:.1f} GB, {each / GB:.2f} GB a completion; side by side, in nine tenths of a"
+        f" GPU: {rows}"
+    )
 
 
 def too_large(shape: Shape, recipe: Recipe, memory: int | None) -> str | None:

@@ -8,19 +8,14 @@ Invariants:
 
 from __future__ import annotations
 
-import json
-import logging
-import threading
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pmd.gateway.recipes import hub
+from pmd.gateway.recipes.downloads import Fetch
 from pmd.gateway.recipes.models.names import HubName, hub_name
 from pmd.gateway.recipes.models.shape import (
     ELSEWHERE,
-    INDEX,
     MODEL_FILES,
     SAME_WEIGHTS_AGAIN,
     ModelError,
@@ -30,25 +25,13 @@ from pmd.services.common.allowed import Allowed
 from pmd.services.common.artifacts import ArtifactError, local_path
 from pmd.services.common.waiting import away
 
-log = logging.getLogger(__name__)
-
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 """Files one of which every tokenizer has."""
+IGNORED = ("*/*", *SAME_WEIGHTS_AGAIN, *ELSEWHERE)
 
 
 class HubAway(ModelError):
     """No hub answers, and what is asked for isn't here: the same request may succeed later."""
-
-
-class Coming(Exception):
-    """The model is being downloaded; `progress` says how far it is."""
-
-    def __init__(self, progress: Progress) -> None:
-        super().__init__(
-            f"model {progress.name} is being downloaded, {progress.said()}; ask again, or follow it with"
-            " POST /v1/base-models:fetch"
-        )
-        self.progress = progress
 
 
 @dataclass(frozen=True)
@@ -58,26 +41,6 @@ class Located:
     folder: Path
     name: str
     """For people and manifests: the folder, or `owner/name@commit`."""
-
-
-@dataclass
-class Progress:
-    """How far a download is."""
-
-    name: str
-    """`owner/name@commit`."""
-    done: int = 0
-    """Bytes that are here."""
-    total: int = 0
-    """Bytes in all, as far as known."""
-    error: ModelError | OSError | None = None
-    over: bool = False
-    thread: threading.Thread | None = field(default=None, repr=False)
-
-    def said(self) -> str:
-        """In words."""
-        share = f", {100 * self.done / self.total:.0f} %" if self.total else ""
-        return f"{self.done / 1e9:.2f} of {max(self.total, self.done) / 1e9:.2f} GB{share}"
 
 
 def check_name(model: str, allowed: Allowed) -> None:
@@ -156,96 +119,36 @@ def _look(name: HubName) -> Located:
     known = name.repository.cached
     if known is not None and complete(known):
         return Located(known, str(name))  # a commit that is here whole: nobody need be asked
-    return _snapshot(name, [pattern for pattern in MODEL_FILES if not pattern.endswith(".safetensors")])
+    light = tuple(pattern for pattern in MODEL_FILES if not pattern.endswith(".safetensors"))
+    return _fetched(hub.Files(name.repository, light, IGNORED), hub.snapshot)
 
 
-def _snapshot(name: HubName, patterns: Sequence[str], progress: Progress | None = None) -> Located:
-    ignored = ["*/*", *SAME_WEIGHTS_AGAIN, *ELSEWHERE]
+def _fetched(files: hub.Files, fetch: Fetch) -> Located:
     try:
-        folder = hub.snapshot(name.repository, patterns, ignored, _bar(progress) if progress else None)
+        folder = fetch(files)
     except hub.HubAway as error:
         raise HubAway(str(error)) from error
     except hub.HubError as error:
         raise ModelError(str(error)) from error
-    return Located(folder, f"{name.id}@{folder.name}")
+    return Located(folder, f"{files.repository.id}@{folder.name}")
 
 
-class Downloads:
-    """Downloads of models into the hub's cache, in the background, one of each name."""
+def require(model: str, fetch: Fetch) -> Located:
+    """The files of `model`, weights and all.
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._running: dict[str, Progress] = {}
+    Args:
+        fetch: what a name's files lead to.
 
-    def require(self, model: str) -> Located:
-        """The files of `model`, weights and all.
-
-        Raises:
-            Coming: they are being downloaded; this call starts that.
-            ModelError, HubAway: as `locate` has them; of a download that failed, once.
-        """
-        name = hub_name(model)
-        if name is None:
-            return locate(model)
-        located = locate(model, whole=False)
-        progress = self._running.get(located.name)
-        if progress is not None and progress.over:
-            with self._lock:
-                self._running.pop(located.name, None)
-            if progress.error is not None:
-                raise progress.error
-        if complete(located.folder):
-            return located
-        with self._lock:
-            progress = self._running.get(located.name)
-            if progress is None:
-                progress = self._running[located.name] = Progress(located.name, total=_size(located.folder))
-                progress.thread = threading.Thread(
-                    target=self._download, args=(progress,), daemon=True, name=f"fetch {located.name}"
-                )
-                progress.thread.start()
-        raise Coming(progress)
-
-    @staticmethod
-    def _download(progress: Progress) -> None:
-        id_, _, commit = progress.name.partition("@")
-        try:
-            log.info("model download begins", extra={"model": progress.name, "bytes": progress.total})
-            located = _snapshot(HubName(id_, commit), MODEL_FILES, progress)
-            if not complete(located.folder):
-                raise ModelError(f"{progress.name} holds no *.safetensors; give a model that is kept in that form")
-            log.info("model downloaded", extra={"model": progress.name, "bytes": progress.done})
-        except (ModelError, OSError) as error:
-            log.warning("model not downloaded", extra={"model": progress.name}, exc_info=True)
-            progress.error = error
-        except Exception as error:  # of the library or its transport; whoever asks is told
-            log.exception("model not downloaded", extra={"model": progress.name})
-            progress.error = HubAway(f"the download of {progress.name} broke off ({type(error).__name__}: {error})")
-        finally:
-            progress.over = True
-
-
-def _size(folder: Path) -> int:
-    """Bytes of the weights as their index says; 0 where there is none."""
-    try:
-        return int(json.loads((folder / INDEX).read_bytes())["metadata"]["total_size"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return 0
-
-
-def _bar(progress: Progress) -> type[Any]:
-    """What the library reports to, in the shape of a progress bar that shows nothing."""
-    from tqdm import tqdm  # type: ignore[import-untyped] # noqa: PLC0415
-
-    class Bar(tqdm):  # type: ignore[type-arg, misc, unused-ignore]
-        def __init__(self, *args: Any, **kwargs: Any) -> None:
-            self._counts = kwargs.pop("name", "") == "huggingface_hub.snapshot_download"
-            super().__init__(*args, **(kwargs | {"disable": True}))
-
-        def update(self, n: float | None = 1) -> bool | None:
-            if self._counts:
-                progress.done += int(n or 0)
-                progress.total = max(progress.total, int(self.total or 0))
-            return None
-
-    return Bar
+    Raises:
+        ModelError, HubAway: as `locate` has them.
+        Exception: what `fetch` raises.
+    """
+    located = locate(model, whole=False)
+    name = hub_name(model)
+    if name is None or complete(located.folder):
+        return located
+    frozen = hub.Repository(name.id, "model", located.folder.name)
+    located = _fetched(hub.Files(frozen, MODEL_FILES, IGNORED), fetch)
+    if not complete(located.folder):
+        raise ModelError(f"{located.name} holds no *.safetensors; give a model that is kept in that form")
+    return located

@@ -452,3 +452,43 @@ def test_a_token_of_the_state_folder_is_found(pmd: Pmd, tmp_path: Path, monkeypa
     (tmp_path / "state" / "token").write_text("kept")
     monkeypatch.setattr(client, "read_state", lambda _: {"url": "http://127.0.0.1:8700"})
     assert client.connect().url == "http://127.0.0.1:8700"
+
+
+def test_what_a_recipe_names_of_the_hub_is_fetched_before_its_run_is_created(
+    api: Api, pmd: Pmd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pmd.gateway.cli.runs.QUIET_POLL_S", 0.0)
+    recipe = tmp_path / "recipe.yaml"
+    problems = {
+        "source": "huggingface",
+        "dataset": "team/sums",
+        "splits": {"train": "train"},
+        "columns": {"prompt": "{{ q }}", "verifier": {"kind": "exact", "answer": "{{ a }}"}},
+    }
+    recipe.write_text(
+        json.dumps({"name": "demo", "model": "owner/tiny", "problems": problems, "optimizer": {"lr": 1e-5}})
+    )
+    base = {"kind": "model", "name": "owner/tiny@aaaa", "status": "ready", "bytes": 0, "total_bytes": 0}
+    data = {"kind": "dataset", "name": "team/sums@dddd", "status": "downloading", "bytes": 5 * 10**6}
+    told = iter([[base, data | {"total_bytes": 2 * 10**7}], [base, data | {"status": "ready", "total_bytes": 0}]])
+    api.answers = {
+        "POST /v1/recipes:validate": {},
+        "POST /v1/recipes:fetch": lambda _: httpx.Response(200, json=next(told)),
+        "POST /v1/runs": {"id": "demo-1", "warnings": []},
+    }
+    done = pmd("runs", "create", str(recipe))
+    assert done.exit_code == 0, done.output
+    assert "downloading team/sums@dddd: 5.00 of 20.00 MB (25%)" in done.output
+    assert "run demo-1 started" in done.output
+    assert [request.url.path for request in api.asked][-3:] == ["/v1/recipes:fetch", "/v1/recipes:fetch", "/v1/runs"]
+
+
+def test_downloads_are_listed_and_ended_by_name(api: Api, pmd: Pmd) -> None:
+    coming = {"kind": "model", "name": "owner/tiny@aaaa", "status": "downloading", "bytes": 10**9}
+    api.answers = {"GET /v1/downloads": [], "POST /v1/downloads:cancel": [coming | {"total_bytes": 4 * 10**9}]}
+    assert "nothing is being downloaded" in pmd("runs", "downloads").output
+    assert (
+        "cancelled owner/tiny@aaaa: 1.00 of 4.00 GB (25%)"
+        in pmd("runs", "downloads", "--cancel", "owner/tiny@aaaa").output
+    )
+    assert json.loads(api.asked[-1].content) == {"name": "owner/tiny@aaaa"}

@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from pmd.gateway.cli.init import EXAMPLE
 from pmd.gateway.cli.main import app
 from pmd.gateway.recipes.files import load_recipe
 from pmd.gateway.recipes.problems import problems_of
 from pmd.gateway.recipes.recipe import Recipe
+from pmd.services.memory.index.embed import HashEmbedder
 
 BASE = Path(__file__).parents[3] / "examples" / "pocket" / "base"
 run = CliRunner().invoke
@@ -29,13 +31,24 @@ def test_a_dry_run_of_it_misses_the_model_and_nothing_else(tmp_path: Path) -> No
     recipe = Recipe.model_validate(load_recipe(written / "recipe.yaml"))
     assert (recipe.name, recipe.model) == ("my-task", str(tmp_path / "models" / "smollm2"))
     problems, bad = problems_of(recipe)
-    assert [p.split for p in problems] == ["train"] * 4 + ["test"]
+    assert [p.split for p in problems] == ["train"] * 24 + ["test"] * 8
     assert not bad
     tried = run(app, ["runs", "create", str(written / "recipe.yaml"), "--dry-run"])
     assert tried.exit_code == 2
     assert f"model: no folder {tmp_path / 'models' / 'smollm2'}" in " ".join(tried.output.split())
     command = ["runs", "create", str(written / "recipe.yaml"), "--dry-run", "--set", f"model={BASE}"]
-    assert "5 problems, 0 bad records" in run(app, command).output
+    assert "32 problems, 0 bad records" in run(app, command).output
+
+
+def test_memory_lends_a_problem_the_answers_of_its_own_kind_alone() -> None:
+    """Those of the other kind follow another rule: a teacher that is shown them is worse than its student."""
+    recipe = Recipe.model_validate(load_recipe(EXAMPLE / "recipe.yaml"))
+    problems, _ = problems_of(recipe)
+    rows = HashEmbedder().embed([problem.question() for problem in problems])
+    for one, a in enumerate(problems):
+        for two, b in enumerate(problems):
+            same = a.id.partition("-")[0] == b.id.partition("-")[0]
+            assert (rows[one] @ rows[two] >= recipe.retrieval.min_similarity) == same
 
 
 def test_it_names_the_schema_that_it_writes_and_the_model_that_it_is_given(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from pmd.gateway.cli.report import render_compare_terminal, render_terminal
 from pmd.gateway.recipes.inputs import StartBank
-from pmd.gateway.report import render_compare, render_html
+from pmd.gateway.report import figures, render_compare, render_html
 from pmd.gateway.report.svg import Series, line_chart, spread, stacked_bars, ticks
 from pmd.gateway.report.units import percent
 from pmd.gateway.views import MemoryEvent, ReportView, RunStatus
@@ -214,3 +214,23 @@ def test_the_report_says_what_a_run_began_with_and_what_it_did_to_the_score() ->
     plain = shown(render_terminal(whole))
     assert "began with" not in plain
     assert "people" not in plain
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "problems", "samples", "said"),
+    [
+        (0.5, 0.25, 1, 8, "-25 ± 47 points, which chance alone may be (1 problem x 8)"),
+        (0.2, 0.8, 16, 8, "+60 ± 10 points (16 problems x 8)"),
+        (0.0, 0.0, 8, 8, "+0 ± 4 points, which chance alone may be (8 problems x 8)"),
+    ],
+)
+def test_a_change_is_told_with_what_chance_may_do(
+    before: float, after: float, problems: int, samples: int, said: str
+) -> None:
+    assert figures.Change("test", before, after, 10, problems, samples).said == said
+
+
+def test_terminal_and_page_say_how_sure_a_change_is() -> None:
+    (first, *_) = figures.changes(report())
+    assert first.said in " ".join(shown(render_terminal(report()), width=200).split())
+    assert first.said in render_html(report())

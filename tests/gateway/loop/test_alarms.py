@@ -15,7 +15,14 @@ from pmd.gateway.loop.state import PhaseName, Record, RunState
 from pmd.gateway.recipes.recipe import AlarmSettings, Recipe
 from pmd.gateway.registry.registry import Registry
 from pmd.gateway.views import RunStatus
-from pmd.services.common.requests import GenerateResult, SplitScore, TrainRequest, VerifyResult
+from pmd.services.common.requests import (
+    GenerateResult,
+    RetrieveResult,
+    SplitScore,
+    TrainRequest,
+    TrainResult,
+    VerifyResult,
+)
 from pmd.services.common.wire import Outcome
 from tests.gateway.controller.test_advance import weights
 from tests.gateway.fakes import Fakes, status
@@ -74,6 +81,30 @@ def test_steps_that_had_nothing_to_learn_from_pause_at_every_full_count(recipe: 
     assert not [
         k for kinds in played(recipe(**steps(6, idle_steps=None)), lambda _: IDLE).values() for k in kinds if "!" in k
     ]
+
+
+@pytest.mark.parametrize(
+    ("step", "with_context", "why"),
+    [
+        (1, 0, ": memory begins empty, and contexts show what earlier steps wrote"),
+        (2, 0, ": no rollout had a teacher context; `pmd memory explain` says"),
+        (2, 3, ""),
+    ],
+)
+def test_an_idle_step_says_why_where_no_teacher_knew_more(step: int, with_context: int, why: str, recipe: Make) -> None:
+    found = {"contexts": ref("c"), "seq": 1, "with_context": with_context, "items_used": {}}
+    state = RunState("demo-1", recipe(**steps(2)), INPUTS)
+    for earlier in range(1, step + 1):
+        state = state.with_record(earlier, PhaseName.VERIFY, Record(verdicts(4)))
+        retrieved = RetrieveResult.model_validate(found).model_dump(mode="json")
+        state = state.with_record(earlier, PhaseName.RETRIEVE, Record(retrieved))
+        trained = TrainResult(weights=INPUTS.base, metrics=IDLE).model_dump(mode="json")
+        state = state.with_record(earlier, PhaseName.TRAIN, Record(trained))
+    (told,) = [alarm.message for alarm in alarms(state, step, PhaseName.TRAIN) if alarm.kind == "idle"]
+    begins, _, after = told.partition(" had nothing to learn from (8 of 8 rollouts masked)")
+    assert begins == {1: "the step", 2: "2 steps in a row"}[step]
+    assert after.startswith(why)
+    assert bool(after) == bool(why)
 
 
 def test_a_step_whose_rollouts_all_passed_has_nothing_left_to_learn_and_pauses_nothing(recipe: Make) -> None:

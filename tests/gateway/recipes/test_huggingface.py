@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import gzip
-import hashlib
 import json
-import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
 import pytest
@@ -19,6 +15,7 @@ from pyarrow import parquet
 from pmd.gateway.recipes.problems import InvalidRecipe, check_allowed, load_problems, materialise, parse_recipe
 from pmd.services.common.allowed import Allowed
 from pmd.services.common.artifacts import read_problems
+from tests.models.hub import LocalHub
 
 Tree = Callable[..., dict[str, Any]]
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -144,6 +141,81 @@ def test_a_wrong_section_says_what_to_do(over: dict[str, Any], why: str, recipe_
     assert why in refusal(tree_of(recipe_tree, **over))
 
 
+@pytest.mark.parametrize(
+    ("template", "why"),
+    [
+        ("{% for a in range(999) %}{% for b in range(999) %}{% endfor %}{% endfor %}", "loops take over 100000 rounds"),
+        ("{{ 'x' * 999999999 }}", "a product of more than 1048576"),
+        ("{{ 999999999 * [1] }}", "a product of more than 1048576"),
+        ("{{ 9 ** 9 ** 9 }}", "a power"),
+        ("{{ '%999999999d' % 1 }}", "not formatted by %"),
+    ],
+)
+def test_a_template_without_end_ends(template: str, why: str, recipe_tree: Tree, tmp_path: Path) -> None:
+    file = str(write(tmp_path / "a.parquet", ROWS[:1]))
+    said = refusal(tree_of(recipe_tree, files={"train": [file]}, columns={**COLUMNS, "prompt": template}))
+    assert "a.parquet row 1: field 'prompt'" in said
+    assert why in said
+
+
+def test_an_ordinary_template_loops_and_multiplies(recipe_tree: Tree, tmp_path: Path) -> None:
+    template = (
+        "{% for c in 'abc' if c != 'b' %}{{ loop.index }}{{ c * 2 }}{% if not loop.last %}-{% endif %}{% else %}no"
+        "{% endfor %} {{ 2 ** 10 }} {{ 7 % 4 }} {{ 99999 * 99999 }}"
+    )
+    file = str(write(tmp_path / "a.parquet", ROWS[:1]))
+    tree = tree_of(recipe_tree, files={"train": [file]}, columns={**COLUMNS, "prompt": template})
+    (problem,), _ = load_problems(parse_recipe(tree).problems)
+    assert problem.question() == "1aa-2cc 1024 3 9999800001"
+
+
+@pytest.mark.parametrize("template", ["{% macro f() %}{% endmacro %}", "{% for a in b recursive %}{% endfor %}"])
+def test_a_template_that_could_call_itself_is_refused(template: str, recipe_tree: Tree) -> None:
+    said = refusal(tree_of(recipe_tree, files={"train": ["x"]}, columns={**COLUMNS, "prompt": template}))
+    assert "are not taken" in said
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "why"),
+    [
+        ("a.csv", b"question,answer\nshort\n", "row 1: has 1 values where the file has 2 columns"),
+        ("a.csv", b"question,answer\na,b,c,d\n", "row 1: has 4 values where the file has 2 columns"),
+        ("a.csv", b"question,question\na,b\n", "two columns 'question'"),
+        ("a.jsonl", b'{"question": "a", "answer": NaN}\n', "line 1: field 'verifier.answer': nan is no JSON"),
+        ("a.jsonl", b'{"question": "a", "answer": ' + b"[" * 400 + b"]" * 400 + b"}", "more than 32 deep"),
+    ],
+)
+def test_a_hostile_file_is_a_sentence(name: str, content: bytes, why: str, recipe_tree: Tree, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(content)
+    columns = {"prompt": "{{ question }}", "verifier": {"kind": "exact", "answer": {"column": "answer"}}}
+    assert why in refusal(tree_of(recipe_tree, files={"train": [str(tmp_path / name)]}, columns=columns))
+
+
+@pytest.mark.parametrize(
+    ("table", "why"),
+    [
+        (pa.table({"question": ["a"], "answer": pa.array([2**52], pa.timestamp("ms"))}), "can't be read: Overflow"),
+        (pa.table({"question": ["a"], "answer": pa.array([1], pa.timestamp("s", tz="No/Where"))}), "No/Where"),
+        (pa.Table.from_arrays([pa.array(["a"])] * 2, names=["question"] * 2), "two columns 'question'"),
+        (pa.table({"question": ["a"], "answer": [[1.0, float("inf")]]}), "field 'verifier.answer': inf is no JSON"),
+    ],
+)
+def test_a_hostile_parquet_file_is_a_sentence(table: pa.Table, why: str, recipe_tree: Tree, tmp_path: Path) -> None:
+    parquet.write_table(table, tmp_path / "a.parquet")
+    columns = {"prompt": "{{ question }}", "verifier": {"kind": "exact", "answer": {"column": "answer"}}}
+    assert why in refusal(tree_of(recipe_tree, files={"train": [str(tmp_path / "a.parquet")]}, columns=columns))
+
+
+def test_rows_from_the_beginning_are_read_no_further(recipe_tree: Tree, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes(b"question,answer\n" + b"a,1\n" * 9 + b'"never closed')
+    columns = {"prompt": "{{ question }}", "verifier": {"kind": "exact", "answer": {"column": "answer"}}}
+    tree = tree_of(recipe_tree, files={"train": [str(tmp_path / "a.csv")]}, columns=columns)
+    assert "unexpected end of data" in refusal(tree)
+    tree["problems"]["rows"] = {"train": "1:4"}
+    problems, bad = load_problems(parse_recipe(tree).problems)
+    assert ([problem.id for problem in problems], bad) == (["train-a-2", "train-a-3", "train-a-4"], [])
+
+
 def test_a_file_that_is_no_parquet_is_refused(recipe_tree: Tree, tmp_path: Path) -> None:
     (tmp_path / "a.parquet").write_text("PAR1 not at all")
     said = refusal(tree_of(recipe_tree, files={"train": [str(tmp_path / "a.parquet")]}))
@@ -159,89 +231,40 @@ def test_a_parquet_file_that_expands_without_end_is_refused(
     assert "expands beyond" in refusal(tree_of(recipe_tree, files={"train": [str(tmp_path / "a.parquet")]}))
 
 
-class _Hub(BaseHTTPRequestHandler):
-    """The few routes of a hub that a download asks."""
-
-    files: dict[str, bytes] = {}
-    asked: list[str] = []
-
-    def log_message(self, *_: Any) -> None:
-        pass
-
-    def do_HEAD(self) -> None:
-        self.do_GET()
-
-    def do_GET(self) -> None:
-        path = unquote(urlsplit(self.path).path)
-        self.asked.append(path)
-        head = "/api/datasets/team/sums/"
-        if path.startswith(f"{head}revision/"):
-            if path.removeprefix(f"{head}revision/") not in {"main", COMMIT}:
-                return self._say(404, b"{}", {"X-Error-Code": "RevisionNotFound"})
-            siblings = [{"rfilename": name} for name in self.files]
-            return self._say(200, json.dumps({"id": "team/sums", "sha": COMMIT, "siblings": siblings}).encode())
-        if path.startswith(f"{head}tree/"):
-            tree = [
-                {"type": "file", "path": name, "size": len(data), "oid": hashlib.sha256(data).hexdigest()}
-                for name, data in self.files.items()
-            ]
-            return self._say(200, json.dumps(tree).encode())
-        resolve = f"/datasets/team/sums/resolve/{COMMIT}/"
-        name = path.removeprefix(resolve)
-        if path.startswith(resolve) and name in self.files:
-            data = self.files[name]
-            return self._say(200, data, {"X-Repo-Commit": COMMIT, "ETag": f'"{hashlib.sha256(data).hexdigest()}"'})
-        return self._say(404, b"{}", {"X-Error-Code": "RepoNotFound"})
-
-    def _say(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
-        self.send_response(status)
-        for key, value in (headers or {}).items():
-            self.send_header(key, value)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
-
-
 @pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[_Hub]]:
-    _Hub.files = {
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalHub]:
+    files = {
         "README.md": b"a card",
         "main/train-00000-of-00001.parquet": write(tmp_path / "made" / "a.parquet", ROWS[:8]).read_bytes(),
         "main/test-00000-of-00001.parquet": write(tmp_path / "made" / "b.parquet", ROWS[8:]).read_bytes(),
+        "main/train.jsonl": b"the same rows again",
         "main/train.py": b"raise SystemExit('run')",
     }
-    _Hub.asked = []
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Hub)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+    started = LocalHub(files, COMMIT, "team/sums", "dataset")
+    monkeypatch.setenv("HF_ENDPOINT", started.url)
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
     for name in ("HF_HUB_CACHE", "HF_HUB_OFFLINE", "HF_TOKEN"):
         monkeypatch.delenv(name, raising=False)
-    yield _Hub
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    yield started
+    started.close()
 
 
 SPLITS = {"train": "train", "test": "test"}
 
 
-def test_a_data_set_of_the_hub_is_frozen_at_its_commit(hub: type[_Hub], recipe_tree: Tree, tmp_path: Path) -> None:
+def test_a_data_set_of_the_hub_is_frozen_at_its_commit(hub: LocalHub, recipe_tree: Tree, tmp_path: Path) -> None:
     tree = tree_of(recipe_tree, dataset="team/sums", config="main", splits=SPLITS)
     inputs = materialise(parse_recipe(tree), "demo-1", f"file://{tmp_path}/runs")
     assert inputs.source == f"team/sums@{COMMIT}"
     problems = read_problems(inputs.problems)
     assert len(problems) == 10
     assert problems["test-test-00000-of-00001-1"].verifier["answer"] == "16"
-    fetched = {path.rsplit("/", 1)[-1] for path in hub.asked if "/resolve/" in path}
-    assert fetched == {"train-00000-of-00001.parquet", "test-00000-of-00001.parquet"}, "data, and no code"
+    fetched = {asked.rsplit("/", 1)[-1] for asked in hub.asked if "/resolve/" in asked}
+    wanted = {"train-00000-of-00001.parquet", "test-00000-of-00001.parquet"}
+    assert fetched == wanted, "data once, in one format, and no code"
 
 
-def test_what_was_fetched_once_needs_no_hub(
-    hub: type[_Hub], recipe_tree: Tree, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_was_fetched_once_needs_no_hub(hub: LocalHub, recipe_tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
     tree = tree_of(recipe_tree, dataset="team/sums", config="main", splits=SPLITS)
     first = load_problems(parse_recipe(tree).problems)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
@@ -255,7 +278,7 @@ def test_what_was_fetched_once_needs_no_hub(
     [
         (
             {"config": None},
-            "it has main/test-00000-of-00001.parquet, main/train-00000-of-00001.parquet. Name the config",
+            "it has main/test-00000-of-00001.parquet, main/train-00000-of-00001.parquet, main/train.jsonl. Name the",
         ),
         ({"splits": {"train": "validation"}}, "no file like main/validation.parquet for split train"),
         ({"dataset": "team/sums@v9"}, "has no revision 'v9'"),
@@ -265,7 +288,7 @@ def test_what_was_fetched_once_needs_no_hub(
         ),
     ],
 )
-def test_what_the_hub_has_not_got_is_said(over: dict[str, Any], why: str, hub: type[_Hub], recipe_tree: Tree) -> None:
+def test_what_the_hub_has_not_got_is_said(over: dict[str, Any], why: str, hub: LocalHub, recipe_tree: Tree) -> None:
     tree = tree_of(recipe_tree, **{"dataset": "team/sums", "config": "main", "splits": SPLITS, **over})
     said = refusal(tree)
     assert said.startswith("problems.dataset: ")
