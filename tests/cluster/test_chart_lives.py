@@ -65,6 +65,7 @@ def scores(cluster: Cluster, run: str) -> dict[str, float]:
 
 def note(cluster: Cluster, run: str) -> Object:
     """A strategy or lesson that the run has written; waited for."""
+    until(lambda: view(cluster, run)["step"] >= 1, f"{run} ends a step", RUN_S)  # it has a memory from then on
     found: list[Object] = []
 
     def written() -> bool:
@@ -175,7 +176,6 @@ def test_killed_pods_an_upgrade_and_a_rollback_change_no_weight(cluster: Cluster
     calm = create(cluster, "k8s-calm", SHORT)
     ended(cluster, calm)
     run = create(cluster, "k8s-disturbed", SHORT)
-    until(lambda: view(cluster, run)["step"] >= 1, f"{run} begins", RUN_S)
     item = f"/v1/runs/{run}/memory/{note(cluster, run)['id']}"
     for component in COMPONENTS:
         cluster.kill(component)
@@ -186,7 +186,7 @@ def test_killed_pods_an_upgrade_and_a_rollback_change_no_weight(cluster: Cluster
     cluster.apply("upgrade", "--set-string", "pods.annotations.round=2", "--set", "worker.runsAtOnce=3")
     still_on(cluster, run, "the upgrade")
     assert not before & {pod["metadata"]["uid"] for pod in cluster.pods()}, "all pods are replaced"
-    cluster.helm("rollback", "1", "--wait", "--timeout", "600s")
+    cluster.helm("rollback", "--wait", "--timeout", "600s")
     still_on(cluster, run, "the rollback")
     ended(cluster, run)
     remarks = cluster.call("GET", item).json()["annotations"]
