@@ -13,10 +13,10 @@ from tests.cluster.cluster import COMPONENTS, RELEASE, Cluster, Object, say, unt
 from tests.deploy.charts import ROOT
 
 EASY = {"problems": {"world": "easy"}}
-STEPS = 16
+STEPS = 60
 SHORT = EASY | {
     "schedule": {"steps": STEPS, "problems_per_step": 8, "rollouts_per_problem": 4},
-    "evaluation": {"every": 8},
+    "evaluation": {"every": 30},
 }
 """Long enough for every pod to be killed and all of them to be replaced twice meanwhile."""
 RUN_S = 3600.0
@@ -50,7 +50,7 @@ def weights(cluster: Cluster, run: str) -> dict[str, str]:
     """SHA-256 of every version's weights by version, of the files themselves."""
     script = (
         "import glob, hashlib, sys\n"
-        "for path in sorted(glob.glob(f'/runs/runs/{sys.argv[1]}/weights/v*/model.safetensors')):\n"
+        "for path in sorted(glob.glob(f'/runs/{sys.argv[1]}/weights/v*/model.safetensors')):\n"
         "    print(path.split('/')[-2], hashlib.sha256(open(path, 'rb').read()).hexdigest())"
     )
     return dict(line.split() for line in cluster.python("worker", script, run).splitlines())
@@ -182,6 +182,7 @@ def test_killed_pods_an_upgrade_and_a_rollback_change_no_weight(cluster: Cluster
         still_on(cluster, run, f"{component} was killed")
         # a remark changes nothing that the run reads
         cluster.call("POST", f"{item}:annotate", body={"text": f"after {component}"}, Idempotency_Key=component)
+    until(cluster.all_ready, "all pods are back")
     before = {pod["metadata"]["uid"] for pod in cluster.pods()}
     cluster.apply("upgrade", "--set-string", "pods.annotations.round=2", "--set", "worker.runsAtOnce=3")
     still_on(cluster, run, "the upgrade")
