@@ -19,7 +19,7 @@ export GOMP_SPINCOUNT := 0
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --dist loadfile
 NONE_IS_FINE := || [ $$? -eq 5 ]
 
-.PHONY: help quickstart reproduce-pocket results real reproduce-real smollm2 weaviate vllm helm compose-secrets test test-slow test-chaos lint format lock clean
+.PHONY: help quickstart reproduce-pocket results real reproduce-real smollm2 weaviate vllm helm compose-secrets test test-slow test-chaos k8s-test lint format lock clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -64,13 +64,16 @@ compose-secrets: ## Make the secrets of docker-compose.yml in var/secrets, those
 	@$(PYTHON) deploy/docker/make_secrets.py var/secrets
 
 test: $(VENV)/.dev ## Run the fast tests
-	$(PYTEST) -n 2 -m "not slow and not chaos"
+	$(PYTEST) -n 2 -m "not slow and not chaos and not cluster"
 
 test-slow: $(VENV)/.dev ## Run the tests that take minutes
-	$(PYTEST) -n 2 -m "slow and not chaos" $(NONE_IS_FINE)
+	$(PYTEST) -n 2 -m "slow and not chaos and not cluster" $(NONE_IS_FINE)
 
 test-chaos: $(VENV)/.dev ## Run the tests that kill processes
 	$(PYTEST) -n 0 -m chaos $(NONE_IS_FINE)
+
+k8s-test: $(VENV)/.dev ## Install the chart on the cluster of KUBECONFIG and put it through its life (docs/deploy.md)
+	$(PYTEST) -n 0 -m cluster tests/cluster
 
 lint: $(VENV)/.dev ## Check style and types
 	$(BIN)/ruff check .

@@ -3,7 +3,8 @@
 PyTorch's wheel for Linux can't be imported without the CUDA libraries, gigabytes that no code path on a CPU calls. A
 wheel without them is on another index than the lock's. So images for CPUs take the lock's wheel, and in place of those
 libraries one small file each: it has the names that PyTorch's own libraries want, and every function returns 100,
-which is `cudaErrorNoDevice` for the runtime and an error for all others. What computes on a CPU is the same file as on
+which is `cudaErrorNoDevice` for the runtime and an error for all others, or, where it says what an error means, a
+sentence. What computes on a CPU is the same file as on
 a laptop, byte for byte, and so are its results.
 
 Needs readelf and a C compiler (binutils, gcc), at build time only.
@@ -22,7 +23,10 @@ NVIDIA = re.compile(r"lib(?:cu(?!da\.)[a-zA-Z]+|nccl|nvrtc|nvshmem_host|nvJitLin
 """Names of the libraries that are replaced. The driver, libcuda, is not: PyTorch looks for it when it is asked to."""
 UNVERSIONED = re.compile(r"(?:__)?(?:cu[A-Za-z]|nccl|nvrtc|nvshmem|nvJitLink)\w*")
 """NVIDIA's names, of those that carry no version."""
+SAYS = re.compile(r"(?!cuGet).*Get(?:Error|Status)(?:String|Name)|ncclGetLastError")
+"""Functions that return text: PyTorch asks them about each 100 that it gets. The driver's take a place for it."""
 SYMBOL = re.compile(r" (NOTYPE|FUNC|OBJECT|TLS) +(?:GLOBAL|WEAK) +DEFAULT +(UND|\d+) ([\w$.]+)(?:@@?(\S+))?")
+TEXT = "this image has no CUDA"
 NEEDED = re.compile(r"\(NEEDED\).*\[(.+)\]")
 FILE_OR_VERSION = re.compile(r"File: (\S+)|Name: (\S+) +Flags")
 
@@ -77,7 +81,9 @@ def stand_in(path: Path, by_version: dict[str, set[str]]) -> None:
     """One shared library, with functions of these names."""
     wanted = sorted({name for names in by_version.values() for name in names})
     source = "\n".join(
-        f'int f{n}(void) __asm__("{name}"); int f{n}(void) {{ return 100; }}' for n, name in enumerate(wanted)
+        f'{kind} f{n}(void) __asm__("{name}"); {kind} f{n}(void) {{ return {value}; }}'
+        for n, name in enumerate(wanted)
+        for kind, value in [("const char *", f'"{TEXT}"') if SAYS.fullmatch(name) else ("int", "100")]
     )
     script = "\n".join(
         f"{version} {{ global: {' '.join(f'{name};' for name in sorted(names))} }};"

@@ -112,6 +112,7 @@ BY_NAME: dict[str, dict[str, Any]] = {
     "clients": OBJECTS,
     "metricsClients": OBJECTS,
     "dns": OBJECTS | {"minItems": 1},
+    "dnsPorts": {"type": "array", "items": POSITIVE | {"maximum": 65535}, "minItems": 1},
     "pullSecrets": {"type": "array", "items": NAME},
     "allowedUrls": {"type": "array", "items": NAME},
     "allowedPaths": {"type": "array", "items": {"type": "string", "pattern": "^/"}},

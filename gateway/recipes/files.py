@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from pmd.gateway.recipes.models.names import hub_name
+from pmd.gateway.recipes.models.names import bundled, hub_name
 from pmd.gateway.recipes.prompts import read as read_prompts
 
 MAX_VALUES = 1 << 20
@@ -147,8 +147,8 @@ def parse_overrides(pairs: list[str]) -> dict[str, Any]:
 def load_recipe(path: Path, overrides: dict[str, Any] | None = None) -> dict[str, Any]:
     """The recipe in a YAML file as data to post: `extends` followed, paths made absolute, prompts read in.
 
-    Keys: `extends: other.yaml` lays this file over another one; relative paths (`model`, where it is no name of the
-    hub, `prompts`, `problems.files`, `memory.start_from`) are relative to the file that holds them, those of
+    Keys: `extends: other.yaml` lays this file over another one; relative paths (`model`, where it is no name,
+    `prompts`, `problems.files`, `memory.start_from`) are relative to the file that holds them, those of
     `overrides` to where the caller stands.
 
     Raises:
@@ -191,7 +191,7 @@ def resolve(tree: dict[str, Any], folder: Path, source: str) -> dict[str, Any]:
 
     tree = dict(tree)
     model = tree.get("model")
-    if isinstance(model, str) and not (hub_name(model) and not (folder / model).exists()):
+    if isinstance(model, str) and not bundled(model) and not (hub_name(model) and not (folder / model).exists()):
         tree["model"] = absolute(model)
     if isinstance(tree.get("prompts"), str):
         prompts = Path(absolute(tree["prompts"]))

@@ -346,8 +346,9 @@ class Recipe(Strict):
     name: Slug
     """What runs of it are called; their ids begin with it."""
     model: str
-    """The base model: a Hugging Face folder (path or file:// URI), or a name of the hub, `owner/name` or
-    `owner/name@revision`. In a recipe file a folder that is there goes before the hub."""
+    """The base model: a Hugging Face folder (path or file:// URI), a name of the hub, `owner/name` or
+    `owner/name@revision`, or `pmd:pocket`, which comes with PMD. In a recipe file a folder that is there goes before
+    the hub."""
     thinking: Literal["off", "on"] = "off"
     """Whether the model may think before it answers, in rollouts, evaluations and what its teacher reads; for models
     whose chat template has the switch. Notes are written without."""

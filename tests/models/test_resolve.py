@@ -48,6 +48,21 @@ def test_what_is_a_name_and_what_is_a_path() -> None:
         assert hub_name(path) is None
 
 
+def test_a_bundled_model_is_found_on_whatever_machine_and_needs_no_leave(tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("model: pmd:pocket\n")
+    model = load_recipe(recipe)["model"]
+    assert model == "pmd:pocket", "a path would be one of the machine that reads the file"
+    check_name(model, Allowed(paths=()))
+    located = locate(model)
+    assert located.folder.samefile(POCKET)
+    assert located.name == model
+    with pytest.raises(NotAllowed):
+        check_name(str(located.folder), Allowed(paths=()))
+    with pytest.raises(ModelError):
+        locate("pmd:other")
+
+
 def test_a_folder_beside_the_recipe_goes_before_the_hub(tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("model: owner/tiny\n")

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 
+import pmd
 from pmd.gateway.recipes import hub
 
 _NAME = re.compile(r"(?P<id>[A-Za-z0-9][\w.-]*/[\w.-]+)(?:@(?P<revision>[\w][\w./-]*))?", re.ASCII)
+BUNDLED = {"pmd:pocket": "examples/pocket/base"}
+"""Models that are installed with us, wherever that is: their folders in the package."""
 
 
 @dataclass(frozen=True)
@@ -32,3 +36,8 @@ def hub_name(model: str) -> HubName | None:
     """The name that `model` is; None for a path or a URI."""
     found = _NAME.fullmatch(model)
     return HubName(found["id"], found["revision"] or "main") if found else None
+
+
+def bundled(model: str) -> Path | None:
+    """The folder, on this machine, of a model that is installed with us; None for another name."""
+    return Path(pmd.__file__).parent / BUNDLED[model] if model in BUNDLED else None

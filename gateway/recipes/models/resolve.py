@@ -1,4 +1,4 @@
-"""Where a recipe's `model` leads: to a folder of this machine, or to a name of a model hub, frozen by its commit.
+"""Where a recipe's `model` leads: to a bundled model, a folder of this machine, or a hub's name, frozen by its commit.
 
 Invariants:
 - A run's model is a folder with all its weights; a name is one only when its commit is known and complete here.
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pmd.gateway.recipes import hub
 from pmd.gateway.recipes.downloads import Fetch
-from pmd.gateway.recipes.models.names import HubName, hub_name
+from pmd.gateway.recipes.models.names import HubName, bundled, hub_name
 from pmd.gateway.recipes.models.shape import (
     ELSEWHERE,
     MODEL_FILES,
@@ -40,18 +40,20 @@ class Located:
 
     folder: Path
     name: str
-    """For people and manifests: the folder, or `owner/name@commit`."""
+    """For people and manifests: the folder, `owner/name@commit`, or what a bundled model is called."""
 
 
 def check_name(model: str, allowed: Allowed) -> None:
     """Whether the installation lets recipes name `model`.
 
-    Names are free where paths are. An installation that lists folders lists names too, as addresses of its hub:
-    the hub's address with `/Qwen` after it in `PMD_ALLOWED_URLS` stands for all of that owner's.
+    Bundled models are free, names of a hub where paths are. An installation that lists folders lists names too, as
+    addresses of its hub: the hub's address with `/Qwen` after it in `PMD_ALLOWED_URLS` stands for all of that owner's.
 
     Raises:
         NotAllowed: it does not.
     """
+    if bundled(model):
+        return
     name = hub_name(model)
     if name is None:
         allowed.check_file(model)
@@ -101,6 +103,8 @@ def complete(folder: Path) -> bool:
 
 
 def _folder(model: str) -> Located:
+    if own := bundled(model):
+        return Located(own, model)
     try:
         folder = local_path(model)
     except ArtifactError as error:

@@ -126,7 +126,8 @@ def test_another_source_of_problems_takes_the_place_of_the_extended_one(tmp_path
 def test_paths_of_overrides_are_where_the_caller_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(RECIPES.parent)
     over = parse_overrides(["model=examples/pocket/base", "prompts=examples/pocket/prompts"])
-    assert load_recipe(RECIPES / "pocket.yaml", over) == load_recipe(RECIPES / "pocket.yaml")
+    base = str(RECIPES.parent / "examples" / "pocket" / "base")
+    assert load_recipe(RECIPES / "pocket.yaml", over) == load_recipe(RECIPES / "pocket.yaml") | {"model": base}
 
 
 @pytest.mark.parametrize(
