@@ -16,6 +16,7 @@ from pmd.services.common.requests import MemoryCounts
 from pmd.services.common.wire import Level
 from pmd.services.memory.ledger.cursor import cursor, place
 from pmd.services.memory.ledger.items import Banned, Item, UnknownBank
+from pmd.services.memory.ledger.judgements import Judgement, Pair, judgements
 from pmd.services.memory.ledger.rows import item_at, item_of, load, portions
 from pmd.services.memory.ledger.tables import (
     BANKS,
@@ -375,6 +376,10 @@ class StepView:
     def trials(self, item_ids: Sequence[str]) -> list[Trials]:
         """What followed some items."""
         return trials(self._db, self._bank, item_ids)
+
+    def judgements(self, texts: Sequence[str]) -> dict[Pair, Judgement]:
+        """What a model said of the pairs among some texts."""
+        return judgements(self._db, self._bank, texts)
 
     def _changed_since(self, began: int) -> dict[str, Item | None]:
         query = (
