@@ -227,6 +227,7 @@ def measure(size: int, steps: int, evidence: EvidenceKind, index: str) -> dict[s
                 bank.abstract(1, JobContext(f"behind{further}", threading.Event()))
         for step in range(2, 2 + steps):
             bank.step(step, clock, "then")
+        bank.search.close()
         megabytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         return {
             "filled": f"{filled:.0f} s",
