@@ -3,10 +3,12 @@
     python -m bench.memory_jobs --sizes 1000 10000 100000
 
 Each size has a process of its own. A bank of that many problems, in families of 25 that ask the like, is written with
-two notes and two attempts for each; the first steps, which index and cluster all of it, are shown apart. Then each
-step takes 32 problems that nothing else in the bench took, half of them new to the bank, with 8 attempts each, and the
-medians of its jobs are shown: milliseconds that passed, and after the stroke those that processors worked. A language
-model is what a step waits for: here it answers at once. Memory is the most that the process held.
+two notes and two attempts for each; the first step, which indexes and clusters all of it, is shown apart, and so are
+the abstractions that look at the rest of its clusters, 256 at a time. Then each step takes 32 problems that nothing
+else in the bench took, half of them new to the bank, with 8 attempts each, and the medians of its jobs are shown:
+milliseconds that passed, and after the stroke those that processors worked. A language model is what a step waits for:
+here it answers at once. Memory is the most that the process held. `--index weaviate` takes the server at
+PMD_WEAVIATE_URL, PMD_WEAVIATE_GRPC and PMD_WEAVIATE_API_KEY; what that works is not counted.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
+import os
 import resource
 import shutil
 import statistics
@@ -42,9 +45,9 @@ from pmd.services.common.options import (
 from pmd.services.common.requests import AbstractRequest, Generator, RecordRequest, ReflectRequest, RetrieveRequest
 from pmd.services.common.wire import Message, Problem, Ref
 from pmd.services.memory.index.embedders import EmbedderSpec
-from pmd.services.memory.index.search import Search
+from pmd.services.memory.index.search import Remote, Search
 from pmd.services.memory.index.vectors import VectorFile
-from pmd.services.memory.ledger import Item, Ledger, Transaction
+from pmd.services.memory.ledger import Item, Ledger, Transaction, clusters
 from pmd.services.memory.retrieve.contexts import retrieve
 from pmd.services.memory.write.abstract import abstract
 from pmd.services.memory.write.generator import Answers
@@ -92,14 +95,23 @@ class Model:
         return Answers(found, asked=len(prompts))
 
 
+def server(embedder_id: str) -> Remote:
+    """The Weaviate server that the environment names."""
+    from pmd.services.memory.index.weaviate import WeaviateIndex  # noqa: PLC0415 -- an extra
+
+    where = [os.environ[f"PMD_WEAVIATE_{name}"] for name in ("URL", "GRPC", "API_KEY")]
+    return WeaviateIndex(where[0], where[1], where[2], embedder_id)
+
+
 class Bank:
     """A bank and the jobs of its steps."""
 
-    def __init__(self, folder: Path, size: int, evidence: EvidenceKind) -> None:
+    def __init__(self, folder: Path, size: int, evidence: EvidenceKind, index: str) -> None:
         self.folder, self.size, self.evidence = folder, size, evidence
         self.ledger = Ledger(f"sqlite:///{folder / 'ledger.db'}")
         vectors = VectorFile(folder / "vectors.db")
-        self.search = Search(self.ledger, vectors, EmbedderSpec(), SecretStr(""), lambda _: None)
+        make = server if index == "weaviate" else lambda _: None
+        self.search = Search(self.ledger, vectors, EmbedderSpec(), SecretStr(""), make)
         self.model = Model()
         self.problems = [problem(n) for n in range(size + size // 2)]
         self.ref = write_problems(f"file://{folder}/problems.parquet", self.problems)
@@ -159,7 +171,6 @@ class Bank:
         batch: dict[str, Any] = {"rollouts": rollouts, "verdicts": verdicts, "problems": self.ref}
         told = {"outcomes": verdicts, "outcomes_step": step - 1}
         reflected = ReflectRequest(**writes, **believes, problem_ids=ids, settings=ReflectSettings())
-        abstracted = AbstractRequest(**writes, **believes, settings=AbstractSettings())
         retrieved = RetrieveRequest(
             **how,
             **batch,
@@ -172,29 +183,56 @@ class Bank:
         jobs: dict[str, Callable[[JobContext], object]] = {
             "record": lambda job: record(self.ledger, RecordRequest(**how, **batch, **told), job),
             "reflect": lambda job: reflect(self.ledger, model, reflected, job),
-            "abstract": lambda job: abstract(self.ledger, self.search.vectors, model, abstracted, job),
+            "abstract": lambda job: self.abstract(step, job),
             "retrieve": lambda job: retrieve(self.ledger, self.search, retrieved, job),
         }
         for name, run in jobs.items():
             with clock.measure(store, name):
                 run(JobContext(f"s{step}.{name}", threading.Event()))
 
+    def abstract(self, step: int, job: JobContext) -> None:
+        """One abstraction."""
+        request = AbstractRequest(
+            bank="bench",
+            step=step,
+            policy_version=step,
+            quality=QualitySettings(hold_out=0.1, quarantine=True),
+            generator=Generator(model="m"),
+            prompts=PROMPTS,
+            evidence=self.evidence,
+            settings=AbstractSettings(),
+        )
+        model: Any = self.model
+        abstract(self.ledger, self.search.vectors, model, request, job)
 
-def measure(size: int, steps: int, evidence: EvidenceKind) -> dict[str, Any]:
+    def behind(self) -> bool:
+        """Whether there are clusters that no abstraction has looked at yet."""
+        with self.ledger.read() as db:
+            return bool(clusters.behind(db, "bench", 1))
+
+
+def measure(size: int, steps: int, evidence: EvidenceKind, index: str) -> dict[str, Any]:
     """Fill a bank, and run steps on it."""
     folder = Path(tempfile.mkdtemp(prefix="bench-memory-jobs-"))
     try:
         clock = Clock()
         began = time.perf_counter()
-        bank = Bank(folder, size, evidence)
+        bank = Bank(folder, size, evidence, index)
         filled = time.perf_counter() - began
         bank.step(1, clock, "first")
+        further = 0
+        while evidence == "effect" and bank.behind():
+            further += 1
+            with clock.measure("then", "abstract, behind"):
+                bank.abstract(1, JobContext(f"behind{further}", threading.Event()))
         for step in range(2, 2 + steps):
             bank.step(step, clock, "then")
+        bank.search.close()
         megabytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         return {
             "filled": f"{filled:.0f} s",
             **{f"first {job}": clock.both("first", job) for job in JOBS},
+            **({f"{further} x abstract": clock.both("then", "abstract, behind")} if further else {}),
             **{job: clock.both("then", job) for job in JOBS},
             "most memory": f"{megabytes:.0f} MB",
             "took": {job: statistics.median(clock.worked["then", job]) for job in JOBS},
@@ -209,12 +247,13 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[1_000, 10_000, 100_000])
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--evidence", choices=["effect", "terms"], default="effect")
+    parser.add_argument("--index", choices=["exact", "weaviate"], default="exact")
     given = parser.parse_args()
     fresh = multiprocessing.get_context("spawn")
     smallest: dict[str, float] = {}
     for size in given.sizes:
         with fresh.Pool(1) as pool:
-            found = pool.apply(measure, (size, given.steps, given.evidence))
+            found = pool.apply(measure, (size, given.steps, given.evidence, given.index))
         took = found.pop("took")
         smallest = smallest or took
         print(f"\n{size:,} problems; median of {given.steps} steps, ms / processor ms; these by the smallest bank's")

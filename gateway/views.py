@@ -102,7 +102,8 @@ class StepView(Strict):
     memory: MemoryCounts | None = None
     notes: dict[str, int] = {}
     """What became of the answers of the model that writes notes: prompts `asked`, `refused` and `unusable`, and by
-    reason what was `dropped: ..`. Examples are in the results of the jobs."""
+    reason what was `dropped: ..`; pairs of notes that were `judged`, and those of them that are kept `apart`. Examples
+    are in the results of the jobs."""
     contexts: dict[str, int] = {}
     train: dict[str, float] = {}
     with_memory: dict[str, SplitScore] = {}

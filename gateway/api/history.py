@@ -173,6 +173,8 @@ def _notes(told: Sequence[WriteResult]) -> dict[str, int]:
     counted = Counter({word: sum(getattr(each, word) for each in told) for word in ("asked", "refused", "unusable")})
     for each in told:
         counted.update({f"dropped: {why}": count for why, count in each.dropped.items()})
+        if each.judged is not None:
+            counted.update({"judged": each.judged.asked, "apart": each.judged.apart})
     return {word: count for word, count in counted.items() if count}
 
 

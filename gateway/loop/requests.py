@@ -101,6 +101,7 @@ def request_body(state: RunState, step: int, name: PhaseName, out: str) -> BaseM
                 generator=_generator(state, step, name),
                 settings=recipe.memory.reflect,
                 evidence=recipe.memory.evidence,
+                contradictions=recipe.memory.contradictions,
                 quality=recipe.memory.quality,
                 prompts=recipe.prompts,
             )

@@ -21,6 +21,7 @@ from pmd.services.common.options import (
     AbstractSettings,
     ContextRules,
     ContextSettings,
+    Contradictions,
     EvidenceKind,
     HardwareSettings,
     NotesFormat,
@@ -251,6 +252,9 @@ class MemorySettings(Strict):
     evidence: EvidenceKind = "effect"
     """What notes are believed by. effect: what contexts that show a note lead to (`quality.hold_out` and
     `teacher.lead_gate` measure it). terms: how attempts that contain its terms fared, for short formal texts."""
+    contradictions: Contradictions = "words"
+    """Who says which notes contradict each other. words: their words, and how alike they are. model: the generator of
+    reflections, by a yes or no on at most 64 pairs a step, by `effect` alone; of other pairs their words."""
     reflect: ReflectSettings = ReflectSettings()
     abstract: Abstraction = Abstraction()
     quality: QualitySettings = QualitySettings()
@@ -380,6 +384,11 @@ class Recipe(Strict):
     def _consistent(self) -> Self:
         if self.trains and not self.sampling.temperature:
             raise ValueError("sampling.temperature: greedy rollouts are all the same; give a temperature to train")
+        if self.memory.contradictions == "model" and self.memory.evidence == "terms":
+            raise ValueError(
+                "memory.contradictions: by terms the attempts say which notes contradict each other; leave it at words,"
+                " or set memory.evidence: effect"
+            )
         method = METHODS[self.method]
         if self.schedule.rollouts_per_problem < method.smallest_group:
             raise ValueError(

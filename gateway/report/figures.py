@@ -113,6 +113,8 @@ def notes(report: ReportView) -> str:
     dropped = [(why.removeprefix("dropped: "), count) for why, count in counted.most_common() if ": " in why]
     if dropped:
         said.append("not kept: " + ", ".join(f"{count} {why}" for why, count in dropped))
+    if counted["judged"]:
+        said.append(f"{counted['judged']} pairs of notes judged, {counted['apart']} kept apart")
     return "; ".join(said)
 
 

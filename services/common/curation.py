@@ -207,6 +207,8 @@ Sort = Literal["newest", "oldest", "text"]
 
 Question = Annotated[str, Field(min_length=1, max_length=20_000)]
 
+Cursor = Annotated[str, Field(max_length=20_000)]
+
 MAX_FOUND = 100
 """Most items that a search answers for one question."""
 
@@ -219,7 +221,7 @@ class ItemQuery(_What):
     """Only notes that say what this one says, itself included: the thought wherever it stands."""
     sort: Sort = "newest"
     """`newest` and `oldest` go by the change, not by the step."""
-    after: Annotated[str, Field(max_length=20_000)] = ""
+    after: Cursor = ""
     """`next` of the page before."""
     limit: int = Field(default=50, ge=1, le=500)
 
@@ -285,7 +287,7 @@ class CompareQuery(Strict):
     """The other run."""
     level: Literal["insight", "behavior"] | None = None
     """Both, if missing."""
-    after: Annotated[str, Field(pattern=r"^(\d{1,9})?$")] = ""
+    after: Cursor = ""
     """`next` of the page before."""
     limit: int = Field(default=100, ge=1, le=500)
 
@@ -308,7 +310,7 @@ class ReviewQuery(Strict):
     status: Status | Literal["any"] = "active"
     min_trials: int = Field(default=1, ge=1, le=10**6)
     """Contexts with a known reward, shown or held out, that a note needs to be listed."""
-    after: Annotated[str, Field(pattern=r"^(\d{1,9})?$")] = ""
+    after: Cursor = ""
     """`next` of the page before."""
     limit: int = Field(default=50, ge=1, le=200)
 

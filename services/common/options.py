@@ -18,6 +18,10 @@ EvidenceKind = Literal["effect", "terms"]
 """What notes are believed by. effect: what contexts that show a note lead to, against those that hold it out.
 terms: how attempts that contain a note's terms fared, which fits short formal texts only."""
 
+Contradictions = Literal["words", "model"]
+"""Who says which notes contradict each other. words: their words. model: the one that writes notes, by a yes or no on a
+few pairs a step; of other pairs their words."""
+
 MAX_NOTE_CHARS = 4000
 """Longest note that anybody may write. The memory block (`ContextRules.max_chars`) has room for one by default, so that
 no note is accepted that can never be shown."""

@@ -13,6 +13,7 @@ from pydantic import Field
 from pmd.services.common.options import (
     AbstractSettings,
     ContextSettings,
+    Contradictions,
     EvidenceKind,
     NotesFormat,
     PromptFiles,
@@ -99,6 +100,19 @@ class MemoryCounts(Strict):
     """Changes by people that take effect with the step that a job began."""
 
 
+class Judged(Strict):
+    """What a model was asked about pairs of notes (`memory.contradictions: model`)."""
+
+    asked: int
+    """Pairs; none is asked about twice."""
+    apart: int
+    """Of these, the pairs of which one note is enough: they contradict each other, or say the same."""
+    unread: int
+    """Pairs whose answer was neither yes nor no, twice."""
+    waiting: int
+    """Pairs beyond the most that a step asks about."""
+
+
 class WriteResult(MemoryCounts):
     """The bank after a job that asks a model for notes, and what became of the model's answers."""
 
@@ -114,6 +128,8 @@ class WriteResult(MemoryCounts):
     """A few of the unusable answers and of what was dropped, each behind its reason."""
     unconstrained: str | None = None
     """Why answers were not held to their schema: what the model's server said of `response_format`."""
+    judged: Judged | None = None
+    """`reflect`, where a model says which notes contradict each other."""
 
 
 class RecordRequest(Strict):
@@ -173,6 +189,7 @@ class ReflectRequest(Strict):
     generator: Generator
     settings: ReflectSettings
     evidence: EvidenceKind = "effect"
+    contradictions: Contradictions = "words"
     quality: QualitySettings = QualitySettings()
     prompts: PromptFiles
 

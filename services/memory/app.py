@@ -34,6 +34,7 @@ from pmd.services.memory.retrieve.contexts import retrieve
 from pmd.services.memory.settings import MemoryServiceSettings
 from pmd.services.memory.write.abstract import abstract
 from pmd.services.memory.write.generator import ChatModel
+from pmd.services.memory.write.judge import judge
 from pmd.services.memory.write.record import record
 from pmd.services.memory.write.reflect import reflect
 
@@ -51,7 +52,11 @@ def create_app(settings: MemoryServiceSettings) -> FastAPI:
 
     def run_reflect(request: ReflectRequest, job: JobContext) -> WriteResult:
         with model(request.generator) as chat:
-            return reflect(ledger, chat, request, job)
+            result = reflect(ledger, chat, request, job)
+            if request.contradictions == "words":
+                return result
+            judged = judge(ledger, search.vectors, chat, request, job)
+            return result.model_copy(update={"judged": judged})
 
     def run_abstract(request: AbstractRequest, job: JobContext) -> WriteResult:
         with model(request.generator) as chat:

@@ -68,6 +68,7 @@ class Words:
         job: JobContext,  # noqa: ARG002
         parse: Callable[[str], Any],
         schema: Any = None,
+        about: str = "",  # noqa: ARG002
     ) -> Answers[Any]:
         self.asked += prompts
         self.schema = schema

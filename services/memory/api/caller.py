@@ -25,7 +25,8 @@ from pmd.services.common.curation import Actor, IdempotencyKey, IfMatch
 from pmd.services.memory.api.views import item_view
 from pmd.services.memory.curate import changes
 from pmd.services.memory.curate.snapshots import NotThere
-from pmd.services.memory.ledger import PERSON, BankMoved, Ledger, Transaction, UnknownBank, reads
+from pmd.services.memory.ledger import PERSON, BankMoved, Ledger, Transaction, UnknownBank
+from pmd.services.memory.ledger.cursor import BadCursor
 from pmd.services.memory.ledger.tables import WRITES
 
 
@@ -161,8 +162,8 @@ def explain_refusals(app: FastAPI) -> None:
     async def invalid(_: Request, error: changes.Invalid) -> JSONResponse:
         return problem(422, "the request is not valid", [{"field": error.field, "message": str(error)}])
 
-    @app.exception_handler(reads.BadCursor)
-    async def cursor(_: Request, error: reads.BadCursor) -> JSONResponse:
+    @app.exception_handler(BadCursor)
+    async def cursor(_: Request, error: BadCursor) -> JSONResponse:
         return problem(422, "the request is not valid", [{"field": "after", "message": str(error)}])
 
     @app.exception_handler(BankMoved)

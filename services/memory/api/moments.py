@@ -97,13 +97,11 @@ def _changed(before: Item | None, after: Item) -> ChangedItem:
 @routes.get("/v1/banks/{bank}/compare", responses=REFUSALS)
 def compare_banks(bank: BankId, asked: Annotated[CompareQuery, Query()], ledger: TheLedger) -> BankComparison:
     """The active notes of two banks, compared by what they say about which problem: those that one of them lacks."""
-    start = int(asked.after or 0)
     levels = snapshots.NOTES if asked.level is None else (asked.level,)
     with ledger.read() as db:
         for each in (bank, asked.other):
             reads.known_seq(db, each)
-        found = compare(db, bank, asked.other, levels, start, asked.limit)
-    end = start + len(found.sides)
+        found = compare(db, bank, asked.other, levels, asked.after, asked.limit)
     return BankComparison(
         bank=bank,
         other=asked.other,
@@ -111,7 +109,7 @@ def compare_banks(bank: BankId, asked: Annotated[CompareQuery, Query()], ledger:
         only_here=found.only_here,
         only_there=found.only_there,
         items=[OneSided(here=s.here, item=item_view(s.item), elsewhere=s.elsewhere) for s in found.sides],
-        next=str(end) if end < found.only_here + found.only_there else None,
+        next=found.next,
     )
 
 

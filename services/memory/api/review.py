@@ -17,6 +17,7 @@ from pmd.services.memory.curate import changes
 from pmd.services.memory.curate.snapshots import NOTES
 from pmd.services.memory.evidence.effect import Arm, Effect, effect, gather
 from pmd.services.memory.ledger import reads
+from pmd.services.memory.ledger.cursor import BadCursor, cursor, place
 from pmd.services.memory.ledger.rows import load
 from pmd.services.memory.ledger.tables import ITEMS, PROPOSALS
 
@@ -59,14 +60,17 @@ def review(bank: BankId, asked: Annotated[ReviewQuery, Query()], ledger: TheLedg
     chosen = sa.select(ITEMS.c.id).where(ITEMS.c.bank == bank, ITEMS.c.level.in_(levels))
     if asked.status != "any":
         chosen = chosen.where(ITEMS.c.status == asked.status)
-    start = int(asked.after or 0)
+    behind = place(asked.after, str, float, float, str) if asked.after else ()
+    if behind and behind[0] != asked.sort:
+        raise BadCursor(f"after: {asked.after!r} is a cursor of sort={behind[0]}; keep `sort` while you page")
     with ledger.read() as db:
         reads.known_seq(db, bank)
         ids = list(db.scalars(chosen))
         effects = {item_id: effect(found) for item_id, found in gather(reads.trials(db, bank, ids)).items()}
         measured = {item_id: found for item_id, found in effects.items() if _trials(found) >= asked.min_trials}
-        ranked = sorted(measured, key=lambda item_id: (_place(measured[item_id], asked.sort), item_id))
-        page = ranked[start : start + asked.limit]
+        ranked = sorted(_place(item_id, found, asked.sort) for item_id, found in measured.items())
+        further = [at for at in ranked if at > behind]
+        page = [at[-1] for at in further[: asked.limit]]
         items = load(db, bank, page)
         asking: dict[str, list[str]] = defaultdict(list)
         here = sa.and_(PROPOSALS.c.bank == bank, PROPOSALS.c.status == "open", PROPOSALS.c.item_id.in_(page))
@@ -75,15 +79,15 @@ def review(bank: BankId, asked: Annotated[ReviewQuery, Query()], ledger: TheLedg
     rows = [
         ReviewRow(item=item_view(items[i]), utility=_utility(measured[i]), proposals=asking.get(i, [])) for i in page
     ]
-    end = start + len(page)
-    return ReviewPage(rows=rows, unmeasured=len(ids) - len(measured), next=str(end) if end < len(ranked) else None)
+    following = cursor(*further[asked.limit - 1]) if len(further) > asked.limit else None
+    return ReviewPage(rows=rows, unmeasured=len(ids) - len(measured), next=following)
 
 
 def _trials(found: Effect) -> float:
     return found.outcomes.shown.trials + found.outcomes.held_out.trials
 
 
-def _place(found: Effect, sort: str) -> tuple[float, float]:
+def _place(item_id: str, found: Effect, sort: str) -> tuple[str, float, float, str]:
     """Where a note stands in the queue; of equals the one that was tried more comes first."""
     belief = {"worst": found.belief, "best": -found.belief, "unsure": abs(found.belief - 0.5)}[sort]
-    return belief, -_trials(found)
+    return sort, belief, -float(_trials(found)), item_id

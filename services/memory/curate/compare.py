@@ -10,11 +10,15 @@ import sqlalchemy as sa
 from pmd.services.common.bank import Status
 from pmd.services.common.wire import Level
 from pmd.services.memory.ledger import Item
+from pmd.services.memory.ledger.cursor import cursor, place
 from pmd.services.memory.ledger.rows import load
 from pmd.services.memory.ledger.tables import ITEMS
 
 Thought = tuple[str, str, str]
 """Kind, problem and fingerprint. Of a behavior without the cluster, whose name is a matter of the bank."""
+
+HERE, THERE = "here", "there"
+"""In cursors, which go by them: the bank's own come first."""
 
 
 class Standing(NamedTuple):
@@ -39,29 +43,35 @@ class Compared(NamedTuple):
     only_here: int
     only_there: int
     sides: list[Side]
-    """Some of them, in the order of kind, problem and fingerprint, the bank's own first."""
+    """A page of them, in the order of kind, problem and fingerprint, the bank's own first."""
+    next: str | None
+    """Cursor of the page after it, if there is one."""
 
 
 def compare(
-    db: sa.Connection, bank: str, other: str, levels: Sequence[Level], start: int = 0, limit: int = 100
+    db: sa.Connection, bank: str, other: str, levels: Sequence[Level], after: str = "", limit: int = 100
 ) -> Compared:
     """What one of two banks holds to be true and the other does not.
 
-    Args:
-        start: one-sided thoughts to pass over.
+    Raises:
+        BadCursor: when `after` is no cursor of this list.
     """
+    behind = place(after, str, str, str, str) if after else ()
     mine, theirs = _standing(db, bank, levels), _standing(db, other, levels)
     here, there = _active(mine), _active(theirs)
     only_here, only_there = sorted(here - there), sorted(there - here)
-    sides = [(True, t) for t in only_here] + [(False, t) for t in only_there]
-    page = sides[start : start + limit]
-    items = load(db, bank, [mine[t].id for ours, t in page if ours])
-    items |= load(db, other, [theirs[t].id for ours, t in page if not ours])
+    sides = [(HERE, t) for t in only_here] + [(THERE, t) for t in only_there]
+    further = [(side, t) for side, t in sides if (side, *t) > behind]
+    page = further[:limit]
+    items = load(db, bank, [mine[t].id for side, t in page if side == HERE])
+    items |= load(db, other, [theirs[t].id for side, t in page if side == THERE])
     shown = []
-    for ours, thought in page:
+    for side, thought in page:
+        ours = side == HERE
         home, away = (mine, theirs) if ours else (theirs, mine)
         shown.append(Side(ours, items[home[thought].id], away[thought].status if thought in away else None))
-    return Compared(len(here & there), len(only_here), len(only_there), shown)
+    following = cursor(page[-1][0], *page[-1][1]) if len(further) > limit else None
+    return Compared(len(here & there), len(only_here), len(only_there), shown, following)
 
 
 def _standing(db: sa.Connection, bank: str, levels: Sequence[Level]) -> dict[Thought, Standing]:

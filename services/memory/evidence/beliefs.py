@@ -51,6 +51,7 @@ class Beliefs(Protocol):
         """Of a lesson of the problem."""
         ...
 
-    def contradict(self, a: Statement, b: Statement, problem_id: str) -> bool:
-        """Whether two statements about a problem must not be shown together. A lesson contradicts what it warns of."""
+    def contradict(self, a: Statement, b: Statement, problem_id: str) -> str | None:
+        """None when two statements about a problem may be shown together; else who says that they must not, empty where
+        their words do. A lesson contradicts what it warns of."""
         ...

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +12,7 @@ from pmd.services.memory.evidence.beliefs import Belief, Statement
 from pmd.services.memory.evidence.effect import Outcomes, effect_at
 from pmd.services.memory.evidence.quality import disagree
 from pmd.services.memory.ledger import Item
+from pmd.services.memory.ledger.judgements import Judgement, Pair, pair
 
 ALIKE = 0.75
 """Cosine by the embedder in force from which two notes are about the same thing."""
@@ -33,6 +34,8 @@ class ByEffect:
     """By the embedder in force."""
     spelling: Rows
     """By `hash`, whichever is in force."""
+    judged: Mapping[Pair, Judgement] = field(default_factory=dict)
+    """What a model said of pairs."""
 
     def claim(self, item: Item, text: str, home: str, problem_id: str) -> Belief:  # noqa: ARG002 -- a `Beliefs`
         """By its effect at the problem; what it did elsewhere counts a little."""
@@ -46,12 +49,15 @@ class ByEffect:
         """As a claim."""
         return self._effect(item, problem_id)
 
-    def contradict(self, a: Statement, b: Statement, problem_id: str) -> bool:  # noqa: ARG002 -- a `Beliefs`
-        """Whether two notes say nearly the same words, or the like and disagree."""
+    def contradict(self, a: Statement, b: Statement, problem_id: str) -> str | None:  # noqa: ARG002 -- a `Beliefs`
+        """By what a model said of the two, if it was asked; else by whether they say nearly the same words, or the like
+        and disagree."""
+        said = self.judged.get(pair(a.text, b.text)) if self.judged else None
+        if said is not None:
+            return f"{said.model} said so in step {said.step}" if said.apart else None
         spelling = _cosine(self.spelling, a, b)
-        if spelling >= SAME_WORDS:
-            return True
-        return (spelling >= LIKE_WORDS or _cosine(self.meaning, a, b) >= ALIKE) and disagree(a.text, b.text)
+        like = spelling >= LIKE_WORDS or _cosine(self.meaning, a, b) >= ALIKE
+        return "" if spelling >= SAME_WORDS or (like and disagree(a.text, b.text)) else None
 
     def _effect(self, item: Item, problem_id: str) -> Belief:
         found = effect_at(problem_id, self.outcomes.get(item.id, {}))

@@ -60,7 +60,11 @@ class ByTerms:
         refuted = seen.trials and seen.passes / seen.trials > 0.5
         return Belief(0.0 if refuted else 1.0, f"{seen.passes} of {seen.trials} attempts that do this passed")
 
-    def contradict(self, a: Statement, b: Statement, problem_id: str) -> bool:
+    def contradict(self, a: Statement, b: Statement, problem_id: str) -> str | None:
+        """By words alone."""
+        return "" if self._contradict(a, b, problem_id) else None
+
+    def _contradict(self, a: Statement, b: Statement, problem_id: str) -> bool:
         """Two claims about a problem are compared by what attempts can show, not by the names they share. A lesson
         warns of a claim that it has all of; two lessons warn of two things, and rules are tried, not warned of."""
         if "lesson" in {a.item.kind, b.item.kind}:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
-import json
 import re
 import unicodedata
 from collections.abc import Callable, Sequence
@@ -17,7 +14,9 @@ from pmd.services.common.bank import Kind, Status
 from pmd.services.common.curation import Sort
 from pmd.services.common.requests import MemoryCounts
 from pmd.services.common.wire import Level
+from pmd.services.memory.ledger.cursor import cursor, place
 from pmd.services.memory.ledger.items import Banned, Item, UnknownBank
+from pmd.services.memory.ledger.judgements import Judgement, Pair, judgements
 from pmd.services.memory.ledger.rows import item_at, item_of, load, portions
 from pmd.services.memory.ledger.tables import (
     BANKS,
@@ -36,11 +35,6 @@ SORTED = 200
 """Characters that texts are sorted by."""
 _WORD = re.compile(r"[^\W_]+")
 _MARK = re.compile("[\u0300-\u036f]")
-_NEVER_STORED = re.compile("[\x00\ud800-\udfff]")
-
-
-class BadCursor(ValueError):
-    """The cursor does not come from a page of this list."""
 
 
 @dataclass(frozen=True)
@@ -152,7 +146,7 @@ def page(
     query = query.add_columns(column.label("place"))
     newest = sort == "newest"
     if after:
-        value, item_id = _cursor(after, str if sort == "text" else int)
+        value, item_id = place(after, str if sort == "text" else int, str)
         past = column < value if newest else column > value
         further = ITEMS.c.id < item_id if newest else ITEMS.c.id > item_id
         query = query.where(sa.or_(past, sa.and_(column == value, further)))
@@ -162,20 +156,7 @@ def page(
     if len(rows) <= limit:
         return items, None
     # The place as the database sees it: of a text with a NUL, SQLite compares what is before it.
-    raw = json.dumps([rows[limit - 1].place, items[-1].id])
-    return items, base64.urlsafe_b64encode(raw.encode()).decode()
-
-
-def _cursor(after: str, kind: type[str] | type[int]) -> tuple[Any, str]:
-    try:
-        value, item_id = json.loads(base64.urlsafe_b64decode(after.encode()))
-    except (ValueError, TypeError, RecursionError, binascii.Error) as error:
-        raise BadCursor(f"after: {after!r} is no cursor; pass `next` of the page before") from error
-    if type(value) is not kind or not isinstance(item_id, str) or (isinstance(value, int) and abs(value) >= 2**62):
-        raise BadCursor(f"after: {after!r} is a cursor of another order; keep `sort` while you page")
-    if _NEVER_STORED.search(f"{value}{item_id}"):
-        raise BadCursor(f"after: {after!r} is no cursor; pass `next` of the page before")
-    return value, item_id
+    return items, cursor(rows[limit - 1].place, items[-1].id)
 
 
 def problems(db: sa.Connection, bank: str, ids: Sequence[str] | None = None) -> dict[str, str]:
@@ -395,6 +376,10 @@ class StepView:
     def trials(self, item_ids: Sequence[str]) -> list[Trials]:
         """What followed some items."""
         return trials(self._db, self._bank, item_ids)
+
+    def judgements(self, texts: Sequence[str]) -> dict[Pair, Judgement]:
+        """What a model said of the pairs among some texts."""
+        return judgements(self._db, self._bank, texts)
 
     def _changed_since(self, began: int) -> dict[str, Item | None]:
         query = (

@@ -194,6 +194,18 @@ MEMBERS = sa.Table(
     "members", META, _key("bank"), _key("problem_id"), _col("cluster", null=True), _col("step", sa.Integer, null=True)
 )
 
+# What a model said of two notes, by the fingerprints of their texts.
+JUDGEMENTS = sa.Table(
+    "judgements",
+    META,
+    _key("bank"),
+    _key("low"),
+    _key("high"),
+    _col("apart", sa.Boolean),
+    _col("step", sa.Integer),
+    _col("model"),
+)
+
 OF_A_BANK = (
     WRITES,
     PROBLEMS,
@@ -209,6 +221,7 @@ OF_A_BANK = (
     USES,
     CLUSTERS,
     MEMBERS,
+    JUDGEMENTS,
 )
 """Everything that goes when a bank is deleted."""
 

@@ -26,7 +26,7 @@ Invariant: what was found is shown, or the selection says why it is not (`left_o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -137,9 +137,9 @@ def select(problem: Problem, snapshot: Snapshot, settings: ContextSettings, *, l
         # for each problem that it is shown for, before it can take the place of another.
         return _leaks(leak(note.text, problem, passed) if leak_guard else None)
 
-    def conflict(a: Note, b: Note) -> bool:
+    def conflict(a: Note, b: Note) -> str | None:
         warns = "lesson" in {a.item.kind, b.item.kind}
-        return (warns or settings.conflicts == "resolve") and beliefs.contradict(a, b, problem.id)
+        return beliefs.contradict(a, b, problem.id) if warns or settings.conflicts == "resolve" else None
 
     claims = _strategies(problem.id, memory, beliefs)
     advised = any(note.credibility >= BELIEVED for note in claims)
@@ -290,11 +290,12 @@ def _behaviors(
     return shown, [note.left_out("beyond_k", why) for note in more]
 
 
-Conflict = Callable[[Note, Note], bool]
+Conflict = Callable[[Note, Note], str | None]
+"""See `Beliefs.contradict`."""
 
 
-def _never(a: Note, b: Note) -> bool:  # noqa: ARG001 -- a `Conflict`
-    return False
+def _never(a: Note, b: Note) -> str | None:  # noqa: ARG001 -- a `Conflict`
+    return None
 
 
 def _nothing(note: Note) -> Objection:  # noqa: ARG001 -- an objection
@@ -306,12 +307,17 @@ def _displaced(notes: Sequence[Note], conflict: Conflict, insisted: Sequence[Not
     kept: list[Note] = []
     left_out: list[Note] = []
     for note in notes:
-        lesson = None if note.item.protected else next((one for one in insisted if conflict(one, note)), None)
+        lesson = None if note.item.protected else _against(note, insisted, conflict)
         if lesson is None:
             kept.append(note)
         else:
             left_out.append(note.left_out("contradicted", f"{lesson.item.id}, a lesson of people, warns of it"))
     return kept, left_out
+
+
+def _against(note: Note, others: Iterable[Note], conflict: Conflict) -> Note | None:
+    """The first of `others` that contradicts a note."""
+    return next((one for one in others if conflict(note, one) is not None), None)
 
 
 def _consistent(
@@ -325,11 +331,13 @@ def _consistent(
     kept: list[Note] = []
     left_out: list[Note] = []
     for note in notes:
-        better = next((better for better in (*beside, *kept) if conflict(note, better)), None)
+        better = _against(note, (*beside, *kept), conflict)
         # Whether a note is safe is asked last, as that takes longest.
         against = objection(note) if better is None else None
         if better is not None:
-            left_out.append(note.left_out("contradicted", f"contradicts {better.item.id}, which is more credible"))
+            who = conflict(note, better)
+            why = f"contradicts {better.item.id}, which is more credible"
+            left_out.append(note.left_out("contradicted", f"{why}; {who}" if who else why))
         elif against is not None:
             left_out.append(note.left_out(*against))
         else:

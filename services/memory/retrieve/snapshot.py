@@ -281,6 +281,7 @@ def _by_effect(
             gather(moment.view.trials([item.id for item in (*written, *attempts)])),
             meaning=dict(zip(texts, vectors.of(texts, check), strict=True)),
             spelling=dict(zip(texts, HashEmbedder().embed(texts), strict=True)),
+            judged=moment.view.judgements(texts),
         ),
     )
 

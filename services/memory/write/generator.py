@@ -109,6 +109,8 @@ class ChatModel:
         job: JobContext,
         parse: Callable[[str], T],
         schema: Mapping[str, Any] | None = None,
+        *,
+        about: str = "",
     ) -> Answers[T]:
         """Ask every prompt once, and those with an invalid answer once more, with another seed.
 
@@ -116,21 +118,23 @@ class ChatModel:
             job: its key names the burst; answers are a function of it, the prompts, the seed and the weights.
             parse: reads one answer; raises `InvalidNotes`.
             schema: JSON schema that an answer must follow.
+            about: what else of the job this burst is for: each one that a job asks for has a name of its own.
 
         Raises:
             Away: when the server can't be reached, starts or has too much to do.
             Retryable: when it answers an error.
             Refused: when it refuses every prompt, and a single word too: then the model or a setting is wrong.
         """
+        named = f"{job.key}.{about}" if about else job.key
         told: Answers[T] = Answers([None] * len(prompts), asked=len(prompts))
         open_ = list(range(len(prompts)))
         for attempt in range(2):
             asked = [prompts[i] for i in open_]
-            answers = self._burst(asked, job, f"{job.key}.{attempt}", open_, attempt, schema)
+            answers = self._burst(asked, job, f"{named}.{attempt}", open_, attempt, schema)
             refused = [answer for answer in answers if isinstance(answer, Refused)]
             if refused and len(refused) == len(prompts):
                 # Often that is one prompt only, of a problem with long attempts.
-                word = self._ask(WORD, 0, f"{job.key}.word", 1, 0, None)
+                word = self._ask(WORD, 0, f"{named}.word", 1, 0, None)
                 if isinstance(word, Refused):
                     raise word
             if refused:

@@ -57,6 +57,24 @@ def test_the_queue_goes_by_measured_effect(desk: Desk) -> None:
     assert desk.http.get("/v1/banks/none/review").status_code == 404
 
 
+def test_a_page_goes_on_behind_the_last_note_whatever_happened_to_those_before(desk: Desk) -> None:
+    desk.world.record(1, [(f"p{n}", RIGHT, True) for n in range(6)])
+    desk.world.reflect(1, Words(lambda _: "Strategy: rotate then add 3."), [f"p{n}" for n in range(6)])
+    measured(desk, {f"p{n}": 0.1 * n - 0.25 for n in range(6)})
+    first = queue(desk, limit=2)
+    assert order(first) == ["p0", "p1"]
+    desk.act(first["rows"][0]["item"], "ban")
+    second = queue(desk, limit=2, after=first["next"])
+    assert order(second) == ["p2", "p3"], "p0 left the queue, and nobody is passed over"
+    desk.act(desk.items(level="insight", problem_id="p0", status="banned")[0], "restore")
+    last = queue(desk, limit=2, after=second["next"])
+    assert (order(last), last["next"]) == (["p4", "p5"], None), "p0 is back before them, and nobody comes twice"
+    for after in (first["next"][:-4], "2", "WzFd"):
+        assert desk.http.get(f"{B}/review", params={"after": after}).status_code == 422
+    other = desk.http.get(f"{B}/review", params={"sort": "best", "after": first["next"]})
+    assert "keep `sort`" in other.text
+
+
 def test_the_queue_names_the_open_proposals_of_its_notes(desk: Desk) -> None:
     desk.learn(1)
     pinned = desk.act(desk.one(level="insight"), "pin")

@@ -224,3 +224,26 @@ def test_two_banks_are_compared_by_what_their_notes_say_about_what(desk: Desk) -
     assert (first["items"] + rest["items"], rest["next"]) == (compared["items"], None)
     assert desk.http.get(f"{B}/compare", params={"other": "none"}).status_code == 404
     assert desk.http.get(f"{B}/compare").status_code == 422
+
+
+def test_pages_of_a_comparison_go_on_where_the_last_one_ended(desk: Desk) -> None:
+    desk.world.record(1, [(f"p{n}", RIGHT, True) for n in range(6)])
+    desk.world.reflect(1, Words(lambda _: "Strategy: rotate then add 3."), [f"p{n}" for n in range(6)])
+    file = desk.http.get(f"{B}/export").content
+    assert desk.http.post("/v1/banks/c:import", content=file).status_code == 200
+    notes = sorted(desk.items(level="insight"), key=lambda item: str(item["problem_id"]))
+    for note in notes[1:]:
+        desk.edit(note, "turn, then add 3.")
+
+    def page(after: str = "") -> dict[str, Any]:
+        return dict(desk.http.get(f"{B}/compare", params={"other": "c", "limit": 4, "after": after}).json())
+
+    first = page()
+    desk.edit(notes[0], "turn, then add 3.")  # is told before those of the first page
+    second = page(first["next"])
+    told = [(side["here"], side["item"]["problem_id"]) for side in (*first["items"], *second["items"])]
+    assert told == [(True, f"p{n}") for n in range(1, 6)] + [(False, f"p{n}") for n in range(3)]
+    last = page(second["next"])
+    assert [side["item"]["problem_id"] for side in last["items"]] == ["p3", "p4", "p5"]
+    assert last["next"] is None
+    assert desk.http.get(f"{B}/compare", params={"other": "c", "after": "4"}).status_code == 422

@@ -34,7 +34,7 @@ class Said:
 def kept_apart(a: str, b: str, embedder: Embedder) -> bool:
     texts = [a, b]
     meaning, spelling = (dict(zip(texts, e.embed(texts), strict=True)) for e in (embedder, HashEmbedder()))
-    return ByEffect({}, meaning, spelling).contradict(Said(a), Said(b), "p")
+    return ByEffect({}, meaning, spelling).contradict(Said(a), Said(b), "p") is not None
 
 
 def minilm() -> Embedder:
@@ -42,8 +42,9 @@ def minilm() -> Embedder:
     return LocalEmbedder(str(Path(package.__file__).parent / "model"))
 
 
-MEASURED = {"development": (19, 4), "heldout": (7, 3)}
-"""Contradictory and compatible pairs that are kept apart, of twenty each, and of ten each."""
+MEASURED = {"development": (19, 4), "heldout": (7, 3), "fresh": (14, 9)}
+"""Contradictory and compatible pairs that are kept apart, of twenty each, of ten each, and of thirty each; of
+the last all-MiniLM-L6-v2 keeps one compatible pair more apart."""
 
 
 @pytest.mark.parametrize(
@@ -53,7 +54,8 @@ MEASURED = {"development": (19, 4), "heldout": (7, 3)}
 def test_as_many_pairs_of_prose_are_kept_apart_as_the_docs_say(make: Any, part: str) -> None:
     embedder = make()
     apart = {kind: [pair for pair in pairs if kept_apart(*pair, embedder)] for kind, pairs in PAIRS[part].items()}
-    assert (len(apart["contradictory"]), len(apart["compatible"])) == MEASURED[part], apart
+    more = part == "fresh" and make is minilm
+    assert (len(apart["contradictory"]), len(apart["compatible"]) - more) == MEASURED[part], apart
 
 
 def test_a_pair_is_the_same_pair_in_either_order() -> None:

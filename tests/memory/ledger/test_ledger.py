@@ -12,6 +12,7 @@ import sqlalchemy as sa
 
 from pmd.services.common.schema import SchemaTooNew
 from pmd.services.memory.ledger import Filter, Item, Ledger, Transaction, fingerprint, reads
+from pmd.services.memory.ledger.cursor import BadCursor
 from pmd.services.memory.ledger.tables import AUDIT, ITEMS, META, WORDS
 from tests.memory.world import Words, World
 
@@ -169,7 +170,7 @@ def test_pages_follow_each_other_in_each_order_and_words_are_found(url: str) -> 
             assert keys == sorted(keys, reverse=sort == "newest")  # type: ignore[type-var]
         assert [i.scope for i in reads.page(db, "b", Filter(text="add", scope="p1"))[0]] == ["p1"] * 3
         assert reads.page(db, "b", Filter(text='"a* OR (')) == ([], None), "what people type is never syntax"
-        with pytest.raises(reads.BadCursor):
+        with pytest.raises(BadCursor):
             reads.page(db, "b", Filter(), after="xyz")
 
 
