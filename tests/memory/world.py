@@ -151,8 +151,8 @@ class World:
         )
         return record(self.ledger, request, self.job(f"s{step}.record"))
 
-    def reflect(self, step: int, words: Words, ids: list[str] | None = None) -> WriteResult:
-        request = ReflectRequest(
+    def reflection(self, step: int, ids: list[str] | None = None) -> ReflectRequest:
+        return ReflectRequest(
             bank=self.bank,
             step=step,
             policy_version=step - 1,
@@ -163,7 +163,9 @@ class World:
             evidence=self.evidence,
             prompts=PROMPTS,
         )
-        return reflect(self.ledger, words, request, self.job(f"s{step}.reflect"))  # type: ignore[arg-type]
+
+    def reflect(self, step: int, words: Words, ids: list[str] | None = None) -> WriteResult:
+        return reflect(self.ledger, words, self.reflection(step, ids), self.job(f"s{step}.reflect"))  # type: ignore[arg-type]
 
     def abstract(self, step: int, words: Words, **settings: Any) -> WriteResult:
         request = AbstractRequest(

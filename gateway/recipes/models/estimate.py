@@ -26,6 +26,8 @@ PROMPT_TOKENS = 512
 """Assumed: a prompt; a teacher's is as long and a completion besides."""
 NOTE_CALLS = 1.2
 """Assumed: notes written per problem and step, by the recipe's generator."""
+CHUNK = 1 << 26
+"""Logits that the trainer holds at once on a GPU (`services/trainer/training/head.py`)."""
 GPU_GB = (80, 141)
 """Memory of the GPUs that a figure is compared with."""
 
@@ -41,6 +43,7 @@ class Need:
     teacher: float
     activations: float
     logits: float
+    """Of a chunk, and the gradient of the output embedding, which is added up over chunks."""
 
     @property
     def total(self) -> float:
@@ -57,7 +60,8 @@ def trainer_need(shape: Shape, recipe: Recipe, ranks: int) -> Need:
     shards = {level: ranks if stage >= level else 1 for level in (1, 2, 3)}
     tokens = max(min(hardware.micro_tokens, _longest(shape, recipe) * _samples(recipe)), _longest(shape, recipe))
     scored = min(tokens, recipe.sampling.max_tokens * max(1, tokens // _longest(shape, recipe)))
-    copies = (2 if recipe.has_teacher else 1) + 2  # logits of both in fp32, their gradient, and what a loss works on
+    # Of a chunk, student and teacher: product, logits, log-softmax and softmax; and what the divergence works on.
+    copies = 12 if recipe.has_teacher else 6
     return Need(
         weights=P * b / shards[3],
         gradients=P * b / shards[2],
@@ -65,7 +69,7 @@ def trainer_need(shape: Shape, recipe: Recipe, ranks: int) -> Need:
         teacher=(P * b + (P * 4 / ranks if bf16 else 0)) if recipe.has_teacher else 0.0,
         # Inputs that the backward pass of a layer needs: norms, q k v, attention, residual; gate, up and their product.
         activations=tokens * shape.layers * (b * (8 * shape.hidden + 4 * _width(shape)) + 8 * shape.hidden),
-        logits=scored * shape.vocab * 4 * copies,
+        logits=min(scored * shape.vocab, CHUNK) * 4 * copies + shape.vocab * shape.hidden * 4,
     )
 
 

@@ -20,11 +20,11 @@ from torch import Tensor, nn
 
 from pmd.services.trainer.training.packing import Rows
 
-CHUNK_ELEMENTS = {"cpu": 1 << 24, "cuda": 1 << 27}
-"""Logits that exist at once: 64 MiB in fp32, 512 MiB on a GPU. Fewer make narrow matrix products, each of which reads
+CHUNK_ELEMENTS = {"cpu": 1 << 24, "cuda": 1 << 26}
+"""Logits that exist at once: 64 MiB in fp32, 256 MiB on a GPU. Fewer make narrow matrix products, each of which reads
 all weights of the head and, for their gradient, writes them."""
 
-BLOCK_ELEMENTS = {"cpu": 1 << 18, "cuda": 1 << 27}
+BLOCK_ELEMENTS = {"cpu": 1 << 18, "cuda": 1 << 26}
 """Logits that are scored at once: 1 MiB of fp32 stays in a core's cache."""
 
 Score = Callable[[Tensor, Tensor | None, slice], Tensor]

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
+from fastapi.testclient import TestClient
 
 from pmd.gateway.recipes.recipe import MemorySettings
 from pmd.services.common.artifacts import read_table
 from pmd.services.common.options import ReflectSettings
 from pmd.services.common.requests import Generator, Judged, ReflectRequest
+from pmd.services.memory.app import create_app
 from pmd.services.memory.ledger import Ledger
+from pmd.services.memory.settings import MemoryServiceSettings
 from pmd.services.memory.write import judge as judging
 from pmd.services.memory.write.judge import PROMPT, judge, parse
 from pmd.services.memory.write.notes import InvalidNotes
+from tests.memory.desk import TOKEN
 from tests.memory.world import Words, World, code_problem
 
 DROP = "Neglect air resistance when the ball falls."
@@ -158,3 +166,58 @@ def test_an_answer_with_neither_is_invalid() -> None:
 
 def test_words_decide_unless_a_recipe_says_otherwise() -> None:
     assert MemorySettings().contradictions == "words"
+
+
+@pytest.mark.parametrize(("contradictions", "asked"), [("words", None), ("model", 3)])
+def test_the_service_asks_where_the_recipe_says_so(prose: World, contradictions: str, asked: int | None) -> None:
+    """Through the job that a run submits, to a server that answers as a model would."""
+    prose.record(1, [(pid, f"I recall {pid}.", passed) for pid in IDS for passed in (True, False)])
+    request = prose.reflection(1, IDS).model_copy(update={"contradictions": contradictions})
+    notes = {pid: f"Strategy: {DROP} For {pid}.\nLesson: {KEEP} For {pid}." for pid in IDS}
+
+    def answer(prompt: str) -> str:
+        return "Yes." if prompt.startswith("Two notes") else next(notes[pid] for pid in IDS if f"ball {pid}" in prompt)
+
+    with chat_server(answer) as url:
+        settings = MemoryServiceSettings(
+            token=TOKEN,  # type: ignore[arg-type]
+            state_dir=prose.folder / "state",
+            memory_database_url=f"sqlite:///{prose.folder}/ledger.db",
+            rollout_url=url,
+        )
+        with TestClient(create_app(settings), headers={"Authorization": f"Bearer {TOKEN}"}) as http:
+            body = {"kind": "reflect", "request": request.model_dump(mode="json")}
+            assert http.put("/v1/jobs/k", json=body).is_success
+            ended = http.get("/v1/jobs/k", params={"wait": 20}).json()
+    assert ended["status"] == "succeeded", ended
+    judged = ended["result"]["judged"]
+    assert (judged and judged["asked"]) == asked
+    assert (judged and judged["apart"]) == asked
+
+
+@contextmanager
+def chat_server(answer: Callable[[str], str]) -> Iterator[str]:
+    """A server of chat completions; its URL."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            said = {"choices": [{"message": {"content": answer(asked["messages"][-1]["content"])}}]}
+            data = json.dumps(said).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
