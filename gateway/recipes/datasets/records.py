@@ -32,6 +32,8 @@ MAX_BYTES = 4 << 30
 """Of one file, unpacked."""
 MAX_LINE = 256 << 20
 """Bytes of one line of a file, and of one JSON array: they are in memory as a whole."""
+MAX_PROBLEMS = 200_000
+"""Of a recipe. A run looks at each when it is created, and keeps them all."""
 MAX_BAD = 100_000
 """Bad records of a set; one with more is no set of problems."""
 CHUNK = 1 << 20
@@ -117,6 +119,11 @@ def load(
                 message = f"{problem.id!r} is the id of an earlier record; ids are unique across splits"
                 bad.append(BadRecord(where=where, field="id", message=message))
                 continue
+            if len(known) >= MAX_PROBLEMS:
+                raise Unreadable(
+                    f"{where}: over {MAX_PROBLEMS:,} problems; give fewer (source huggingface: problems.rows, which"
+                    ' `train: ":10000"` cuts)'
+                )
             known.add(problem.id)
             problems.append(problem)
     return problems, bad

@@ -338,6 +338,20 @@ def test_recipe_paths_are_relative_to_the_recipe(tmp_path: Path) -> None:
     assert files == {"train": [str(tmp_path / "a.jsonl")], "test": ["s3://b/c"]}
 
 
+def test_more_problems_than_a_run_can_look_at_are_refused_with_what_to_do(
+    recipe_tree: Tree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(records, "MAX_PROBLEMS", 3)
+    file = tmp_path / "rows.csv"
+    problems: dict[str, Any] = {"source": "huggingface", "files": {"train": [str(file)]}}
+    problems["columns"] = {"prompt": "{{ id }}", "verifier": {"kind": "exact", "answer": "a"}}
+    file.write_text("id\n" + "".join(f"{n}\n" for n in range(4)))
+    with pytest.raises(InvalidRecipe, match=r"over 3 problems.*problems\.rows"):
+        load_problems(parse_recipe(recipe_tree(problems=problems)).problems)
+    problems["rows"] = {"train": ":3"}
+    assert len(load_problems(parse_recipe(recipe_tree(problems=problems)).problems)[0]) == 3
+
+
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
