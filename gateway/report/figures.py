@@ -13,6 +13,7 @@ from typing import Any
 from pmd.gateway.loop.phases import PHASE_GROUPS, group_seconds
 from pmd.gateway.report.units import training
 from pmd.gateway.views import ReportView, StepView
+from pmd.services.common.requests import SplitScore
 
 Curve = Sequence[tuple[float, float]]
 
@@ -24,20 +25,35 @@ class Change:
     """A split's accuracy before the first step and after the last evaluated one."""
 
     split: str
-    before: float
-    after: float
+    first: SplitScore
+    last: SplitScore
     last_step: int
-    problems: int
-    samples: int
-    """Rollouts per problem."""
+
+    @property
+    def before(self) -> float:
+        """avg@n of the first evaluation."""
+        return self.first.pass_rate
+
+    @property
+    def after(self) -> float:
+        """avg@n of the last one."""
+        return self.last.pass_rate
+
+    @property
+    def problems(self) -> int:
+        """Problems of the last one."""
+        return self.last.problems
+
+    @property
+    def samples(self) -> int:
+        """Rollouts per problem."""
+        return round(self.last.rollouts / self.last.problems) if self.last.problems else 0
 
     @property
     def margin(self) -> float:
-        """Half of a 95 % interval of the change, were all answers independent; those of few problems are not, and then
-        it is wider (two binomial proportions, each with one more pass and one more failure)."""
-        answers = max(1, self.problems * self.samples)
-        rates = [(answers * rate + 1) / (answers + 2) for rate in (self.before, self.after)]
-        return float(1.96 * sum(rate * (1 - rate) / answers for rate in rates) ** 0.5)
+        """Half of a 95 % interval of the change, for other problems of the same kind. Those of before are taken for
+        others than those of after; they are the same, which makes it too wide rather than too narrow."""
+        return float(1.96 * sum(map(_variance, (self.first, self.last))) ** 0.5)
 
     @property
     def said(self) -> str:
@@ -46,6 +62,19 @@ class Change:
         told = "" if abs(change) > 100 * self.margin else ", which chance alone may be"
         answers = f"{self.problems} problem{'s' * (self.problems != 1)} x {self.samples}"
         return f"{change:+.0f} ± {100 * self.margin:.0f} points{told} ({answers})"
+
+
+def _variance(score: SplitScore) -> float:
+    """Variance of a pass rate: that of a mean over problems, which pass@2 lets us see, as n answers to one of them say
+    less than answers to n; at least that of so many answers, one more of them right and one more wrong."""
+    answers = max(1, score.rollouts)
+    rate = (answers * score.pass_rate + 1) / (answers + 2)
+    least = rate * (1 - rate) / answers
+    if score.problems < 2 or 2 not in score.pass_at:
+        return least
+    failed, twice = 1 - score.pass_rate, 1 - score.pass_at[2]
+    samples = score.rollouts / score.problems
+    return max(least, (twice - failed**2 + (failed - twice) / samples) / (score.problems - 1))
 
 
 def splits(report: ReportView) -> list[str]:
@@ -59,8 +88,7 @@ def changes(report: ReportView) -> list[Change]:
     for split in splits(report):
         evaluated = [s for s in report.steps if split in s.evaluation]
         first, last = evaluated[0].evaluation[split], evaluated[-1].evaluation[split]
-        samples = round(last.rollouts / last.problems) if last.problems else 0
-        found.append(Change(split, first.pass_rate, last.pass_rate, evaluated[-1].step, last.problems, samples))
+        found.append(Change(split, first, last, evaluated[-1].step))
     return found
 
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import html
+import math
 import re
+from collections.abc import Sequence
 from html.parser import HTMLParser
 from itertools import pairwise
+from statistics import fmean
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 from rich.console import Console
 
@@ -17,6 +21,7 @@ from pmd.gateway.report import figures, render_compare, render_html
 from pmd.gateway.report.svg import Series, line_chart, spread, stacked_bars, ticks
 from pmd.gateway.report.units import percent
 from pmd.gateway.views import MemoryEvent, ReportView, RunStatus
+from pmd.services.common.requests import SplitScore
 from pmd.services.common.wire import Ref
 from tests.gateway.cli.synthetic import report
 from tests.gateway.cli.synthetic import score as scored
@@ -216,18 +221,39 @@ def test_the_report_says_what_a_run_began_with_and_what_it_did_to_the_score() ->
     assert "people" not in plain
 
 
+def score(passed: Sequence[int], samples: int = 8) -> SplitScore:
+    """Of problems by how many of their answers passed."""
+    pass_at = {
+        k: fmean(1 - math.comb(samples - c, k) / math.comb(samples, k) for c in passed) for k in (1, 2) if k <= samples
+    }
+    return SplitScore(
+        problems=len(passed), rollouts=len(passed) * samples, pass_rate=fmean(passed) / samples, pass_at=pass_at
+    )
+
+
 @pytest.mark.parametrize(
-    ("before", "after", "problems", "samples", "said"),
+    ("before", "after", "said"),
     [
-        (0.5, 0.25, 1, 8, "-25 ± 47 points, which chance alone may be (1 problem x 8)"),
-        (0.2, 0.8, 16, 8, "+60 ± 10 points (16 problems x 8)"),
-        (0.0, 0.0, 8, 8, "+0 ± 4 points, which chance alone may be (8 problems x 8)"),
+        ([4], [2], "-25 ± 47 points, which chance alone may be (1 problem x 8)"),
+        ([2] * 16, [6] * 16, "+50 ± 11 points (16 problems x 8)"),
+        ([0] * 8, [0] * 8, "+0 ± 4 points, which chance alone may be (8 problems x 8)"),
+        # Four problems of 16 are learnt whole: as many answers as above, but they speak of four problems.
+        ([8] * 4 + [0] * 12, [8] * 8 + [0] * 8, "+25 ± 33 points, which chance alone may be (16 problems x 8)"),
     ],
 )
-def test_a_change_is_told_with_what_chance_may_do(
-    before: float, after: float, problems: int, samples: int, said: str
-) -> None:
-    assert figures.Change("test", before, after, 10, problems, samples).said == said
+def test_a_change_is_told_with_what_chance_may_do(before: list[int], after: list[int], said: str) -> None:
+    assert figures.Change("test", score(before), score(after), 10).said == said
+
+
+def test_the_margin_is_that_of_a_mean_over_problems() -> None:
+    """Of problems whose true rates vary, against their drawing again and again."""
+    generator = np.random.default_rng(0)
+    held = 0
+    for _ in range(400):
+        before, after = (generator.binomial(8, generator.beta(0.5, 0.5, 24)) for _ in range(2))
+        change = figures.Change("test", score(list(map(int, before))), score(list(map(int, after))), 10)
+        held += abs(change.after - change.before) <= change.margin  # the true change is none
+    assert held / 400 > 0.92
 
 
 def test_terminal_and_page_say_how_sure_a_change_is() -> None:
