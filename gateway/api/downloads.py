@@ -12,7 +12,7 @@ from pmd.gateway.api.deps import Parts, TheParts
 from pmd.gateway.recipes.downloads import Coming, Progress
 from pmd.gateway.recipes.models import resolve
 from pmd.gateway.recipes.models.names import hub_name
-from pmd.gateway.recipes.problems import check_allowed, find_data, find_model, parse_recipe
+from pmd.gateway.recipes.problems import check_allowed, dataset_of, find_data, find_model, parse_recipe
 from pmd.gateway.views import DownloadView
 from pmd.services.common.app import known_query
 from pmd.services.common.strict import Strict
@@ -45,9 +45,9 @@ def _fetch(parts: Parts, body: FetchRecipe) -> list[DownloadView]:
             found.append(DownloadView(kind="model", name=located.name, status="ready"))
         except Coming as coming:
             found.append(_view(coming.progress))
-    if getattr(recipe.problems, "dataset", None) and recipe.problems.source == "huggingface":
+    if dataset_of(recipe):
         try:
-            name = str(getattr(find_data(recipe, parts.downloads.require).problems, "dataset", ""))
+            name = dataset_of(find_data(recipe, parts.downloads.require))
             found.append(DownloadView(kind="dataset", name=name, status="ready"))
         except Coming as coming:
             found.append(_view(coming.progress))

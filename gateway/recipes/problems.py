@@ -338,6 +338,12 @@ def materialise(
     )
 
 
+def dataset_of(recipe: Recipe) -> str:
+    """The data set of the hub that a recipe's problems are from; empty where they are from elsewhere."""
+    source = recipe.problems
+    return (source.dataset or "") if isinstance(source, HuggingFaceProblems) else ""
+
+
 def find_data(recipe: Recipe, fetch: Fetch = hub.snapshot) -> Recipe:
     """The recipe with its data set at one commit, whose files are here; as it is where it names none of the hub.
 

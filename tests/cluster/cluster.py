@@ -35,7 +35,7 @@ def missing() -> str | None:
     if not os.environ.get("KUBECONFIG"):
         return "no cluster: name one in KUBECONFIG and its images in PMD_K8S_LOAD or PMD_K8S_VALUES (docs/deploy.md)"
     if not shutil.which("kubectl"):
-        return "no kubectl on the path"
+        return "no kubectl on the path; put that of the cluster's version there"
     if not os.environ.get("PMD_K8S_LOAD") and not os.environ.get("PMD_K8S_VALUES"):
         return "no images: PMD_K8S_LOAD is a command that puts one into the cluster, PMD_K8S_VALUES names those it has"
     return None

@@ -6,10 +6,14 @@ import hashlib
 import json
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote
+
+import pytest
 
 NAME = "owner/tiny"
 PIECE = 1 << 20
@@ -111,6 +115,18 @@ class LocalHub:
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._server.server_port}"
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    @contextmanager
+    def chosen(self, monkeypatch: pytest.MonkeyPatch, home: Path) -> Iterator[None]:
+        """Until the end of the block this is the hub, with an empty cache below `home`."""
+        monkeypatch.setenv("HF_ENDPOINT", self.url)
+        monkeypatch.setenv("HF_HOME", str(home))
+        for name in ("HF_HUB_CACHE", "HF_HUB_OFFLINE", "HF_TOKEN"):
+            monkeypatch.delenv(name, raising=False)
+        try:
+            yield
+        finally:
+            self.close()
 
     def close(self) -> None:
         """Be away from now on: connections are refused."""

@@ -23,12 +23,8 @@ POCKET = Path(__file__).parents[2] / "examples/pocket/base"
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[LocalHub]:
     started = LocalHub(files_of(POCKET))
-    monkeypatch.setenv("HF_ENDPOINT", started.url)
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
-    monkeypatch.delenv("HF_HUB_CACHE", raising=False)
-    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
-    yield started
-    started.close()
+    with started.chosen(monkeypatch, tmp_path / "home"):
+        yield started
 
 
 def fetched(downloads: Downloads, model: str = NAME) -> Path:

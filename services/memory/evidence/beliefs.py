@@ -26,6 +26,14 @@ class Belief:
     """False: nothing speaks for or against it yet."""
 
 
+@dataclass(frozen=True)
+class Contradiction:
+    """Two notes that must not be shown together."""
+
+    by: str = ""
+    """Who says so; empty: their words."""
+
+
 class Statement(Protocol):
     """What would be shown of an item."""
 
@@ -51,7 +59,7 @@ class Beliefs(Protocol):
         """Of a lesson of the problem."""
         ...
 
-    def contradict(self, a: Statement, b: Statement, problem_id: str) -> str | None:
-        """None when two statements about a problem may be shown together; else who says that they must not, empty where
-        their words do. A lesson contradicts what it warns of."""
+    def contradict(self, a: Statement, b: Statement, problem_id: str) -> Contradiction | None:
+        """Why two statements about a problem must not be shown together; None when they may. A lesson contradicts what
+        it warns of."""
         ...

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from pmd.services.memory.evidence.beliefs import Belief, Statement
+from pmd.services.memory.evidence.beliefs import Belief, Contradiction, Statement
 from pmd.services.memory.evidence.effect import Outcomes, effect_at
 from pmd.services.memory.evidence.quality import disagree
 from pmd.services.memory.ledger import Item
@@ -49,15 +49,15 @@ class ByEffect:
         """As a claim."""
         return self._effect(item, problem_id)
 
-    def contradict(self, a: Statement, b: Statement, problem_id: str) -> str | None:  # noqa: ARG002 -- a `Beliefs`
+    def contradict(self, a: Statement, b: Statement, problem_id: str) -> Contradiction | None:  # noqa: ARG002 -- a `Beliefs`
         """By what a model said of the two, if it was asked; else by whether they say nearly the same words, or the like
         and disagree."""
         said = self.judged.get(pair(a.text, b.text)) if self.judged else None
         if said is not None:
-            return f"{said.model} said so in step {said.step}" if said.apart else None
+            return Contradiction(f"{said.model} said so in step {said.step}") if said.apart else None
         spelling = _cosine(self.spelling, a, b)
         like = spelling >= LIKE_WORDS or _cosine(self.meaning, a, b) >= ALIKE
-        return "" if spelling >= SAME_WORDS or (like and disagree(a.text, b.text)) else None
+        return Contradiction() if spelling >= SAME_WORDS or (like and disagree(a.text, b.text)) else None
 
     def _effect(self, item: Item, problem_id: str) -> Belief:
         found = effect_at(problem_id, self.outcomes.get(item.id, {}))

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pmd.services.memory.evidence.applicability import Applicability
-from pmd.services.memory.evidence.beliefs import Belief, Statement
+from pmd.services.memory.evidence.beliefs import Belief, Contradiction, Statement
 from pmd.services.memory.evidence.credibility import (
     STRATEGY_PRIOR,
     Attempt,
@@ -60,9 +60,9 @@ class ByTerms:
         refuted = seen.trials and seen.passes / seen.trials > 0.5
         return Belief(0.0 if refuted else 1.0, f"{seen.passes} of {seen.trials} attempts that do this passed")
 
-    def contradict(self, a: Statement, b: Statement, problem_id: str) -> str | None:
+    def contradict(self, a: Statement, b: Statement, problem_id: str) -> Contradiction | None:
         """By words alone."""
-        return "" if self._contradict(a, b, problem_id) else None
+        return Contradiction() if self._contradict(a, b, problem_id) else None
 
     def _contradict(self, a: Statement, b: Statement, problem_id: str) -> bool:
         """Two claims about a problem are compared by what attempts can show, not by the names they share. A lesson

@@ -33,7 +33,7 @@ from functools import partial
 from pmd.services.common.bank import Cause
 from pmd.services.common.options import ContextSettings
 from pmd.services.common.wire import Level, Problem
-from pmd.services.memory.evidence.beliefs import BELIEVED, Belief, Beliefs
+from pmd.services.memory.evidence.beliefs import BELIEVED, Belief, Beliefs, Contradiction
 from pmd.services.memory.evidence.credibility import Attempt
 from pmd.services.memory.evidence.terms import excerpt, terms, without_thinking
 from pmd.services.memory.leak.guard import leak
@@ -137,7 +137,7 @@ def select(problem: Problem, snapshot: Snapshot, settings: ContextSettings, *, l
         # for each problem that it is shown for, before it can take the place of another.
         return _leaks(leak(note.text, problem, passed) if leak_guard else None)
 
-    def conflict(a: Note, b: Note) -> str | None:
+    def conflict(a: Note, b: Note) -> Contradiction | None:
         warns = "lesson" in {a.item.kind, b.item.kind}
         return beliefs.contradict(a, b, problem.id) if warns or settings.conflicts == "resolve" else None
 
@@ -290,11 +290,11 @@ def _behaviors(
     return shown, [note.left_out("beyond_k", why) for note in more]
 
 
-Conflict = Callable[[Note, Note], str | None]
+Conflict = Callable[[Note, Note], Contradiction | None]
 """See `Beliefs.contradict`."""
 
 
-def _never(a: Note, b: Note) -> str | None:  # noqa: ARG001 -- a `Conflict`
+def _never(a: Note, b: Note) -> Contradiction | None:  # noqa: ARG001 -- a `Conflict`
     return None
 
 
@@ -307,17 +307,17 @@ def _displaced(notes: Sequence[Note], conflict: Conflict, insisted: Sequence[Not
     kept: list[Note] = []
     left_out: list[Note] = []
     for note in notes:
-        lesson = None if note.item.protected else _against(note, insisted, conflict)
-        if lesson is None:
+        found = None if note.item.protected else _against(note, insisted, conflict)
+        if found is None:
             kept.append(note)
         else:
-            left_out.append(note.left_out("contradicted", f"{lesson.item.id}, a lesson of people, warns of it"))
+            left_out.append(note.left_out("contradicted", f"{found[0].item.id}, a lesson of people, warns of it"))
     return kept, left_out
 
 
-def _against(note: Note, others: Iterable[Note], conflict: Conflict) -> Note | None:
+def _against(note: Note, others: Iterable[Note], conflict: Conflict) -> tuple[Note, Contradiction] | None:
     """The first of `others` that contradicts a note."""
-    return next((one for one in others if conflict(note, one) is not None), None)
+    return next(((one, found) for one in others if (found := conflict(note, one))), None)
 
 
 def _consistent(
@@ -331,13 +331,13 @@ def _consistent(
     kept: list[Note] = []
     left_out: list[Note] = []
     for note in notes:
-        better = _against(note, (*beside, *kept), conflict)
+        found = _against(note, (*beside, *kept), conflict)
         # Whether a note is safe is asked last, as that takes longest.
-        against = objection(note) if better is None else None
-        if better is not None:
-            who = conflict(note, better)
+        against = objection(note) if found is None else None
+        if found is not None:
+            better, contradiction = found
             why = f"contradicts {better.item.id}, which is more credible"
-            left_out.append(note.left_out("contradicted", f"{why}; {who}" if who else why))
+            left_out.append(note.left_out("contradicted", f"{why}; {contradiction.by}" if contradiction.by else why))
         elif against is not None:
             left_out.append(note.left_out(*against))
         else:

@@ -14,7 +14,6 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -209,9 +208,15 @@ class Updater:
             loss_N[here] = each.detach()
             return each.sum()
 
-        how: dict[str, Any] = {"temperature": settings.temperature, "teacher": teacher, "forward": engine.module}
         with watch.part("student"), torch.set_grad_enabled(learn):
-            loss = score_rows(engine.model, micro.student, score, **how)
+            loss = score_rows(
+                engine.model,
+                micro.student,
+                score,
+                temperature=settings.temperature,
+                teacher=teacher,
+                forward=engine.module,
+            )
             if learn:
                 engine.backward(loss, last=last)
         gaps.add(micro, begin_N)

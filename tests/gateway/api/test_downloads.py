@@ -27,12 +27,8 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalHub]:
     """A data set of 30 MB that comes slowly."""
     files = {"train.jsonl": rows("train", 30_000), "test.jsonl": rows("test", 10)}
     started = LocalHub(files, "d" * 40, "team/sums", "dataset", slow=0.15)
-    monkeypatch.setenv("HF_ENDPOINT", started.url)
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
-    for name in ("HF_HUB_CACHE", "HF_HUB_OFFLINE", "HF_TOKEN"):
-        monkeypatch.delenv(name, raising=False)
-    yield started
-    started.close()
+    with started.chosen(monkeypatch, tmp_path / "hf"):
+        yield started
 
 
 @pytest.fixture

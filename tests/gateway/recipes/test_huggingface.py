@@ -241,12 +241,8 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalHub]:
         "main/train.py": b"raise SystemExit('run')",
     }
     started = LocalHub(files, COMMIT, "team/sums", "dataset")
-    monkeypatch.setenv("HF_ENDPOINT", started.url)
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
-    for name in ("HF_HUB_CACHE", "HF_HUB_OFFLINE", "HF_TOKEN"):
-        monkeypatch.delenv(name, raising=False)
-    yield started
-    started.close()
+    with started.chosen(monkeypatch, tmp_path / "hf"):
+        yield started
 
 
 SPLITS = {"train": "train", "test": "test"}

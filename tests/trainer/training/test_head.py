@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +11,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from pmd.gateway.recipes.models.estimate import CHUNK
 from pmd.services.trainer.training import head as head_module
 from pmd.services.trainer.training.head import Head, check_head, last_hidden, score_rows
 from pmd.services.trainer.training.objectives import Scores
@@ -181,6 +181,10 @@ class Largest(TorchDispatchMode):
         return out
 
 
+def test_the_estimate_of_a_run_knows_the_chunk() -> None:
+    assert head_module.CHUNK_ELEMENTS["cuda"] == CHUNK
+
+
 @pytest.mark.parametrize("top_k", [None, 5])
 def test_logits_are_never_whole(monkeypatch: pytest.MonkeyPatch, top_k: int | None) -> None:
     """At twice the tokens no tensor is larger, forward and backward."""
@@ -202,7 +206,3 @@ def test_logits_are_never_whole(monkeypatch: pytest.MonkeyPatch, top_k: int | No
             score_rows(model, rows, score, temperature=1.0, teacher=teacher).backward()
         largest.append(seen.elements)
     assert largest[0] == largest[1] == 2003 * WIDTH, "the head's weights are the largest"
-
-
-def test_the_tiny_model_of_the_other_tests_is_read_too(base_folder: Path) -> None:
-    check_head(AutoModelForCausalLM.from_pretrained(base_folder))
