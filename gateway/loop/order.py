@@ -25,9 +25,11 @@ def step_problems(problems: tuple[str, ...], seed: int, per_step: int, step: int
         raise ValueError(f"{per_step} problems a step, but there are {len(problems)}")
     epoch = 0
     waiting: list[str] = []
+    at = 0
     drawn: list[str] = []
     for _ in range(step):
-        drawn, waiting = waiting[:per_step], waiting[per_step:]
+        drawn = waiting[at : at + per_step]
+        at += per_step
         if len(drawn) < per_step:
             fresh = random.Random(f"problems/{seed}/{epoch}").sample(problems, len(problems))
             epoch += 1
@@ -35,5 +37,5 @@ def step_problems(problems: tuple[str, ...], seed: int, per_step: int, step: int
             added = [problem for problem in fresh if problem not in held][: per_step - len(drawn)]
             drawn += added
             taken = set(added)
-            waiting = [problem for problem in fresh if problem not in taken]
+            waiting, at = [problem for problem in fresh if problem not in taken], 0
     return tuple(drawn)

@@ -50,6 +50,7 @@ from pmd.gateway.recipes.start import FIELD, Banks, Start, WrongStart, find_star
 from pmd.services.common.allowed import Allowed, NotAllowed
 from pmd.services.common.artifacts import (
     MANIFEST,
+    ROW_GROUP,
     dump_messages,
     join,
     local_path,
@@ -325,7 +326,7 @@ def materialise(
         model=base.located.name,
         base=sealed,
         problems=write_problems(join(root, "problems", f"problems.{mark}.parquet"), problems),
-        prompts=write_table(join(root, "problems", f"prompts.{mark}.parquet"), prompts, PROMPTS),
+        prompts=write_table(join(root, "problems", f"prompts.{mark}.parquet"), prompts, PROMPTS, row_group=ROW_GROUP),
         train=train,
         evaluation=evaluation,
         source=getattr(recipe.problems, "dataset", None) or "",

@@ -13,17 +13,21 @@ import hashlib
 import io
 import json
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
 import fsspec
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pmd.services.common.columns import PROBLEMS
 from pmd.services.common.wire import Message, Problem, Ref, Weights
+
+ROW_GROUP = 256
+"""Rows of a problem set that are stored together: a step that wants some of many decodes these alone."""
 
 
 class ArtifactError(RuntimeError):
@@ -89,29 +93,44 @@ def read_bytes(ref: Ref) -> bytes:
     return data
 
 
-def write_table(uri: str, rows: Iterable[Mapping[str, Any]], schema: pa.Schema) -> Ref:
-    """Write `rows` as a Parquet artifact with exactly the columns of `schema`."""
+def write_table(uri: str, rows: Iterable[Mapping[str, Any]], schema: pa.Schema, *, row_group: int | None = None) -> Ref:
+    """Write `rows` as a Parquet artifact with exactly the columns of `schema`.
+
+    Args:
+        row_group: rows that are stored together; None: as many as Parquet's writer likes.
+    """
     table = pa.Table.from_pylist([dict(row) for row in rows], schema=schema)
     sink = io.BytesIO()
-    pq.write_table(table, sink, compression="zstd")
+    pq.write_table(table, sink, compression="zstd", row_group_size=row_group)
     return write_bytes(uri, sink.getvalue()).model_copy(update={"rows": table.num_rows})
 
 
-def read_table(ref: Ref) -> list[dict[str, Any]]:
+def read_table(ref: Ref, where: tuple[str, Collection[str]] | None = None) -> list[dict[str, Any]]:
     """The rows of a Parquet artifact, as dictionaries, in the order they were written.
 
+    Args:
+        where: a column and the values of it that are wanted; None: all rows.
+
     Raises:
-        ArtifactError: it is missing, or no table.
+        ArtifactError: it is missing, no table, or has no such column.
     """
-    return cast(list[dict[str, Any]], _table(ref).to_pylist())
-
-
-def _table(ref: Ref) -> pa.Table:
     data = read_bytes(ref)
     try:
-        return pq.read_table(io.BytesIO(data))
-    except (pa.ArrowException, OSError, ValueError) as error:  # all that a file of another kind, or a broken one, gives
-        raise ArtifactError(f"artifact {ref.uri} is no table: {error}") from error
+        file = pq.ParquetFile(io.BytesIO(data))
+        table = file.read() if where is None else _rows_where(file, *where)
+        return cast(list[dict[str, Any]], table.to_pylist())
+    except (pa.ArrowException, OSError, ValueError, LookupError) as error:  # a file of another kind, or a broken one
+        raise ArtifactError(f"artifact {ref.uri} is no table of this kind: {error}") from error
+
+
+def _rows_where(file: pq.ParquetFile, column: str, values: Collection[str]) -> pa.Table:
+    """The rows that hold one of `values`; only row groups that have one are decoded whole."""
+    wanted = pa.array(list(values), pa.string())
+    found = pc.is_in(file.read([column])[column], value_set=wanted).to_numpy()
+    sizes = [file.metadata.row_group(n).num_rows for n in range(file.num_row_groups)]
+    here = [n for n, part in enumerate(np.split(found, np.cumsum(sizes)[:-1])) if part.any()]
+    table = file.read_row_groups(here)
+    return table.filter(pc.is_in(table[column], value_set=wanted))
 
 
 def write_problems(uri: str, problems: Iterable[Problem]) -> Ref:
@@ -126,10 +145,10 @@ def write_problems(uri: str, problems: Iterable[Problem]) -> Ref:
         }
         for p in problems
     )
-    return write_table(uri, rows, PROBLEMS)
+    return write_table(uri, rows, PROBLEMS, row_group=ROW_GROUP)
 
 
-def read_problems(ref: Ref, ids: Sequence[str] | None = None) -> dict[str, Problem]:
+def read_problems(ref: Ref, ids: Collection[str] | None = None) -> dict[str, Problem]:
     """The problems of a `PROBLEMS` artifact by id, in the order they were written.
 
     Args:
@@ -138,10 +157,8 @@ def read_problems(ref: Ref, ids: Sequence[str] | None = None) -> dict[str, Probl
     Raises:
         ArtifactError: it is missing, or another artifact.
     """
-    table = _table(ref)
+    rows = read_table(ref, None if ids is None else ("problem_id", ids))
     try:
-        if ids is not None:
-            table = table.filter(pc.is_in(table["problem_id"], value_set=pa.array(ids, pa.string())))
         return {
             row["problem_id"]: Problem(
                 id=row["problem_id"],
@@ -150,7 +167,7 @@ def read_problems(ref: Ref, ids: Sequence[str] | None = None) -> dict[str, Probl
                 messages=load_messages(row["messages"]),
                 verifier=json.loads(row["verifier"]),
             )
-            for row in table.to_pylist()
+            for row in rows
         }
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise ArtifactError(f"artifact {ref.uri} holds no problems: {type(error).__name__}: {error}") from error

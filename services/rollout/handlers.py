@@ -22,7 +22,7 @@ from pmd.services.common.columns import ROLLOUTS
 from pmd.services.common.jobs import JobContext, JobKind
 from pmd.services.common.requests import GenerateRequest, GenerateResult, PublishRequest
 from pmd.services.common.strict import nearest
-from pmd.services.common.wire import Policy
+from pmd.services.common.wire import Policy, Ref
 from pmd.services.rollout.completion import Completion, NoRoom, Row, require_room
 from pmd.services.rollout.parts import Parts
 from pmd.services.rollout.published import Published
@@ -43,16 +43,20 @@ def stream_of(rollout_id: str) -> int:
     return int.from_bytes(hashlib.sha256(rollout_id.encode()).digest()[:8], "big")
 
 
-def select(prompts: Mapping[str, dict[str, Any]], ids: list[str] | None) -> list[dict[str, Any]]:
-    """The rows of `ids`, in that order; all rows without `ids`.
+def read_prompts(ref: Ref, ids: Sequence[str] | None) -> list[dict[str, Any]]:
+    """The rows of `ids` in a PROMPTS artifact, in that order; all rows without `ids`.
 
     Raises:
         PromptError: naming an id that does not exist, and the nearest one that does.
+        ArtifactError: when the artifact is not what its reference says.
     """
+    wanted = None if ids is None else ("prompt_id", ids)
+    prompts = {row["prompt_id"]: row for row in read_table(ref, wanted)}
     for prompt_id in ids or ():
         if prompt_id not in prompts:
-            guess = nearest(prompt_id, prompts)
-            hint = f"did you mean {guess!r}?" if guess else f"it has {len(prompts)} others"
+            others = [row["prompt_id"] for row in read_table(ref)]
+            guess = nearest(prompt_id, others)
+            hint = f"did you mean {guess!r}?" if guess else f"it has {len(others)} others"
             raise PromptError(f"no prompt {prompt_id!r} in the artifact; {hint}")
     return list(prompts.values()) if ids is None else [prompts[prompt_id] for prompt_id in ids]
 
@@ -65,7 +69,7 @@ def generate(engine: Engine, request: GenerateRequest, context: JobContext, part
         ArtifactError: when prompts or weights are not what their reference says.
         Cancelled: when the job was cancelled.
     """
-    prompts = select({row["prompt_id"]: row for row in read_table(request.prompts)}, request.ids)
+    prompts = read_prompts(request.prompts, request.ids)
     conversations = [load_messages(prompt["messages"]) for prompt in prompts]
     rendered, window = engine.render(request.policy, conversations, request.thinking)
     too_long = _too_long(prompts, rendered, request.sampling.max_tokens, window)

@@ -176,8 +176,8 @@ class Verifier:
 
     def verify_job(self, request: VerifyRequest, job: JobContext) -> VerifyResult:
         """Judge every rollout of an artifact and write the verdicts as another."""
-        problems = read_problems(request.problems)
         rollouts = read_table(request.rollouts)
+        problems = read_problems(request.problems, {row["problem_id"] for row in rollouts})
         unknown = sorted({row["problem_id"] for row in rollouts} - problems.keys())
         if unknown:
             raise ValueError(f"rollouts of problems that the problems artifact does not hold: {', '.join(unknown[:5])}")

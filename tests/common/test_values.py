@@ -95,6 +95,29 @@ def test_problems_survive_the_round_trip(tmp_path: Path) -> None:
     assert artifacts.read_problems(artifacts.write_problems(f"file://{tmp_path}/p", [problem])) == {"p": problem}
 
 
+def test_some_problems_of_many_are_read_in_their_order_and_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = [Message(role="user", content="?")]
+    many = [Problem(id=f"p{n}", messages=asked, verifier={}) for n in range(3 * artifacts.ROW_GROUP)]
+    ref = artifacts.write_problems(f"file://{tmp_path}/p", many)
+    decoded: list[int] = []
+    whole = artifacts.pq.ParquetFile.read_row_groups
+
+    def counted(file: artifacts.pq.ParquetFile, groups: list[int]) -> artifacts.pa.Table:
+        decoded.extend(groups)
+        return whole(file, groups)
+
+    monkeypatch.setattr(artifacts.pq.ParquetFile, "read_row_groups", counted)
+    first, last = many[1], many[-1]
+    assert list(artifacts.read_problems(ref, [last.id, first.id, "unknown"])) == [first.id, last.id]
+    assert decoded == [0, 2]
+    assert artifacts.read_problems(ref, []) == {}
+    assert artifacts.read_problems(ref) == {p.id: p for p in many}
+    with pytest.raises(artifacts.ArtifactError, match="no table of this kind"):
+        artifacts.read_table(ref, ("colour", ["blue"]))
+
+
 def test_weights_without_a_manifest_or_with_a_changed_file_are_refused(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(b"weights")
     weights = artifacts.seal_weights(tmp_path, 3, {"run": "r"})
