@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,12 +13,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import sqlalchemy as sa
 
 from pmd.services.common.artifacts import read_table
 from pmd.services.common.wire import Problem
 from pmd.services.memory.index import vectors
 from pmd.services.memory.index.embed import HashEmbedder, Rows
-from pmd.services.memory.ledger import Ledger, clusters, reads, rows
+from pmd.services.memory.ledger import CLUSTER, Ledger, clusters, reads, rows
 from pmd.services.memory.write import pools
 from tests.memory.ledger.test_ledger import note
 from tests.memory.world import Words, World, code_problem
@@ -99,6 +101,49 @@ def test_a_step_reads_no_more_of_a_bank_that_is_ten_times_as_large(
     assert small["items"] > 0
     assert small["problems"] > 0
     assert {what: large[what] <= 1.2 * small[what] for what in small} == dict.fromkeys(small, True), (small, large)
+
+
+GROWING = "items|versions|links|uses|members|problems"
+"""Tables that have rows for each problem."""
+WALKS = re.compile(rf"SCAN ({GROWING})|SEARCH ({GROWING}) .*\((bank=\?|bank=\? AND level=\? AND status=\?)\)")
+"""Of a query plan: all rows of a table or of a bank, or all active ones of a level."""
+
+
+def test_no_statement_of_a_step_walks_the_whole_bank(tmp_path: Path) -> None:
+    world = bank(tmp_path, 30)
+    step(world, 2, range(3))
+    said: dict[str, Any] = {}
+
+    def heard(_: Any, __: Any, statement: str, values: Any, ___: Any, many: bool) -> None:
+        said[statement] = values[0] if many else values
+
+    sa.event.listen(sa.Engine, "before_cursor_execute", heard)
+    step(world, 3, range(30, 36))
+    sa.event.remove(sa.Engine, "before_cursor_execute", heard)
+    walks = []
+    with world.ledger.read() as db:
+        for statement, values in said.items():
+            if statement.startswith(("SELECT", "UPDATE", "INSERT")):
+                plan = [row.detail for row in db.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", values)]
+                walks += [(line, statement) for line in plan if WALKS.search(line) and "settled" not in line]
+    assert len(said) > 20
+    assert not walks
+
+
+def test_what_an_index_finds_beyond_what_is_shown_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = bank(tmp_path, 6)
+    rules = [
+        note(f"{FAMILIES[0]} {n}", level="behavior", kind="behavior", scope=f"{CLUSTER}{n}", facts={"topic": ""})
+        for n in range(100)
+    ]
+    world.ledger.apply("b", "rules", lambda tx: tx.write(rules, "run@1"))
+    for number in (2, 3):
+        world.record(number, [(question(0).id, "try again", True)])
+        with counted(monkeypatch) as seen:
+            result = world.retrieve(number, levels=("behavior",), k=2, foreign_similarity=0.1)
+    (row,) = read_table(result.contexts)
+    assert len(json.loads(row["items"])) + len(json.loads(row["left_out"])) == 2
+    assert seen["items"] < 50
 
 
 def cluster_of(world: World) -> dict[str, str]:

@@ -38,7 +38,8 @@ from pmd.services.memory.evidence.credibility import Attempt
 from pmd.services.memory.evidence.terms import excerpt, terms, without_thinking
 from pmd.services.memory.leak.guard import leak
 from pmd.services.memory.ledger import Item, fingerprint
-from pmd.services.memory.retrieve.snapshot import Found, ProblemMemory, Snapshot
+from pmd.services.memory.retrieve.near import Found
+from pmd.services.memory.retrieve.snapshot import ProblemMemory, Snapshot
 
 BEYOND = 32
 """Behaviors beyond `k` whose record says so; of people's all do."""
@@ -263,12 +264,11 @@ def _behaviors(
     settings: ContextSettings,
 ) -> tuple[list[Note], list[Note]]:
     """The behaviors found for a problem, and those beyond `k`."""
-    if memory.likeness is None:
-        return [], []
     mentioned = terms(problem.question())
+    likeness = () if memory.likeness is None else memory.likeness
     found = [
         Found(float(similarity), behavior.item)
-        for similarity, behavior in zip(memory.likeness, snapshot.behaviors, strict=True)
+        for similarity, behavior in zip(likeness, snapshot.behaviors, strict=True)
         if problem.id in behavior.item.facts.get("problems", ())  # a person made it of this problem's insights
         or (behavior.topic and behavior.topic <= mentioned)
         or (not behavior.topic and memory.searched is None and similarity >= settings.min_similarity)

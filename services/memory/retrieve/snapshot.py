@@ -5,13 +5,12 @@ Invariants:
   step sees it), and nothing is read after it.
 - What is read follows from the problems and the settings alone, so that the same bank, problems and settings give the
   same snapshot.
-- An index only proposes: what it finds is shown as the ledger has it, or not at all.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import NamedTuple
@@ -26,20 +25,19 @@ from pmd.services.memory.evidence.by_effect import ByEffect
 from pmd.services.memory.evidence.by_terms import ByTerms
 from pmd.services.memory.evidence.credibility import Attempt, Tally
 from pmd.services.memory.evidence.effect import effect_at, gather
-from pmd.services.memory.evidence.terms import excerpt, stem, terms, union
+from pmd.services.memory.evidence.terms import excerpt, terms, union
 from pmd.services.memory.index.embed import HashEmbedder, Rows
-from pmd.services.memory.index.index import CANDIDATES, Hit, head
+from pmd.services.memory.index.index import head
 from pmd.services.memory.index.questions import Near
 from pmd.services.memory.index.search import Search
 from pmd.services.memory.index.vectors import Vectors
-from pmd.services.memory.ledger import CLUSTER, Banned, Item, Ledger, StepView
+from pmd.services.memory.ledger import Banned, Item, Ledger, StepView
 from pmd.services.memory.ledger.clusters import clusters_of
+from pmd.services.memory.retrieve.moment import Moment
+from pmd.services.memory.retrieve.near import Found, Searched, ask_index, near_by
 
-SCORE_DIGITS = 4
 LEVELS: tuple[Level, ...] = ("insight", "behavior")
 """Those that an index is searched for."""
-SPARE = 4
-"""Strategies of other problems that are read for each that may be shown."""
 
 
 class Related(NamedTuple):
@@ -48,13 +46,6 @@ class Related(NamedTuple):
     similarity: float
     """Cosine of the two questions."""
     question: str
-    item: Item
-
-
-class Found(NamedTuple):
-    """An item and its cosine similarity to a problem."""
-
-    similarity: float
     item: Item
 
 
@@ -153,12 +144,12 @@ def read(
     nearest: Mapping[str, Near] = {}
     if _shows_turns(settings):
         nearest = search.questions.near(bank, problems, settings.min_similarity, check)
-    found: dict[Level, _Searched] = {}
+    found: dict[Level, Searched] = {}
     for level in LEVELS:
         if _is_searched(level, settings, evidence):
             seek = level == "insight" and evidence == "effect"
             looking = _without_notes(ledger, bank, problems, step, settings) if seek else problems
-            found |= {level: _search(search, bank, level, looking, settings, check)} if looking else {}
+            found |= {level: ask_index(search, bank, level, looking, settings, check)} if looking else {}
     known = known_problems(ledger, bank) if evidence == "terms" else {}
     mentioned = {pid: problem.question() for pid, problem in known.items()}
     clusters: Mapping[str, str] = {}
@@ -166,13 +157,14 @@ def read(
         with ledger.read() as db:
             clusters = clusters_of(db, bank, asked)
     with ledger.at_step(bank, step) as view:
-        moment = _Moment(view, asked, step, settings)
+        moment = Moment(view, asked, step, settings)
         if evidence == "terms" or settings.transient:
             moment.take(view.active("behavior"))
         else:
-            moment.take(_at_hand(view, problems, found.get("behavior"), clusters))
+            alone = found.get("behavior") if "behavior" not in settings.by_meaning else None
+            moment.take(_at_hand(view, problems, alone, clusters))
         near: dict[Level, dict[str, Sequence[Found]]] = {
-            level: _near(one, moment, level, clusters) for level, one in found.items() if level in settings.by_meaning
+            level: near_by(one, moment, level, clusters) for level, one in found.items() if level in settings.by_meaning
         }
         related = {pid: _related(view, at, step, settings) for pid, at in nearest.items()}
         if evidence == "terms":
@@ -206,32 +198,6 @@ def read(
     )
 
 
-class _Moment:
-    """A step's view of a bank, and what of it may be shown."""
-
-    def __init__(self, view: StepView, asked: Sequence[str], step: int, settings: ContextSettings) -> None:
-        self.view = view
-        self.asked = asked
-        self.settings = settings
-        self.step = step
-        self.experience = by_scope(view.active("experience", asked))
-        self.behaviors: Sequence[Item] = []
-
-    def take(self, behaviors: Iterable[Item]) -> None:
-        """Let these behaviors be shown, as far as the settings do."""
-        self.behaviors = self.shown("behavior", behaviors) if self.settings.k else []
-
-    def shown(self, level: Level, items: Iterable[Item]) -> list[Item]:
-        """Those that the settings let be shown."""
-        if level not in self.settings.levels:
-            return []
-        return [i for i in items if i.step == self.step or not self.settings.transient]
-
-    def attempts(self, items: Mapping[str, Sequence[Item]]) -> dict[str, list[Attempt]]:
-        """Attempts as they are read, by problem."""
-        return {pid: [attempt(item, self.settings.excerpt_chars) for item in at] for pid, at in items.items()}
-
-
 @dataclass(frozen=True)
 class _Notes:
     """Insights, by problem, and what they are believed by."""
@@ -242,7 +208,7 @@ class _Notes:
     beliefs: Beliefs
 
 
-def _by_terms(moment: _Moment, applicability: Applicability, base_pass_rate: float) -> _Notes:
+def _by_terms(moment: Moment, applicability: Applicability, base_pass_rate: float) -> _Notes:
     """A note serves every problem that it speaks about, so all notes and problems of the bank are read."""
     standing = moment.view.active("insight")
     insights = moment.shown("insight", standing)
@@ -266,7 +232,7 @@ def _by_terms(moment: _Moment, applicability: Applicability, base_pass_rate: flo
 
 
 def _by_effect(
-    moment: _Moment, near: Mapping[Level, Mapping[str, Sequence[Found]]], vectors: Vectors, check: Callable[[], None]
+    moment: Moment, near: Mapping[Level, Mapping[str, Sequence[Found]]], vectors: Vectors, check: Callable[[], None]
 ) -> _Notes:
     """A note belongs to its problem, and others get it from the index alone: only what they need is read."""
     insights = moment.shown("insight", moment.view.active("insight", moment.asked))
@@ -301,7 +267,7 @@ def _without_notes(
     """The problems that no strategy of their own is believed at: only these are shown what others know."""
     ids = [p.id for p in problems]
     with ledger.at_step(bank, step) as view:
-        own = _Moment(view, ids, step, settings).shown("insight", view.active("insight", ids))
+        own = Moment(view, ids, step, settings).shown("insight", view.active("insight", ids))
         outcomes = gather(view.trials([item.id for item in own]))
     believed = {
         item.scope
@@ -312,10 +278,10 @@ def _without_notes(
 
 
 def _at_hand(
-    view: StepView, problems: Sequence[Problem], found: _Searched | None, clusters: Mapping[str, str]
+    view: StepView, problems: Sequence[Problem], found: Searched | None, clusters: Mapping[str, str]
 ) -> list[Item]:
     """The behaviors that may be the problems' business: those of people, of the problems' clusters, what is about a
-    term that one mentions, and what the index finds."""
+    term that one mentions, and what the index was asked for alone."""
     mentioned = sorted(union(terms(p.question()) for p in problems))
     ids = [hit.id for hits in found.hits for hit in hits] if found else []
     theirs = view.active("behavior", [*mentioned, *clusters.values()])
@@ -396,61 +362,6 @@ def _claimed(
     claims = [(attempt(items[-1], excerpt_chars).text, pid) for pid, items in passed.items() if items]
     claims += [(i.text, i.scope) for items in applicable.values() for i in items]
     return {pid for text, home in claims for pid in applicability.problems(text, home)}
-
-
-@dataclass(frozen=True)
-class _Searched:
-    """What an index found for some problems."""
-
-    problems: Sequence[Problem]
-    hits: Sequence[Sequence[Hit]]
-    index: str
-    degraded: bool
-
-
-def _search(
-    search: Search,
-    bank: str,
-    level: Level,
-    problems: Sequence[Problem],
-    settings: ContextSettings,
-    check: Callable[[], None],
-) -> _Searched:
-    """What the index finds of a level for each problem: by its question, without the options that it gives."""
-    asked = [stem(p.question()) for p in problems]
-    weight = settings.vector_weight if level in settings.by_meaning else 1.0
-    found = search.find(bank, level, asked, alpha=weight, limit=CANDIDATES, compare=True, check=check)
-    return _Searched(problems, found.hits, found.index, found.degraded)
-
-
-def _near(
-    searched: _Searched, moment: _Moment, level: Level, clusters: Mapping[str, str]
-) -> dict[str, Sequence[Found]]:
-    """For each problem the rules of its cluster, and the found items of others, best first: those that may be shown, as
-    the ledger has them."""
-    ids = list(dict.fromkeys(hit.id for hits in searched.hits for hit in hits))
-    shown = {i.id: i for i in moment.shown(level, moment.view.among(level, ids).values()) if i.kind != "lesson"}
-    settings = moment.settings
-    most = settings.k
-    if level == "insight":  # some may be doubted here, or say what another says
-        most = SPARE * settings.foreign
-    theirs = by_scope(moment.behaviors if level == "behavior" else ())
-
-    def floor(item: Item) -> float:
-        """Rules that stand for no problem's cluster are compared by their own words alone."""
-        compared = level == "insight" or item.scope.startswith(CLUSTER)
-        return settings.foreign_similarity if compared else settings.min_similarity
-
-    near: dict[str, Sequence[Found]] = {}
-    for problem, hits in zip(searched.problems, searched.hits, strict=True):
-        there = [(h, shown[h.id]) for h in hits if h.id in shown]
-        alike = [(h, i) for h, i in there if i.scope != problem.id and h.cosine is not None and h.cosine >= floor(i)]
-        # Indexes order equals as they like, and agree on scores up to rounding.
-        alike.sort(key=lambda pair: (-round(pair[0].score, SCORE_DIGITS), pair[1].scope, pair[1].text))
-        own = theirs.get(clusters.get(problem.id, ""), [])
-        others = [Found(h.cosine or 0.0, i) for h, i in alike if i not in own]
-        near[problem.id] = [*(Found(1.0, i) for i in own), *others][:most]
-    return near
 
 
 def _likeness(
