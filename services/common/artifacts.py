@@ -8,6 +8,7 @@ Invariants:
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import hashlib
 import io
@@ -18,7 +19,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import fsspec
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -125,12 +125,25 @@ def read_table(ref: Ref, where: tuple[str, Collection[str]] | None = None) -> li
 
 def _rows_where(file: pq.ParquetFile, column: str, values: Collection[str]) -> pa.Table:
     """The rows that hold one of `values`; only row groups that have one are decoded whole."""
-    wanted = pa.array(list(values), pa.string())
-    found = pc.is_in(file.read([column])[column], value_set=wanted).to_numpy()
-    sizes = [file.metadata.row_group(n).num_rows for n in range(file.num_row_groups)]
-    here = [n for n, part in enumerate(np.split(found, np.cumsum(sizes)[:-1])) if part.any()]
-    table = file.read_row_groups(here)
-    return table.filter(pc.is_in(table[column], value_set=wanted))
+    if column not in file.schema_arrow.names:
+        raise LookupError(f"it has no column {column!r}")
+    place = file.schema_arrow.names.index(column)
+    wanted = sorted(values)
+
+    def may_hold(group: int) -> bool:
+        known = file.metadata.row_group(group).column(place).statistics
+        if known is None or not known.has_min_max:
+            return True
+        first = bisect.bisect_left(wanted, known.min)
+        return first < len(wanted) and wanted[first] <= known.max
+
+    def holds(group: int) -> bool:
+        return bool(pc.any(pc.is_in(file.read_row_group(group, [column])[column], value_set=sought)).as_py())
+
+    sought = pa.array(wanted, pa.string())
+    groups = [n for n in range(file.num_row_groups) if may_hold(n)]
+    table = file.read_row_groups([n for n in groups if holds(n)])
+    return table.filter(pc.is_in(table[column], value_set=sought))
 
 
 def write_problems(uri: str, problems: Iterable[Problem]) -> Ref:

@@ -114,7 +114,7 @@ def test_some_problems_of_many_are_read_in_their_order_and_alone(
     assert decoded == [0, 2]
     assert artifacts.read_problems(ref, []) == {}
     assert artifacts.read_problems(ref) == {p.id: p for p in many}
-    with pytest.raises(artifacts.ArtifactError, match="no table of this kind"):
+    with pytest.raises(artifacts.ArtifactError, match="no column 'colour'"):
         artifacts.read_table(ref, ("colour", ["blue"]))
 
 
