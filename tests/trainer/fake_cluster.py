@@ -1,9 +1,9 @@
 """A Kubernetes API with Kubeflow Trainer, as small as a launcher needs it: HTTP on loopback, a process for a pod.
 
-It does what the real ones were seen to do (Trainer 2.0.0): a pod runs the TrainJob's own command with the variables that
-Trainer sets, a TrainJob that is deleted in the foreground stays until its pods are gone, a name that is there is 409. It
-is for the errors that the real ones can't be made to give, and for tests where there is no cluster; the real ones are in
-`tests/cluster/test_trainjobs.py`.
+It does what the real ones were seen to do (Trainer 2.0.0): a pod runs the TrainJob's own command with the variables
+that Trainer sets, a TrainJob that is deleted in the foreground stays until its pods are gone, a name that is there is
+409. It is for the errors that the real ones can't be made to give, and for tests where there is no cluster; the real
+ones are in `tests/cluster/test_trainjobs.py`.
 """
 
 from __future__ import annotations
@@ -224,7 +224,8 @@ def _handler(cluster: FakeCluster) -> type[BaseHTTPRequestHandler]:
             body = json.loads(self.rfile.read(int(self.headers.get("Content-Length") or 0)) or b"{}")
             asked = urlsplit(self.path)
             try:
-                assert self.headers["Authorization"].startswith("Bearer head.")
+                if not self.headers["Authorization"].startswith("Bearer head."):
+                    raise Refusal(401, "Unauthorized")
                 status, answer = cluster.answer(self.command, asked.path, parse_qs(asked.query), body)
             except Refusal as refusal:
                 status, answer = refusal.status, {"kind": "Status", "message": str(refusal), "code": refusal.status}
@@ -235,7 +236,7 @@ def _handler(cluster: FakeCluster) -> type[BaseHTTPRequestHandler]:
             self.end_headers()
             self.wfile.write(said)
 
-        do_GET = do_POST = do_PATCH = do_DELETE = _serve
+        do_GET = do_POST = do_PATCH = do_DELETE = _serve  # noqa: N815 -- http.server's names
 
         def log_message(self, format: str, *args: object) -> None:
             """Nothing."""

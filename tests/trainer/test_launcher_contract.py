@@ -41,8 +41,8 @@ def external(root: Path, run: TinyRun) -> tuple[Launcher, Callable[[], None]]:
 def trainjob(root: Path, run: TinyRun) -> tuple[Launcher, Callable[[], None]]:
     """The process that a pod would run; the cluster's API is played, at the wire."""
     cluster = FakeCluster(run.folder)
-    shape = Shape(runtime="rel-training", nodes=1, nproc=1, idle_s=60.0, start_s=240.0)
-    return TrainJobLauncher(root, cluster.client(), shape, patience_s=240.0), cluster.close
+    shape = Shape(runtime="rel-training", nodes=1, nproc=1, idle_s=60.0, start_s=3600.0)
+    return TrainJobLauncher(root, cluster.client(), shape, patience_s=3600.0), cluster.close
 
 
 LAUNCHERS = {"local": local, "external": external, "trainjob": trainjob}
