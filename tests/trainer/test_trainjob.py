@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import certifi
 import pytest
 from fake_cluster import FakeCluster, Refusal
 from pydantic import ValidationError
@@ -368,6 +369,15 @@ def test_no_more_trainjobs_are_prepared_than_runs_may_train(step: Step) -> None:
 def test_outside_of_a_pod_it_says_what_is_missing(tmp_path: Path) -> None:
     with pytest.raises(NotInAPod, match="must run in a pod"):
         Kubernetes.of_this_pod(tmp_path, {"KUBERNETES_SERVICE_HOST": "10.0.0.1"})
+
+
+def test_a_token_that_is_no_pods_is_refused_at_the_start(tmp_path: Path) -> None:
+    for name in ("namespace", "token"):
+        (tmp_path / name).write_text("one.two")
+    (tmp_path / "ca.crt").write_text(Path(certifi.where()).read_text())
+    here = {"KUBERNETES_SERVICE_HOST": "fd00::1", "KUBERNETES_SERVICE_PORT": "6443"}
+    with pytest.raises(NotInAPod, match="mount a projected service account token"):
+        Kubernetes.of_this_pod(tmp_path, here)
 
 
 def test_the_token_is_read_anew_for_each_request(step: Step, tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from typing import Any
 import httpx
 
 from pmd.services.common import outgoing
+from pmd.services.common.settings import SettingsError
 from pmd.services.common.waiting import AWAY_STATUS, Away, retry_after
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
@@ -41,7 +42,7 @@ class Refused(RuntimeError):
         self.status = status
 
 
-class NotInAPod(RuntimeError):
+class NotInAPod(SettingsError):
     """Here is no service account to speak to a cluster with."""
 
 
@@ -83,7 +84,7 @@ class Kubernetes:
         """The cluster that this process runs in.
 
         Raises:
-            NotInAPod: it runs in none, or in a pod without a token.
+            NotInAPod: it runs in none, or in a pod without a token of its own.
         """
         host, port = environ.get("KUBERNETES_SERVICE_HOST"), environ.get("KUBERNETES_SERVICE_PORT", "443")
         token, namespace, authority = (folder / name for name in ("token", "namespace", "ca.crt"))
@@ -94,14 +95,25 @@ class Kubernetes:
             )
         where = f"[{host}]" if ":" in host else host
         context = ssl.create_default_context(cafile=str(authority))
-        return Kubernetes(f"https://{where}:{port}", namespace.read_text().strip(), token, context)
+        cluster = Kubernetes(f"https://{where}:{port}", namespace.read_text().strip(), token, context)
+        cluster.account()
+        return cluster
 
     def account(self) -> Account:
-        """Whose token it is, by the token's own claims."""
-        _, claims, _ = self._token.read_text().strip().split(".")
-        read = json.loads(base64.urlsafe_b64decode(claims + "=" * (-len(claims) % 4)))
-        account = read["kubernetes.io"]["serviceaccount"]
-        return Account(account["name"], account["uid"])
+        """Whose token it is, by the token's own claims.
+
+        Raises:
+            NotInAPod: it is no token that a kubelet gives to a pod.
+        """
+        try:
+            _, claims, _ = self._token.read_text().strip().split(".")
+            read = json.loads(base64.urlsafe_b64decode(claims + "=" * (-len(claims) % 4)))
+            account = read["kubernetes.io"]["serviceaccount"]
+            return Account(account["name"], account["uid"])
+        except (ValueError, LookupError, TypeError):
+            raise NotInAPod(
+                f"{self._token} does not say of which service account it is: mount a projected token"
+            ) from None
 
     def call(
         self,
@@ -125,7 +137,10 @@ class Kubernetes:
         except httpx.TransportError as error:
             raise Away(f"the cluster's API server does not answer: {type(error).__name__}: {error}") from error
         if answer.is_success:
-            read: Object = answer.json()
+            try:
+                read: Object = answer.json()
+            except ValueError:
+                raise Away("what answers in the API server's place is none") from None
             return read
         said = _message(answer)
         if answer.status_code == httpx.codes.NOT_FOUND:
