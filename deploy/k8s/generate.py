@@ -37,6 +37,7 @@ SETTINGS: dict[str, type[ServiceSettings]] = {
 
 BY_THE_CHART = {
     "replica": {"PMD_ROLLOUT_ENGINE"},
+    "trainer": {"PMD_TRAINER_LAUNCHER", "PMD_TRAINER_RUNTIME"},
     "memory": {
         *(
             "PMD_MEMORY_DATABASE_URL",
@@ -55,7 +56,7 @@ NOT_HERE = {
     # It holds a password, and these reach no database: what they make is on their own disks too.
     "rollout": {"PMD_JOBS_URL"},
     "replica": {"PMD_JOBS_URL", "PMD_ROLLOUT_REPLICAS"},  # it is one
-    "trainer": {"PMD_JOBS_URL", "PMD_TRAINER_LAUNCHER"},  # training runs in the trainer's pod
+    "trainer": {"PMD_JOBS_URL"},
     # Without isolation nothing is judged on a cluster; and the verifier reaches no address that these could name.
     "verifier": {"PMD_JOBS_URL", "PMD_SANDBOX_INSECURE", "PMD_ALLOWED_URLS", "PMD_VERIFIER_HTTP_KEYS"},
 }
@@ -100,6 +101,7 @@ BY_NAME: dict[str, dict[str, Any]] = {
     "resources": RESOURCES,
     "pod": {"$ref": "#/definitions/pod"},
     "egress": RULES,
+    "apiServer": RULES,
     "gatewayEgress": RULES,
     "annotations": TEXTS,
     "labels": TEXTS,

@@ -84,7 +84,12 @@ class Retryable(RuntimeError):
 
 
 class Cancelled(RuntimeError):
-    """Raised by `JobContext.check` when the job was cancelled, or is another process's now."""
+    """Raised by `JobContext.check` when the job was cancelled."""
+
+
+class HandedOver(Cancelled):
+    """Raised by `JobContext.check` when the job goes on without this process: it stops, or its lease has lapsed. What
+    runs elsewhere for the job is not to be ended."""
 
 
 @dataclass
@@ -107,6 +112,9 @@ class JobContext:
         """Whether another process may work on the job."""
         return time.monotonic() > self.lease_until
 
+    stopping: bool = False
+    """This process stops; the job begins again at the next start, or in another one."""
+
     def once(self, name: str, make: Callable[[], Made]) -> Made:
         """What `make` gives, made once however often this job has to wait and begins again."""
         if name not in self.kept:
@@ -118,9 +126,12 @@ class JobContext:
         """Call between units of work.
 
         Raises:
-            Cancelled: when somebody has cancelled the job, or this process has lost it to another one.
+            HandedOver: when this process stops, or has lost the job to another one.
+            Cancelled: when somebody has cancelled the job.
         """
-        if self.cancelled.is_set() or self.lapsed:
+        if self.stopping or self.lapsed:
+            raise HandedOver
+        if self.cancelled.is_set():
             raise Cancelled
 
 

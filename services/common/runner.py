@@ -140,6 +140,7 @@ class JobRunner:
         self._closing.set()
         reached = True
         for key, hand in list(self._hands.items()):
+            hand.context.stopping = True
             hand.context.cancelled.set()
             with self._lock:
                 timer, hand.timer = hand.timer, None

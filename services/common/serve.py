@@ -25,17 +25,18 @@ DRAIN_S = 10
 def serve(name: str, create_app: Callable[[S], FastAPI], settings: type[S]) -> None:
     """Serve until SIGTERM, then drain open requests for at most `DRAIN_S` seconds.
 
-    Settings that are missing, wrong or unknown end the process with one sentence and code 1.
+    Settings that are missing, wrong, unknown, or can't be met here end the process with one sentence and code 1.
     """
     parser = argparse.ArgumentParser(prog=name)
     parser.add_argument("--port", type=int, default=PORTS[name])
     port = parser.parse_args().port
     try:
         given = load_settings(settings)
+        configure_logging(name)
+        app = create_app(given)
     except SettingsError as error:
         sys.exit(f"{name}: {error}")
-    configure_logging(name)
-    run(create_app(given), given.host, port)
+    run(app, given.host, port)
 
 
 def run(app: FastAPI, host: str, port: int) -> None:

@@ -15,23 +15,44 @@ from typing import Any
 from fastapi import FastAPI
 
 from pmd.services.common.app import NotReady, create_service
+from pmd.services.common.artifacts import local_path
 from pmd.services.common.holdings import holdings
 from pmd.services.common.jobs import JobContext, JobKind
 from pmd.services.common.jobstore import JobStore
 from pmd.services.common.requests import TrainRequest, TrainResult
 from pmd.services.common.runner import JobRunner
+from pmd.services.common.waiting import Away
 from pmd.services.trainer.launchers import Launcher
 from pmd.services.trainer.launchers.external import ExternalLauncher
+from pmd.services.trainer.launchers.kubeflow import Shape
+from pmd.services.trainer.launchers.kubernetes import Kubernetes
 from pmd.services.trainer.launchers.local import LocalLauncher
+from pmd.services.trainer.launchers.trainjob import TrainJobLauncher
 from pmd.services.trainer.routes import routes
 from pmd.services.trainer.settings import TrainerSettings
 
 
 def open_launcher(settings: TrainerSettings, root: Path) -> Launcher:
-    """The launcher that `settings` name, with its spools below `root`."""
+    """The launcher that `settings` name.
+
+    Args:
+        root: folder of spools, where processes of this machine do the steps.
+
+    Raises:
+        NotInAPod: TrainJobs are wanted, and this is no pod that may make them.
+    """
     if settings.trainer_launcher == "external":
         return ExternalLauncher(root)
-    return LocalLauncher(root, nproc=settings.trainer_nproc, idle_s=settings.trainer_idle_s)
+    if settings.trainer_launcher == "local":
+        return LocalLauncher(root, nproc=settings.trainer_nproc, idle_s=settings.trainer_idle_s)
+    shape = Shape(
+        runtime=settings.trainer_runtime,
+        nodes=settings.trainer_nodes,
+        nproc=settings.trainer_nproc,
+        idle_s=settings.trainer_idle_s,
+        start_s=settings.trainer_start_s,
+    )
+    return TrainJobLauncher(local_path(settings.runs_uri()), Kubernetes.of_this_pod(), shape)
 
 
 def create_app(settings: TrainerSettings) -> FastAPI:
@@ -54,12 +75,11 @@ def create_app(settings: TrainerSettings) -> FastAPI:
             versions = {name: importlib.metadata.version(name) for name in ("torch", "deepspeed")}
         except importlib.metadata.PackageNotFoundError as error:
             raise NotReady(f"{error.name} is not installed; install the extra 'trainer'") from error
-        return {
-            "launcher": settings.trainer_launcher,
-            "nproc": settings.trainer_nproc,
-            "precisions": ["fp32", "bf16"],
-            **versions,
-        }
+        try:
+            details = launcher.details()
+        except Away as reason:
+            raise NotReady(str(reason)) from reason
+        return {"launcher": settings.trainer_launcher, **details, "precisions": ["fp32", "bf16"], **versions}
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

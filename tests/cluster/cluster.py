@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import base64
+import contextlib
+import functools
 import json
 import os
 import re
 import shutil
 import subprocess
 import time
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 
+from pmd.services.common.serve import PORTS
 from tests.deploy.charts import CHART, ROOT, helm
 
 RELEASE = "pmd"
@@ -61,8 +65,32 @@ def say(*command: str, stdin: str | None = None, timeout: float = 120, **env: st
     return done.stdout
 
 
+def images(folder: Path) -> tuple[str, ...]:
+    """Files of values that name the images: built here, there already, or both."""
+    values: tuple[str, ...] = ()
+    if load := os.environ.get("PMD_K8S_LOAD"):
+        values = (write_values(folder, build_and_load(load)),)
+    return (*values, os.environ["PMD_K8S_VALUES"]) if os.environ.get("PMD_K8S_VALUES") else values
+
+
+@contextlib.contextmanager
+def namespace() -> Iterator[str]:
+    """A namespace that enforces `restricted`, and is taken away."""
+    name = f"pmd-test-{uuid.uuid4().hex[:6]}"
+    labels = {f"pod-security.kubernetes.io/{mode}": "restricted" for mode in ("enforce", "warn")}
+    made = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}
+    say("kubectl", "create", "--filename", "-", stdin=json.dumps(made))
+    try:
+        yield name
+    finally:
+        say("kubectl", "delete", "namespace", name, "--timeout", "300s", timeout=320)
+
+
+@functools.cache
 def build_and_load(load: str) -> Object:
     """Build every image that the dev preset wants and give each to `load`, a shell command, as its variable IMAGE.
+
+    Once in a session.
 
     Returns:
         The values that name them.
@@ -89,8 +117,13 @@ def build_and_load(load: str) -> Object:
 class Cluster:
     """A namespace of the cluster, and the release in it."""
 
-    def __init__(self, namespace: str, values: tuple[str, ...]) -> None:
+    def __init__(self, namespace: str, values: tuple[str, ...], service: str = "gateway") -> None:
+        """Args:
+        values: files over the preset's.
+        service: what is called.
+        """
         self.namespace = namespace
+        self._service = service
         self._values = [word for file in (str(CHART / "values-dev.yaml"), *values) for word in ("--values", file)]
         self._forward: subprocess.Popen[str] | None = None
         self._url = ""
@@ -141,7 +174,7 @@ class Cluster:
         return there == set(COMPONENTS) and all(map(ready, pods))
 
     def call(self, method: str, path: str, *, body: Any = None, **headers: str) -> httpx.Response:
-        """Ask the gateway, through a port of this machine that is opened again when its pod goes.
+        """Ask the service, through a port of this machine that is opened again when its pod goes.
 
         Raises:
             AssertionError: it refuses, or does not answer for as long as a pod may stay away.
@@ -165,7 +198,7 @@ class Cluster:
             time.sleep(1)
 
     def close(self) -> None:
-        """Close the port to the gateway."""
+        """Close the port to the service."""
         if self._forward is not None:
             self._forward.kill()
             self._forward.communicate()
@@ -178,13 +211,13 @@ class Cluster:
     def _at(self) -> str:
         if self._forward is None or self._forward.poll() is not None:
             self.close()
-            target = (f"service/{RELEASE}-gateway", ":8700")
+            target = (f"service/{RELEASE}-{self._service}", f":{PORTS[self._service]}")
             command = ("kubectl", "--namespace", self.namespace, "port-forward", *target)
             self._forward = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
             assert self._forward.stdout is not None
             found = re.search(r"127\.0\.0\.1:(\d+)", self._forward.stdout.readline())
             if found is None:
-                raise httpx.ConnectError("no port-forward to the gateway")
+                raise httpx.ConnectError(f"no port-forward to the {self._service}")
             self._url = f"http://127.0.0.1:{found[1]}"
         return self._url
 

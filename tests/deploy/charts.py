@@ -97,6 +97,10 @@ def pods(objects: list[Object]) -> Iterator[tuple[Object, Object, Object]]:
     for each in objects:
         if each["kind"] == "Pod":
             yield each, each["metadata"], each["spec"]
+        elif each["kind"] == "TrainingRuntime":  # a template of a JobSet, of Jobs, of pods
+            for job in each["spec"]["template"]["spec"]["replicatedJobs"]:
+                pod = job["template"]["spec"]["template"]
+                yield each, pod["metadata"], pod["spec"]
         elif "template" in each.get("spec", {}):
             yield each, each["spec"]["template"]["metadata"], each["spec"]["template"]["spec"]
 

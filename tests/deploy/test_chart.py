@@ -37,7 +37,11 @@ from tests.deploy.charts import (
 TOKEN = "a-token-of-this-test"
 SERVICES = {"gateway", "rollout", "replica", "verifier", "memory", "trainer"}
 STORES = {"redis", "postgres", "weaviate"}
-OTHERS_KINDS = {("monitoring.coreos.com/v1", "ServiceMonitor"), ("keda.sh/v1alpha1", "ScaledObject")}
+OTHERS_KINDS = {
+    ("monitoring.coreos.com/v1", "ServiceMonitor"),
+    ("keda.sh/v1alpha1", "ScaledObject"),
+    ("trainer.kubeflow.org/v1alpha1", "TrainingRuntime"),
+}
 """Objects of other projects, whose schemas are not at hand; what is in them is looked at here."""
 
 EVERYTHING = {
@@ -49,6 +53,15 @@ EVERYTHING = {
     "pods": {"nodeSelector": {"disk": "fast"}, "runtimeClassName": "kata", "affinity": {"nodeAffinity": {}}},
     "extraObjects": [{"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "{{ .Release.Name }}-mine"}}],
 }
+
+TRAINING: Object = {
+    "trainer": {"settings": {"PMD_TRAINER_NODES": "2", "PMD_TRAINER_NPROC": "8"}},
+    "training": {
+        "enabled": True,
+        "apiServer": [{"to": [{"ipBlock": {"cidr": "10.0.0.1/32"}}], "ports": [{"protocol": "TCP", "port": 6443}]}],
+    },
+}
+"""Training in pods of TrainJobs."""
 
 
 @pytest.fixture(scope="module")
@@ -66,9 +79,11 @@ def preset(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@pytest.fixture
-def objects(preset: str) -> list[Object]:
-    return render(preset)
+@pytest.fixture(params=[*PRESETS, "cluster, TrainJobs"])
+def objects(request: pytest.FixtureRequest) -> list[Object]:
+    """What the chart makes of each preset, and of one with TrainJobs."""
+    preset, _, training = request.param.partition(", ")
+    return render(preset, values=TRAINING if training else None)
 
 
 # -- valid
@@ -161,6 +176,8 @@ def test_every_value_is_explained_and_read(generate: ModuleType) -> None:
         ({"trainer": {"resources": {"limits": {"ephemeral-storage": None}}}}, "ephemeral-storage"),
         ({"memory": {"egress": [{}]}}, "to"),
         ({"gateway": {"replicas": 0}}, "replicas"),
+        ({"training": {"apiServer": [{"to": []}]}}, "ports"),
+        ({"trainer": {"settings": {"PMD_TRAINER_LAUNCHER": "trainjob"}}}, "PMD_TRAINER_LAUNCHER"),
     ],
 )
 def test_a_value_that_is_wrong_is_refused_by_its_name(values: Object, said: str) -> None:
@@ -184,6 +201,8 @@ def test_a_value_that_is_wrong_is_refused_by_its_name(values: Object, said: str)
         ("cluster", {"ingress": {"host": ""}}, "set ingress.host"),
         ("cluster", {"postgres": {"egress": []}}, "name its address in postgres.egress"),
         ("cluster", {"gateway": {"autoscaling": {"minReplicas": 9}}}, "minReplicas is more than maxReplicas"),
+        ("cluster", {"training": {"enabled": True}}, "name its addresses in training.apiServer"),
+        ("dev", {"trainer": {"settings": {"PMD_TRAINER_NODES": "2"}}}, "set training.enabled, or leave it out"),
     ],
 )
 def test_what_would_install_and_not_work_is_refused_in_a_sentence(preset: str, values: Object, said: str) -> None:
@@ -231,7 +250,7 @@ def test_every_process_that_stays_is_asked_whether_it_lives_and_works(objects: l
             assert {"livenessProbe", "readinessProbe"} <= container.keys(), owner["metadata"]["name"]
             assert spec["terminationGracePeriodSeconds"] > DRAIN_S
         else:
-            assert spec["restartPolicy"] == "Never"
+            assert spec["restartPolicy"] == "Never", owner["metadata"]["name"]
 
 
 def test_a_worker_gives_its_messages_back_before_it_is_killed(objects: list[Object]) -> None:
@@ -252,8 +271,72 @@ def test_no_image_is_latest_and_all_come_from_the_registry_that_is_named(preset:
         assert not ours or tag == "1.2.3"
 
 
-def test_the_release_has_no_rights_in_the_cluster(objects: list[Object]) -> None:
+def test_the_release_has_no_rights_in_the_cluster(preset: str) -> None:
+    objects = render(preset)
     assert not [each["kind"] for each in objects if "Role" in each["kind"] or "rbac" in each["apiVersion"]]
+    assert not [volume for _, _, spec in pods(objects) for volume in spec["volumes"] if volume["name"] == "cluster"]
+
+
+def test_with_trainjobs_the_trainer_may_make_and_end_them_and_nobody_else_may_anything(preset: str) -> None:
+    objects = render(preset, values=TRAINING)
+    rights = [each for each in objects if "rbac" in each["apiVersion"]]
+    assert {each["kind"] for each in rights} == {"Role", "RoleBinding"}, "within the namespace"
+    (role,) = [each for each in rights if each["kind"] == "Role"]
+    assert role["rules"] == [
+        {
+            "apiGroups": ["trainer.kubeflow.org"],
+            "resources": ["trainjobs"],
+            "verbs": ["create", "get", "patch", "delete"],
+        },
+        {"apiGroups": [""], "resources": ["events"], "verbs": ["list"]},
+    ]
+    (binding,) = [each for each in rights if each["kind"] == "RoleBinding"]
+    account = {"kind": "ServiceAccount", "name": f"{RELEASE}-trainer", "namespace": "pmd"}
+    assert (binding["subjects"], binding["roleRef"]["name"]) == ([account], role["metadata"]["name"])
+    bearers = {
+        (owner["metadata"]["name"], spec["serviceAccountName"])
+        for owner, _, spec in pods(objects)
+        for volume in spec["volumes"]
+        for source in volume.get("projected", {}).get("sources", ())
+        if "serviceAccountToken" in source
+    }
+    assert bearers == {(f"{RELEASE}-trainer", f"{RELEASE}-trainer")}
+    others = {
+        spec["serviceAccountName"] for owner, _, spec in pods(objects) if "trainer" not in owner["metadata"]["name"]
+    }
+    assert others == {RELEASE}
+
+
+def test_kubeflow_trainer_finds_in_the_runtime_what_it_sets(preset: str) -> None:
+    """By names and a label: where one is another, 2.0.0 ignores command and nodes without a word."""
+    runtime = one(render(preset, values=TRAINING), "TrainingRuntime", f"{RELEASE}-training")
+    assert runtime["spec"]["mlPolicy"] == {"numNodes": 1, "torch": {}}
+    (job,) = runtime["spec"]["template"]["spec"]["replicatedJobs"]
+    assert (job["name"], job["replicas"]) == ("node", 1)
+    assert job["template"]["metadata"]["labels"] == {"trainer.kubeflow.org/trainjob-ancestor-step": "trainer"}
+    assert job["template"]["spec"]["backoffLimit"] == 0, "the trainer counts, per step"
+    pod = job["template"]["spec"]["template"]
+    (container,) = pod["spec"]["containers"]
+    assert container["name"] == "node"
+    assert {"name": "runs", "mountPath": "/runs"} in container["volumeMounts"], "where the spool is"
+    as_pod = {"apiVersion": "v1", "kind": "Pod", "metadata": pod["metadata"], "spec": pod["spec"]}
+    assert faults(as_pod, "1.32.0") == []
+    variables, _ = environment(render(preset, values=TRAINING), "trainer")
+    assert variables["PMD_TRAINER_RUNTIME"] == runtime["metadata"]["name"]
+    assert variables["PMD_TRAINER_LAUNCHER"] == "trainjob"
+
+
+def test_ranks_reach_each_other_and_names_and_the_trainer_the_api_alone(preset: str) -> None:
+    objects = render(preset, values=TRAINING)
+    mine = {"app.kubernetes.io/name": "pmd", "app.kubernetes.io/instance": RELEASE}
+    peers = [{"podSelector": {"matchLabels": mine | {"app.kubernetes.io/component": "training"}}}]
+    ports = [{"protocol": "TCP", "port": 1024, "endPort": 65535}]
+    ranks = one(objects, "NetworkPolicy", f"{RELEASE}-training")["spec"]
+    assert ranks["ingress"] == [{"from": peers, "ports": ports}]
+    names, each_other = ranks["egress"]
+    assert {port["port"] for port in names["ports"]} == {53, 1053, 5353}
+    assert each_other == {"to": peers, "ports": ports}
+    assert one(objects, "NetworkPolicy", f"{RELEASE}-trainer")["spec"]["egress"] == TRAINING["training"]["apiServer"]
 
 
 def test_no_secret_is_a_value_or_in_an_environment(preset: str) -> None:
@@ -313,8 +396,8 @@ def test_nothing_goes_in_or_out_of_a_pod_that_no_rule_names(objects: list[Object
 
 
 @pytest.mark.parametrize("name", ["verifier", "replica", "trainer", "verifier-isolation", "deny"])
-def test_what_runs_programs_or_models_reaches_nothing_and_resolves_nothing(objects: list[Object], name: str) -> None:
-    assert "egress" not in one(objects, "NetworkPolicy", f"{RELEASE}-{name}")["spec"]
+def test_what_runs_programs_or_models_reaches_nothing_and_resolves_nothing(preset: str, name: str) -> None:
+    assert "egress" not in one(render(preset), "NetworkPolicy", f"{RELEASE}-{name}")["spec"]
 
 
 def test_every_door_has_another_side(objects: list[Object]) -> None:
@@ -424,7 +507,8 @@ def test_every_replica_is_asked_by_a_name_that_it_keeps(preset: str) -> None:
 def test_settings_that_a_component_may_be_given_arrive(generate: ModuleType) -> None:
     for name in ("replica", "verifier", "memory", "trainer"):
         given = dict.fromkeys(generate.free_settings(name), "value")
-        variables, _ = environment(render("dev", values={name: {"settings": given}}), name)
+        values = TRAINING | {name: {"settings": given}}
+        variables, _ = environment(render("dev", values=values), name)
         assert given.items() <= variables.items()
 
 

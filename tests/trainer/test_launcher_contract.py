@@ -7,13 +7,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from fake_cluster import FakeCluster
 from tiny_run import TinyRun
 
 from pmd.services.common.wire import Weights
 from pmd.services.trainer.job.spool import SpoolConflict
 from pmd.services.trainer.launchers import Launcher, StepFailed
 from pmd.services.trainer.launchers.external import ExternalLauncher
+from pmd.services.trainer.launchers.kubeflow import Shape
 from pmd.services.trainer.launchers.local import LocalLauncher
+from pmd.services.trainer.launchers.trainjob import TrainJobLauncher
 
 
 class GivenUpError(Exception):
@@ -35,7 +38,14 @@ def external(root: Path, run: TinyRun) -> tuple[Launcher, Callable[[], None]]:
     return ExternalLauncher(root), end
 
 
-LAUNCHERS = {"local": local, "external": external}
+def trainjob(root: Path, run: TinyRun) -> tuple[Launcher, Callable[[], None]]:
+    """The process that a pod would run; the cluster's API is played, at the wire."""
+    cluster = FakeCluster(run.folder)
+    shape = Shape(runtime="rel-training", nodes=1, nproc=1, idle_s=60.0, start_s=3600.0)
+    return TrainJobLauncher(root, cluster.client(), shape, patience_s=3600.0), cluster.close
+
+
+LAUNCHERS = {"local": local, "external": external, "trainjob": trainjob}
 
 
 @pytest.fixture(params=LAUNCHERS)

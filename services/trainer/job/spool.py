@@ -154,6 +154,19 @@ class Spool:
         if (request := self.waited_for()) is not None:
             self.record(request.from_version, error)
 
+    def held(self) -> bool:
+        """Whether a process holds the run's lock."""
+        try:
+            file = (self.root / "lock").open()
+        except FileNotFoundError:
+            return False
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+            return False
+
     @contextmanager
     def lock(self, patience_s: float) -> Iterator[None]:
         """Be the run's only job process. The kernel frees the lock when the process ends, however it ends.

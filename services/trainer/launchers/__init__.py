@@ -10,7 +10,7 @@ Invariants of every launcher (tests/trainer/test_launcher_contract.py):
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 from pmd.services.common.jobs import Retryable
 from pmd.services.common.requests import TrainRequest, TrainResult
@@ -34,11 +34,20 @@ class Launcher(Protocol):
         """The folder through which the job process of `run` is spoken to."""
         ...
 
+    def details(self) -> dict[str, Any]:
+        """What is in force, for `/readyz`.
+
+        Raises:
+            Away: when nothing could be started now.
+        """
+        ...
+
     def train(self, request: TrainRequest, check: Callable[[], None]) -> TrainResult:
         """Have a step done, or find its recorded result.
 
         Args:
-            check: called while waiting; raises to give up. The step stays recorded.
+            check: called while waiting; raises to give up. The step stays recorded. Where processes outlive the
+                service, a `HandedOver` leaves them at it, and anything else ends them.
 
         Raises:
             SpoolConflict: when another request was applied in this place, or the one before it was not.
@@ -58,7 +67,7 @@ class Launcher(Protocol):
         ...
 
     def close(self) -> None:
-        """End what this launcher has started. Steps in progress are resumed by the next service."""
+        """End what must not outlive the service. Steps in progress are resumed by the next one."""
         ...
 
 

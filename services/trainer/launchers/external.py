@@ -1,4 +1,4 @@
-"""Steps for processes that somebody else starts (a Kubernetes TrainJob), on a folder that both sides share.
+"""Steps for processes that somebody else starts, on a folder that both sides share.
 
 Invariant: nothing is started and nothing is ended here. A step waits in its spool until a process takes it; one that
 is given up is finished by that process, or replaced before it was begun.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from pmd.services.common.requests import TrainRequest, TrainResult
 from pmd.services.trainer.job.spool import Spool
@@ -26,6 +27,9 @@ class ExternalLauncher:
 
     def spool(self, run: str) -> Spool:
         return Spool(self._root / run)
+
+    def details(self) -> dict[str, Any]:
+        return {}
 
     def train(self, request: TrainRequest, check: Callable[[], None]) -> TrainResult:
         spool = self.spool(request.run)

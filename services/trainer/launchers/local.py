@@ -19,6 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from pmd.services.common.jobs import Retryable
 from pmd.services.common.requests import TrainRequest, TrainResult
@@ -72,6 +73,9 @@ class LocalLauncher:
 
     def spool(self, run: str) -> Spool:
         return Spool(self._root / run)
+
+    def details(self) -> dict[str, Any]:
+        return {"nproc": self._nproc}
 
     def train(self, request: TrainRequest, check: Callable[[], None]) -> TrainResult:
         """Do a step in the run's process; giving up ends it, in the middle of the step if it must.

@@ -18,23 +18,26 @@ The pod of a component. dict:
   wait      seconds that it goes on before SIGTERM, until nobody is sent to it any more
   threads   whether its libraries start a thread a CPU
   restart   restart policy, where it is not Always
+  account   service account, where it is not the release's, which has no rights
+  container name of the container, where it is not the component's
   resources requests and limits, where the component has no values
 */}}
 {{- define "pmd.pod" -}}
 {{- $placed := include "pmd.placement" . | fromYaml -}}
 {{- $resources := .resources | default (index .root.Values .component).resources -}}
+{{- $container := .container | default .component -}}
 metadata:
   labels:
     {{- include "pmd.selector" . | nindent 4 }}
     {{- with $placed.labels }}{{ toYaml . | nindent 4 }}{{ end }}
   annotations:
-    {{- if .root.Values.credentials.generate }}
+    {{- if and .credentials .root.Values.credentials.generate }}
     checksum/secret: {{ include "pmd.generatedSum" .root }}
     {{- end }}
-    kubectl.kubernetes.io/default-container: {{ .component }}
+    kubectl.kubernetes.io/default-container: {{ $container }}
     {{- with $placed.annotations }}{{ toYaml . | nindent 4 }}{{ end }}
 spec:
-  serviceAccountName: {{ include "pmd.name" .root }}
+  serviceAccountName: {{ .account | default (include "pmd.name" .root) }}
   automountServiceAccountToken: false
   enableServiceLinks: false
   {{- with .root.Values.image.pullSecrets }}
@@ -73,7 +76,7 @@ spec:
         matchLabels: {{ include "pmd.selector" $ | nindent 10 }}
   {{- end }}
   containers:
-    - name: {{ .component }}
+    - name: {{ $container }}
       image: {{ include "pmd.image" (dict "root" .root "name" .image) }}
       imagePullPolicy: {{ .root.Values.image.pullPolicy }}
       {{- with .command }}
@@ -92,7 +95,7 @@ spec:
         {{- if .threads }}
         - name: OMP_NUM_THREADS
           valueFrom:
-            resourceFieldRef: {resource: limits.cpu, containerName: {{ .component }}, divisor: "1"}
+            resourceFieldRef: {resource: limits.cpu, containerName: {{ $container }}, divisor: "1"}
         {{- end }}
       {{- end }}
       {{- with .port }}
@@ -259,4 +262,15 @@ spec:
     {{- .pod | nindent 4 }}
   volumeClaimTemplates:
     {{- include "pmd.stateClaim" . | nindent 4 }}
+{{- end }}
+
+{{/* What the kubelet mounts for a pod that may ask the cluster, in a volume of the container that does. */}}
+{{- define "pmd.accountVolume" -}}
+name: cluster
+projected:
+  defaultMode: 0440
+  sources:
+    - serviceAccountToken: {path: token, expirationSeconds: 3600}
+    - configMap: {name: kube-root-ca.crt, items: [{key: ca.crt, path: ca.crt}]}
+    - downwardAPI: {items: [{path: namespace, fieldRef: {fieldPath: metadata.namespace}}]}
 {{- end }}
