@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SERVICES = ("rollout", "verifier", "memory", "trainer")
-HEAVY = ("torch", "transformers", "vllm", "deepspeed", "weaviate", "safetensors")
+HEAVY = ("torch", "transformers", "vllm", "deepspeed", "peft", "weaviate", "safetensors")
 LIGHT_ROOMS = {"services/common": (*HEAVY, "tokenizers"), "gateway": HEAVY}
 """The gateway counts the tokens of prompts when a run is created: `tokenizers` is a few megabytes and needs none of
 the others."""

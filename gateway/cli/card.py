@@ -11,8 +11,9 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
@@ -23,6 +24,24 @@ CARD = "README.md"
 FROM_BASE = ("license", "license_name", "license_link", "language")
 """Front-matter that a model trained from another inherits."""
 HUB_ID = re.compile(r"(?P<id>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(@(?P<revision>[\w./-]+))?")
+
+
+@dataclass(frozen=True)
+class Form:
+    """How an export holds what was trained."""
+
+    kind: Literal["model", "adapter", "merged"]
+    rank: int = 0
+    """Of the adapter that was trained."""
+    alpha: float = 0.0
+
+    def __str__(self) -> str:
+        lora = f"LoRA of rank {self.rank}, alpha {self.alpha:g}"
+        return {
+            "model": "the whole model",
+            "adapter": f"an adapter of the base ({lora}), without it",
+            "merged": f"the whole model, an adapter ({lora}) added to its base",
+        }[self.kind]
 
 
 def front_matter(card: Path) -> dict[str, Any]:
@@ -41,7 +60,12 @@ def recipe_hash(recipe: Mapping[str, Any]) -> str:
 
 
 def model_card(
-    recipe: Mapping[str, Any], run: str, checkpoint: Mapping[str, Any], dtype: str, base_card: Mapping[str, Any]
+    recipe: Mapping[str, Any],
+    run: str,
+    checkpoint: Mapping[str, Any],
+    dtype: str,
+    base_card: Mapping[str, Any],
+    form: Form,
 ) -> str:
     """The card of a checkpoint.
 
@@ -57,7 +81,7 @@ def model_card(
     if hub:
         head["base_model"] = hub["id"]
     head |= {
-        "library_name": "transformers",
+        "library_name": "peft" if form.kind == "adapter" else "transformers",
         "pipeline_tag": "text-generation",
         "tags": ["pmd", "procedural-memory-distillation", method],
     }
@@ -66,7 +90,7 @@ def model_card(
         "method": f"`{method}`",
         "run": f"`{run}`, step {step} of {recipe['schedule']['steps']}, seed {recipe['seed']}",
         "policy version": str(checkpoint["weights"]["version"]),
-        "weights": dtype,
+        "weights": f"{dtype}, {form}",
         "data": _data(recipe["problems"]),
         "recipe": f"sha256 `{recipe_hash(recipe)}`",
     }
@@ -97,7 +121,8 @@ def model_card(
     if scores:
         lines += ["| split | mean pass rate | problems |", "|---|---|---|", *scores, ""]
     lines += [licence] if licence else []
-    lines += ["Serve it: `pmd serve FOLDER`, or `vllm serve FOLDER`.", ""]
+    vllm = "BASE --enable-lora --lora-modules NAME=FOLDER" if form.kind == "adapter" else "FOLDER"
+    lines += [f"Serve it: `pmd serve FOLDER`, or `vllm serve {vllm}`.", ""]
     return "\n".join(lines)
 
 

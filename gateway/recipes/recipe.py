@@ -24,6 +24,7 @@ from pmd.services.common.options import (
     Contradictions,
     EvidenceKind,
     HardwareSettings,
+    LoraSettings,
     NotesFormat,
     ObjectiveSettings,
     OptimizerSettings,
@@ -31,6 +32,7 @@ from pmd.services.common.options import (
     QualitySettings,
     ReflectSettings,
     RetrievalSettings,
+    TeacherWeights,
     TrainSettings,
 )
 from pmd.services.common.prompts import check as check_prompt
@@ -261,18 +263,26 @@ class MemorySettings(Strict):
 
 
 class Teacher(Strict):
-    """The teacher: an average of the student's past weights, with memory in its prompt."""
+    """The teacher: an average of the student's past weights, or other weights, with memory in its prompt."""
 
+    weights: TeacherWeights = "ema"
+    """Whose weights. ema: the moving average of the student's. initial: the base's, for ever. live: the student's own.
+    trust_region: the base's and the student's, their logits blended. What each takes: docs/method.md."""
     ema: float = Field(default=0.05, ge=0.0, le=1.0)
-    """Update rate u of the average, once per step. 0: the base model for ever; 1: the live student."""
+    """u. With ema: share of the student in the average, once per step; 1 is the student of the step before. With
+    trust_region: the student's share of the logits."""
     lead_gate: bool = False
     """Probe each problem once with its teacher context; scale the step by the teacher's lead over the student
     and mask problems whose memory misleads."""
 
 
 class PolicySettings(Strict):
+    """What of the model is trained."""
+
     freeze: bool = False
     """Ablation: memory evolves, weights don't."""
+    lora: LoraSettings | None = None
+    """Train a low-rank adapter and not the weights, e.g. `{rank: 32}`. null: all weights."""
 
 
 class Evaluation(Strict):
@@ -467,6 +477,8 @@ class Recipe(Strict):
         return TrainSettings(
             loss=loss,
             temperature=self.sampling.temperature,
+            lora=self.policy.lora,
+            teacher_weights=self.teacher.weights,
             teacher_ema=self.teacher.ema,
             **self.objective.model_dump(),
             **self.optimizer.model_dump(),

@@ -26,6 +26,10 @@ MAX_NOTE_CHARS = 4000
 """Longest note that anybody may write. The memory block (`ContextRules.max_chars`) has room for one by default, so that
 no note is accepted that can never be shown."""
 
+TeacherWeights = Literal["ema", "initial", "live", "trust_region"]
+"""Whose weights the teacher has. ema: the moving average of the student's. initial: the base's, for ever. live: the
+student's own. trust_region: the base's and the student's, their logits blended."""
+
 Loss = Literal["distill", "grpo"]
 """distill: towards a teacher that reads a context. grpo: by rewards relative to their group."""
 
@@ -189,6 +193,15 @@ class OptimizerSettings(Strict):
     """Optimizer steps per training step; each takes an equal share of the samples, of as many problems as possible."""
 
 
+class LoraSettings(Strict):
+    """A low-rank adapter (LoRA) of every linear layer but the output embedding, trained in the place of the weights."""
+
+    rank: int = Field(default=32, ge=1, le=512)
+    """Rank of what is added to each matrix. vLLM serves up to 512."""
+    alpha: int = Field(default=64, ge=1, le=MAX_COUNT)
+    """What is added is scaled by alpha / rank. A rate for LoRA is about ten times that for all weights."""
+
+
 class HardwareSettings(Strict):
     """What the trainer's machine has room for."""
 
@@ -206,7 +219,10 @@ class TrainSettings(ObjectiveSettings, OptimizerSettings, HardwareSettings):
     """How one run is trained."""
 
     loss: Loss
+    lora: LoraSettings | None = None
+    """Train an adapter of the base; null: all weights."""
     temperature: float = Field(default=1.0, gt=0.0)
     """The sampling temperature; logits of student and teacher are divided by it."""
+    teacher_weights: TeacherWeights = "ema"
     teacher_ema: float = Field(default=0.05, ge=0.0, le=1.0)
-    """Teacher update rate u: teacher = (1-u) teacher + u student, once per step."""
+    """u. With ema: teacher = (1-u) teacher + u student, once per step. With trust_region: the student's share."""

@@ -90,11 +90,14 @@ class Ref(Strict):
 
 
 class Weights(Strict):
-    """A published policy version: an ordinary Hugging Face folder whose manifest was written last."""
+    """A published policy version: an ordinary Hugging Face folder whose manifest was written last.
+
+    It is whole, or an adapter of other weights, which its manifest names (`adapters.adapter_of`).
+    """
 
     version: int = Field(ge=0)
     uri: str
-    """Folder with config, tokenizer and safetensors."""
+    """Folder with config, tokenizer and safetensors; an adapter's has the last alone, and PEFT's config."""
     sha256: str
     """Hash of `manifest.json`, which lists every other file with its own hash."""
 

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from fastapi import FastAPI
 
+from pmd.services.common.adapters import ADAPTER_OF
 from pmd.services.common.app import NotReady, create_service
 from pmd.services.common.artifacts import MANIFEST, ArtifactError, seal_weights
 from pmd.services.common.serve import run
@@ -36,12 +37,15 @@ KEY = "PMD_TOKEN"
 MODEL_ROUTES = frozenset({"/v1/models", "/v1/chat/completions"})
 
 
-def create_endpoint(settings: RolloutSettings, folder: Path, name: str, *, is_open: bool) -> FastAPI:
+def create_endpoint(
+    settings: RolloutSettings, folder: Path, name: str, *, is_open: bool, base: Path | None = None
+) -> FastAPI:
     """Chat with the model in `folder`, loaded, as an ASGI application; its state lives in `<state_dir>`.
 
     Args:
         name: what clients call the model.
         is_open: no route wants the token.
+        base: the model that `folder` holds an adapter of; None where it holds a model.
 
     Raises:
         ArtifactError: the folder changed while it was read.
@@ -50,7 +54,10 @@ def create_endpoint(settings: RolloutSettings, folder: Path, name: str, *, is_op
     """
     replica = Replica(settings)
     replica.start()
-    policy = Policy(run=name, weights=seal_weights(_linked(folder, settings.service_dir("model")), 0, {}))
+    facts = {}
+    if base is not None:
+        facts[ADAPTER_OF] = seal_weights(_linked(base, settings.service_dir("base")), 0, {}).model_dump()
+    policy = Policy(run=name, weights=seal_weights(_linked(folder, settings.service_dir("model")), 0, facts))
     replica.engine().load(policy)
     replica.published.publish(policy)
 
@@ -80,6 +87,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="pmd.services.rollout.endpoint", description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--name", required=True)
+    parser.add_argument("--base", type=Path, help="the model that FOLDER holds an adapter of")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8000)
     given = parser.parse_args()
@@ -92,7 +100,7 @@ def main() -> None:
         configure_logging("endpoint", "WARNING")
         try:
             settings = load_settings(RolloutSettings)
-            app = create_endpoint(settings, given.folder, given.name, is_open=is_open)
+            app = create_endpoint(settings, given.folder, given.name, is_open=is_open, base=given.base)
         except (SettingsError, ArtifactError, NotReady, OSError, ValueError) as error:
             sys.exit(f"{given.folder} can't be served: {error}")
         where = f"[{given.host}]" if ":" in given.host else given.host

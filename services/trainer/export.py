@@ -1,10 +1,11 @@
-"""Export of a policy version: an ordinary Hugging Face folder that any engine serves.
+"""Export of a policy version: an ordinary Hugging Face folder that any engine serves, or an adapter's, of PEFT.
 
 Invariants:
 - A version's folder is complete or absent: it is written beside its place, its manifest last, and renamed.
 - Exporting twice changes nothing; the folder that is there stays. Its manifest names the request that made it,
   so weights of another training in the same place are an error, not an answer.
-- Tokenizer, chat template and generation settings are the base model's files, untouched.
+- Tokenizer, chat template and generation settings are the base model's files, untouched. An adapter's folder has none
+  of them: its manifest names the base that they are in.
 - The manifest holds what the trainer's model says about a fixed text (`pmd.services.common.probe`).
 """
 
@@ -20,18 +21,13 @@ import torch
 from torch import Tensor
 
 from pmd.services.common import probe
+from pmd.services.common.adapters import ADAPTER_OF
 from pmd.services.common.artifacts import MANIFEST, ArtifactError, local_path, seal_weights
 from pmd.services.common.requests import TrainRequest
 from pmd.services.common.wire import Weights
+from pmd.services.trainer.files import copy_others
+from pmd.services.trainer.training import adapter
 from pmd.services.trainer.training.engine import Engine
-
-OWN_FILES = frozenset({MANIFEST, "config.json"})
-"""Written anew for each version, and not copied from the base."""
-
-WEIGHTS = ("safetensors", "bin", "pt", "pth", "h5", "msgpack", "gguf", "onnx")
-"""Endings of files of weights, of any framework. Those of the base would be another model than what is exported."""
-
-WEIGHT_FILES = tuple(f"*.{ending}{index}" for ending in WEIGHTS for index in ("", ".index.json"))
 
 
 def export(engine: Engine, base: Path, request: TrainRequest) -> Weights:
@@ -75,10 +71,10 @@ def _identity(request: TrainRequest) -> str:
 
 
 def _gather(engine: Engine) -> dict[str, Tensor]:
-    """The parameters in the run's precision, on rank 0's CPU; empty elsewhere. Tied ones appear once."""
+    """What is trained in the run's precision, on rank 0's CPU; empty elsewhere. Tied parameters appear once."""
     dtype = torch.bfloat16 if engine.bf16 else torch.float32
     tensors: dict[str, Tensor] = {}
-    for name, weight in engine.parameters_fp32():
+    for name, weight in engine.trained_fp32():
         if engine.rank == 0:
             tensors[name] = weight.to("cpu", dtype, copy=True)
     return tensors
@@ -109,16 +105,10 @@ def _write(
     folder: Path,
     request: TrainRequest,
 ) -> None:
-    saved = engine.model.state_dict().keys()
-    buffers = {name: buffer.cpu() for name, buffer in engine.model.named_buffers() if name in saved}
     part = folder.with_name(f"{folder.name}.tmp")
     shutil.rmtree(part, ignore_errors=True)  # of a process that was killed while it wrote
     part.mkdir(parents=True)
-    engine.model.save_pretrained(part, state_dict=tensors | buffers)  # type: ignore[operator]
-    for path in base.iterdir():
-        if path.is_file() and path.name not in OWN_FILES and not any(path.match(p) for p in WEIGHT_FILES):
-            shutil.copyfile(path, part / path.name)
-    facts = {
+    facts: dict[str, Any] = {
         "run": request.run,
         "step": request.step,
         "from_version": request.from_version,
@@ -126,6 +116,18 @@ def _write(
         "request": _identity(request),
         "probe": None if said is None else said.model_dump(),
     }
+    if request.settings.lora is not None:
+        adapter.save(engine.model, tensors, part, str(base))
+        facts[ADAPTER_OF] = request.base.model_dump()
+    else:
+        _write_model(engine, tensors, base, part)
     seal_weights(part, request.from_version + 1, facts)
     shutil.rmtree(folder, ignore_errors=True)  # without a manifest it is no version
     part.rename(folder)
+
+
+def _write_model(engine: Engine, tensors: dict[str, Tensor], base: Path, part: Path) -> None:
+    saved = engine.model.state_dict().keys()
+    buffers = {name: buffer.cpu() for name, buffer in engine.model.named_buffers() if name in saved}
+    engine.model.save_pretrained(part, state_dict=tensors | buffers)  # type: ignore[operator]
+    copy_others(base, part)

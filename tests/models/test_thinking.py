@@ -10,10 +10,10 @@ from transformers import AutoTokenizer
 from pmd.gateway.recipes.files import parse_overrides
 from pmd.gateway.recipes.recipe import Recipe
 from pmd.services.common.artifacts import seal_weights
+from pmd.services.common.chat import chat_text
 from pmd.services.common.wire import Message, Policy
 from pmd.services.rollout.engines.transformers.engine import TransformersEngine
 from pmd.services.rollout.settings import RolloutSettings
-from pmd.services.trainer.training.batch import chat_text
 from tests.models.families import make_folder
 
 ASKED = Message(role="user", content="How many?")

@@ -9,8 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
+from transformers import PreTrainedModel
 
 from pmd.services.common import probe
+from pmd.services.common.adapters import ADAPTER_OF
 from pmd.services.common.artifacts import ArtifactError, seal_weights
 from pmd.services.common.wire import Message, Policy, Sampling
 from pmd.services.rollout.completion import Completion, DivergedError, Row
@@ -114,6 +117,52 @@ def test_weights_that_are_not_what_they_say_are_refused_whole(engine: Engine, ma
         engine.generate(tampered(good), ROWS, WARM, patient)
     assert "refused" not in engine.loaded()
     assert engine.generate(good, ROWS, WARM, patient)[0].policy_version == 1
+
+
+def adapted(base: Policy, version: int, folder: Path) -> tuple[Policy, PreTrainedModel]:
+    """An adapter of `base` as its trainer publishes it, and the model that it makes."""
+    model = get_peft_model(make_model(1), LoraConfig(r=4, lora_alpha=8, target_modules="all-linear"))
+    torch.manual_seed(version)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "lora_B" in name:
+                weight.normal_(std=0.2)
+    model.save_pretrained(folder)
+    whole = model.merge_and_unload().eval()
+    facts = {ADAPTER_OF: base.weights.model_dump(), "probe": probed(whole, "fp32").model_dump()}
+    return Policy(run=base.run, weights=seal_weights(folder, version, facts)), whole
+
+
+def test_law_9_an_adapter_speaks_with_its_base_and_alone(
+    engine: Engine, make_policy: MakePolicy, tmp_path: Path
+) -> None:
+    """Base, adapters and base again: each says what a model of its own does."""
+    base = make_policy("lora", version=1)
+    made = {version: adapted(base, version, tmp_path / str(version)) for version in (2, 3)} | {1: (base, make_model(1))}
+    drawn = {}
+    for version in (1, 2, 3, 1, 2):
+        policy, model = made[version]
+        completions = engine.generate(policy, ROWS, WARM, patient)
+        assert {one.policy_version for one in completions} == {version}
+        assert [one.token_ids for one in completions] == drawn.setdefault(version, [c.token_ids for c in completions])
+        for row, one in zip(ROWS, completions, strict=True):
+            ids = torch.tensor([[*row.prompt_ids, *one.token_ids]])
+            with torch.no_grad():
+                logits = model(ids).logits[0, len(row.prompt_ids) - 1 : -1] / WARM.temperature
+            expected = logits.log_softmax(-1).gather(-1, ids[0, len(row.prompt_ids) :, None])[:, 0]
+            assert one.logprobs == pytest.approx(expected.tolist(), abs=1e-3)
+    assert len({str(tokens) for tokens in drawn.values()}) == 3
+    conversation = [Message(role="user", content="how?")]
+    assert engine.render(made[3][0], [conversation]) == engine.render(base, [conversation])
+
+
+def test_law_13_an_adapter_of_another_model_is_refused(engine: Engine, make_policy: MakePolicy, tmp_path: Path) -> None:
+    base = make_policy("lora", version=1)
+    policy, _ = adapted(base, 2, tmp_path / "good")
+    other = adapted(make_policy("lora", version=2), 3, tmp_path / "other")[0]
+    with pytest.raises(probe.WrongWeights):
+        engine.load(other)
+    assert engine.generate(policy, ROWS, WARM, patient)[0].policy_version == 2
 
 
 def test_a_policy_that_has_diverged_is_an_error(engine: Engine, tmp_path: Path) -> None:

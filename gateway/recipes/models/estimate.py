@@ -2,7 +2,8 @@
 
 Invariant: each figure is the sum that docs/models.md writes down; what is assumed and not known is a constant below.
 
-P is the number of weights, W the number of ranks (GPUs), b the bytes of a weight in the run's precision.
+P is the number of weights, L those that are trained (of an adapter, or P), W the number of ranks (GPUs), b the bytes of
+a weight in the run's precision.
 """
 
 from __future__ import annotations
@@ -51,25 +52,61 @@ class Need:
         return self.weights + self.gradients + self.optimizer + self.teacher + self.activations + self.logits
 
 
+def trained_parameters(shape: Shape, recipe: Recipe) -> int:
+    """Weights that are trained: all, or an adapter of rank r, r (inputs + outputs) a matrix. An expert's matrices have
+    none, which transformers keeps in one."""
+    if recipe.policy.lora is None:
+        return shape.parameters
+    return recipe.policy.lora.rank * shape.layers * sum(inner + outer for inner, outer in _adapted(shape))
+
+
+def _adapted(shape: Shape) -> list[tuple[int, int]]:
+    """Inputs and outputs of each matrix of a layer that an adapter is beside."""
+    query, key, wide = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim, shape.intermediate
+    attention = [(shape.hidden, query), (shape.hidden, key), (shape.hidden, key), (query, shape.hidden)]
+    return attention + ([(shape.hidden, wide)] * 3 if shape.experts == 1 else [])
+
+
+def _average(shape: Shape, recipe: Recipe) -> int:
+    """Numbers of the teacher's average: as many as the weights have that move, in whichever form they do."""
+    if not recipe.has_teacher or recipe.teacher.weights != "ema":
+        return 0
+    if recipe.policy.lora is None:
+        return shape.parameters
+    return shape.layers * sum(inner * outer for inner, outer in _adapted(shape))
+
+
+def teacher_bytes(shape: Shape, recipe: Recipe, ranks: int) -> float:
+    """What a rank holds of the teacher's weights: nothing that the student has too (docs/method.md has the table)."""
+    if not recipe.has_teacher or recipe.teacher.weights == "live":
+        return 0.0
+    average, bf16 = _average(shape, recipe), recipe.hardware.precision == "bf16"
+    own = average if recipe.policy.lora else shape.parameters
+    return own * (2 if bf16 else 4) + (average * 4 / ranks if bf16 else 0)
+
+
 def trainer_need(shape: Shape, recipe: Recipe, ranks: int) -> Need:
     """What each of `ranks` ranks holds while it trains, as `services/trainer` works (nothing is offloaded or
     recomputed; the teacher is whole on each rank)."""
-    P, hardware = shape.parameters, recipe.hardware
+    P, L, hardware = shape.parameters, trained_parameters(shape, recipe), recipe.hardware
     bf16 = hardware.precision == "bf16"
     b, stage = (2, max(hardware.zero_stage, 1)) if bf16 else (4, hardware.zero_stage)
     shards = {level: ranks if stage >= level else 1 for level in (1, 2, 3)}
     tokens = max(min(hardware.micro_tokens, _longest(shape, recipe) * _samples(recipe)), _longest(shape, recipe))
     scored = min(tokens, recipe.sampling.max_tokens * max(1, tokens // _longest(shape, recipe)))
-    # Of a chunk, student and teacher: product, logits, log-softmax and softmax; and what the divergence works on.
-    copies = 12 if recipe.has_teacher else 6
+    # Of a chunk, of the student and each model of the teacher: product, logits, log-softmax and softmax; and what the
+    # divergence works on.
+    voices = recipe.has_teacher + (recipe.has_teacher and recipe.teacher.weights == "trust_region")
+    base = P if recipe.policy.lora else 0
     return Need(
-        weights=P * b / shards[3],
-        gradients=P * b / shards[2],
-        optimizer=P * (12 if bf16 else 8) / shards[1],
-        teacher=(P * b + (P * 4 / ranks if bf16 else 0)) if recipe.has_teacher else 0.0,
+        weights=(base + L) * b / shards[3],
+        gradients=L * b / shards[2],
+        optimizer=L * (12 if bf16 else 8) / shards[1],
+        teacher=teacher_bytes(shape, recipe, ranks),
         # Inputs that the backward pass of a layer needs: norms, q k v, attention, residual; gate, up and their product.
         activations=tokens * shape.layers * (b * (8 * shape.hidden + 4 * _width(shape)) + 8 * shape.hidden),
-        logits=min(scored * shape.vocab, CHUNK) * 4 * copies + shape.vocab * shape.hidden * 4,
+        logits=min(scored * shape.vocab, CHUNK) * 4 * 6 * (1 + voices)
+        + (0 if recipe.policy.lora else shape.vocab * shape.hidden * 4),
     )
 
 
@@ -98,8 +135,10 @@ def disk_bytes(shape: Shape, recipe: Recipe) -> float:
     kept = recipe.schedule.keep_weights
     versions = recipe.schedule.steps if kept is None else min(recipe.schedule.steps, kept + 2)
     base = shape.parameters * shape.bytes_per_weight
-    state = (b + (12 if b == 2 else 8) + (4 if recipe.has_teacher else 0)) if recipe.trains else 0
-    return base + (versions * shape.parameters * b if recipe.trains else 0) + 2 * state * shape.parameters
+    if not recipe.trains:
+        return base
+    trained = trained_parameters(shape, recipe)
+    return base + versions * trained * b + 2 * ((b + (12 if b == 2 else 8)) * trained + 4 * _average(shape, recipe))
 
 
 def hours(shape: Shape, recipe: Recipe, gpus: int, evaluated: int) -> float:
@@ -119,7 +158,11 @@ def hours(shape: Shape, recipe: Recipe, gpus: int, evaluated: int) -> float:
     drawn += rounds * evaluated * recipe.evaluation.samples * SAMPLED * recipe.evaluation.sampling.max_tokens
     speed = gpus * TOKENS_PER_S * 8e9 / shape.active_parameters
     read = recipe.schedule.steps * _samples(recipe) * (PROMPT_TOKENS + completion) if recipe.trains else 0
-    passes = 3 + (1 + completion / (PROMPT_TOKENS + completion) if recipe.has_teacher else 0)
+    # The average of an adapter is a product of its own beside the base's.
+    twice = recipe.teacher.weights == "trust_region" or (recipe.teacher.weights == "ema" and recipe.policy.lora)
+    voices = (2 if twice else 1) if recipe.has_teacher else 0
+    # Forward, of the weights, of the inputs; an adapter's own are next to nothing.
+    passes = (2 if recipe.policy.lora else 3) + voices * (1 + completion / (PROMPT_TOKENS + completion))
     trained = 2 * shape.active_parameters * read * passes / (gpus * PEAK_FLOPS * UTILISATION)
     return (drawn / speed + trained) / 3600
 

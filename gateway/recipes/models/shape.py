@@ -121,6 +121,8 @@ def read_facts(folder: Path) -> Facts:
         ModelError: a file that every model has is missing, no JSON, or lacks a size.
     """
     config = _json(folder / "config.json")
+    if config is None and (folder / "adapter_config.json").is_file():
+        raise ModelError(f"{folder} holds an adapter, which is no model alone; give what `pmd export --merge` writes")
     if config is None:
         raise ModelError(f"{folder} holds no config.json; give the Hugging Face folder of the base model")
     shape = read_shape(config)

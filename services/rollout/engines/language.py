@@ -11,6 +11,7 @@ from pathlib import Path
 
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
+from pmd.services.common.chat import chat_text, encode
 from pmd.services.common.wire import Message
 
 
@@ -39,16 +40,11 @@ class Language:
     def render(self, conversations: Sequence[Sequence[Message]], thinking: bool = False) -> list[tuple[int, ...]]:
         """Prompt ids of each conversation by the chat template."""
         with self._lock:
-            prompts = [
-                self._tokenizer.apply_chat_template(
-                    [message.model_dump() for message in messages],
-                    add_generation_prompt=True,
-                    enable_thinking=thinking,
-                    tokenize=True,
-                    return_dict=False,
-                )
+            texts = [
+                chat_text(self._tokenizer, [message.model_dump() for message in messages], thinking=thinking)
                 for messages in conversations
             ]
+            prompts = encode(self._tokenizer, texts)
         return [tuple(prompt) for prompt in prompts]
 
     def texts(self, completions: Sequence[Sequence[int]]) -> list[str]:

@@ -41,8 +41,8 @@ from pmd.services.trainer.job import checkpoint
 from pmd.services.trainer.job.process import ProcessId, end_with
 from pmd.services.trainer.job.spool import Spool, StepError
 from pmd.services.trainer.training.batch import BatchError, TrainBatch, assemble
-from pmd.services.trainer.training.engine import ENGINE_SETTINGS, Engine, lost_a_rank, start_ranks
-from pmd.services.trainer.training.model import load_model
+from pmd.services.trainer.training.engine import Engine, lost_a_rank, start_ranks
+from pmd.services.trainer.training.model import load_student
 from pmd.services.trainer.training.objectives import LOSSES
 from pmd.services.trainer.training.teacher import Teacher
 from pmd.services.trainer.training.update import Stopwatch, Updater
@@ -61,6 +61,9 @@ LOCK_PATIENCE_S = 30.0
 
 UNDER_TORCHRUN = "TORCHELASTIC_RUN_ID"
 """Environment variable that torchrun gives to its ranks."""
+
+FIXED = ("loss", "lora", "teacher_weights", "precision", "zero_stage", "weight_decay", "grad_clip")
+"""Settings that model, teacher and engine are built with and that a run therefore can't change."""
 
 INPUT_ERRORS = (ArtifactError, BatchError, ValueError, OSError)
 
@@ -103,13 +106,14 @@ class Run:
         self._spool = spool
         self._base = check_weights(first.base)
         self._base_sha256 = first.base.sha256
-        self._loss = first.settings.loss
+        self._settings = first.settings
         self._tokenizer = AutoTokenizer.from_pretrained(self._base)
         self._window = AutoConfig.from_pretrained(self._base).get_text_config().max_position_embeddings
-        torch.manual_seed(first.seed)
-        model = load_model(self._base, torch.bfloat16 if first.settings.precision == "bf16" else torch.float32)
-        teacher = Teacher(model, device) if LOSSES[first.settings.loss].reads_teacher else None
-        self._engine = Engine(model, first.settings, device)
+        begin = spool.request(first.base.version) or first  # what is drawn at the start must not depend on where it is
+        settings = first.settings
+        model = load_student(self._base, settings, begin.seed)
+        teacher = Teacher(model, settings.teacher_weights, device) if LOSSES[settings.loss].reads_teacher else None
+        self._engine = Engine(model, settings, device)
         self._teacher = teacher
         self._updater = Updater(self._engine, teacher)
         self.version = first.base.version
@@ -170,11 +174,9 @@ class Run:
             raise OutOfOrder(f"the run is at version {self.version}, not {request.from_version}")
         if request.base.sha256 != self._base_sha256:
             raise ValueError("base: a run can't change its base model; start a new run")
-        for name, value in zip(ENGINE_SETTINGS, self._engine.built_with, strict=True):
-            if getattr(request.settings, name) != value:
+        for name in FIXED:
+            if getattr(request.settings, name) != (value := getattr(self._settings, name)):
                 raise ValueError(f"settings.{name}: was {value} and can't change within a run; start a new run")
-        if request.settings.loss != self._loss:
-            raise ValueError("settings.loss can't change within a run; start a new run")
 
     def _load(self, request: TrainRequest) -> TrainBatch:
         contexts = request.contexts if LOSSES[request.settings.loss].reads_teacher else None

@@ -18,9 +18,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import takewhile
-from typing import Any, Protocol
+from typing import Any
 
 from pmd.services.common.artifacts import load_messages
+from pmd.services.common.chat import Tokenizer, chat_text, encode
 from pmd.services.common.requests import TrainRequest
 from pmd.services.common.wire import Outcome
 from pmd.services.trainer.training.objectives import LOSSES
@@ -31,16 +32,6 @@ Row = Mapping[str, Any]
 
 class BatchError(ValueError):
     """The artifacts of a step don't fit together; the message names the rollout and what is missing."""
-
-
-class Tokenizer(Protocol):
-    """What is used of a Hugging Face tokenizer."""
-
-    def apply_chat_template(self, conversation: list[dict[str, str]], **options: Any) -> Any:
-        """The conversation as the model reads it."""
-
-    def __call__(self, text: list[str], *, add_special_tokens: bool) -> Any:
-        """Token ids of each text under `input_ids`."""
 
 
 @dataclass(frozen=True)
@@ -208,7 +199,7 @@ def _teacher_prompts(
     ]
     render = partial(chat_text, tokenizer, thinking=request.thinking)
     texts = [render(conversation) for conversation in conversations]
-    encoded = tokenizer(texts, add_special_tokens=False)["input_ids"]
+    encoded = encode(tokenizer, texts)
     prompts: list[tuple[int, ...]] = [()] * len(rows)
     for i, conversation, text, ids in zip(taught, conversations, texts, encoded, strict=True):
         limit = min(request.settings.max_teacher_tokens, window - len(rows[i]["token_ids"]))
@@ -240,24 +231,12 @@ def _within(
             return tuple(ids)
         shorter = [*conversation[: last - 2 * turns], *conversation[last - 2 * (turns - gone) :]]
         text = render(shorter)
-        (ids,) = tokenizer([text], add_special_tokens=False)["input_ids"]
+        (ids,) = encode(tokenizer, [text])
     if turns and list(ids) == list(student_ids):
         return ()
     if len(ids) <= limit:
         return tuple(ids)
     return tuple(_cut(text, conversation[-1]["content"], student_ids, limit, tokenizer))
-
-
-def chat_text(tokenizer: Tokenizer, conversation: list[dict[str, str]], *, thinking: bool) -> str:
-    """The conversation in the model's chat format, ready for an answer, which begins with a thinking part or not.
-
-    Templates that know no thinking mode ignore the switch.
-    """
-    return str(
-        tokenizer.apply_chat_template(
-            conversation, tokenize=False, add_generation_prompt=True, enable_thinking=thinking
-        )
-    )
 
 
 def _cut(text: str, last_turn: str, prompt_ids: list[int], limit: int, tokenizer: Tokenizer) -> list[int]:
@@ -269,7 +248,7 @@ def _cut(text: str, last_turn: str, prompt_ids: list[int], limit: int, tokenizer
     """
     lines = last_turn.rstrip().splitlines()
     closing = text.rfind(lines[-1]) if lines else 0
-    body_ids, closing_ids = tokenizer([text[:closing], text[closing:]], add_special_tokens=False)["input_ids"]
+    body_ids, closing_ids = encode(tokenizer, [text[:closing], text[closing:]])
     room = limit - len(closing_ids)
     problem = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(body_ids, prompt_ids, strict=False)))
     return [*body_ids[:room], *closing_ids] if room > problem else []

@@ -9,6 +9,8 @@ Invariants:
 - An optimizer step with a gradient that is not finite changes nothing, at every ZeRO stage.
 - Gradients are of the *sum* of the ranks' losses. DeepSpeed averages over ranks, so losses are multiplied by
   their number; each rank's loss is its share of the batch's mean.
+- What is trained are the parameters that require a gradient: all of a model, or an adapter's. Optimizer, clipping,
+  checkpoints, the moving average and publishing walk by these; what is frozen is the base's, and stays there.
 - Precision is fp32, or bf16 with fp32 master weights. DeepSpeed's stage 0 has no readable masters in bf16, so
   bf16 at stage 0 runs as stage 1, which on one rank holds exactly the same state.
 """
@@ -20,6 +22,7 @@ import logging
 import os
 import warnings
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +44,6 @@ logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
 
 COLLECTIVE_TIMEOUT = datetime.timedelta(hours=2)
 """Longest wait of one rank for another; an idle job exchanges heartbeats far more often."""
-
-ENGINE_SETTINGS = ("precision", "zero_stage", "weight_decay", "grad_clip")
-"""Settings that an engine is built with and that a run therefore can't change."""
 
 
 def start_ranks() -> torch.device:
@@ -67,6 +67,12 @@ def lost_a_rank(exception: Exception) -> bool:
     return isinstance(exception, dist.DistError) or (isinstance(exception, RuntimeError) and "gloo/" in str(exception))
 
 
+def _keep(names: frozenset[str], _: nn.Module, state: dict[str, Any], prefix: str, __: Any) -> None:
+    """Leave in a module's state what has one of these names."""
+    for name in state.keys() - {prefix + name for name in names}:
+        del state[name]
+
+
 class Engine:
     """A model with its optimizer, on all ranks."""
 
@@ -76,11 +82,15 @@ class Engine:
         self.device = device
         self.bf16 = settings.precision == "bf16"
         self.stage = max(settings.zero_stage, 1) if self.bf16 else settings.zero_stage
-        self.built_with = tuple(getattr(settings, name) for name in ENGINE_SETTINGS)
         self._clip = settings.grad_clip
         self._plain = self.stage == 0  # DeepSpeed then neither checks gradients nor reports their norm
+        self._trained = {name: one for name, one in model.named_parameters() if one.requires_grad}
+        self._adapts = len(self._trained) < len(list(model.parameters()))
+        if self._adapts:
+            # DeepSpeed leaves out what is frozen by its first name, and a tied embedding has two.
+            model.register_state_dict_post_hook(partial(_keep, frozenset(self._trained)))  # type: ignore[no-untyped-call]
         optimizer = torch.optim.AdamW(
-            model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, fused=True
+            self._trained.values(), lr=settings.lr, weight_decay=settings.weight_decay, fused=True
         )
         self.module, *_ = deepspeed.initialize(
             model=model.to(device),
@@ -111,7 +121,7 @@ class Engine:
         for group in self.module.optimizer.param_groups:
             group["lr"] = lr
         if self._plain:
-            norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self._clip)
+            norm = torch.nn.utils.clip_grad_norm_(self._trained.values(), self._clip)
             if not torch.isfinite(norm):
                 self.module.zero_grad()
                 return float(norm), False
@@ -120,12 +130,12 @@ class Engine:
         self.module.step()
         return float(self.module.get_global_grad_norm()), bool(self.module.was_step_applied())
 
-    def parameters_fp32(self) -> Iterator[tuple[str, Tensor]]:
-        """Each parameter in full and in fp32, one at a time; all ranks must walk through together.
+    def trained_fp32(self) -> Iterator[tuple[str, Tensor]]:
+        """Each trained parameter in full and in fp32, one at a time; all ranks must walk through together.
 
         A tensor is valid until the next one is asked for. Tied parameters appear once.
         """
-        for name, parameter in self.model.named_parameters():
+        for name, parameter in self._trained.items():
             if self.bf16:
                 yield name, deepspeed.utils.safe_get_full_fp32_param(parameter)
             elif self.stage == 3:
@@ -135,8 +145,10 @@ class Engine:
                 yield name, parameter.detach()
 
     def save(self, folder: Path, facts: dict[str, Any]) -> None:
-        """Write model and optimizer state of all ranks below `folder`, with `facts` beside them."""
-        self.module.save_checkpoint(str(folder), tag="deepspeed", client_state=facts)
+        """Write what is trained and the optimizer's state of all ranks below `folder`, with `facts` beside them."""
+        self.module.save_checkpoint(
+            str(folder), tag="deepspeed", client_state=facts, exclude_frozen_parameters=self._adapts
+        )
 
     def load(self, folder: Path) -> dict[str, Any]:
         """Restore what `save` wrote and return its facts.
@@ -144,7 +156,7 @@ class Engine:
         Raises:
             RuntimeError: when there is no checkpoint, or one of another number of ranks or another ZeRO stage.
         """
-        path, facts = self.module.load_checkpoint(str(folder), tag="deepspeed")
+        path, facts = self.module.load_checkpoint(str(folder), tag="deepspeed", load_module_strict=not self._adapts)
         if path is None:
             raise RuntimeError(f"DeepSpeed finds no checkpoint in {folder}")
         return dict(facts)

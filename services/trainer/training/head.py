@@ -10,9 +10,11 @@ Invariants:
   and gathers them again for the gradient.
 """
 
+# ruff: noqa: N815 -- axis names on tensors, in fields too
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -76,6 +78,16 @@ class Head:
         return logits_NV if self._temperature == 1.0 else logits_NV / self._temperature
 
 
+@dataclass(frozen=True)
+class Voice:
+    """A model's part in what a teacher says: the teacher's logits are the sum of its voices', each times its share."""
+
+    share: float
+    head: Head
+    hidden_ND: Tensor
+    """Its hidden states at the completion tokens."""
+
+
 @torch.no_grad()
 def check_head(model: nn.Module) -> None:
     """See that `Head` gives the logits that the model gives.
@@ -119,9 +131,13 @@ def _call(model: nn.Module, rows: Rows, head: Callable[[Tensor], Tensor], forwar
     return made[0]
 
 
-def last_hidden(model: nn.Module, rows: Rows) -> Tensor:
-    """Hidden states [N, D] from which the model predicts the completion tokens."""
-    return _call(model, rows, lambda hidden_ND: hidden_ND)
+def last_hidden(model: nn.Module, rows: Rows, forward: nn.Module | None = None) -> Tensor:
+    """Hidden states [N, D] from which the model predicts the completion tokens.
+
+    Args:
+        forward: what is called in the model's place: the DeepSpeed engine around it.
+    """
+    return _call(model, rows, lambda hidden_ND: hidden_ND, forward)
 
 
 def score_rows(
@@ -130,14 +146,14 @@ def score_rows(
     score: Score,
     *,
     temperature: float,
-    teacher: tuple[Head, Tensor] | None = None,
+    teacher: Sequence[Voice] = (),
     forward: nn.Module | None = None,
 ) -> Tensor:
     """The sum of what `score` says of all N tokens, a scalar; differentiable where gradients are enabled.
 
     Args:
         model: the student, a causal language model of transformers.
-        teacher: its head and its hidden states [N, D] at the same tokens.
+        teacher: its voices at the same tokens; none without a teacher.
         forward: what is called in the model's place: the DeepSpeed engine around it.
     """
     head = Head(model, temperature)
@@ -161,7 +177,7 @@ class _Chunks(torch.autograd.Function):
         bias_V: Tensor | None,
         head: Head,
         score: Score,
-        teacher: tuple[Head, Tensor] | None,
+        teacher: Sequence[Voice],
         learn: bool,
     ) -> Tensor:
         N, V = len(hidden_ND), len(weight_VD)
@@ -172,14 +188,17 @@ class _Chunks(torch.autograd.Function):
         chunks = list(parts(0, N, V, CHUNK_ELEMENTS[device]))
         # Room is taken once: the system takes back what is so large, and clears it before it gives it again.
         room_CV = hidden_ND.new_empty(chunks[0].stop, V)
-        teacher_room_CV = torch.empty_like(room_CV) if teacher else room_CV
+        teacher_rooms_CV = [torch.empty_like(room_CV) for _ in teacher]
         for chunk in chunks:
             size = chunk.stop - chunk.start
             product_CV = head.product(hidden_ND[chunk], room_CV[:size])
-            teacher_CV = teacher[0].product(teacher[1][chunk], teacher_room_CV[:size]) if teacher else None
+            spoken_CV = [
+                voice.head.product(voice.hidden_ND[chunk], other_CV[:size])
+                for voice, other_CV in zip(teacher, teacher_rooms_CV, strict=True)
+            ]
             for block in parts(chunk.start, chunk.stop, V, BLOCK_ELEMENTS[device]):
                 here = slice(block.start - chunk.start, block.stop - chunk.start)
-                teacher_BV = None if teacher is None or teacher_CV is None else teacher[0].logits(teacher_CV[here])
+                teacher_BV = _together(teacher, [product_CV[here] for product_CV in spoken_CV])
                 with torch.set_grad_enabled(learn):
                     product_BV = product_CV[here].detach().requires_grad_(learn)
                     of_block = score(head.logits(product_BV), teacher_BV, block)
@@ -198,6 +217,16 @@ class _Chunks(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         grads = [None if one is None else one.mul_(grad) for one in ctx.saved_tensors]
         return (*grads, None, None, None, None)
+
+
+def _together(voices: Sequence[Voice], products_BV: Sequence[Tensor]) -> Tensor | None:
+    """The logits of a teacher from the products of its voices; None without any."""
+    if not voices:
+        return None
+    logits_BV = [voice.head.logits(product_BV) for voice, product_BV in zip(voices, products_BV, strict=True)]
+    if len(voices) == 1:
+        return logits_BV[0]
+    return torch.stack([voice.share * each for voice, each in zip(voices, logits_BV, strict=True)]).sum(0)
 
 
 class _WeightGradient:

@@ -8,8 +8,26 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM
 
+from pmd.services.common.options import TrainSettings
+from pmd.services.trainer.training.adapter import attach
 from pmd.services.trainer.training.head import check_head
 from pmd.services.trainer.training.prefix import share_prompts
+
+
+def load_student(folder: Path, settings: TrainSettings, seed: int) -> nn.Module:
+    """The model that a run begins with, ready to be trained: whole, or an adapter of it.
+
+    Args:
+        seed: of the adapter's first numbers.
+
+    Raises:
+        ValueError: as `load_model` has it, or PEFT finds nothing to adapt.
+    """
+    model = load_model(folder, torch.bfloat16 if settings.precision == "bf16" else torch.float32)
+    torch.manual_seed(seed)
+    if settings.lora is not None:
+        attach(model, settings.lora)
+    return model
 
 
 def load_model(folder: Path, dtype: torch.dtype) -> nn.Module:

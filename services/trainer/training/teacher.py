@@ -1,74 +1,71 @@
-"""The teacher: an exponential moving average of the policy (SDPO, arXiv 2601.20802).
+"""The teacher: whose predictions the student learns, reading what the student does not see (docs/method.md 2.3).
 
 Invariants:
-- θ' starts at the base and becomes (1-u) θ' + u θ once per training step, after its last optimizer step, and
-  only when one of them had a finite gradient. u is the *student's* share (TRL#4935 had it the other way round).
-- The average is kept in fp32: at u = 0.05 and lr 1e-5 a step is far below what bf16 can add to a weight.
+- Its weights are one of `options.TeacherWeights`, and that is all that the choice changes.
+- It moves once per training step, after the last optimizer step, and only when one of them had a finite gradient.
 """
 
 from __future__ import annotations
 
-import copy
-
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
+from pmd.services.common.options import TeacherWeights, TrainSettings
+from pmd.services.trainer.training.adapter import adapted
 from pmd.services.trainer.training.engine import Engine
-
-
-def ema_(teacher: Tensor, student: Tensor, rate: float) -> None:
-    """teacher <- (1 - rate) teacher + rate student, in place."""
-    teacher.lerp_(student, rate)
+from pmd.services.trainer.training.head import Head, Voice, last_hidden
+from pmd.services.trainer.training.packing import Rows
+from pmd.services.trainer.training.reference import Added, Copied, Reference
 
 
 class Teacher:
-    """A full copy of the model on every rank, with its fp32 average.
+    """Weights that are the student's, others, or both, and how they are read and moved."""
 
-    In fp32 the copy is the average. In bf16 the average of each parameter lives on one rank (round robin), which
-    rounds it and sends it to the others: averages cost a rank 4/world bytes per parameter.
-    """
-
-    def __init__(self, base: nn.Module, device: torch.device) -> None:
+    def __init__(self, base: nn.Module, weights: TeacherWeights, device: torch.device) -> None:
         """Args:
-        base: the model at version 0; copied.
+        base: the student's model at version 0, before an engine has it.
         """
-        self.model = copy.deepcopy(base).to(device).requires_grad_(False).eval()
-        self._rank, self._world = dist.get_rank(), dist.get_world_size()
-        self._parameters = dict(self.model.named_parameters())
-        self._averages = {
-            name: parameter.float()  # of an fp32 parameter this is the parameter itself, not a copy
-            for i, (name, parameter) in enumerate(self._parameters.items())
-            if parameter.dtype == torch.float32 or i % self._world == self._rank
-        }
+        self._weights = weights
+        self._reference: Reference | None = None
+        """Weights other than the student's; None: there are none."""
+        follows = weights == "ema"
+        if weights != "live" and adapted(base):
+            self._reference = Added(base, device, follows=follows)
+        elif weights != "live":
+            self._reference = Copied(base, device, follows=follows)
 
     @torch.no_grad()
+    def voices(self, student: Engine, rows: Rows, settings: TrainSettings) -> tuple[Voice, ...]:
+        """What the teacher says of completion tokens: hidden states of one model, or of two that share its logits.
+
+        All ranks together.
+        """
+        live = {"live": 1.0, "trust_region": settings.teacher_ema}.get(self._weights, 0.0)
+        found = []
+        if self._reference is not None and live < 1.0:
+            with self._reference.read(student) as (model, forward):
+                hidden_ND = last_hidden(model, rows, forward)
+                found.append(Voice(1.0 - live, Head(model, settings.temperature), hidden_ND))
+        if live > 0.0:
+            hidden_ND = last_hidden(student.model, rows, student.module)
+            found.append(Voice(live, Head(student.model, settings.temperature), hidden_ND))
+        return tuple(found)
+
     def follow(self, student: Engine, rate: float) -> None:
-        """Move towards the student by `rate`; all ranks together."""
-        for i, (name, weight) in enumerate(student.parameters_fp32()):
-            parameter = self._parameters[name]
-            if name in self._averages:
-                ema_(self._averages[name], weight, rate)
-            if parameter.dtype != torch.float32:
-                if name in self._averages:
-                    parameter.copy_(self._averages[name])
-                dist.broadcast(parameter, src=i % self._world)
+        """Move towards the student by `rate`, where these weights move; all ranks together."""
+        if self._reference is not None and self._reference.average is not None:
+            self._reference.follow(student, rate)
 
     def state(self) -> dict[str, Tensor]:
-        """The averages that this rank keeps, for a checkpoint."""
-        return self._averages
+        """What this rank keeps of weights that move, for a checkpoint."""
+        average = None if self._reference is None else self._reference.average
+        return {} if average is None else average.state()
 
-    @torch.no_grad()
     def restore(self, state: dict[str, Tensor]) -> None:
-        """Take over averages that `state` gave on the same rank of as many; all ranks together.
+        """Take over what `state` gave on the same rank of as many; all ranks together.
 
         Raises:
             KeyError: when the state is of another model or another number of ranks.
         """
-        for i, (name, parameter) in enumerate(self._parameters.items()):
-            if name in self._averages:
-                self._averages[name].copy_(state[name])
-            if parameter.dtype != torch.float32:
-                if name in self._averages:
-                    parameter.copy_(self._averages[name])
-                dist.broadcast(parameter, src=i % self._world)
+        if self._reference is not None and self._reference.average is not None:
+            self._reference.average.restore(state)

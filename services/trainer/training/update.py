@@ -21,7 +21,7 @@ from torch import Tensor
 from pmd.services.common.options import TrainSettings
 from pmd.services.trainer.training.batch import Sample, TrainBatch
 from pmd.services.trainer.training.engine import Engine
-from pmd.services.trainer.training.head import Head, last_hidden, score_rows
+from pmd.services.trainer.training.head import Voice, score_rows
 from pmd.services.trainer.training.objectives import LOSSES, Scores, Tokens
 from pmd.services.trainer.training.objectives.distill import clipped_ratio
 from pmd.services.trainer.training.packing import MicroBatch, filler, pack, plan
@@ -187,11 +187,11 @@ class Updater:
         watch: Stopwatch,
     ) -> Tensor:
         """Add a micro-batch's gradient to the engine (if `learn`) and return its `SUMS`."""
-        kind, engine, teacher = LOSSES[settings.loss], self._engine, None
+        kind, engine = LOSSES[settings.loss], self._engine
+        teacher: tuple[Voice, ...] = ()
         if micro.teacher is not None and self._teacher is not None:
-            with watch.part("teacher"), torch.no_grad():
-                model = self._teacher.model
-                teacher = (Head(model, settings.temperature), last_hidden(model, micro.teacher))
+            with watch.part("teacher"):
+                teacher = self._teacher.voices(engine, micro.teacher, settings)
         begin_N, loss_N, entropy_N, teacher_N = torch.zeros(4, micro.tokens, device=engine.device)
 
         def score(student_NV: Tensor, teacher_NV: Tensor | None, here: slice) -> Tensor:

@@ -202,3 +202,43 @@ def test_the_card_names_a_hub_model_and_keeps_its_licence(
     assert (head["base_model"], head["license"], head["language"]) == ("Qwen/Qwen3-8B", "apache-2.0", ["en"])
     assert "chat" not in head["tags"]
     assert "revision `0123abc`" in (tmp_path / "out" / "README.md").read_text()
+
+
+def published_adapter(folder: Path, base: str) -> dict[str, Any]:
+    folder.mkdir()
+    save_file({"base_model.model.q.lora_A.weight": VALUES[:2].reshape(1, 2)}, folder / "adapter_model.safetensors")
+    facts = {"base_model_name_or_path": base.removeprefix("file://"), "revision": None, "r": 8, "lora_alpha": 16}
+    (folder / "adapter_config.json").write_text(json.dumps(facts))
+    sealed = seal_weights(folder, 2, {"base": base, "adapter_of": {"version": 0, "uri": base, "sha256": "0"}})
+    return {"step": 2, "weights": sealed.model_dump(), "evaluation": {}}
+
+
+def test_an_adapter_is_exported_as_one_and_its_card_says_so(
+    api: Api, pmd: Pmd, tmp_path: Path, report: dict[str, Any]
+) -> None:
+    """By default in the precision of its base, whose terms it has; by the base's name, where it has one."""
+    base = half_precision_base(tmp_path / "v0")
+    (tmp_path / "v0" / "README.md").write_text("---\nlicense: mit\n---\n")
+    api.answers["GET /v1/runs/r/checkpoints"] = [published_adapter(tmp_path / "v2", base)]
+    assert pmd("export", "r", "--to", str(tmp_path / "out")).exit_code == 0
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        *("README.md", "adapter_config.json", "adapter_model.safetensors")
+    ]
+    assert set(precisions(tmp_path / "out").values()) == {"BF16"}
+    head = front_matter(tmp_path / "out" / "README.md")
+    assert (head["library_name"], head["license"]) == ("peft", "mit")
+    assert "bfloat16, an adapter of the base (LoRA of rank 8, alpha 16)" in (tmp_path / "out" / "README.md").read_text()
+    report["recipe"]["model"] = "Qwen/Qwen3-8B@0123abc"
+    assert pmd("export", "r", "--to", str(tmp_path / "named")).exit_code == 0
+    config = json.loads((tmp_path / "named" / "adapter_config.json").read_text())
+    assert (config["base_model_name_or_path"], config["revision"]) == ("Qwen/Qwen3-8B", "0123abc")
+
+
+def test_what_can_not_be_merged_leaves_nothing(api: Api, pmd: Pmd, tmp_path: Path) -> None:
+    api.answers["GET /v1/runs/r/checkpoints"] = [published(tmp_path / "whole")]
+    assert "is a whole model" in pmd("export", "r", "--merge", "--to", str(tmp_path / "out")).stderr
+    api.answers["GET /v1/runs/r/checkpoints"] = [published_adapter(tmp_path / "v2", f"file://{tmp_path}/gone")]
+    refused = pmd("export", "r", "--merge", "--dtype", "fp32", "--to", str(tmp_path / "out"))
+    assert refused.exit_code == 1
+    assert "can't be merged" in refused.stderr
+    assert not (tmp_path / "out").exists()

@@ -182,3 +182,28 @@ def test_what_can_not_be_served_says_cause_and_fix(
     assert "pip install vllm" in pmd("serve", str(folder), "--engine", "vllm").stderr
     assert "pmd[rollout]" in pmd("serve", str(folder)).stderr
     assert started == []
+
+
+def test_an_adapter_is_served_with_its_base(
+    pmd: Pmd, folder: Path, tmp_path: Path, started: Started, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adapter = tmp_path / "learnt"
+    adapter.mkdir()
+    config = {"base_model_name_or_path": str(folder), "revision": None, "r": 12}
+    (adapter / "adapter_config.json").write_text(json.dumps(config))
+    port = str(free_port())
+    assert pmd("serve", str(adapter), "--engine", "transformers", "--port", port).exit_code == 0
+    assert started[0][0][1:] == [
+        *(str(adapter), "--name", "learnt", "--host", "127.0.0.1", "--port", port, "--base", str(folder))
+    ]
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: object())
+    assert pmd("serve", str(adapter), "--port", port).exit_code == 0
+    assert started[1][0][1:9] == [
+        *("--model", str(folder), "--served-model-name", "learnt-base", "--enable-lora", "--max-lora-rank", "16"),
+        "--lora-modules",
+    ]
+    assert f"learnt={adapter}" in started[1][0]
+    (adapter / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": "/gone"}))
+    refused = pmd("serve", str(adapter), "--port", port)
+    assert "is an adapter of /gone" in refused.stderr
+    assert "--merge" in refused.stderr

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pmd.gateway.recipes.models.checks import refuse
-from pmd.gateway.recipes.models.estimate import disk_bytes, trainer_need
+from pmd.gateway.recipes.models.estimate import disk_bytes, trained_parameters, trainer_need
 from pmd.gateway.recipes.models.known import KNOWN
 from pmd.gateway.recipes.models.shape import ModelError, read_facts
 from pmd.gateway.recipes.problems import advise, find_base, problems_of
@@ -77,3 +77,30 @@ def test_states_are_the_sums_of_the_page_and_shards_divide_them(recipe: Make) ->
     assert eight.optimizer == alone.optimizer / 8
     assert eight.teacher == (2 + 4 / 8) * shape.parameters, "the teacher is whole on each rank, its average is not"
     assert disk_bytes(shape, made) == (2 + 3 * 2 + 2 * 18) * shape.parameters
+
+
+def test_the_teachers_weights_cost_what_the_page_says(recipe: Make) -> None:
+    shape, bf16 = KNOWN["Qwen/Qwen3-8B"], {"precision": "bf16"}
+
+    def held(weights: str, lora: dict[str, int] | None = None) -> float:
+        made = recipe(hardware=bf16, teacher={"weights": weights}, policy={"lora": lora})
+        return trainer_need(shape, made, 1).teacher / shape.parameters
+
+    assert [held(weights) for weights in ("ema", "initial", "live", "trust_region")] == [6, 2, 0, 2]
+    assert [held(weights, {"rank": 16}) for weights in ("initial", "live", "trust_region")] == [0, 0, 0]
+    assert held("ema", {"rank": 16}) == pytest.approx(6 * 6.95e9 / 8.19e9, rel=1e-2), "all but the embeddings"
+
+
+def test_an_adapter_costs_its_own_weights_beside_the_base(recipe: Make) -> None:
+    shape = KNOWN["Qwen/Qwen3-8B"]
+    changes = {"hardware": {"precision": "bf16"}, "teacher": {"weights": "initial"}, "schedule": {"keep_weights": 1}}
+    made = recipe(policy={"lora": {"rank": 16}}, **changes)
+    adapter = trained_parameters(shape, made)
+    assert adapter == 43_646_976, "36 layers, rank 16 times inputs and outputs"
+    need = trainer_need(shape, made, 1)
+    assert need.weights == 2 * (shape.parameters + adapter)
+    assert need.gradients + need.optimizer == 14 * adapter
+    whole = trainer_need(shape, recipe(**changes), 1)
+    assert (need.teacher, whole.teacher) == (0, 2 * shape.parameters)
+    assert need.weights + need.gradients + need.optimizer < (whole.weights + whole.gradients + whole.optimizer) / 7
+    assert disk_bytes(shape, made) < 1.2 * 2 * shape.parameters

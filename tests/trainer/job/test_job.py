@@ -17,6 +17,7 @@ from tiny_run import SETTINGS, TinyRun
 
 from pmd.services.common import probe
 from pmd.services.common.artifacts import ArtifactError, check_weights
+from pmd.services.common.options import LoraSettings
 from pmd.services.common.requests import TrainResult
 from pmd.services.common.wire import Weights
 from pmd.services.trainer.job.job import Run, learning_rate, step_error, train
@@ -266,7 +267,9 @@ def test_law_6_a_step_is_applied_to_the_run_and_the_version_that_it_names(
         "the run is at version 0, not 1": {"from_version": 1},
         "can't change its base model": {"base": base.model_copy(update={"sha256": "another"})},
         "settings.weight_decay: was 0.01": {"settings": SETTINGS.model_copy(update={"weight_decay": 0.5})},
-        "settings.loss can't change": {"settings": SETTINGS.model_copy(update={"loss": "grpo"})},
+        "settings.loss: was distill": {"settings": SETTINGS.model_copy(update={"loss": "grpo"})},
+        "settings.lora: was None": {"settings": SETTINGS.model_copy(update={"lora": LoraSettings()})},
+        "settings.teacher_weights: was ema": {"settings": SETTINGS.model_copy(update={"teacher_weights": "live"})},
     }
     for cause, changes in refused.items():
         one.apply(request.model_copy(update=changes))

@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from pmd.gateway.recipes.models.estimate import CHUNK
 from pmd.services.trainer.training import head as head_module
-from pmd.services.trainer.training.head import Head, check_head, last_hidden, score_rows
+from pmd.services.trainer.training.head import Head, Voice, check_head, last_hidden, score_rows
 from pmd.services.trainer.training.objectives import Scores
 from pmd.services.trainer.training.objectives.distill import token_divergence
 from pmd.services.trainer.training.packing import Rows
@@ -125,7 +125,7 @@ def test_loss_and_gradients_are_those_of_whole_logits(
 
     want, want_grads = as_if_whole(model, rows, whole)
     model.zero_grad()
-    loss = score_rows(model, rows, chunked, temperature=0.7, teacher=(teacher, hidden))
+    loss = score_rows(model, rows, chunked, temperature=0.7, teacher=[Voice(1.0, teacher, hidden)])
     (2 * loss).backward()
     torch.testing.assert_close(loss.detach(), want)
     for name, parameter in model.named_parameters():
@@ -196,7 +196,7 @@ def test_logits_are_never_whole(monkeypatch: pytest.MonkeyPatch, top_k: int | No
         ids = torch.randint(1, 2003, (1, tokens))
         rows = Rows(ids, torch.arange(tokens))
         with torch.no_grad():
-            teacher = (Head(model), last_hidden(model, rows))
+            teacher = [Voice(1.0, Head(model), last_hidden(model, rows))]
 
         def score(ours: Tensor, theirs: Tensor | None, _: slice) -> Tensor:
             assert theirs is not None

@@ -16,14 +16,15 @@ from pmd.services.common.options import TrainSettings
 from pmd.services.common.requests import TrainRequest
 from pmd.services.common.wire import Ref, Weights
 from pmd.services.trainer.training import head
+from pmd.services.trainer.training.average import ema_
 from pmd.services.trainer.training.batch import TrainBatch, assemble
 from pmd.services.trainer.training.engine import Engine
 from pmd.services.trainer.training.head import Head, last_hidden
-from pmd.services.trainer.training.model import load_model
+from pmd.services.trainer.training.model import load_model, load_student
 from pmd.services.trainer.training.objectives import Scores
 from pmd.services.trainer.training.objectives.distill import token_divergence
 from pmd.services.trainer.training.packing import Rows, pack, plan
-from pmd.services.trainer.training.teacher import Teacher, ema_
+from pmd.services.trainer.training.teacher import Teacher
 from pmd.services.trainer.training.update import Stopwatch, Updater
 
 
@@ -31,8 +32,8 @@ class Student:
     """A fresh student and teacher of the tiny base."""
 
     def __init__(self, base: Path, device: torch.device, settings: TrainSettings) -> None:
-        model = load_model(base, torch.bfloat16 if settings.precision == "bf16" else torch.float32)
-        self.teacher = Teacher(model, device) if settings.loss == "distill" else None
+        model = load_student(base, settings, seed=0)
+        self.teacher = Teacher(model, settings.teacher_weights, device) if settings.loss == "distill" else None
         self.engine = Engine(model, settings, device)
         self.updater = Updater(self.engine, self.teacher)
         self.settings = settings
@@ -42,7 +43,7 @@ class Student:
         return self.updater.step(batch, self.settings, lr, Stopwatch(self.device))
 
     def weights(self) -> dict[str, torch.Tensor]:
-        return {name: weight.clone() for name, weight in self.engine.parameters_fp32()}
+        return {name: weight.clone() for name, weight in self.engine.trained_fp32()}
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ Invariants:
 - A completion comes from exactly the version its request names (Law 9): under one lock, the version is looked
   up, loaded when it is not there, and used; every completion says which version made it.
 - Nothing is loaded before its manifest and files match their hashes.
+- A version that is an adapter shares nothing but files with its base: each run has a model of its own in memory.
 - Tokenizers have locks of their own (`Language`), so that requests can be read and queued while a batch is drawn.
 - A load that fails leaves no half-written model behind: the run is dropped from memory first.
 """
@@ -29,12 +30,14 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
 from pmd.services.common import probe
+from pmd.services.common.adapters import adapter_of, model_folder
 from pmd.services.common.artifacts import MANIFEST, check_weights
 from pmd.services.common.jobs import Retryable
 from pmd.services.common.wire import Message, Policy, Sampling
 from pmd.services.rollout.completion import Completion, Row
 from pmd.services.rollout.engines import Drawn, Said, forget
 from pmd.services.rollout.engines.language import Language
+from pmd.services.rollout.engines.transformers.adapter import attach, fill
 from pmd.services.rollout.engines.transformers.decode import ATTENTION
 from pmd.services.rollout.engines.transformers.sampling import sample
 from pmd.services.rollout.metrics import BATCH_ROWS, GENERATE_SECONDS, LOAD_SECONDS, LOADED_VERSION, TOKENS
@@ -53,12 +56,14 @@ class Resident:
     model: PreTrainedModel
     language: Language
     shape: dict[str, str]
-    """Hash of every file that is no tensor: equal hashes mean that only tensors differ."""
+    """Hash of every file that is no tensor, and of an adapter's base: equal hashes mean that only tensors differ."""
 
 
 def _shape(folder: Path) -> dict[str, str]:
     files = json.loads((folder / MANIFEST).read_text())["files"]
-    return {name: details["sha256"] for name, details in files.items() if not name.endswith(".safetensors")}
+    shape = {name: details["sha256"] for name, details in files.items() if not name.endswith(".safetensors")}
+    base = adapter_of(folder)
+    return shape if base is None else shape | {"": base.sha256}
 
 
 def copy_tensors(model: torch.nn.Module, folder: Path) -> bool:
@@ -155,7 +160,8 @@ class TransformersEngine:
             began = time.monotonic()
             folder = check_weights(policy.weights)
             self._drop(policy.run)
-            if resident is not None and resident.shape == _shape(folder) and copy_tensors(resident.model, folder):
+            take = fill if adapter_of(folder) else copy_tensors
+            if resident is not None and resident.shape == _shape(folder) and take(resident.model, folder):
                 resident.policy, how = policy, "copy"
             else:
                 # Both models must not be in memory at once, nor more than the settings allow.
@@ -178,10 +184,15 @@ class TransformersEngine:
             LOADED_VERSION.remove(run)
 
     def _open(self, policy: Policy, folder: Path) -> Resident:
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=self.dtype).to(self.device).eval()
+        if (base := adapter_of(folder)) is not None:
+            check_weights(base)
+        model = AutoModelForCausalLM.from_pretrained(model_folder(folder), dtype=self.dtype)
+        if base is not None:
+            attach(model, folder)
+        model = model.to(self.device).eval()
         if model.config._attn_implementation == "sdpa":
             model.set_attn_implementation(ATTENTION)
-        return Resident(policy, model, Language(folder), _shape(folder))
+        return Resident(policy, model, Language(model_folder(folder)), _shape(folder))
 
     @torch.inference_mode()
     def _check(self, resident: Resident, folder: Path) -> None:

@@ -5,6 +5,8 @@ Invariants:
   the policy is loaded and probed before anybody draws from it, and rows count only while the child says that version.
 - Each row is a request of its own with a seed of its own. Rows of one prompt share its cache by vLLM's prefix caching,
   rows of different versions never do (`cache_salt`).
+- An adapter is put on the base that it is of, which stays in memory from version to version. It has a name and a folder
+  of its own each time: vLLM knows cached prefixes by both.
 - Whatever goes wrong while weights are loaded ends the child: the next load starts it whole.
 - A child that dies takes the unfinished rows with it and no others: it is started again with the policy that was in
   memory, and those rows are drawn again.
@@ -33,6 +35,7 @@ from safetensors import safe_open
 from transformers import AutoConfig
 
 from pmd.services.common import probe
+from pmd.services.common.adapters import adapter_of, model_folder, vllm_rank
 from pmd.services.common.app import NotReady
 from pmd.services.common.artifacts import MANIFEST, check_weights
 from pmd.services.common.jobs import Retryable
@@ -88,6 +91,16 @@ def shape_of(folder: Path) -> Any:
     }
     others = {name: digest for name, digest in others.items() if not name.endswith(".index.json")}
     return json.dumps(config, sort_keys=True, default=str), tensors, others
+
+
+@dataclass(frozen=True)
+class Adaptable:
+    """Shape of a child that puts adapters on a base."""
+
+    base: str
+    """Hash of its manifest."""
+    rank: int
+    """Largest of an adapter."""
 
 
 def _label(policy: Policy) -> str:
@@ -186,18 +199,26 @@ class VllmEngine:
         """Put `policy` into the child, which is started when there is none or when it holds another kind of model."""
         began = time.monotonic()
         folder = check_weights(policy.weights)
-        shape = shape_of(folder)
-        self._keep(policy, Language(folder))
+        base = adapter_of(folder)
+        shape = shape_of(folder) if base is None else Adaptable(base.sha256, vllm_rank(folder))
+        self._keep(policy, Language(model_folder(folder)))
         previous, self._resident = self._resident, None
         if previous is not None:
             with contextlib.suppress(KeyError):
                 LOADED_VERSION.remove(previous.policy.run)
         try:
-            fits = self._server is not None and self._server.alive and previous is not None and previous.shape == shape
-            if fits and self._server is not None:
-                self._server.load(folder, _label(policy))
-            else:
-                self._start(folder, policy)
+            there = previous.shape if previous is not None and self._server is not None and self._server.alive else None
+            if isinstance(there, Adaptable) and there.base == policy.weights.sha256:
+                shape = there  # the base itself, which is in memory below an adapter
+            fits = there == shape
+            if not fits and base is not None:
+                check_weights(base)
+            if not fits:
+                self._start(model_folder(folder), policy, shape.rank if isinstance(shape, Adaptable) else None)
+            if isinstance(shape, Adaptable):
+                self._live().adapt(folder if base else None, _label(policy))
+            elif fits:
+                self._live().load(folder, _label(policy))
             diverged = self._probe(folder, policy)
         except BaseException as error:
             if self._server is not None:
@@ -212,7 +233,11 @@ class VllmEngine:
         LOADED_VERSION.labels(policy.run).set(policy.weights.version)
         log.info("weights loaded", extra={"model": policy.model, "how": how, "seconds": round(seconds, 3)})
 
-    def _start(self, folder: Path, policy: Policy) -> None:
+    def _live(self) -> Server:
+        assert self._server is not None  # noqa: S101 -- started before
+        return self._server
+
+    def _start(self, folder: Path, policy: Policy, lora_rank: int | None) -> None:
         if self._server is not None:
             self._server.stop()
         if self._closed.is_set():
@@ -224,6 +249,7 @@ class VllmEngine:
             folder,
             dtype=self.dtype,
             device=self.device,
+            lora_rank=lora_rank,
             rows=settings.rollout_batch_rows,
             cache_gib=settings.rollout_cache_gib or (1.0 if self.device == "cpu" else None),
             threads=settings.rollout_threads or len(os.sched_getaffinity(0)),
@@ -252,11 +278,10 @@ class VllmEngine:
         Raises:
             WrongWeights: it is another model.
         """
-        assert self._server is not None  # noqa: S101 -- started before
         expected = probe.read(folder)
         ids = expected.token_ids if expected else probe.text(self._language(policy).vocabulary)
         try:
-            said = self._server.logprobs(ids)
+            said = self._live().logprobs(ids)
         except RuntimeError as error:
             if expected is None and "JSON" in str(error):  # which has no number that is none
                 return True
@@ -309,7 +334,7 @@ class VllmEngine:
     def _language(self, policy: Policy) -> Language:
         with self._reading:
             language = self._languages.get(policy.weights.sha256)
-        return language or self._keep(policy, Language(check_weights(policy.weights)))
+        return language or self._keep(policy, Language(model_folder(check_weights(policy.weights))))
 
     def _keep(self, policy: Policy, language: Language) -> Language:
         with self._reading:
@@ -398,6 +423,7 @@ class VllmEngine:
         finished: dict[int, Tokens] = {}
         draw = complete(
             server.socket,
+            server.model,
             {i: rows[i] for i in missing},
             sampling,
             language.ends,

@@ -23,7 +23,7 @@ from pmd.services.common import outgoing
 from pmd.services.common.wire import Sampling
 from pmd.services.rollout.completion import DivergedError, Row, UnusableSchema
 from pmd.services.rollout.engines import Said
-from pmd.services.rollout.engines.vllm.server import MODEL, Gone
+from pmd.services.rollout.engines.vllm.server import Gone
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,7 @@ def seed_of(row: Row) -> int:
 
 async def complete(
     socket: Path,
+    model: str,
     rows: Mapping[int, Row],
     sampling: Sampling,
     ends: frozenset[int],
@@ -58,6 +59,7 @@ async def complete(
 
     Args:
         socket: where the server listens.
+        model: what it calls the weights.
         salt: rows of equal salts share cached prefixes.
         enough: asked after each row; when it says so, no further one is begun.
         said: told of a row's tokens so far as they are drawn; None when nobody listens.
@@ -68,7 +70,7 @@ async def complete(
         UnusableSchema: a row's schema is one that vLLM can't hold a completion to.
     """
     common = {
-        "model": MODEL,
+        "model": model,
         "max_tokens": sampling.max_tokens,
         "temperature": sampling.temperature,
         "top_p": sampling.top_p,

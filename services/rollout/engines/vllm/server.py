@@ -34,7 +34,7 @@ from pmd.services.common.jobs import Retryable
 log = logging.getLogger(__name__)
 
 MODEL = "policy"
-"""Name of whatever policy is in memory."""
+"""Name of whatever policy is in memory whole. An adapter's is its label."""
 
 EXTENSION = "pmd.services.rollout.engines.vllm.weights.CheckpointLoader"
 """What is mixed into its worker."""
@@ -91,6 +91,7 @@ def environment(caller: Mapping[str, str], threads: int) -> dict[str, str]:
         "PYTHONPATH": os.pathsep.join(filter(None, [_root(), caller.get("PYTHONPATH", "")])),
         "PYTHONSAFEPATH": "1",
         "VLLM_SERVER_DEV_MODE": "1",  # the control routes
+        "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
         "VLLM_NO_USAGE_STATS": "1",
         "HF_HUB_OFFLINE": "1",
         "VLLM_HOST_IP": "127.0.0.1",  # what its processes say to one another stays on this machine too
@@ -120,6 +121,7 @@ class Server:
         *,
         dtype: Literal["fp32", "bf16"],
         device: str,
+        lora_rank: int | None,
         rows: int,
         cache_gib: float | None,
         threads: int,
@@ -128,6 +130,7 @@ class Server:
 
         Args:
             folder: weights to begin with.
+            lora_rank: room for one adapter of so high a rank; None: there is never one.
             rows: most completions side by side.
             cache_gib: size of the key-value cache; None leaves that to vLLM.
             threads: of matrix products on a CPU.
@@ -147,10 +150,14 @@ class Server:
             *("--structured-outputs-config", '{"backend": "guidance", "disable_any_whitespace": true}'),
             *("--disable-uvicorn-access-log", "--disable-log-stats"),
         ]
+        if lora_rank is not None:
+            flags += ["--enable-lora", "--max-loras", "1", "--max-lora-rank", str(lora_rank)]
         if cache_gib is not None:
             flags += ["--kv-cache-memory-bytes", str(int(cache_gib * GIB))]
         if device == "cpu":
             flags += ["--enforce-eager"]  # compiling takes minutes, needs a compiler, and gains little on small models
+        self.model = MODEL
+        """What requests name."""
         self._process = subprocess.Popen(
             [
                 *(sys.executable, "-P", "-m", "pmd.services.rollout.engines.vllm.keeper"),
@@ -229,7 +236,8 @@ class Server:
             raise Gone(self.last_words())
         if answer.status_code != 200:
             raise RuntimeError(f"vLLM answers {path} with {answer.status_code}: {answer.text[:500]}")
-        return answer.json() if answer.content else None
+        said = answer.headers.get("content-type", "")
+        return answer.json() if answer.content and said.startswith("application/json") else None
 
     def load(self, folder: Path, label: str) -> None:
         """Replace the weights by those of `folder`, a model of the same shape, and forget all cached prefixes.
@@ -241,6 +249,21 @@ class Server:
         reset = self.ask("POST", "/reset_prefix_cache", query={"reset_running_requests": "true"})
         if reset != {"success": True}:
             raise RuntimeError(f"vLLM keeps prefixes of the old weights: its cache can't be reset ({reset})")
+        self.label(label)
+        self.ask("POST", "/resume")
+
+    def adapt(self, folder: Path | None, label: str) -> None:
+        """Put the adapter in `folder` on the weights in memory, in the place of the one before; None: none.
+
+        Whoever calls sees to it that nobody draws meanwhile. When this fails the child holds no known weights: stop it.
+        """
+        self.ask("POST", "/pause", query={"mode": "abort"})  # what is left of abandoned requests
+        if self.model != MODEL:
+            self.ask("POST", "/v1/unload_lora_adapter", {"lora_name": self.model})
+            self.model = MODEL
+        if folder is not None:
+            self.ask("POST", "/v1/load_lora_adapter", {"lora_name": label, "lora_path": str(folder)})
+            self.model = label
         self.label(label)
         self.ask("POST", "/resume")
 
@@ -258,7 +281,7 @@ class Server:
 
     def logprobs(self, token_ids: Sequence[int]) -> list[float]:
         """Log-prob of each token but the first, at temperature 1, in nats."""
-        body = {"model": MODEL, "prompt": list(token_ids), "max_tokens": 1, "temperature": 0, "prompt_logprobs": 0}
+        body = {"model": self.model, "prompt": list(token_ids), "max_tokens": 1, "temperature": 0, "prompt_logprobs": 0}
         (choice,) = self.ask("POST", "/v1/completions", body)["choices"]
         said = choice["prompt_logprobs"]
         return [each[str(token)]["logprob"] for each, token in zip(said[1:], token_ids[1:], strict=True)]
