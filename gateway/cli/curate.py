@@ -13,7 +13,7 @@ from rich.markup import escape
 
 from pmd.gateway.cli.client import CliError, Gateway, connect
 from pmd.gateway.cli.memory import ItemId, Version, Who, first_line, headers_of, item_of, read_as, say_written
-from pmd.gateway.cli.output import AsJson, RunId, console, print_json, table
+from pmd.gateway.cli.output import AsJson, RunId, console, print_json, print_table, table
 
 if TYPE_CHECKING:
     from pmd.services.common.bank import ItemView
@@ -137,7 +137,7 @@ def proposals(
     for each in found:
         said = escape(first_line(each.text or each.reason))
         rows.add_row(each.id, each.item_id, each.action, str(each.step), escape(each.actor), said)
-    console.print(rows if found else "no open proposals")
+    print_table(rows if found else "no open proposals")
 
 
 @app.command("annotate")

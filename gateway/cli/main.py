@@ -62,7 +62,6 @@ app = typer.Typer(
     cls=Root,
     context_settings={"help_option_names": ["-h", "--help"]},
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     help="Procedural Memory Distillation: a model learns from its own verified attempts.\n\n"
     "Commands talk to the gateway that `pmd up` started in ./var (PMD_STATE_DIR), or to PMD_URL with PMD_TOKEN.",
