@@ -34,6 +34,7 @@ _COMMANDS = {
     r"or follow it with POST /v1/recipes:fetch": "`pmd runs create` follows it",
     r" \(POST /v1/recipes:fetch\)": "",
     r"(?<![\w`]):(pause|resume|cancel)\b": r"`pmd runs \1`",
+    r"DELETE /v1/runs/(\S+) finishes that": r"`pmd runs delete \1` finishes that",
     r"or set force=true": "or give --force",
     r"use a new (Idempotency-Key|key)\b": "create it under another name",
 }
@@ -87,9 +88,11 @@ class Gateway:
         """PATCH, answered JSON."""
         return self._call("PATCH", path, json=body, headers=headers)
 
-    def delete(self, path: str, headers: Mapping[str, str], **params: Any) -> None:
-        """DELETE; parameters that are None are left out."""
-        self._answer("DELETE", path, params={k: v for k, v in params.items() if v is not None}, headers=headers)
+    def delete(self, path: str, headers: Mapping[str, str], **params: Any) -> Any:
+        """DELETE, answered JSON or nothing; parameters that are None are left out."""
+        given = {k: v for k, v in params.items() if v is not None}
+        answer = self._answer("DELETE", path, params=given, headers=headers)
+        return answer.json() if answer.content else None
 
     def upload(self, path: str, content: bytes | IO[bytes], headers: Mapping[str, str] | None = None) -> Any:
         """POST of a file, answered JSON."""

@@ -14,7 +14,9 @@ from pmd.gateway.cli import (
     chat,
     compare,
     curate,
+    delete,
     export,
+    fork,
     init,
     memory,
     model,
@@ -22,6 +24,7 @@ from pmd.gateway.cli import (
     quickstart,
     reproduce,
     runs,
+    samples,
     serve,
     up,
     verify,
@@ -92,6 +95,9 @@ app.command("down")(up.down)
 app.command("status")(up.status)
 app.command("backup")(backup.backup)
 app.command("restore")(backup.restore)
+runs.app.add_typer(samples.app)
+runs.app.add_typer(delete.app)
+runs.app.add_typer(fork.app)
 app.add_typer(runs.app, name="runs")
 app.command("compare")(compare.compare)
 memory.app.add_typer(curate.app)

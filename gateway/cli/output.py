@@ -33,7 +33,7 @@ def line_width() -> int | None:
     return None if sys.stdout.isatty() or "COLUMNS" in os.environ else PIPE_WIDTH
 
 
-console = Console(highlight=False, width=line_width())
+console = Console(highlight=False, emoji=False, width=line_width())
 errors = Console(stderr=True, highlight=False)
 
 
@@ -102,7 +102,7 @@ def print_table(rows: Table | str) -> None:
     for column in rows.columns:
         widest = max(Text.from_markup(str(cell)).cell_len for cell in (column.header, *column.cells))
         room += 2 + (widest if column.no_wrap else min(widest, WORDS))
-    (console if console.width >= room else Console(highlight=False, width=room)).print(rows)
+    (console if console.width >= room else Console(highlight=False, emoji=False, width=room)).print(rows)
 
 
 def status(word: str) -> str:

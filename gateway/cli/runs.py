@@ -239,6 +239,8 @@ def show(run: RunId, as_json: AsJson = False) -> None:
     )
     if view["model"]:
         console.print(f"model: {escape(view['model'])}", soft_wrap=True)
+    if parent := view.get("parent"):
+        console.print(f"forked from {parent['run']} at step {parent['step']}", soft_wrap=True)
     if view["dataset"]:
         console.print(f"data set: {escape(view['dataset'])}", soft_wrap=True)
     if view["error"]:
@@ -266,7 +268,7 @@ def _marked(view: dict[str, Any]) -> str:
 def print_warnings(view: dict[str, Any]) -> None:
     """What should be known of a run, a line each."""
     for warning in view["warnings"]:
-        console.print(f"[yellow]warning:[/] {escape(warning)}", soft_wrap=True)
+        console.print(f"[yellow]warning:[/] {escape(in_commands(warning))}", soft_wrap=True)
 
 
 def _newest(latest: dict[str, Any]) -> str:
