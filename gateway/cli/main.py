@@ -15,9 +15,11 @@ from pmd.gateway.cli import (
     compare,
     curate,
     delete,
+    doctor,
     export,
     fork,
     init,
+    logs,
     memory,
     model,
     moments,
@@ -93,6 +95,8 @@ app.command("init")(init.init)
 app.command("up")(up.up)
 app.command("down")(up.down)
 app.command("status")(up.status)
+app.command("doctor")(doctor.doctor)
+app.command("logs")(logs.logs)
 app.command("backup")(backup.backup)
 app.command("restore")(backup.restore)
 runs.app.add_typer(samples.app)
