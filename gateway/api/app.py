@@ -1,7 +1,7 @@
 """The public API: create runs, follow them, steer them, read what they recorded and remember.
 
-Invariants: a request changes the registry or nothing, and never waits for work; every refusal names the field or
-the cause; the broker may be away.
+Invariants: a request changes the registry or nothing (a deletion removes what was made of its run, too), and never
+waits for work; every refusal names the field or the cause; the broker may be away.
 """
 
 from __future__ import annotations
