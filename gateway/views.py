@@ -6,7 +6,7 @@ from enum import StrEnum
 from typing import Any, Literal
 
 from pmd.gateway.recipes.datasets.records import BadRecord
-from pmd.gateway.recipes.inputs import StartBank
+from pmd.gateway.recipes.inputs import Parent, StartBank
 from pmd.gateway.recipes.methods import MethodName
 from pmd.services.common.requests import MemoryCounts, SplitScore
 from pmd.services.common.strict import Strict
@@ -59,6 +59,8 @@ class RunView(Strict):
     method: MethodName
     model: str | None = None
     """What the base model is: its folder, or `owner/name@commit` of the hub."""
+    parent: Parent | None = None
+    """The run that it was forked from."""
     dataset: str | None = None
     """Data set of the hub that its problems are from, as `owner/name@commit`."""
     status: RunStatus

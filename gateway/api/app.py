@@ -1,7 +1,7 @@
 """The public API: create runs, follow them, steer them, read what they recorded and remember.
 
-Invariants: a request changes the registry or nothing, and never waits for work; every refusal names the field or
-the cause; the broker may be away.
+Invariants: a request changes the registry or nothing (a deletion removes what was made of its run, too), and never
+waits for work; every refusal names the field or the cause; the broker may be away.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from fastapi.responses import JSONResponse
 from prometheus_client import REGISTRY as PROMETHEUS
 from sqlalchemy.exc import SQLAlchemyError
 
-from pmd.gateway.api import chat, downloads, memory, runs, verify
+from pmd.gateway.api import chat, deletion, downloads, fork, memory, runs, samples, verify
 from pmd.gateway.api.broker import Broker, redis
 from pmd.gateway.api.deps import Parts, Wake
 from pmd.gateway.api.events import Tails
@@ -29,7 +29,7 @@ from pmd.gateway.recipes.downloads import Cancelled, Coming, Downloads
 from pmd.gateway.recipes.problems import Away, InvalidRecipe
 from pmd.gateway.registry.registry import IdempotencyConflict, Registry, UnknownRun
 from pmd.gateway.registry.schema import REGISTRY
-from pmd.gateway.registry.status import ForbiddenTransition
+from pmd.gateway.registry.status import BeingDeleted, ForbiddenTransition
 from pmd.gateway.settings import GatewaySettings
 from pmd.services.common.app import NotReady, create_service
 from pmd.services.common.bodies import problem
@@ -78,8 +78,8 @@ def create_app(
         settings, registry, forward, wake or _by_celery, broker, Reading(), Tails(registry), Downloads()
     )
     _explain_refusals(app)
-    for routes in (runs.routes, downloads.routes, memory.routes, verify.routes, chat.routes):
-        app.include_router(routes)
+    for room in (runs, fork, deletion, samples, downloads, memory, verify, chat):
+        app.include_router(room.routes)
     return app
 
 
@@ -96,6 +96,10 @@ def _explain_refusals(app: FastAPI) -> None:
 
     @app.exception_handler(ForbiddenTransition)
     async def forbidden(_: Request, error: ForbiddenTransition) -> JSONResponse:
+        return problem(409, str(error))
+
+    @app.exception_handler(BeingDeleted)
+    async def being_deleted(_: Request, error: BeingDeleted) -> JSONResponse:
         return problem(409, str(error))
 
     @app.exception_handler(IdempotencyConflict)

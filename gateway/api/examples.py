@@ -101,6 +101,24 @@ CREATE: Responses = {
 }
 RUN_LIST = _answers(200, [_RUN | {"phases": []}], 404)
 RUN = _answers(200, _RUN, 404)
+DELETE: Responses = {
+    **_answers(
+        200,
+        {
+            "run": "pocket-1f0c2a9b",
+            "done": True,
+            "memory": {"experience": 310, "insight": 96, "behavior": 14},
+            "versions": 61,
+            "files": 512,
+            "bytes": 91_000_000,
+        },
+        404,
+        409,
+        503,
+    ),
+    202: {"description": "something has to end first; ask again"},
+}
+FORK: Responses = {**CREATE, **refusals(404)}
 STEER = _answers(200, _RUN, 404, 409)
 _DOWNLOAD = {
     "kind": "model",
@@ -188,6 +206,21 @@ REVERIFY = _answers(
     404,
     429,
 )
+_SAMPLE = {
+    "rollout_id": "p-3#1",
+    "problem_id": "p-3",
+    "split": "train",
+    "sample": 1,
+    "policy_version": 9,
+    "text": "Plan: reverse, then add 3.",
+    "tokens": 9,
+    "finish_reason": "stop",
+    "outcome": "failed",
+    "reward": 0.0,
+    "feedback": "Input: 1 2\nOutput: 4",
+}
+_ASKED = {"p-3": [{"role": "user", "content": "k-t: apply the procedure"}]}
+SAMPLES = _answers(200, {"step": 10, "total": 256, "problems": _ASKED, "samples": [_SAMPLE]}, 404)
 VERIFY = {"requestBody": _body({"items": [{"verifier": {"kind": "exact", "answer": "42"}, "completion": "42"}]})}
 CHAT = {
     "requestBody": _body(

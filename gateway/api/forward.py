@@ -193,6 +193,17 @@ class Forwarder:
             raise _away(service, error) from error
         return _same(answer, answer.content)
 
+    async def delete(self, service: str, path: str, headers: Mapping[str, str] | None = None) -> Response:
+        """The answer of a service to a DELETE that may be sent again."""
+        timeout = httpx.Timeout(FILE_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
+        try:
+            answer = await _patiently(
+                service, lambda: self._clients[service].delete(path, headers=headers, timeout=timeout), reads=True
+            )
+        except httpx.TransportError as error:
+            raise _away(service, error) from error
+        return _same(answer, answer.content)
+
     async def services(self) -> list[ServiceView]:
         """What each service says of itself at this moment."""
         return list(await asyncio.gather(*(self._ready(name) for name in self._clients)))

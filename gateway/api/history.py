@@ -53,6 +53,7 @@ def run_view(
         method=run["method"],
         model=inputs.get("model"),
         dataset=inputs.get("source") or None,
+        parent=inputs.get("parent"),
         status=RunStatus(run["status"]),
         step=run["step"],
         steps=run["steps"],

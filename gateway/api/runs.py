@@ -2,42 +2,30 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import uuid
-from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from anyio import from_thread
-from fastapi import APIRouter, BackgroundTasks, Depends, Header, HTTPException, Query, Response
+from fastapi import APIRouter, BackgroundTasks, Depends, Header, Query, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import HTMLResponse, StreamingResponse
 from pydantic import BeforeValidator, Field
 from sqlalchemy import RowMapping
 
 from pmd.gateway.api import examples
+from pmd.gateway.api.creation import banks_of, create, refusing
 from pmd.gateway.api.deps import Parts, RunId, Runs, TheParts
-from pmd.gateway.api.forward import Forwarder
 from pmd.gateway.api.history import checkpoint_views, latest_view, memory_events, recipe_of, run_view, step_views
 from pmd.gateway.disk import GIB, LOW_BYTES, free_bytes
 from pmd.gateway.loop.plan import step_plan
 from pmd.gateway.loop.state import CALLS, last_step
-from pmd.gateway.recipes import hub, specs
-from pmd.gateway.recipes.models import resolve
+from pmd.gateway.recipes import hub
 from pmd.gateway.recipes.preview import preview
 from pmd.gateway.recipes.problems import (
     SHOWN,
-    Refused,
     check_allowed,
-    find_base,
-    find_data,
-    materialise,
     parse_recipe,
 )
-from pmd.gateway.recipes.recipe import Recipe
-from pmd.gateway.recipes.start import Banks, WrongStart
-from pmd.gateway.registry.registry import IdempotencyConflict, UnknownRun
-from pmd.gateway.registry.status import ENDED, Desired
+from pmd.gateway.registry.status import DELETE, ENDED, BeingDeleted, Desired
 from pmd.gateway.views import (
     CheckpointView,
     EventView,
@@ -64,60 +52,16 @@ class CreateRun(Strict):
     """A recipe as `pmd.gateway.recipes.files.load_recipe` reads it from a file: paths absolute, prompts by content."""
 
 
-def _refusing(services: Forwarder) -> Refused:
-    """What the verifier says of specs; for routes that run in a thread."""
-
-    def ask(body: Mapping[str, Any]) -> tuple[int, Any]:
-        try:
-            answer = from_thread.run(services.send, "verifier", "/v1/specs:validate", body, specs.CHECK_S)
-            return answer.status_code, json.loads(bytes(answer.body))
-        except HTTPException as away:
-            return away.status_code, None
-        except ValueError:
-            return 502, None
-
-    return lambda problems: specs.refused(problems, ask)
-
-
-def _banks(parts: Parts) -> Banks:
-    """What the installation knows of banks; for routes that run in a thread."""
-
-    def export(run: str, moment: str | None) -> tuple[bytes, str | None]:
-        try:
-            model = json.loads(parts.registry.run(run)["inputs"]).get("model")
-        except UnknownRun:
-            raise WrongStart(f"no run {run!r}; GET /v1/runs lists them") from None
-        answer = from_thread.run(parts.services.get, "memory", f"/v1/banks/{run}/export", {"seq": moment})
-        if answer.status_code >= 400:
-            raise WrongStart(f"the bank of run {run!r}: {_told(answer)}")
-        return bytes(answer.body), model
-
-    def objection(content: bytes) -> str:
-        path = "/v1/banks/start-from:import?dry_run=true"
-        answer = from_thread.run(parts.services.send_file, "memory", path, content)
-        return _told(answer) if answer.status_code >= 400 else ""
-
-    return Banks(export, objection)
-
-
-def _told(refusal: Response) -> str:
-    """What a service says of what it refuses."""
-    try:
-        said = json.loads(bytes(refusal.body))
-        return "; ".join([f"{each['field']}: {each['message']}" for each in said.get("errors", [])] or [said["title"]])
-    except (ValueError, LookupError, TypeError):
-        return f"HTTP {refusal.status_code}"
-
-
-def _view(parts: Parts, run: str) -> RunView:
+def view(parts: Parts, run: str) -> RunView:
+    """A run as it stands, with the phases of its step in progress."""
     registry = parts.registry
     row = registry.run(run)
     raised, latest = registry.alarms([run]).get(run, []), latest_view(registry.latest(run))
     open_steps = [phase for phase in registry.phases(run, since=row["step"]) if phase["status"] != "cleared"]
     newest = max((phase["step"] for phase in open_steps), default=0)
     phases = [phase for phase in open_steps if phase["step"] == newest]
-    view = _waiting(parts, row, run_view(row, phases, alarms=raised, latest=latest))
-    return view.model_copy(update={"warnings": [*view.warnings, *_full_disk(row)]})
+    found = _waiting(parts, row, run_view(row, phases, alarms=raised, latest=latest))
+    return found.model_copy(update={"warnings": [*found.warnings, *_full_disk(row), *_deleting(row)]})
 
 
 def _waiting(parts: Parts, row: RowMapping, view: RunView) -> RunView:
@@ -136,9 +80,8 @@ def _full_disk(row: RowMapping) -> list[str]:
     return [f"now only {free / GIB:.2f} GiB free where the run is kept; a full disk is waited for: make room"]
 
 
-def _run_id(recipe: Recipe, key: str | None) -> str:
-    mark = hashlib.sha256(key.encode()).hexdigest() if key else uuid.uuid4().hex
-    return f"{recipe.name[:80]}-{mark[:8]}"
+def _deleting(row: RowMapping) -> list[str]:
+    return [str(BeingDeleted(row["id"]))] if row["desired"] == DELETE else []
 
 
 @routes.post("/v1/runs", status_code=201, tags=["runs"], responses=examples.CREATE)
@@ -154,28 +97,12 @@ async def create_run(
     A model or data set of the hub that is not here yet is fetched in the background; until it is here, 503 says how far
     it is.
     """
-    run, created = await parts.reading.run(lambda: _create(parts, body.recipe, idempotency_key))
+    run, created = await parts.reading.run(lambda: create(parts, body.recipe, idempotency_key))
     if created is not None:
         later.add_task(parts.wake, run)  # after the answer: a broker that is away delays nobody
     response.status_code = 201 if created else 200
     response.headers["Location"] = f"/v1/runs/{run}"
-    return await run_in_threadpool(_view, parts, run)
-
-
-def _create(parts: Parts, tree: dict[str, Any], key: str | None) -> tuple[str, bool | None]:
-    """The run of a recipe, and whether this call created it; None when it was known before."""
-    recipe = parse_recipe(tree)
-    known = parts.registry.find_key(key) if key else None
-    if known and known[1] != recipe:
-        raise IdempotencyConflict(f"Idempotency-Key names run {known[0]!r} with another recipe; use a new key")
-    if known:
-        return known[0], None
-    check_allowed(recipe, parts.settings.allowed())
-    base = find_base(recipe, lambda model: resolve.require(model, parts.downloads.require))
-    frozen = find_data(recipe, parts.downloads.require)
-    run = _run_id(recipe, key)
-    inputs = materialise(frozen, run, parts.settings.runs_uri(), _refusing(parts.services), base, _banks(parts))
-    return run, parts.registry.create(run, recipe, inputs, key=key)
+    return await run_in_threadpool(view, parts, run)
 
 
 @routes.get("/v1/runs", tags=["runs"], responses=examples.RUN_LIST)
@@ -200,13 +127,13 @@ def list_runs(
 @routes.get("/v1/runs/{run}", tags=["runs"], responses=examples.RUN)
 def get_run(run: RunId, parts: TheParts) -> RunView:
     """A run as it stands, with the phases of its step in progress."""
-    return _view(parts, run)
+    return view(parts, run)
 
 
 def _steer(parts: Parts, run: str, desired: Desired, later: BackgroundTasks) -> RunView:
     parts.registry.ask(run, desired)
     later.add_task(parts.wake, run)
-    return _view(parts, run)
+    return view(parts, run)
 
 
 @routes.post("/v1/runs/{run}:pause", tags=["runs"], responses=examples.STEER)
@@ -240,7 +167,7 @@ async def validate_recipe(body: CreateRun, parts: TheParts) -> ValidatedRecipe:
 def _preview(parts: Parts, tree: dict[str, Any]) -> ValidatedRecipe:
     recipe = parse_recipe(tree)
     check_allowed(recipe, parts.settings.allowed())
-    seen = preview(recipe, _refusing(parts.services), _banks(parts), hub.here)
+    seen = preview(recipe, refusing(parts.services), banks_of(parts), hub.here)
     return ValidatedRecipe(
         recipe=recipe.model_dump(mode="json"),
         steps=last_step(recipe),
@@ -298,7 +225,7 @@ async def get_report(
         lambda: parts.registry.events(run, limit=None, types=("memory.edited", "memory.deleted"))
     )
     report = ReportView(
-        run=await run_in_threadpool(_view, parts, run),
+        run=await run_in_threadpool(view, parts, run),
         recipe=recipe_of(row),
         steps=await run_in_threadpool(step_views, state),
         start=state.inputs.start,

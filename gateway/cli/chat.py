@@ -8,11 +8,16 @@ from typing import Annotated
 import typer
 
 from pmd.gateway.cli.client import GENERATION_TIMEOUT_S, CliError, Gateway, connect
-from pmd.gateway.cli.output import console, run_id
+from pmd.gateway.cli.output import console, known_runs, run_id
 
 
 def chat(
-    model: Annotated[str, typer.Argument(metavar="RUN[@VERSION]", help="A run, at its newest version unless given.")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN[@VERSION]", help="A run, at its newest version unless given.", autocompletion=known_runs
+        ),
+    ],
     prompt: Annotated[str | None, typer.Option(help="Ask this and exit.")] = None,
     temperature: Annotated[float, typer.Option(min=0.0, max=5.0)] = 0.0,
     max_tokens: Annotated[int, typer.Option(min=1)] = 512,

@@ -30,9 +30,13 @@ _COMMANDS = {
     r"GET /v1/runs lists them": "`pmd runs list` shows them",
     r"GET /v1/models lists what there is": "`pmd runs list` shows the runs",
     r"GET /v1/services": "`pmd status`",
+    r"GET /v1/downloads lists them": "`pmd runs downloads` shows them",
+    r"or follow it with POST /v1/recipes:fetch": "`pmd runs create` follows it",
+    r" \(POST /v1/recipes:fetch\)": "",
     r"(?<![\w`]):(pause|resume|cancel)\b": r"`pmd runs \1`",
+    r"DELETE /v1/runs/(\S+) finishes that": r"`pmd runs delete \1` finishes that",
     r"or set force=true": "or give --force",
-    r"use a new Idempotency-Key": "create it under another name",
+    r"use a new (Idempotency-Key|key)\b": "create it under another name",
 }
 """How the gateway's words for who speaks its API read for who types commands."""
 
@@ -52,13 +56,20 @@ class Unreachable(CliError):
 class Gateway:
     """A client of the gateway's REST API."""
 
-    def __init__(self, url: str, token: str, *, transport: httpx.BaseTransport | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        token: str,
+        *,
+        answer_s: float = ANSWER_TIMEOUT_S,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
         self._ids: dict[str, str] = {}
         try:
             self._http = outgoing.inside(
                 base_url=url.rstrip("/"),
                 headers={"Authorization": f"Bearer {token}"},
-                timeout=httpx.Timeout(ANSWER_TIMEOUT_S, connect=CONNECT_TIMEOUT_S),
+                timeout=httpx.Timeout(answer_s, connect=min(answer_s, CONNECT_TIMEOUT_S)),
                 transport=transport,
             )
         except httpx.InvalidURL as error:
@@ -77,9 +88,11 @@ class Gateway:
         """PATCH, answered JSON."""
         return self._call("PATCH", path, json=body, headers=headers)
 
-    def delete(self, path: str, headers: Mapping[str, str], **params: Any) -> None:
-        """DELETE; parameters that are None are left out."""
-        self._answer("DELETE", path, params={k: v for k, v in params.items() if v is not None}, headers=headers)
+    def delete(self, path: str, headers: Mapping[str, str], **params: Any) -> Any:
+        """DELETE, answered JSON or nothing; parameters that are None are left out."""
+        given = {k: v for k, v in params.items() if v is not None}
+        answer = self._answer("DELETE", path, params=given, headers=headers)
+        return answer.json() if answer.content else None
 
     def upload(self, path: str, content: bytes | IO[bytes], headers: Mapping[str, str] | None = None) -> Any:
         """POST of a file, answered JSON."""
@@ -198,7 +211,7 @@ def explain(answer: httpx.Response, url: str) -> CliError:
         lines = [f"{each['field']}: {each['message']}" for each in body.get("errors", [])]
     except (ValueError, LookupError, TypeError, AttributeError):
         title, lines = f"HTTP {answer.status_code}; is it a gateway that answers at {url}?", []
-    title, *lines = (_in_commands(text) for text in (title, *lines))
+    title, *lines = (in_commands(text) for text in (title, *lines))
     if answer.status_code == httpx.codes.UNAUTHORIZED:
         return CliError(f"the gateway at {url} refuses the token; set PMD_TOKEN to the one it was started with")
     if answer.status_code >= httpx.codes.INTERNAL_SERVER_ERROR and not lines:  # else it is the gateway that says so
@@ -207,14 +220,18 @@ def explain(answer: httpx.Response, url: str) -> CliError:
     return CliError("\n  ".join([title, *lines]), code)
 
 
-def _in_commands(text: str) -> str:
+def in_commands(text: str) -> str:
+    """What the gateway says, for who types commands."""
     for route, command in _COMMANDS.items():
         text = re.sub(route, command, text)
     return text
 
 
-def connect() -> Gateway:
+def connect(answer_s: float = ANSWER_TIMEOUT_S) -> Gateway:
     """The gateway at `PMD_URL`, else the one that `pmd up` started in the state folder.
+
+    Args:
+        answer_s: how long it may take to answer.
 
     Raises:
         Unreachable: when none runs here and no other is named.
@@ -234,4 +251,4 @@ def connect() -> Gateway:
             raise CliError(f"no token for {url}; set PMD_TOKEN to the one that its gateway was started with") from None
     if not (token.isascii() and token.isprintable()):
         raise CliError("PMD_TOKEN is no token: it holds what a header can't; set it to the gateway's", code=2)
-    return Gateway(url, token)
+    return Gateway(url, token, answer_s=answer_s)

@@ -8,11 +8,14 @@ from typing import Annotated
 import typer
 
 from pmd.gateway.cli.client import CliError, connect
-from pmd.gateway.cli.output import AsJson, console, print_json, run_id
+from pmd.gateway.cli.output import AsJson, console, known_runs, print_json, print_table, run_id
 
 
 def compare(
-    runs: Annotated[list[str], typer.Argument(metavar="RUN RUN...", help="Ids of the runs.", parser=run_id)],
+    runs: Annotated[
+        list[str],
+        typer.Argument(metavar="RUN RUN...", help="Ids of the runs.", parser=run_id, autocompletion=known_runs),
+    ],
     html: Annotated[Path | None, typer.Option(help="Write a page with the learning curves here.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -29,7 +32,7 @@ def compare(
     from pmd.gateway.views import ReportView  # noqa: PLC0415
 
     views = [ReportView.model_validate(each) for each in raw]
-    console.print(render_compare_terminal(views))
+    print_table(render_compare_terminal(views))
     if html is not None:
         html.parent.mkdir(parents=True, exist_ok=True)
         html.write_text(render_compare(views), encoding="utf-8")

@@ -5,6 +5,8 @@ Invariant: a change names the version that was seen, which is read just before u
 
 from __future__ import annotations
 
+import shlex
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import click
@@ -13,7 +15,8 @@ from rich.markup import escape
 
 from pmd.gateway.cli.client import CliError, Gateway, connect
 from pmd.gateway.cli.memory import ItemId, Version, Who, first_line, headers_of, item_of, read_as, say_written
-from pmd.gateway.cli.output import AsJson, RunId, console, print_json, table
+from pmd.gateway.cli.output import AsJson, RunId, console, print_json, print_table, table
+from pmd.gateway.local.launcher import default_state_dir
 
 if TYPE_CHECKING:
     from pmd.services.common.bank import ItemView
@@ -38,10 +41,47 @@ def edit(
     """Reword a memory. The machine proposes changes of it from then on and makes none."""
     gateway = connect()
     now = item_of(gateway, run, item)
-    wanted = text if text is not None else click.edit(now.text)
-    if wanted is None or wanted.strip() == now.text:
+    wanted = text if text is not None else _written(now.text)
+    if wanted is None or wanted.strip() in {"", now.text.strip()}:
         console.print("nothing changed")
         return
+    try:
+        _reword(gateway, run, now, wanted, everywhere=everywhere, version=version, who=who)
+    except CliError as error:
+        if text is not None:
+            raise
+        kept = _keep(run, item, wanted)
+        again = f'pmd memory edit {run} {item} --text "$(cat {shlex.quote(str(kept))})"'
+        raise CliError(f"{error}\n  your text is in {kept}; `{again}` tries again", error.code) from error
+
+
+def _written(text: str) -> str | None:
+    """`text` as the person's editor leaves it; None where it was not saved.
+
+    Raises:
+        CliError: there is no editor, or it failed.
+    """
+    try:
+        edited = click.edit(text)
+    except click.ClickException as error:
+        raise CliError(f"{error.format_message()}; set EDITOR, or give --text") from error
+    return None if edited is None else edited.strip()
+
+
+def _keep(run: str, item: str, text: str) -> Path:
+    """Where a text is kept that was written and not taken."""
+    folder = default_state_dir() / "edits"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path = folder / f"{run}.{item}.txt"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def _reword(
+    gateway: Gateway, run: str, now: ItemView, wanted: str, *, everywhere: bool, version: int | None, who: str | None
+) -> None:
+    """Have a memory say `wanted`, unless it has moved on from what was seen."""
+    item = now.id
     same = [] if now.level == "experience" else _same(gateway, run, now)
     also = [{"id": each.id, "version": each.version} for each in same] if everywhere else []
     headers = headers_of(who, version or now.version)
@@ -137,7 +177,7 @@ def proposals(
     for each in found:
         said = escape(first_line(each.text or each.reason))
         rows.add_row(each.id, each.item_id, each.action, str(each.step), escape(each.actor), said)
-    console.print(rows if found else "no open proposals")
+    print_table(rows if found else "no open proposals")
 
 
 @app.command("annotate")

@@ -14,14 +14,19 @@ from pmd.gateway.cli import (
     chat,
     compare,
     curate,
+    delete,
+    doctor,
     export,
+    fork,
     init,
+    logs,
     memory,
     model,
     moments,
     quickstart,
     reproduce,
     runs,
+    samples,
     serve,
     up,
     verify,
@@ -62,7 +67,6 @@ app = typer.Typer(
     cls=Root,
     context_settings={"help_option_names": ["-h", "--help"]},
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     help="Procedural Memory Distillation: a model learns from its own verified attempts.\n\n"
     "Commands talk to the gateway that `pmd up` started in ./var (PMD_STATE_DIR), or to PMD_URL with PMD_TOKEN.",
@@ -91,8 +95,13 @@ app.command("init")(init.init)
 app.command("up")(up.up)
 app.command("down")(up.down)
 app.command("status")(up.status)
+app.command("doctor")(doctor.doctor)
+app.command("logs")(logs.logs)
 app.command("backup")(backup.backup)
 app.command("restore")(backup.restore)
+runs.app.add_typer(samples.app)
+runs.app.add_typer(delete.app)
+runs.app.add_typer(fork.app)
 app.add_typer(runs.app, name="runs")
 app.command("compare")(compare.compare)
 memory.app.add_typer(curate.app)

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from rich.markup import escape
 
 from pmd.gateway.cli.client import CliError, Gateway, connect
-from pmd.gateway.cli.output import AsJson, RunId, age, console, print_json, table
+from pmd.gateway.cli.output import AsJson, RunId, age, console, print_json, print_table, table
 from pmd.gateway.cli.progress import LEVELS
 from pmd.gateway.views import RunView
 from pmd.services.common.strict import Strict, explain
@@ -74,7 +74,7 @@ def list_items(
             str(item.step),
             _mark(item) + escape(first_line(item.text)),
         )
-    console.print(rows if page.items else "nothing remembered")
+    print_table(rows if page.items else "nothing remembered")
     if page.next is not None:
         console.print(f"more: --after {page.next}", soft_wrap=True)
 
@@ -102,7 +102,7 @@ def search(
     for item in found.results[0]:
         alike = "" if item.similarity is None else f"{item.similarity:.2f}"
         rows.add_row(item.id, item.kind, f"{item.score:.2f}", alike, escape(first_line(item.text)))
-    console.print(rows if found.results[0] else "nothing found")
+    print_table(rows if found.results[0] else "nothing found")
     if found.degraded:
         console.print(f"the index is out of reach; the {found.index} one answered", style="yellow")
 
@@ -127,14 +127,14 @@ def show(run: RunId, item: ItemId, as_json: AsJson = False) -> None:
             if isinstance(value, Origin):
                 shown = _origin(value)
             facts.add_row(f"[dim]{key}[/]", escape(shown))
-    console.print(facts)
+    print_table(facts)
     if len(found.history) > 1:
         versions = table("version", "step", "by", "status", "text")
         for each in found.history:
             about = (str(each.version), str(each.step), escape(each.actor), each.status)
             versions.add_row(*about, escape(first_line(each.text)))
         console.print()
-        console.print(versions)
+        print_table(versions)
 
 
 @app.command("history")
@@ -209,13 +209,13 @@ def provenance(run: RunId, item: ItemId, as_json: AsJson = False) -> None:
     for word, links in (("made from", found.made_from), ("made", found.made)):
         for link in links:
             rows.add_row(word, link.how, link.id, escape(first_line(link.item.text)) if link.item else "")
-    console.print(rows)
+    print_table(rows)
     uses = table("step", "problem", "version", "shown", "believed", "reward")
     for use in found.uses:
         reward = "" if use.reward is None else f"{use.reward:.2f}"
         shown = "yes" if use.shown else "held out"
         uses.add_row(str(use.step), use.problem_id, str(use.version), shown, f"{use.credibility:.2f}", reward)
-    console.print(uses if found.uses else "no context was to show it")
+    print_table(uses if found.uses else "no context was to show it")
 
 
 @app.command("why")
@@ -241,7 +241,7 @@ def why(
         cause = (here.cause or "no").replace("_", " ")
         rows.add_row(here.problem_id, "yes" if here.shown else cause, str(here.contexts), escape(here.reason))
     if found.problems:
-        console.print(rows)
+        print_table(rows)
     if found.others:
         console.print(f"{found.others} other problems: {found.reason}", markup=False, soft_wrap=True)
 
@@ -272,7 +272,7 @@ def explain_context(
     for word, notes in (("shown", found.items), ("left out", found.left_out)):
         for note in notes:
             rows.add_row(word, note.id, str(note.version), note.level, escape(note.reason))
-    console.print(rows if found.items or found.left_out else "nothing of memory was found for it")
+    print_table(rows if found.items or found.left_out else "nothing of memory was found for it")
 
 
 @app.command("utility")
@@ -286,7 +286,7 @@ def utility(run: RunId, item: ItemId, as_json: AsJson = False) -> None:
         return
     rows = table(*EFFECT)
     rows.add_row(*_effect(read_as(Utility, answer)))
-    console.print(rows)
+    print_table(rows)
 
 
 @app.command("review")
@@ -314,7 +314,7 @@ def review(
         text = _mark(row.item) + escape(first_line(row.item.text))
         asking = str(len(row.proposals)) if row.proposals else ""
         rows.add_row(row.item.id, row.item.level, *_effect(row.utility), asking, text)
-    console.print(rows if page.rows else "nothing was measured")
+    print_table(rows if page.rows else "nothing was measured")
     if page.unmeasured:
         console.print(f"{page.unmeasured} not measured", style="dim")
     if page.next is not None:
@@ -361,7 +361,7 @@ def audit(
         said = ", ".join(f"{key} {value}" for key, value in first.detail.items())
         about = f"{len(more) + 1} memories" if more else first.item_id or ""
         rows.add_row(str(seq), age(first.at), escape(first.actor), action, about, escape(said))
-    console.print(rows if found else "nobody changed anything")
+    print_table(rows if found else "nobody changed anything")
 
 
 @app.command("export")

@@ -9,7 +9,7 @@ from rich.markup import escape
 
 from pmd.gateway.cli.client import CliError, connect
 from pmd.gateway.cli.memory import Who, first_line, headers_of, read_as
-from pmd.gateway.cli.output import AsJson, RunId, age, console, print_json, run_id, table
+from pmd.gateway.cli.output import AsJson, RunId, age, console, known_runs, print_json, print_table, run_id, table
 
 if TYPE_CHECKING:
     from pmd.services.common.bank import ChangedItem
@@ -55,7 +55,7 @@ def snapshots(run: RunId, as_json: AsJson = False) -> None:
     rows = table("name", "seq", "named", "by", "note")
     for each in found:
         rows.add_row(each.name, str(each.seq), age(each.at), escape(each.actor), escape(each.note))
-    console.print(rows if found else "no snapshots; `pmd memory snapshot` names one")
+    print_table(rows if found else "no snapshots; `pmd memory snapshot` names one")
 
 
 @app.command("forget")
@@ -96,7 +96,7 @@ def changes(
     for each in found:
         rows.add_row(each.change, each.after.id, each.after.level, each.after.problem_id or "", escape(_words(each)))
     if found:
-        console.print(rows)
+        print_table(rows)
 
 
 def _words(changed: ChangedItem) -> str:
@@ -118,7 +118,9 @@ def _words(changed: ChangedItem) -> str:
 @app.command("compare")
 def compare(
     run: RunId,
-    other: Annotated[str, typer.Argument(metavar="OTHER", help="Id of the other run.", parser=run_id)],
+    other: Annotated[
+        str, typer.Argument(metavar="OTHER", help="Id of the other run.", parser=run_id, autocompletion=known_runs)
+    ],
     level: Annotated[str | None, typer.Option(help="insight or behavior; both if missing.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -144,7 +146,7 @@ def compare(
         about = (each.item.id, each.item.level, each.item.problem_id or "", each.elsewhere or "never")
         rows.add_row(page.bank if each.here else page.other, *about, escape(first_line(each.item.text)))
     if found:
-        console.print(rows)
+        print_table(rows)
 
 
 @app.command("undo")

@@ -12,15 +12,20 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from pmd.gateway.cli.client import CliError
+from pmd.gateway.cli.client import PAGE, CliError, connect
 from pmd.gateway.report.units import duration
 
 PIPE_WIDTH = 240
 """Characters of a line where no terminal says how many it shows: a table's row is then one line, for grep and awk."""
 
-ROOM = 60
-"""Characters that the rest of a row of runs takes."""
+COPIED = frozenset({"id", "run", "item", "proposal", "problem", "about", "in the other", "only in", "name", "url"})
+"""Columns whose cells are copied into the next command: they are never broken over lines."""
+WORDS = 24
+"""Characters that every other column has room for, if it needs them."""
+COMPLETION_S = 2.0
+"""How long who presses the tab key waits for the gateway."""
 
 
 def line_width() -> int | None:
@@ -28,7 +33,7 @@ def line_width() -> int | None:
     return None if sys.stdout.isatty() or "COLUMNS" in os.environ else PIPE_WIDTH
 
 
-console = Console(highlight=False, width=line_width())
+console = Console(highlight=False, emoji=False, width=line_width())
 errors = Console(stderr=True, highlight=False)
 
 
@@ -43,7 +48,24 @@ def run_id(text: str) -> str:
     return text
 
 
-RunId = Annotated[str, typer.Argument(metavar="RUN", help="Id of the run; see `pmd runs list`.", parser=run_id)]
+def known_runs(incomplete: str) -> list[str]:
+    """Ids of runs that a shell may complete `incomplete` to; none where no gateway answers at once."""
+    try:
+        views = connect(COMPLETION_S).get("/v1/runs", limit=PAGE)
+        return [view["id"] for view in views if view["id"].startswith(incomplete)]
+    except CliError:
+        return []
+
+
+RunId = Annotated[
+    str,
+    typer.Argument(
+        metavar="RUN",
+        help="Id of the run or its beginning; see `pmd runs list`.",
+        parser=run_id,
+        autocompletion=known_runs,
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 
 STATUS_STYLE = {
@@ -63,18 +85,24 @@ def print_json(value: Any) -> None:
 
 
 def table(*columns: str, **options: Any) -> Table:
-    """A table in the house style; what does not fit goes on in the next line, so that ids can be copied."""
+    """A table in the house style; what does not fit goes on in the next line, but what is to be copied."""
     made = Table(*columns, box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0), **options)
     for column in made.columns:
-        column.overflow = "fold"
+        column.overflow, column.no_wrap = "fold", column.header in COPIED
     return made
 
 
-def print_rows(rows: Table, longest: int) -> None:
-    """Print a table whose first column, of `longest` characters, is copied: it is never broken over lines. Where the
-    rest has no room beside it, the terminal breaks the row."""
-    room = longest + ROOM
-    (console if console.width >= room else Console(highlight=False, width=room)).print(rows)
+def print_table(rows: Table | str) -> None:
+    """Print a table, or what is to be said in its place. Where the terminal is too narrow for the cells that are
+    copied and some words beside them, it breaks the row, which can still be copied whole."""
+    if isinstance(rows, str):
+        console.print(rows)
+        return
+    room = 0
+    for column in rows.columns:
+        widest = max(Text.from_markup(str(cell)).cell_len for cell in (column.header, *column.cells))
+        room += 2 + (widest if column.no_wrap else min(widest, WORDS))
+    (console if console.width >= room else Console(highlight=False, emoji=False, width=room)).print(rows)
 
 
 def status(word: str) -> str:

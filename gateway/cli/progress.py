@@ -30,6 +30,8 @@ class Progress:
     pass_rate: float | None = None
     lead: float | None = None
     """Pass rate with the teacher's context minus without: whether memory still knows better than the weights."""
+    leads: dict[int, float] = field(default_factory=dict)
+    """The same by step."""
     memory: dict[str, int] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     """Of the last complete step, by phase."""
@@ -74,6 +76,8 @@ class Progress:
             number = step["step"]
             known = number in self._recorded
             self._recorded.add(number)
+            if (lead := _lead(step)) is not None:
+                self.leads[number] = lead
             scored = [split for split in step["evaluation"] if number not in self.accuracy.get(split, {})]
             for split in scored:
                 self.accuracy.setdefault(split, {})[number] = step["evaluation"][split]["pass_rate"]

@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.live import Live
 from rich.markup import escape
 
-from pmd.gateway.cli.client import PAGE, CliError, Gateway, Unreachable, connect
-from pmd.gateway.cli.output import AsJson, RunId, age, console, print_json, print_rows, status, table
+from pmd.gateway.cli.client import PAGE, CliError, Gateway, Unreachable, connect, in_commands
+from pmd.gateway.cli.output import AsJson, RunId, age, console, print_json, print_table, status, table
 from pmd.gateway.cli.watch import watch as watch_run
 from pmd.gateway.local.launcher import default_state_dir
 from pmd.gateway.recipes.models.names import hub_name
@@ -54,7 +54,7 @@ def check_recipe(recipe: dict[str, Any]) -> None:
 
 
 def _refusal(fields: list[dict[str, str]], title: str = "the recipe is not valid") -> CliError:
-    lines = [f"{each['field'] or 'recipe'}: {each['message']}" for each in fields]
+    lines = [f"{each['field'] or 'recipe'}: {in_commands(each['message'])}" for each in fields]
     return CliError("\n  ".join([title, *lines]), code=2)
 
 
@@ -219,17 +219,11 @@ def list_runs(as_json: AsJson = False) -> None:
     if as_json:
         print_json(views)
         return
-    rows = table()
-    rows.add_column("run", no_wrap=True)
-    for column in ("method", "status", "step", "version", "created"):
-        rows.add_column(column, overflow="fold")
+    rows = table("run", "method", "status", "step", "version", "created")
     for view in views:
         steps = f"{view['step']}/{view['steps']}"
         rows.add_row(view["id"], view["method"], _marked(view), steps, str(view["version"]), age(view["created"]))
-    if views:
-        print_rows(rows, max(len(view["id"]) for view in views))
-    else:
-        console.print("no runs yet; start one with `pmd runs create recipes/pocket.yaml --watch`")
+    print_table(rows if views else "no runs yet; start one with `pmd runs create recipes/pocket.yaml --watch`")
 
 
 @app.command("show")
@@ -245,6 +239,8 @@ def show(run: RunId, as_json: AsJson = False) -> None:
     )
     if view["model"]:
         console.print(f"model: {escape(view['model'])}", soft_wrap=True)
+    if parent := view.get("parent"):
+        console.print(f"forked from {parent['run']} at step {parent['step']}", soft_wrap=True)
     if view["dataset"]:
         console.print(f"data set: {escape(view['dataset'])}", soft_wrap=True)
     if view["error"]:
@@ -259,7 +255,7 @@ def show(run: RunId, as_json: AsJson = False) -> None:
         seconds = "" if phase["seconds"] is None else f"{phase['seconds']:.1f}"
         rows.add_row(phase["name"], phase["status"], str(phase["attempt"]), seconds, escape(phase["error"] or ""))
     if view["phases"]:
-        console.print(rows)
+        print_table(rows)
 
 
 def _marked(view: dict[str, Any]) -> str:
@@ -272,7 +268,7 @@ def _marked(view: dict[str, Any]) -> str:
 def print_warnings(view: dict[str, Any]) -> None:
     """What should be known of a run, a line each."""
     for warning in view["warnings"]:
-        console.print(f"[yellow]warning:[/] {escape(warning)}", soft_wrap=True)
+        console.print(f"[yellow]warning:[/] {escape(in_commands(warning))}", soft_wrap=True)
 
 
 def _newest(latest: dict[str, Any]) -> str:
@@ -328,7 +324,7 @@ def report(
     if as_json:
         print_json(raw)
         return
-    path = write_report(raw, html or default_state_dir() / "reports" / f"{run}.html")
+    path = write_report(raw, html or default_state_dir() / "reports" / f"{raw['run']['id']}.html")
     console.print(f"page: {path}", soft_wrap=True)
 
 

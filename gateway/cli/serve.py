@@ -22,7 +22,7 @@ import typer
 
 from pmd.gateway.cli.client import CliError, connect
 from pmd.gateway.cli.export import LAST_OF_ADAPTER, checked, pick
-from pmd.gateway.cli.output import console, run_id
+from pmd.gateway.cli.output import console, known_runs, run_id
 
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 KEY_CHARS = 16
@@ -33,7 +33,11 @@ Engine = Literal["auto", "vllm", "transformers"]
 def serve(
     target: Annotated[
         str,
-        typer.Argument(metavar="RUN[@VERSION]|FOLDER", help="A run, at its newest version unless given; or a folder."),
+        typer.Argument(
+            metavar="RUN[@VERSION]|FOLDER",
+            help="A run, at its newest version unless given; or a folder.",
+            autocompletion=known_runs,
+        ),
     ],
     host: Annotated[str, typer.Option(help="Address to listen on; other than loopback needs --api-key.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,

@@ -11,7 +11,7 @@ import typer
 from rich.markup import escape
 
 from pmd.gateway.cli.client import CliError
-from pmd.gateway.cli.output import AsJson, console, errors, print_json, table
+from pmd.gateway.cli.output import AsJson, console, errors, print_json, print_table, table
 from pmd.gateway.local import launcher, programs, weaviate
 from pmd.gateway.local.supervisor import read_state
 
@@ -133,9 +133,7 @@ def status(state_dir: StateDir, as_json: AsJson = False) -> None:
         }
         print_json({**state, "services": merged})
     else:
-        rows = table("service", "ready", "pid", "restarts")
-        rows.add_column("url", no_wrap=True)
-        rows.add_column("profile", overflow="fold")
+        rows = table("service", "ready", "pid", "restarts", "url", "profile")
         for name, service in state["services"].items():
             ok = health[name]
             details = {k: v for k, v in ok.details.items() if k not in {"status", "service", "title"}}
@@ -144,6 +142,6 @@ def status(state_dir: StateDir, as_json: AsJson = False) -> None:
             rows.add_row(
                 name, word, str(service["pid"]), str(service["restarts"]), service["url"], escape(ok.problem or about)
             )
-        console.print(rows)
+        print_table(rows)
     if not all(each.ready for each in health.values()):
         raise typer.Exit(1)

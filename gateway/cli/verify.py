@@ -12,7 +12,7 @@ import typer
 from rich.markup import escape
 
 from pmd.gateway.cli.client import CliError, connect
-from pmd.gateway.cli.output import AsJson, console, errors, print_json, table
+from pmd.gateway.cli.output import AsJson, RunId, console, errors, print_json, print_table, table
 from pmd.gateway.recipes.batches import batches
 
 BATCH_ITEMS = 256
@@ -67,7 +67,7 @@ def verify(
 
 
 def reverify(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="Id of the run.")],
+    run: RunId,
     step: Annotated[int | None, typer.Option(help="Step whose rollouts to judge; the last one unless given.")] = None,
     problems: Annotated[
         Path | None, typer.Option(help="Problem file whose verifier specs take the place of the run's.")
@@ -155,6 +155,6 @@ def _show(rows: Sequence[tuple[str, str, str]], dull: str = "") -> None:
     shown = table("id", "outcome", "feedback")
     for id_, outcome, text in telling[:SHOWN]:
         shown.add_row(escape(id_), outcome, escape(" ".join(text.split())[:LINE]))
-    console.print(shown)
+    print_table(shown)
     if len(telling) > SHOWN:
         console.print(f"and {len(telling) - SHOWN} more; --json has all")

@@ -11,13 +11,19 @@ from rich.markup import escape
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
+from pmd.gateway.cli.chart import Chart
 from pmd.gateway.cli.client import Gateway, Unreachable
 from pmd.gateway.cli.follow import follow
 from pmd.gateway.cli.output import console, status
 from pmd.gateway.cli.progress import LEVELS, Progress
 from pmd.gateway.loop.phases import group_seconds
 from pmd.gateway.recipes.methods import METHODS
-from pmd.gateway.report.units import duration, percent, sparkline, training
+from pmd.gateway.report.units import duration, percent, training
+
+LOWEST, HIGHEST = 4, 10
+"""Lines of the curves."""
+LINES = 14
+"""What the rest of the display takes, with some warnings."""
 
 
 def watch(gateway: Gateway, run: str) -> str:
@@ -50,14 +56,14 @@ def watch(gateway: Gateway, run: str) -> str:
 
 
 def _show_live(gateway: Gateway, run: str, view: dict[str, Any], progress: Progress) -> None:
-    with Live(render(view, progress), console=console, refresh_per_second=4) as live:
+    with Live(render(view, progress, console.height), console=console, refresh_per_second=4) as live:
 
         def quiet() -> None:
             look(gateway, run, progress)
-            live.update(render(view, progress))
+            live.update(render(view, progress, console.height))
 
         for _ in advance(gateway, run, progress, quiet):
-            live.update(render(view, progress))
+            live.update(render(view, progress, console.height))
 
 
 def _print_lines(gateway: Gateway, run: str, progress: Progress) -> None:
@@ -117,8 +123,8 @@ def recorded(gateway: Gateway, run: str, progress: Progress) -> list[str]:
         return []
 
 
-def render(run: dict[str, Any], progress: Progress) -> RenderableType:
-    """The display of one moment."""
+def render(run: dict[str, Any], progress: Progress, room: int = 24) -> RenderableType:
+    """The display of one moment, in `room` lines."""
     head = Table.grid(padding=(0, 2), expand=False)
     bar = ProgressBar(total=max(1, progress.steps), completed=progress.done, width=32, complete_style="cyan")
     doing = f"[dim]{progress.phase}[/]" if progress.phase else ""
@@ -130,10 +136,9 @@ def render(run: dict[str, Any], progress: Progress) -> RenderableType:
     facts.add_column(style="dim", min_width=12)
     evaluated = "accuracy with memory" if METHODS[run["method"]].prompts_with_memory else "memory-free accuracy"
     for split, curve in progress.accuracy.items():
-        values = [curve[step] for step in sorted(curve)]
+        first, last = percent(curve[min(curve)]), percent(curve[max(curve)])
         facts.add_row(
-            evaluated if split == next(iter(progress.accuracy)) else "",
-            f"{split:<7}{percent(values[0]):>5} → [bold]{percent(values[-1]):>5}[/]  [cyan]{sparkline(values)}[/]",
+            evaluated if split == next(iter(progress.accuracy)) else "", f"{split:<7}{first:>5} → [bold]{last:>5}[/]"
         )
     if progress.pass_rate is not None:
         lead = "" if progress.lead is None else f"   teacher's lead {100 * progress.lead:+.0f} points"
@@ -149,4 +154,17 @@ def render(run: dict[str, Any], progress: Progress) -> RenderableType:
         facts.add_row("" if number else "warnings", f"[yellow]{escape(warning)}[/]")
     if progress.notice:
         facts.add_row("notice", f"[yellow]{escape(progress.notice)}[/]")
-    return Group(head, facts)
+    return Group(head, *_curves(progress, room), facts)
+
+
+def _curves(progress: Progress, room: int) -> list[RenderableType]:
+    """Accuracy by split and the teacher's lead, where there are curves to draw and lines to draw them in."""
+    height = min(HIGHEST, room - LINES)
+    curves: dict[str, dict[int, float]] = dict(progress.accuracy)
+    notes = {}
+    if progress.leads:
+        curves["teacher's lead"] = progress.leads
+        notes["teacher's lead"] = f"{100 * progress.leads[max(progress.leads)]:+.0f} points"
+    if height < LOWEST or all(len(points) < 2 for points in curves.values()):
+        return []
+    return [Chart(curves, progress.steps, height, notes)]

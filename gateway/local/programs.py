@@ -67,7 +67,8 @@ class LaunchError(RuntimeError):
     """The services can't be started; the message says which and why."""
 
 
-def _is_free(port: int) -> bool:
+def is_free(port: int) -> bool:
+    """Whether a program could listen on this port of loopback."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do: TIME_WAIT is no obstacle
         try:
@@ -105,7 +106,7 @@ def choose_ports(base: int = BASE_PORT, names: Sequence[str] = LISTENERS) -> dic
     """
     for first in range(base, min(base + 4000, 32000), 10):
         ports = {name: first + offset for offset, name in enumerate(names)}
-        if all(map(_is_free, ports.values())) and _claim(first):
+        if all(map(is_free, ports.values())) and _claim(first):
             return ports
     raise LaunchError(f"no {len(names)} free ports in a row above {base}; stop other installations first")
 

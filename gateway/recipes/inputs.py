@@ -28,6 +28,17 @@ class StartBank(Strict):
     """Problems that have another name here, as this run has another problem of theirs."""
 
 
+class Parent(Strict):
+    """The run that a run goes on from."""
+
+    run: str
+    step: int
+    version: int
+    """Policy version of it that is the base model here."""
+    seq: int | None
+    """Of its bank, with which the run begins; None where it begins with another one, or with none."""
+
+
 class Inputs(Strict):
     """What a run starts with, materialised when it is created."""
 
@@ -56,3 +67,5 @@ class Inputs(Strict):
     """What may go wrong with this model."""
     start: StartBank | None = None
     """The bank that the run begins with; None: an empty one."""
+    parent: Parent | None = None
+    """The run that it was forked from."""

@@ -25,7 +25,16 @@ from pmd.gateway.loop.state import Phase, PhaseName, Record, RunState, Service, 
 from pmd.gateway.recipes.inputs import Inputs
 from pmd.gateway.recipes.recipe import Recipe
 from pmd.gateway.registry.recorded import Attempt, recorded
-from pmd.gateway.registry.status import ACTIVE, ENDED, GOALS, Desired, ForbiddenTransition, check_transition
+from pmd.gateway.registry.status import (
+    ACTIVE,
+    DELETE,
+    ENDED,
+    GOALS,
+    BeingDeleted,
+    Desired,
+    ForbiddenTransition,
+    check_transition,
+)
 from pmd.gateway.registry.tables import ALARMS, ARTIFACTS, EVENTS, PHASES, RELEASES, RUNS
 from pmd.gateway.views import EventView, RunStatus
 from pmd.services.common.sql import Database
@@ -104,6 +113,7 @@ class Registry:
                 made = {"name": recipe.name, "method": recipe.method, "model": inputs.model}
                 made |= {"problems": inputs.source} if inputs.source else {}
                 made |= {"bank": inputs.start.origin, "bank_sha256": inputs.start.sha256} if inputs.start else {}
+                made |= {"parent": inputs.parent.run, "parent_step": inputs.parent.step} if inputs.parent else {}
                 self._log(db, run, "run.created", made)
                 if inputs.bad_records:
                     facts = {"count": inputs.bad_records, "examples": list(inputs.bad_examples)}
@@ -135,9 +145,12 @@ class Registry:
         Raises:
             UnknownRun: when there is none.
             ForbiddenTransition: when the run's status leaves nothing to do.
+            BeingDeleted: when it is being deleted.
         """
         with self.database.write() as db:
             row = self._locked(db, run)
+            if row["desired"] == DELETE:
+                raise BeingDeleted(run)
             status, goal = RunStatus(row["status"]), GOALS[desired]
             if (status is goal and status not in ACTIVE) or row["desired"] == desired == "cancel":
                 return

@@ -21,6 +21,8 @@ VALID_TRANSITIONS: Mapping[RunStatus, frozenset[RunStatus]] = {
 """`:resume` re-opens a paused or failed run as queued; succeeded and cancelled are final."""
 
 ENDED = frozenset({RunStatus.SUCCEEDED, RunStatus.FAILED, RunStatus.CANCELLED})
+DELETE = "delete"
+"""Stands in the place of a `Desired` while a run is being deleted: nothing else is obeyed for it any more."""
 FINAL = frozenset(status for status, following in VALID_TRANSITIONS.items() if not following)
 """Nothing is read or written for such a run any more."""
 ACTIVE = frozenset({RunStatus.QUEUED, RunStatus.RUNNING})
@@ -39,6 +41,13 @@ class ForbiddenTransition(ValueError):
         allowed = [verb for goal, verb in verbs.items() if goal in VALID_TRANSITIONS[status]]
         hint = f"it allows {' and '.join(allowed)}" if allowed else "that is final; create another run"
         super().__init__(f"run {run!r} is {status}; {hint}")
+
+
+class BeingDeleted(ValueError):
+    """The run is being deleted, which can only be finished."""
+
+    def __init__(self, run: str) -> None:
+        super().__init__(f"run {run!r} is being deleted; DELETE /v1/runs/{run} finishes that")
 
 
 def check_transition(run: str, old: RunStatus, new: RunStatus) -> None:

@@ -13,7 +13,7 @@ RUNS = Table(
     Column("name", String(128), nullable=False),
     Column("method", String(32), nullable=False),
     Column("status", String(16), nullable=False),
-    Column("desired", String(16), nullable=False),  # run | pause | cancel: what people ask for
+    Column("desired", String(16), nullable=False),  # run | pause | cancel: what people ask for; delete
     Column("recipe", Text, nullable=False),  # JSON of the resolved recipe
     Column("idempotency_key", String(200), unique=True),
     Column("inputs", Text, nullable=False),  # JSON of `inputs.Inputs`
@@ -93,3 +93,11 @@ RELEASES = Table(
     Column("due", Float, nullable=False),  # not to be tried before
 )
 """Calls that a run owes to services since it ended or paused; a row goes when the service has answered."""
+
+DELETED = Table(
+    "deleted",
+    METADATA,
+    Column("run_id", String(128), primary_key=True),
+    Column("at", Float, nullable=False),
+)
+"""Runs that were deleted. Services remember jobs by the id of their run, so it is never given again."""

@@ -141,6 +141,10 @@ class ServiceClient:
         """Free what the service holds for a run that has ended or pauses."""
         self.call("PUT", f"/v1/runs/{run}/release")
 
+    def forget(self, run: str) -> None:
+        """Remove what the service keeps on disk for a run that is deleted."""
+        self.call("DELETE", f"/v1/runs/{run}")
+
     def prepare(self, run: str) -> None:
         """Let the service begin to load what a run that starts will need."""
         self.call("PUT", f"/v1/runs/{run}/prepare")

@@ -50,6 +50,10 @@ def create_app(settings: RolloutSettings) -> FastAPI:
 
     app = create_service("rollout", settings, ready=replica.ready, lifespan=lifespan)
     app.state.replica = replica
-    for router in (jobs.router(), holdings(release=lambda run: replica.engine().release(run)), routes):
+    for router in (
+        jobs.router(),
+        holdings(release=lambda run: replica.engine().release(run), forget=replica.published.forget),
+        routes,
+    ):
         app.include_router(router)
     return app

@@ -202,6 +202,14 @@ class Pool:
             with contextlib.suppress(ServiceUnavailable, ServiceRefused):
                 replica.client.release(run)
 
+    def forget(self, run: str) -> int:
+        """Have no name of a run that is deleted lead anywhere. For a replica that is away they lead on, to weights that
+        are gone."""
+        for replica in self.replicas.willing():
+            with contextlib.suppress(ServiceUnavailable, ServiceRefused):
+                replica.client.forget(run)
+        return self.published.forget(run)
+
 
 @contextlib.contextmanager
 def _stopping() -> Iterator[tuple[Check, ThreadPoolExecutor]]:
@@ -317,6 +325,6 @@ def create_pool(
         await client.aclose()
 
     app = create_service("rollout", settings, ready=pool.ready, lifespan=lifespan)
-    for router in (jobs.router(), holdings(release=pool.release), chat_routes(pool, client)):
+    for router in (jobs.router(), holdings(release=pool.release, forget=pool.forget), chat_routes(pool, client)):
         app.include_router(router)
     return app

@@ -36,6 +36,11 @@ class Published:
             *(policy.run, weights.version, weights.uri, weights.sha256),
         )
 
+    def forget(self, run: str) -> int:
+        """Let no name of `run` lead anywhere any more; the bytes that this frees are none to speak of."""
+        self._store.change("DELETE FROM published WHERE run = ?", run)
+        return 0
+
     def all(self) -> list[Policy]:
         """Every published policy, the last published one first."""
         return self._policies("SELECT run, version, uri, sha256 FROM published ORDER BY at DESC")

@@ -7,6 +7,7 @@ the service can be killed and started again at any time.
 from __future__ import annotations
 
 import importlib.metadata
+import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -22,6 +23,7 @@ from pmd.services.common.jobstore import JobStore
 from pmd.services.common.requests import TrainRequest, TrainResult
 from pmd.services.common.runner import JobRunner
 from pmd.services.common.waiting import Away
+from pmd.services.trainer.job.spool import Spool
 from pmd.services.trainer.launchers import Launcher
 from pmd.services.trainer.launchers.external import ExternalLauncher
 from pmd.services.trainer.launchers.kubeflow import Shape
@@ -30,6 +32,9 @@ from pmd.services.trainer.launchers.local import LocalLauncher
 from pmd.services.trainer.launchers.trainjob import TrainJobLauncher
 from pmd.services.trainer.routes import routes
 from pmd.services.trainer.settings import TrainerSettings
+
+FORGET_PATIENCE_S = 2.0
+"""How long a job process that has been told to end may take until its run can be forgotten."""
 
 
 def open_launcher(settings: TrainerSettings, root: Path) -> Launcher:
@@ -53,6 +58,20 @@ def open_launcher(settings: TrainerSettings, root: Path) -> Launcher:
         start_s=settings.trainer_start_s,
     )
     return TrainJobLauncher(local_path(settings.runs_uri()), Kubernetes.of_this_pod(), shape)
+
+
+def forget(spool: Spool) -> int:
+    """Remove a run's spool, its checkpoints included; the bytes that this frees.
+
+    Raises:
+        SpoolBusy: a job process has it.
+    """
+    if not spool.root.exists():
+        return 0
+    with spool.lock(FORGET_PATIENCE_S):
+        freed = sum(path.stat().st_size for path in spool.root.rglob("*") if path.is_file())
+        shutil.rmtree(spool.root)
+    return freed
 
 
 def create_app(settings: TrainerSettings) -> FastAPI:
@@ -91,7 +110,11 @@ def create_app(settings: TrainerSettings) -> FastAPI:
     app = create_service("trainer", settings, ready=ready, lifespan=lifespan)
     app.include_router(jobs.router())
     app.include_router(
-        holdings(release=launcher.release, prepare=lambda run: launcher.prepare(run, settings.trainer_runs))
+        holdings(
+            release=launcher.release,
+            prepare=lambda run: launcher.prepare(run, settings.trainer_runs),
+            forget=lambda run: forget(launcher.spool(run)),
+        )
     )
 
     app.state.launcher = launcher

@@ -22,7 +22,7 @@ from pydantic import BaseModel
 from pmd.gateway.loop.state import Service
 from pmd.gateway.registry.registry import Registry
 from pmd.services.common.app import refuse_as_problems
-from pmd.services.common.artifacts import join, local_path, read_table, seal_weights, write_table
+from pmd.services.common.artifacts import MANIFEST, join, local_path, read_table, seal_weights, write_table
 from pmd.services.common.client import ServiceClient
 from pmd.services.common.columns import CONTEXTS, ROLLOUTS, VERDICTS
 from pmd.services.common.holdings import holdings
@@ -252,6 +252,9 @@ class Fakes:
         folder = local_path(join(request.out, f"v{version:04d}"))
         folder.mkdir(parents=True, exist_ok=True)
         body = request.model_dump_json(exclude={"base"}).replace(request.run, "RUN")
+        for path in local_path(request.base.uri).iterdir():
+            if path.suffix != ".safetensors" and path.name != MANIFEST:
+                (folder / path.name).write_bytes(path.read_bytes())
         (folder / "model.safetensors").write_bytes(hashlib.sha256(body.encode()).digest())
         return TrainResult(weights=seal_weights(folder, version, {"step": request.step}), metrics=self.metrics)
 

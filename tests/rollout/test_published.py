@@ -30,6 +30,17 @@ def test_law_9_the_desired_version_is_the_one_that_was_published_last_not_the_hi
         assert list(known.desired().items()) == [("b", policy(1, "b")), ("a", policy(1, "a"))]
 
 
+def test_a_run_that_is_deleted_has_no_name_here_any_more(tmp_path: Path) -> None:
+    published = Published(tmp_path / "published.db")
+    for run in ("demo", "demo-2"):
+        published.publish(policy(1, run))
+    for _ in range(2):
+        published.forget("demo")
+    assert [each.model for each in Published(tmp_path / "published.db").all()] == ["demo-2@1"]
+    with pytest.raises(UnknownModel):
+        published.find("demo@1")
+
+
 def test_a_policy_is_found_by_run_or_version(tmp_path: Path) -> None:
     published = Published(tmp_path / "published.db")
     for version in (1, 2, 1):

@@ -198,3 +198,17 @@ def test_a_disk_that_takes_no_step_is_a_failure_that_may_pass(tmp_path: Path, ba
         error = http.get("/v1/jobs/tiny.s0?wait=20").json()["error"]
     assert "runs/tiny" in error["message"]
     assert error["retryable"]
+
+
+def test_a_run_that_is_deleted_leaves_nothing_and_none_is_taken_from_who_still_trains(tmp_path: Path) -> None:
+    spool = tmp_path / "trainer" / "runs" / "tiny"
+    with client(tmp_path) as http:
+        (spool / "checkpoints" / "v0000001").mkdir(parents=True)
+        (spool / "checkpoints" / "v0000001" / "rank0of1.pt").write_bytes(b"x" * 1000)
+        with http.app.state.launcher.spool("tiny").lock(0.0):  # type: ignore[attr-defined]
+            busy = http.delete("/v1/runs/tiny")
+        assert (busy.status_code, "must end first" in busy.json()["title"]) == (503, True)
+        assert (spool / "checkpoints" / "v0000001").is_dir()
+        freed = http.delete("/v1/runs/tiny").json()
+        assert (freed["run"], freed["bytes"] >= 1000, spool.exists()) == ("tiny", True, False)
+        assert http.delete("/v1/runs/tiny").json() == {"run": "tiny", "bytes": 0}

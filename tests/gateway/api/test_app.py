@@ -307,7 +307,7 @@ def test_a_registry_and_a_disk_that_fail_are_named(
         raise OSError(errno.ENOSPC, "No space left on device", "/runs/demo")
 
     with monkeypatch.context() as patch:
-        patch.setattr("pmd.gateway.api.runs.materialise", full)
+        patch.setattr("pmd.gateway.api.creation.materialise", full)
         answer = http.post("/v1/runs", json={"recipe": recipe_tree()})
         assert (answer.status_code, answer.json()["title"]) == (
             503,

@@ -16,6 +16,12 @@ from tests.hostile import HOSTILE
 
 Answers = dict[str, Any]
 
+SPEAK = (
+    *("runs", "samples", "delete", "fork", "compare", "memory", "curate", "moments"),
+    *("chat", "export", "serve", "verify"),
+)
+"""Modules of commands that speak to a gateway."""
+
 
 @pytest.fixture(autouse=True)
 def hostile_shell(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -45,7 +51,7 @@ class Api:
 def api(monkeypatch: pytest.MonkeyPatch) -> Api:
     found = Api()
     gateway = Gateway("http://gateway", "token", transport=httpx.MockTransport(found))
-    for module in ("runs", "compare", "memory", "curate", "moments", "chat", "export", "serve", "verify"):
+    for module in SPEAK:
         monkeypatch.setattr(f"pmd.gateway.cli.{module}.connect", lambda: gateway)
     return found
 

@@ -186,7 +186,7 @@ def test_warnings_stand_in_create_list_show_watch_and_report(api: Api, pmd: Pmd,
         }
     }
     api.answers |= {"GET /v1/runs": [view], "GET /v1/runs/r": view, "POST /v1/runs": view}
-    api.answers["GET /v1/runs/r/report"] = report(**WARNED).model_dump(mode="json")
+    api.answers["GET /v1/runs/r/report"] = report(id="r", **WARNED).model_dump(mode="json")
     alarm = {"step": 3, "kind": "infra_error", "message": "7 of 8 rollouts could not be judged (infra_error)"}
     event = {"seq": 1, "ts": 0.0, "type": "run.alarm", "payload": alarm | {"pauses": False}}
     api.answers["GET /v1/runs/r/events"] = httpx.Response(200, text=f"data: {json.dumps(event)}\n\n")
@@ -246,8 +246,8 @@ def test_watching_prints_a_line_per_step_and_tells_how_it_ended(api: Api, pmd: P
 
 
 def test_a_report_is_printed_and_written(api: Api, pmd: Pmd, tmp_path: Path) -> None:
-    api.answers["GET /v1/runs/r/report"] = report().model_dump(mode="json")
-    result = pmd("runs", "report", "r")
+    api.answers["GET /v1/runs/beginning/report"] = report(id="r").model_dump(mode="json")
+    result = pmd("runs", "report", "beginning")
     assert result.exit_code == 0, result.output
     assert (tmp_path / "state" / "reports" / "r.html").read_text().startswith("<!doctype html>")
 
