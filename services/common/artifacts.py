@@ -103,10 +103,11 @@ def read_table(ref: Ref) -> list[dict[str, Any]]:
     Raises:
         ArtifactError: it is missing, or no table.
     """
-    return cast(list[dict[str, Any]], _table(ref).to_pylist())
+    return cast(list[dict[str, Any]], arrow_table(ref).to_pylist())
 
 
-def _table(ref: Ref) -> pa.Table:
+def arrow_table(ref: Ref) -> pa.Table:
+    """A Parquet artifact as an Arrow table; raises as `read_table` does."""
     data = read_bytes(ref)
     try:
         return pq.read_table(io.BytesIO(data))
@@ -138,7 +139,7 @@ def read_problems(ref: Ref, ids: Sequence[str] | None = None) -> dict[str, Probl
     Raises:
         ArtifactError: it is missing, or another artifact.
     """
-    table = _table(ref)
+    table = arrow_table(ref)
     try:
         if ids is not None:
             table = table.filter(pc.is_in(table["problem_id"], value_set=pa.array(ids, pa.string())))
