@@ -35,7 +35,7 @@ export function Shell({ children }: { children: ReactNode }) {
       <AppShell.Header px="md" style={{ background: "var(--card)" }}>
         <Group h="100%" justify="space-between" wrap="nowrap">
           <Group gap="md" wrap="nowrap" component="nav" aria-label="Main">
-            <Link to="/" style={{ display: "flex", alignItems: "center", gap: 8, textDecoration: "none", color: "inherit" }}>
+            <Link to="/" aria-label="PMD, to the runs" style={{ display: "flex", alignItems: "center", gap: 8, textDecoration: "none", color: "inherit" }}>
               <img src="/icon.svg" alt="" width={26} height={26} />
               <Text fw={700} visibleFrom="xs">PMD</Text>
             </Link>

@@ -6,7 +6,7 @@ export const theme = createTheme({
   primaryColor: "blue",
   primaryShade: { light: 8, dark: 4 },
   autoContrast: true,
-  luminanceThreshold: 0.42,
+  luminanceThreshold: 0.3,
   defaultRadius: "sm",
   fontFamilyMonospace: "ui-monospace, SFMono-Regular, Menlo, Consolas, 'Liberation Mono', monospace",
   headings: { fontWeight: "650", sizes: { h1: { fontSize: "1.35rem" }, h2: { fontSize: "1.1rem" }, h3: { fontSize: "0.98rem" } } },

@@ -14,6 +14,7 @@ from pmd.gateway.cli import (
     chat,
     compare,
     curate,
+    dashboard,
     export,
     init,
     memory,
@@ -91,6 +92,7 @@ app.command("init")(init.init)
 app.command("up")(up.up)
 app.command("down")(up.down)
 app.command("status")(up.status)
+app.command("dashboard")(dashboard.dashboard)
 app.command("backup")(backup.backup)
 app.command("restore")(backup.restore)
 app.add_typer(runs.app, name="runs")

@@ -1,5 +1,5 @@
 // What a run remembers: three levels, filtered or searched by words and meaning.
-import { Badge, Button, Checkbox, Group, Modal, SegmentedControl, Select, Stack, Table, Text, Textarea, TextInput, Title, VisuallyHidden } from "@mantine/core";
+import { Badge, Button, Checkbox, Group, Modal, SegmentedControl, Select, Stack, Table, Text, Textarea, TextInput, VisuallyHidden } from "@mantine/core";
 import { useDebouncedValue, useDisclosure, useHotkeys } from "@mantine/hooks";
 import { IconArrowBackUp } from "@tabler/icons-react";
 import { useState } from "react";
@@ -50,6 +50,7 @@ export default function MemoryPage() {
   if (bank.isError) return bank.error.message.includes("no memory") ? <Empty title="This run has no memory">{bank.error.message}. Methods <code>pmd</code> and <code>memory_agent</code> have one.</Empty> : <Failure error={bank.error} again={() => void bank.refetch()} />;
   return (
     <Stack>
+      <VisuallyHidden component="h2">Memory</VisuallyHidden>
       <Group justify="space-between" align="flex-end">
         <Stack gap={4}>
           <SegmentedControl value={level} onChange={(value) => { put("level", value); setChosen(new Map()); }} data={LEVELS.map((value) => ({ value, label: `${value}${bank.data ? ` ${bank.data[value]}` : ""}` }))} aria-label="Level" />
@@ -124,7 +125,6 @@ function MergeButton({ run, items, done }: { run: string; items: Listed[]; done:
           <Group justify="flex-end"><Button variant="default" onClick={dialog.close}>Leave them</Button><Button disabled={!text.trim()} loading={merge.isPending} onClick={() => merge.mutate(undefined, { onSuccess: () => { dialog.close(); done(); } })}>Merge</Button></Group>
         </Stack>
       </Modal>
-      <VisuallyHidden><Title order={2}>Merge</Title></VisuallyHidden>
     </>
   );
 }

@@ -11,6 +11,7 @@ import type { Line } from "../run/series";
 import { Chart } from "../ui/Chart";
 import { Copy } from "../ui/Copy";
 import { percent } from "../ui/format";
+import { WideTable } from "../ui/Scroll";
 import { Empty, Told } from "../ui/states";
 import { usePalette } from "../ui/Status";
 
@@ -45,12 +46,12 @@ function Shown({ run, data }: { run: string; data: History }) {
         </Card>
       </SimpleGrid>
       {data.history.length > 0 && (
-        <Table.ScrollContainer minWidth={420} className="card"><Table>
+        <WideTable label="Attempts by step" minWidth={520}>
           <Table.Thead><Table.Tr><Table.Th>Step</Table.Th><Table.Th>Drawn for</Table.Th><Table.Th>Version</Table.Th><Table.Th ta="right">Passed</Table.Th><Table.Th ta="right">Reward</Table.Th><Table.Th>Attempts</Table.Th></Table.Tr></Table.Thead>
           <Table.Tbody>{[...data.history].reverse().map((h) => (
             <Table.Tr key={`${h.step}${h.drawn}`} className="num"><Table.Td>{h.step}</Table.Td><Table.Td>{NAMES[h.drawn]}</Table.Td><Table.Td>{h.policy_version}</Table.Td><Table.Td ta="right">{h.passed} of {h.judged} ({percent(h.judged ? h.passed / h.judged : null)})</Table.Td><Table.Td ta="right">{h.reward == null ? "–" : h.reward.toFixed(2)}</Table.Td>
               <Table.Td><Anchor component={Link} size="sm" to={`/runs/${run}/rollouts?step=${h.step}&drawn=${h.drawn}&problem_id=${encodeURIComponent(data.id)}`}>show</Anchor></Table.Td></Table.Tr>
-          ))}</Table.Tbody></Table></Table.ScrollContainer>
+          ))}</Table.Tbody></WideTable>
       )}
       <Notes run={run} problem={data.id} />
     </Stack>
@@ -68,7 +69,7 @@ function Notes({ run, problem }: { run: string; problem: string }) {
       <Title order={3} mb="xs">Insights that it made</Title>
       <Told of={made}>{(page) => page.items.length ? (
         <Table className="card"><Table.Tbody>{page.items.map((item) => (
-          <Table.Tr key={item.id}><Table.Td className="nowrap" style={{ verticalAlign: "top" }}><Link to={`/runs/${run}/memory/${item.id}`}>{item.kind} v{item.version}</Link><Text size="xs" c="dimmed">{item.status}, step {item.step}</Text></Table.Td><Table.Td>{item.text}</Table.Td></Table.Tr>
+          <Table.Tr key={item.id}><Table.Td w={130} className="nowrap" style={{ verticalAlign: "top" }}><Link to={`/runs/${run}/memory/${item.id}`}>{item.kind} v{item.version}</Link><Text size="xs" c="dimmed">{item.status}, step {item.step}</Text></Table.Td><Table.Td>{item.text}</Table.Td></Table.Tr>
         ))}</Table.Tbody></Table>
       ) : <Text size="sm" c="dimmed">None so far. The notes that it was shown stand with each of its attempts.</Text>}</Told>
     </div>

@@ -41,7 +41,7 @@ function Notes({ run, title, notes }: { run: string; title: string; notes: Shown
       <Table>
         <Table.Tbody>{notes.map((note) => (
           <Table.Tr key={`${note.id}${note.version}`}>
-            <Table.Td style={{ verticalAlign: "top" }} className="nowrap"><Link to={`/runs/${run}/memory/${note.id}`}>{note.level} v{note.version}</Link></Table.Td>
+            <Table.Td w={110} style={{ verticalAlign: "top" }} className="nowrap"><Link to={`/runs/${run}/memory/${note.id}`}>{note.level} v{note.version}</Link></Table.Td>
             <Table.Td>{note.text && <Text size="sm">{note.text}</Text>}<Text size="xs" c="dimmed">{note.cause ? `${plain(note.cause)}: ` : ""}{note.reason}{note.credibility != null ? `; credibility ${note.credibility.toFixed(2)}, score ${(note.score ?? 0).toFixed(2)}` : ""}</Text></Table.Td>
           </Table.Tr>
         ))}</Table.Tbody>

@@ -98,7 +98,7 @@ export default function RolloutsPage() {
             : <div style={{ display: "grid", gridTemplateColumns: wide ? "minmax(360px, 5fr) minmax(0, 7fr)" : "minmax(0, 1fr)", gap: 16, alignItems: "start" }}>
                 {!wide && attempts}
                 <Groups groups={groups} chosen={chosen} total={data.total} shown={data.rollouts.length} choose={(id) => put({ rollout: id })} />
-                {wide && (attempts ?? <NoAttempt drawn={drawn} />)}
+                {wide && <div className="sticky" tabIndex={0} role="group" aria-label="The chosen problem">{attempts ?? <NoAttempt drawn={drawn} />}</div>}
               </div>}
       </Told>
     </Stack>

@@ -9,8 +9,9 @@ import { Copy } from "../ui/Copy";
 import { duration, plain } from "../ui/format";
 import { Empty, Told } from "../ui/states";
 import { usePalette } from "../ui/Status";
+import { ServiceKey } from "./ServiceKey";
 import { axes, MARKS, plot, type PlotSettings } from "./plot";
-import { accuracy, infraShare, line, marks as marksOf, meanTokens, phaseSeconds, truncatedShare, type Line, type Mark } from "./series";
+import { accuracy, infraShare, line, marks as marksOf, meanTokens, phaseSeconds, serviceOf, SERVICES, truncatedShare, type Line, type Mark } from "./series";
 
 type Figure = { title: string; about: string; lines: Line[] } & Pick<PlotSettings, "unit" | "share" | "zero" | "dots">;
 
@@ -121,17 +122,19 @@ function Seconds({ steps }: { steps: Step[] }) {
       ...base,
       xAxis: { ...base.xAxis, type: "category", data: rows.map((row) => row.step), min: undefined, max: undefined },
       tooltip: { ...base.tooltip, axisPointer: { type: "shadow" }, valueFormatter: (v: number) => duration(v) },
-      series: names.map((name, n) => ({
+      legend: { show: false },
+      series: [...names].sort((a, b) => SERVICES.indexOf(serviceOf(a)) - SERVICES.indexOf(serviceOf(b))).map((name) => ({
         type: "bar", stack: "all", name: plain(name), data: rows.map((row) => row.seconds[name] ?? 0), barCategoryGap: "15%",
-        itemStyle: { color: palette.series[n % 6], opacity: n < 6 ? 1 : 0.55, borderColor: palette.card, borderWidth: 0.5 },
+        itemStyle: { color: palette.series[SERVICES.indexOf(serviceOf(name))], borderColor: palette.card, borderWidth: 1 },
       })),
     };
   }, [steps, palette]);
   return (
     <Card className="card" withBorder p="sm">
       <Title order={2} fz="sm">Seconds by phase</Title>
-      <Text size="xs" c="dimmed" mb={4}>what services worked; when, and what waited, is in the timeline</Text>
-      <Chart option={option} label="Seconds by phase of each step" />
+      <Text size="xs" c="dimmed" mb={4}>what services worked; when, and what waited, is in the <Link to="timeline">timeline</Link></Text>
+      <ServiceKey />
+      <Chart height={200} option={option} label="Seconds by phase of each step" />
     </Card>
   );
 }

@@ -4,6 +4,7 @@ import { useState } from "react";
 import type { RunEvent } from "../api/client";
 import { Copy } from "../ui/Copy";
 import { clock } from "../ui/format";
+import { WideTable } from "../ui/Scroll";
 import { Empty } from "../ui/states";
 
 const SHOWN = 400;
@@ -24,10 +25,10 @@ export default function Log({ run, events }: { run: string; events: RunEvent[] }
         <Copy path={`/v1/runs/${run}/events?format=json&limit=1000`} />
       </Group>
       {found.length === 0 ? <Empty title="Nothing to tell">No line of the log matches, or none was written yet.</Empty> : (
-        <Table.ScrollContainer minWidth={520} className="card"><Table><Table.Thead><Table.Tr><Table.Th>When</Table.Th><Table.Th>What</Table.Th><Table.Th>Said</Table.Th></Table.Tr></Table.Thead>
+        <WideTable label="Log" minWidth={520}><Table.Thead><Table.Tr><Table.Th>When</Table.Th><Table.Th>What</Table.Th><Table.Th>Said</Table.Th></Table.Tr></Table.Thead>
           <Table.Tbody>{found.slice(0, SHOWN).map((event) => (
             <Table.Tr key={event.seq}><Table.Td className="nowrap num">{clock(event.ts)}</Table.Td><Table.Td className="nowrap">{event.type}</Table.Td><Table.Td><Text size="sm">{said(event)}</Text></Table.Td></Table.Tr>
-          ))}</Table.Tbody></Table></Table.ScrollContainer>
+          ))}</Table.Tbody></WideTable>
       )}
       {found.length > SHOWN && <Text size="sm" c="dimmed">The newest {SHOWN} of {found.length} lines; filter, or take the request for all.</Text>}
     </Stack>

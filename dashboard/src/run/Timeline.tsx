@@ -7,11 +7,13 @@ import type { Palette } from "../theme";
 import { Chart } from "../ui/Chart";
 import { Copy } from "../ui/Copy";
 import { clock, duration, plain } from "../ui/format";
+import { WideTable } from "../ui/Scroll";
 import { Empty, Told } from "../ui/states";
 import { usePalette } from "../ui/Status";
 import { axes, escaped } from "./plot";
+import { SERVICES } from "./series";
+import { ServiceKey } from "./ServiceKey";
 
-const SERVICES = ["rollout", "verifier", "memory", "trainer"];
 const SHOWN_STEPS = 5;
 
 export default function Timeline({ run }: { run: string }) {
@@ -40,10 +42,7 @@ function Lanes({ run, all }: { run: string; all: PhaseTime[] }) {
       </Group>
       <Card className="card" withBorder p="sm">
         <Title order={2} fz="sm">Phases by time</Title>
-        <Group gap="md" mb="xs">
-          {SERVICES.map((service, n) => <Text key={service} size="xs"><span aria-hidden style={{ color: palette.series[n], fontSize: "1.2em" }}>■ </span>{service}</Text>)}
-          <Text size="xs" c="dimmed">outlined: it failed, was cancelled, or is in progress</Text>
-        </Group>
+        <ServiceKey><Text size="xs" c="dimmed">outlined: it failed, was cancelled, or is in progress</Text></ServiceKey>
         <Chart option={option} label={`Phases of steps ${from} to ${to} by time; the table below has the same in numbers`} height={60 + 24 * lanes} />
       </Card>
       <Totals phases={shown} />
@@ -69,6 +68,7 @@ function gantt(phases: PhaseTime[], palette: Palette) {
   return {
     ...base,
     grid: { left: 8, right: 18, top: 8, bottom: 24, containLabel: true },
+    xAxis: { ...base.xAxis, axisLabel: { color: palette.soft, fontSize: 11, showMaxLabel: false, formatter: (v: number) => String(Math.round(v)) } },
     legend: { show: false },
     yAxis: { type: "category", data: names.map(plain), inverse: true, axisLabel: { color: palette.text, fontSize: 11 }, axisTick: { show: false }, axisLine: { show: false }, splitLine: { show: true, lineStyle: { color: palette.rule } } },
     tooltip: {
@@ -107,14 +107,12 @@ function Totals({ phases }: { phases: PhaseTime[] }) {
   }
   const whole = [...by.values()].reduce((sum, row) => sum + row.work, 0) || 1;
   return (
-    <Table.ScrollContainer minWidth={480} className="card">
-      <Table>
+    <WideTable label="Seconds by phase" minWidth={480}>
         <Table.Thead><Table.Tr><Table.Th>Phase</Table.Th><Table.Th>Service</Table.Th><Table.Th ta="right">Work</Table.Th><Table.Th ta="right">Share</Table.Th><Table.Th ta="right">Beside it</Table.Th><Table.Th ta="right">Attempts</Table.Th><Table.Th ta="right">Failed</Table.Th></Table.Tr></Table.Thead>
         <Table.Tbody>{[...by].map(([name, row]) => (
           <Table.Tr key={name} className="num"><Table.Td>{plain(name)}</Table.Td><Table.Td>{row.service}</Table.Td><Table.Td ta="right">{duration(row.work)}</Table.Td><Table.Td ta="right">{((100 * row.work) / whole).toFixed(0)} %</Table.Td><Table.Td ta="right">{duration(row.waited)}</Table.Td><Table.Td ta="right">{row.attempts}</Table.Td><Table.Td ta="right">{row.failed}</Table.Td></Table.Tr>
         ))}</Table.Tbody>
         <Table.Caption>Beside it: queued, polled and read, from submission to record less the work itself.</Table.Caption>
-      </Table>
-    </Table.ScrollContainer>
+    </WideTable>
   );
 }

@@ -6,6 +6,17 @@ import { smoothed, type Line, type Mark } from "./series";
 
 export const MARKS: Record<Mark["what"], string> = { edit: "✎", pause: "❚❚", failure: "✕", alarm: "⚠" };
 
+type Extent = { min: number; max: number };
+
+/** Ends of a vertical axis that has shares: what is all alike gets room, so that 0 % is not drawn on an axis to 120 %. */
+function bounds(lines: Line[], share: boolean): Partial<Extent> {
+  if (!share) return {};
+  const values = lines.flatMap((each) => each.points.map(([, y]) => y));
+  const low = Math.min(...values), high = Math.max(...values);
+  if (!values.length || high - low > 0.04) return high > 0.8 && high <= 1 ? { max: 1 } : {};
+  return { min: Math.max(0, low - 0.02), max: Math.min(1, high + 0.03) };
+}
+
 export type PlotSettings = {
   palette: Palette; lines: Line[]; unit?: string; xName?: string; interval?: [number, number]; smooth?: number;
   marks?: Mark[]; share?: boolean; log?: boolean; zero?: boolean; dots?: boolean;
@@ -18,13 +29,13 @@ export function axes(palette: Palette, xName: string, unit: string, interval: [n
     grid: { left: 8, right: 18, top: 34, bottom: 22, containLabel: true },
     xAxis: {
       type: "value", name: xName, nameLocation: "middle", nameGap: 22, nameTextStyle, axisLabel, minInterval: xName === "step" ? 1 : 0,
-      min: interval?.[0] ?? "dataMin", max: interval?.[1] ?? "dataMax",
+      min: interval?.[0] ?? ((v: Extent) => (v.min === v.max ? v.min - 1 : v.min)), max: interval?.[1] ?? "dataMax",
       axisLine: { lineStyle: { color: palette.rule } }, axisTick: { show: false }, splitLine: { show: false },
     },
     yAxis: {
       type: log ? "log" : "value", scale: true, name: unit, nameTextStyle: { ...nameTextStyle, align: "left" }, nameGap: 10, splitNumber: 4,
-      axisLabel: { ...axisLabel, formatter: share ? (v: number) => `${Math.round(100 * v)}` : (v: number) => short(v) },
-      splitLine: { lineStyle: { color: palette.rule } }, axisLine: { show: false },
+      axisLabel: { ...axisLabel, formatter: (v: number) => (share ? String(Number((100 * v).toFixed(1))) : short(v)) },
+      splitLine: { lineStyle: { color: palette.rule } }, axisLine: { show: false }, axisTick: { show: false },
     },
     legend: { type: "scroll", top: 0, right: 0, left: "22%", align: "left", icon: "roundRect", itemWidth: 12, itemHeight: 4, textStyle: { color: palette.text, fontSize: 11 }, pageIconColor: palette.soft, pageTextStyle: { color: palette.soft } },
     tooltip: {
@@ -59,7 +70,6 @@ export function plot({ palette, lines, unit = "", xName = "step", interval, smoo
     series.push({
       type: "line", name: each.name, data: smooth > 0 ? smoothed(each.points, smooth) : each.points, showSymbol: few, symbol: "circle", symbolSize: 5, z: 3,
       lineStyle: { width: 2, color, type: each.dashed ? "dashed" : "solid" }, itemStyle: { color }, emphasis: { disabled: true },
-      ...(zero && n === 0 ? { markArea: { silent: true, data: [] } } : {}),
     });
   });
   if (marks.length)
@@ -81,7 +91,7 @@ export function plot({ palette, lines, unit = "", xName = "step", interval, smoo
   return {
     ...base,
     legend: { ...base.legend, data: lines.map((each) => each.name), show: lines.length > 1 },
-    yAxis: { ...base.yAxis, ...(zero ? { min: 0 } : {}) },
+    yAxis: { ...base.yAxis, ...(zero ? { min: 0 } : {}), ...bounds(lines, share) },
     tooltip: { ...base.tooltip, formatter },
     series,
   };

@@ -72,6 +72,15 @@ export function marks(events: RunEvent[]): Mark[] {
   return found;
 }
 
+export const SERVICES = ["rollout", "verifier", "memory", "trainer"];
+
+/** The service that works on a phase. */
+export function serviceOf(phase: string): string {
+  if (phase === "train") return "trainer";
+  if (phase.endsWith("verify")) return "verifier";
+  return ["rollout", "probe", "evaluate", "publish"].includes(phase) ? "rollout" : "memory";
+}
+
 /** Seconds by phase of each step, phases in the order that they first come in. */
 export function phaseSeconds(steps: Step[]): { names: string[]; rows: { step: number; seconds: Record<string, number> }[] } {
   const names = [...new Set(steps.flatMap((step) => Object.keys(step.seconds)))];

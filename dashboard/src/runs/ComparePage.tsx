@@ -10,6 +10,7 @@ import { rollouts, wilson, type Line, type Point } from "../run/series";
 import { Chart } from "../ui/Chart";
 import { Copy } from "../ui/Copy";
 import { percent } from "../ui/format";
+import { WideTable } from "../ui/Scroll";
 import { Empty, Failure, Loading } from "../ui/states";
 import { usePalette } from "../ui/Status";
 
@@ -69,6 +70,7 @@ export default function ComparePage() {
         <Title order={1}>Compare {ids.length} runs</Title>
         <Group gap="xs"><SegmentedControl value={by} onChange={(value) => setParams((old) => { old.set("by", value); return old; }, { replace: true })} data={BY} aria-label="Horizontal axis" /><Copy path={`/v1/runs/${ids[0]}/report`} rows="steps" /></Group>
       </Group>
+      {reports.length < ids.length && reports.length > 0 && !failed && <Text size="sm" c="dimmed" role="status">{reports.length} of {ids.length} runs are here…</Text>}
       {failed && <Failure error={failed.error} again={() => void failed.refetch()} />}
       {!reports.length && !failed ? <Loading /> : (
         <>
@@ -81,7 +83,7 @@ export default function ComparePage() {
             ))}
           </SimpleGrid>
           <Text size="xs" c="dimmed">Bands: 95 %, for as many problems as were scored. Seeds and worlds differ more than that; <code>pmd compare</code> tests over several runs.</Text>
-          <Differences reports={reports} />
+          {reports.length === ids.length && <Differences reports={reports} />}
         </>
       )}
     </Stack>
@@ -95,10 +97,10 @@ function Differences({ reports }: { reports: Report[] }) {
     <div>
       <Title order={2} mb="xs">Where the recipes differ</Title>
       {!keys.length ? <Text c="dimmed">Nowhere: the same recipe.</Text> : (
-        <Table.ScrollContainer minWidth={500} className="card"><Table>
+        <WideTable label="Where the recipes differ" minWidth={500}>
           <Table.Thead><Table.Tr><Table.Th>Key</Table.Th>{reports.map((r) => <Table.Th key={r.run.id}><Link to={`/runs/${r.run.id}`}>{r.run.id}</Link></Table.Th>)}</Table.Tr></Table.Thead>
           <Table.Tbody>{keys.map((key) => <Table.Tr key={key}><Table.Th scope="row" fw={500}>{key}</Table.Th>{trees.map((tree, n) => <Table.Td key={n}><Text size="sm" ff="monospace" lineClamp={3}>{tree.get(key) ?? "–"}</Text></Table.Td>)}</Table.Tr>)}</Table.Tbody>
-        </Table></Table.ScrollContainer>
+        </WideTable>
       )}
     </div>
   );

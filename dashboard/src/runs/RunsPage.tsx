@@ -7,6 +7,7 @@ import { useCurves, useDisk, useRuns } from "../api/queries";
 import { Copy } from "../ui/Copy";
 import { ago, bytes, percent } from "../ui/format";
 import { Sparkline } from "../ui/Sparkline";
+import { WideTable } from "../ui/Scroll";
 import { Empty, Told } from "../ui/states";
 import { Status } from "../ui/Status";
 
@@ -113,8 +114,7 @@ function RunTable({ runs, chosen, choose }: TableProps) {
       </Stack>
     );
   return (
-    <Table.ScrollContainer minWidth={900} className="card">
-      <Table verticalSpacing="xs" horizontalSpacing="md">
+      <WideTable label="Runs" minWidth={900} verticalSpacing="xs" horizontalSpacing="md">
         <Table.Thead>
           <Table.Tr>
             <Table.Th w={40}><VisuallyHidden>Compare</VisuallyHidden></Table.Th>
@@ -138,7 +138,6 @@ function RunTable({ runs, chosen, choose }: TableProps) {
             </Table.Tr>
           ))}
         </Table.Tbody>
-      </Table>
-    </Table.ScrollContainer>
+      </WideTable>
   );
 }

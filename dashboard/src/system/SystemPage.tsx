@@ -3,15 +3,24 @@ import { Card, Group, SimpleGrid, Stack, Table, Text, Title } from "@mantine/cor
 import { Link } from "react-router-dom";
 import { useReady, useRuns, useServices } from "../api/queries";
 import { Copy } from "../ui/Copy";
+import { WideTable } from "../ui/Scroll";
 import { Told } from "../ui/states";
 import { Status } from "../ui/Status";
 
 const SKIPPED = new Set(["status", "service"]);
 
+/** A value of a service's details as people read it. */
+function said(value: unknown): string {
+  if (value === null || value === undefined) return "–";
+  if (Array.isArray(value)) return value.map(said).join(", ") || "none";
+  if (typeof value === "object") return Object.entries(value).map(([name, each]) => (typeof each === "object" && each !== null ? `${name}: ${said(each)}` : `${name} ${said(each)}`)).join("; ") || "none";
+  return String(value);
+}
+
 function Facts({ of }: { of: Record<string, unknown> }) {
   return (
     <dl className="facts">{Object.entries(of).filter(([name]) => !SKIPPED.has(name)).map(([name, value]) => (
-      <div key={name} style={{ display: "contents" }}><dt><Text size="sm">{name.replaceAll("_", " ")}</Text></dt><dd><Text size="sm" className="num">{value === null ? "–" : typeof value === "object" ? Object.entries(value).map(([k, v]) => `${k} ${typeof v === "object" ? JSON.stringify(v) : String(v)}`).join(", ") || "–" : String(value)}</Text></dd></div>
+      <div key={name} style={{ display: "contents" }}><dt><Text size="sm">{name.replaceAll("_", " ")}</Text></dt><dd><Text size="sm" className="num">{said(value)}</Text></dd></div>
     ))}</dl>
   );
 }
@@ -36,8 +45,8 @@ export default function SystemPage() {
       </SimpleGrid>
       <Title order={2}>Runs that wait, failed, or have warnings</Title>
       <Told of={runs}>{() => stuck.length ? (
-        <Table.ScrollContainer minWidth={480} className="card"><Table><Table.Thead><Table.Tr><Table.Th>Run</Table.Th><Table.Th>State</Table.Th><Table.Th>Said</Table.Th></Table.Tr></Table.Thead>
-          <Table.Tbody>{stuck.map((run) => <Table.Tr key={run.id}><Table.Td className="nowrap"><Link to={`/runs/${run.id}`}>{run.id}</Link></Table.Td><Table.Td><Status status={run.status} /></Table.Td><Table.Td><Text size="sm">{[run.waiting && `waits: ${run.waiting}`, run.error, ...run.warnings].filter(Boolean).join("; ")}</Text></Table.Td></Table.Tr>)}</Table.Tbody></Table></Table.ScrollContainer>
+        <WideTable label="Runs that wait, failed, or have warnings" minWidth={480}><Table.Thead><Table.Tr><Table.Th>Run</Table.Th><Table.Th>State</Table.Th><Table.Th>Said</Table.Th></Table.Tr></Table.Thead>
+          <Table.Tbody>{stuck.map((run) => <Table.Tr key={run.id}><Table.Td className="nowrap"><Link to={`/runs/${run.id}`}>{run.id}</Link></Table.Td><Table.Td><Status status={run.status} /></Table.Td><Table.Td><Text size="sm">{[run.waiting && `waits: ${run.waiting}`, run.error, ...run.warnings].filter(Boolean).join("; ")}</Text></Table.Td></Table.Tr>)}</Table.Tbody></WideTable>
       ) : <Text size="sm" c="dimmed">None.</Text>}</Told>
     </Stack>
   );

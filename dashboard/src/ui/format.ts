@@ -5,7 +5,7 @@ export const percent = (value: number | null | undefined, digits = 0) =>
 export function short(value: number | null | undefined): string {
   if (value == null || !Number.isFinite(value)) return "–";
   const size = Math.abs(value);
-  if (size === 0) return "0";
+  if (size < 1e-12) return "0"; // what rounding leaves of nothing
   if (size >= 1e6) return `${(value / 1e6).toFixed(1)}M`;
   if (size >= 1e4) return `${(value / 1e3).toFixed(0)}k`;
   if (size >= 100) return value.toFixed(0);

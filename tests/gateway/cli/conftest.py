@@ -45,7 +45,7 @@ class Api:
 def api(monkeypatch: pytest.MonkeyPatch) -> Api:
     found = Api()
     gateway = Gateway("http://gateway", "token", transport=httpx.MockTransport(found))
-    for module in ("runs", "compare", "memory", "curate", "moments", "chat", "export", "serve", "verify"):
+    for module in ("runs", "compare", "dashboard", "memory", "curate", "moments", "chat", "export", "serve", "verify"):
         monkeypatch.setattr(f"pmd.gateway.cli.{module}.connect", lambda: gateway)
     return found
 
