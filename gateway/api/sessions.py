@@ -164,7 +164,7 @@ async def get_session(request: Request, sessions: TheSessions) -> SessionView:
     """Until when this browser is signed in."""
     end = sessions.ends("session", request.cookies.get(COOKIE, ""))
     if end is None:
-        raise HTTPException(404, "no session: this request bears the token itself")
+        raise HTTPException(404, "no session: this browser is not signed in")
     return SessionView(ends=end)
 
 

@@ -106,7 +106,7 @@ function RunTable({ runs, chosen, choose }: TableProps) {
               <Link to={`/runs/${run.id}`}><b>{run.id}</b></Link>
               <Checkbox aria-label={`Compare ${run.id}`} checked={chosen.includes(run.id)} onChange={(e) => choose(run.id, e.currentTarget.checked)} />
             </Group>
-            <Group gap="sm"><Status status={run.status} /><Badge variant="default">{run.method}</Badge><Text size="sm" className="num">step {run.step} of {run.steps}</Text><Disk run={run.id} /></Group>
+            <Group gap="sm"><Status status={run.status} /><Badge variant="default" tt="none">{run.method}</Badge><Text size="sm" className="num">step {run.step} of {run.steps}</Text><Disk run={run.id} /></Group>
             <Group gap="sm"><Sparkline lines={curveLines(curve(run))} steps={run.steps} /><Text size="sm" c="dimmed" className="num">{newest(run)}</Text></Group>
             <Why run={run} />
           </Stack>

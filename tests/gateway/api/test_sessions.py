@@ -99,7 +99,8 @@ def test_signing_out_takes_the_cookie(signed_in: TestClient) -> None:
 
 
 def test_a_code_signs_one_browser_in_once(app: FastAPI) -> None:
-    with TestClient(app) as first, TestClient(app) as second:
+    with TestClient(app) as first:
+        second = TestClient(app)
         code = first.post("/v1/session:code", headers=AUTH).json()["code"]
         assert first.post("/v1/session", json={"code": code}).status_code == 200
         assert first.get("/v1/runs").status_code == 200
