@@ -85,8 +85,9 @@ def create_app(
         settings, registry, forward, wake or _by_celery, broker, Reading(), Tails(registry), Downloads()
     )
     _explain_refusals(app)
-    for room in (sessions, runs, progress, rollouts, downloads, memory, verify, chat, dashboard):
-        app.include_router(room.routes)
+    of_runs = (runs.routes, progress.routes, rollouts.routes, memory.routes)
+    for routes in (sessions.routes, *of_runs, downloads.routes, verify.routes, chat.routes, dashboard.routes):
+        app.include_router(routes)
     return app
 
 

@@ -8,7 +8,6 @@ kept for ever; the page that names them may not.
 from __future__ import annotations
 
 import mimetypes
-from functools import cache
 from pathlib import Path
 
 from fastapi import APIRouter, HTTPException, Response
@@ -52,15 +51,10 @@ def is_file_of_page(path: str) -> bool:
     return path in {"/", "/icon.svg"} or first in PAGES or first == ASSETS
 
 
-@cache
-def _assets() -> dict[str, Path]:
-    """Built files by name. A name that is asked for is looked up here, so it leads nowhere else."""
-    return {path.name: path for path in (FOLDER / ASSETS).glob("*") if path.is_file()}
-
-
 @routes.get(f"/{ASSETS}/{{name}}")
 async def asset(name: str) -> Response:
-    found = _assets().get(name)
+    # Looked up among the names that are there, so what is asked for leads nowhere else.
+    found = next((path for path in (FOLDER / ASSETS).glob("*") if path.name == name), None)
     if found is None:
         raise HTTPException(404, "no such file of the dashboard; load the page again, it may be newer")
     kind = mimetypes.guess_type(name)[0] or "application/octet-stream"

@@ -331,7 +331,7 @@ def get_problem(
     known = _read(lambda: read_problems(state.inputs.problems, [problem])).get(problem)
     if known is None:
         raise HTTPException(404, f"run {run!r} has no problem {problem!r}")
-    history = []
+    history: list[ProblemStep] = []
     for step in sorted({step for step, _ in state.records}):
         for drawn in PHASES:
             if (found := _refs(state, step, drawn)) and found[1] and _may_hold(state, step, drawn, problem):

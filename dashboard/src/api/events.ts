@@ -11,6 +11,7 @@ const TYPES = [
   "memory.edited", "memory.deleted", "step.completed",
 ];
 const ASK_AGAIN_MS = 700;
+const REOPEN_MS = 5000;
 const KEPT = 20_000;
 
 /** All events of a run so far, oldest first, and whether they still come. */
@@ -24,10 +25,12 @@ export function useRunEvents(run: string): { events: RunEvent[]; live: Live } {
     setEvents([]);
     setLive("connecting");
     buffer.current = [];
-    let last = "";
+    let over = false;
     let due: ReturnType<typeof setTimeout> | undefined;
+    let seq = 0;
     let replaying = true;
-    const source = new EventSource(`/v1/runs/${encodeURIComponent(run)}/events`);
+    let source: EventSource;
+    let retry: ReturnType<typeof setTimeout> | undefined;
     const flush = () => {
       due = undefined;
       const fresh = buffer.current;
@@ -37,20 +40,31 @@ export function useRunEvents(run: string): { events: RunEvent[]; live: Live } {
       replaying = false;
     };
     const heard = (message: MessageEvent<string>) => {
-      last = message.type;
+      if (message.type === "run.status") over = false;
+      else if (message.type === "run.ended") over = true;
+      seq = Number(message.lastEventId);
       buffer.current.push(JSON.parse(message.data) as RunEvent);
       due ??= setTimeout(flush, ASK_AGAIN_MS);
     };
-    for (const type of TYPES) source.addEventListener(type, heard);
-    source.onopen = () => setLive("live");
-    source.onerror = () => {
-      // The stream of a run that has ended ends; the browser would ask for it again and again.
-      if (last === "run.ended") {
-        source.close();
-        setLive("ended");
-      } else setLive("lost");
+    const open = () => {
+      source = new EventSource(`/v1/runs/${encodeURIComponent(run)}/events?after=${seq}`);
+      for (const type of TYPES) source.addEventListener(type, heard);
+      source.onopen = () => setLive("live");
+      source.onerror = () => {
+        // The stream of a run that has ended ends; the browser would ask for it again and again.
+        if (over) {
+          source.close();
+          setLive("ended");
+          return;
+        }
+        setLive("lost");
+        // After a refusal, as while the gateway starts, the browser gives up.
+        if (source.readyState === EventSource.CLOSED) retry = setTimeout(open, REOPEN_MS);
+      };
     };
+    open();
     return () => {
+      clearTimeout(retry);
       source.close();
       clearTimeout(due);
     };

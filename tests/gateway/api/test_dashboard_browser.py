@@ -1,4 +1,4 @@
-"""Every view in a real browser, at two widths, light and dark: no error in its console, no serious fault by axe-core."""
+"""Every view in a real browser, at two widths, light and dark: no error in its console, no serious fault by axe."""
 
 from __future__ import annotations
 
