@@ -19,7 +19,7 @@ export GOMP_SPINCOUNT := 0
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --dist loadfile
 NONE_IS_FINE := || [ $$? -eq 5 ]
 
-.PHONY: help quickstart reproduce-pocket results real reproduce-real smollm2 weaviate vllm helm compose-secrets test test-slow test-chaos k8s-test lint format lock clean
+.PHONY: help quickstart reproduce-pocket results real reproduce-real smollm2 weaviate vllm helm dashboard compose-secrets test test-slow test-chaos k8s-test lint format lock clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -59,6 +59,14 @@ helm: .tools/helm-$(HELM)/helm ## Build Helm with Go (minutes, once), for the te
 .tools/helm-$(HELM)/helm:
 	@command -v go >/dev/null || { echo "no Go toolchain to build Helm with; install Go 1.26 or newer, or name a helm: HELM_BIN=.. make test" >&2; exit 1; }
 	GOBIN=$(abspath $(@D)) GOFLAGS=-trimpath go install helm.sh/helm/v3/cmd/helm@v$(HELM)
+
+dashboard: $(VENV)/.dev dashboard/node_modules/.package-lock.json ## Build the dashboard from its sources (Node 20.19 or newer) into gateway/dashboard
+	@$(BIN)/python -m pmd.gateway.api.document > dashboard/openapi.json.tmp && mv dashboard/openapi.json.tmp dashboard/openapi.json
+	@npm --prefix dashboard run build
+
+dashboard/node_modules/.package-lock.json: dashboard/package-lock.json
+	@command -v npm >/dev/null || { echo "no npm to build the dashboard with; install Node 20.19 or newer" >&2; exit 1; }
+	@npm --prefix dashboard ci --no-audit --no-fund
 
 compose-secrets: ## Make the secrets of docker-compose.yml in var/secrets, those that are not there
 	@$(PYTHON) deploy/docker/make_secrets.py var/secrets

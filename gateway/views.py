@@ -96,6 +96,12 @@ class StepView(Strict):
     pass_rate: float | None = None
     """Share of the training rollouts that passed, as a mean over problems."""
     outcomes: dict[str, int] = {}
+    reward: float | None = None
+    """Mean reward of the training rollouts, as a mean over problems."""
+    tokens: int | None = None
+    """Completion tokens of the training rollouts."""
+    truncated: int | None = None
+    """Training rollouts that ended by length."""
     probe_pass_rate: float | None = None
     """Pass rate of the policy with its teacher context; minus `pass_rate` it is the teacher's lead."""
     lead: float | None = None
@@ -115,6 +121,42 @@ class StepView(Strict):
     """Memory-free scores by split (for `memory_agent`: with its memory), of the version after this step."""
     seconds: dict[str, float] = {}
     """By phase."""
+
+
+class PhaseTime(Strict):
+    """One attempt of a phase, with when it was."""
+
+    step: int
+    name: str
+    service: str
+    attempt: int
+    status: Literal["submitted", "succeeded", "failed", "cancelled", "cleared"]
+    submitted: float
+    """Unix seconds."""
+    ended: float | None
+    """Unix seconds; None while it is in progress."""
+    seconds: float | None = None
+    """What its service worked on it, waiting left out; None of an attempt that has not succeeded."""
+    error: str | None = None
+
+
+class RunCurve(Strict):
+    """How the scores of a run moved: what a small picture of it is drawn from."""
+
+    run: str
+    pass_rate: list[tuple[int, float]] = []
+    """Step and share of its training rollouts that passed."""
+    accuracy: dict[str, list[tuple[int, float]]] = {}
+    """By split: step and score of its evaluation."""
+
+
+class DiskUse(Strict):
+    """What a run takes of the storage."""
+
+    bytes: int
+    files: int
+    by_folder: dict[str, int]
+    """Bytes by the folders of the run: `steps`, `weights`, `problems` and more."""
 
 
 class MemoryEvent(Strict):

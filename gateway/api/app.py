@@ -12,12 +12,25 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from prometheus_client import REGISTRY as PROMETHEUS
 from sqlalchemy.exc import SQLAlchemyError
 
-from pmd.gateway.api import chat, deletion, downloads, fork, memory, runs, samples, verify
+from pmd.gateway.api import (
+    chat,
+    dashboard,
+    deletion,
+    downloads,
+    fork,
+    memory,
+    progress,
+    rollouts,
+    runs,
+    samples,
+    sessions,
+    verify,
+)
 from pmd.gateway.api.broker import Broker, redis
 from pmd.gateway.api.deps import Parts, Wake
 from pmd.gateway.api.events import Tails
@@ -71,14 +84,22 @@ def create_app(
         free = {name: free_bytes(uri) for name, uri in places.items()}
         return details | {f"{name}_free_gib": round(left / GIB, 2) for name, left in free.items() if left is not None}
 
-    app = create_service("gateway", settings, ready=ready, lifespan=lifespan)
+    signed_in = sessions.Sessions(settings.tokens())
+
+    def entrance(request: Request) -> Response | None:
+        return None if dashboard.is_file_of_page(request.url.path) else signed_in.refusal(request)
+
+    public = frozenset({sessions.PATH})
+    app = create_service("gateway", settings, ready=ready, lifespan=lifespan, public=public, entrance=entrance)
+    app.state.sessions = signed_in
     url = settings.redis_url.get_secret_value()
     broker = None if wake else Broker(url, redis(url))
     app.state.parts = Parts(
         settings, registry, forward, wake or _by_celery, broker, Reading(), Tails(registry), Downloads()
     )
     _explain_refusals(app)
-    for room in (runs, fork, deletion, samples, downloads, memory, verify, chat):
+    of_runs = (runs, fork, deletion, samples, progress, rollouts, memory)
+    for room in (sessions, *of_runs, downloads, verify, chat, dashboard):
         app.include_router(room.routes)
     return app
 

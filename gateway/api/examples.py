@@ -8,6 +8,8 @@ Responses = dict[int | str, dict[str, Any]]
 
 
 _CAUSES = {
+    401: ("no token or code of this installation", "no token of this installation; `pmd up` wrote it to var/token"),
+    403: ("another site's page asks", "another site's page may not sign a browser in"),
     404: ("no such run, or nothing of the kind in it", "no run 'pocket-00000000'; GET /v1/runs lists them"),
     409: ("the state, or the Idempotency-Key, forbids it", "run 'pocket-1f0c2a9b' is succeeded; that is final"),
     412: ("the item has moved on", "item 'i-4be1' is at version 3 by now; look at it and try again"),
@@ -163,6 +165,70 @@ REPORT = _answers(
     },
     404,
 )
+STEPS = _answers(200, [_STEP], 404)
+_TIME = {"step": 10, "name": "rollout", "service": "rollout", "attempt": 1, "status": "succeeded"}
+PHASE_TIMES = _answers(
+    200, [_TIME | {"submitted": 1789000001.0, "ended": 1789000002.1, "seconds": 0.9, "error": None}], 404
+)
+CURVES = _answers(
+    200, [{"run": _RUN["id"], "pass_rate": [[1, 0.31], [2, 0.33]], "accuracy": {"test": [[0, 0.3], [10, 0.71]]}}], 404
+)
+DISK = _answers(200, {"bytes": 5242880, "files": 212, "by_folder": {"steps": 1048576, "weights": 4194304}}, 404)
+_ROLLOUT: dict[str, Any] = {
+    "id": "p-3#1",
+    "problem_id": "p-3",
+    "split": "train",
+    "sample": 1,
+    "outcome": "failed",
+    "reward": 0.0,
+    "tokens": 48,
+    "finish_reason": "stop",
+    "policy_version": 9,
+    "excerpt": "plan: reverse, add",
+    "group_passed": 3,
+    "group_judged": 8,
+    "group_variance": 0.234,
+}
+ROLLOUTS = _answers(
+    200,
+    {"step": 10, "drawn": "train", "steps": [1, 2, 10], "total": 256, "offset": 0, "rollouts": [_ROLLOUT]},
+    404,
+)
+_ASKS = [{"role": "user", "content": "k-t: apply the procedure"}]
+ROLLOUT = _answers(
+    200,
+    {
+        "row": _ROLLOUT,
+        "step": 10,
+        "drawn": "train",
+        "problem": _ASKS,
+        "text": "plan: reverse, add",
+        "feedback": "Input: 1 2\nOutput: 4",
+        "error": "",
+        "sandbox_tier": "T1",
+        "cpu_ms": 4.1,
+        "tokens": [{"id": 17, "text": "plan", "logprob": -0.02}],
+        "context": None,
+    },
+    404,
+)
+PROBLEM = _answers(
+    200,
+    {
+        "id": "p-3",
+        "split": "train",
+        "domain": "k",
+        "messages": _ASKS,
+        "history": [
+            {"step": 10, "drawn": "train", "policy_version": 9, "passed": 3, "judged": 8, "reward": 0.375},
+        ],
+    },
+    404,
+)
+_ENDS = {"ends": 1789043200.0}
+SIGN_IN = {**_answers(200, _ENDS, 401, 403)}
+SESSION = _answers(200, _ENDS, 404)
+CODE = _answers(200, {"code": "1789000060.q0Xw.5f1c", **_ENDS})
 CHECKPOINTS = _answers(200, [{"step": 10, "weights": _WEIGHTS, "evaluation": {"test": _SCORE}}], 404)
 MODELS = _answers(200, {"object": "list", "data": [{"id": "pocket-1f0c2a9b@12", "object": "model"}]})
 SERVICES = _answers(

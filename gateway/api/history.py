@@ -19,12 +19,15 @@ from pmd.gateway.views import (
     EventView,
     LatestView,
     MemoryEvent,
+    PhaseTime,
     PhaseView,
+    RunCurve,
     RunStatus,
     RunView,
     StepView,
 )
 from pmd.services.common.requests import (
+    GenerateResult,
     MemoryCounts,
     RetrieveResult,
     SplitScore,
@@ -121,8 +124,12 @@ def step_views(state: RunState) -> list[StepView]:
 def _step_view(state: RunState, step: int, records: Mapping[PhaseName, Record], gate: Lead | None) -> StepView:
     recipe = state.recipe
     view: dict[str, Any] = {}
+    if drawn := records.get(PhaseName.ROLLOUT):
+        rollouts = GenerateResult.model_validate(drawn.result)
+        view |= {"tokens": rollouts.tokens, "truncated": rollouts.truncated}
     if verify := records.get(PhaseName.VERIFY):
         verdicts = VerifyResult.model_validate(verify.result)
+        view["reward"] = verdicts.splits["train"].reward if "train" in verdicts.splits else None
         view["outcomes"] = {str(outcome): count for outcome, count in verdicts.outcomes.items()}
         view["pass_rate"] = _pass_rate(verdicts.splits)
     if step and (probe := records.get(PhaseName.PROBE_VERIFY)):
@@ -153,6 +160,25 @@ def _step_view(state: RunState, step: int, records: Mapping[PhaseName, Record], 
         seconds={str(name): record.seconds for name, record in records.items()},
         **view,
     )
+
+
+def phase_times(rows: Iterable[Row]) -> list[PhaseTime]:
+    """All attempts of phases, in the order of `rows`."""
+    return [PhaseTime(**{name: row[name] for name in PhaseTime.model_fields}) for row in rows]
+
+
+def run_curve(run: str, results: Iterable[tuple[int, PhaseName, Mapping[str, Any]]]) -> RunCurve:
+    """The scores of a run, from the results of its verify phases in the order of steps."""
+    trained: list[tuple[int, float]] = []
+    evaluated: dict[str, list[tuple[int, float]]] = {}
+    for step, name, result in results:
+        splits = VerifyResult.model_validate(result).splits
+        if name is PhaseName.EVALUATE_VERIFY:
+            for split, score in splits.items():
+                evaluated.setdefault(split, []).append((step, score.pass_rate))
+        elif (rate := _pass_rate(splits)) is not None:
+            trained.append((step, rate))
+    return RunCurve(run=run, pass_rate=trained, accuracy=evaluated)
 
 
 def memory_events(events: Iterable[EventView]) -> list[MemoryEvent]:

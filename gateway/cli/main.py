@@ -14,6 +14,7 @@ from pmd.gateway.cli import (
     chat,
     compare,
     curate,
+    dashboard,
     delete,
     doctor,
     export,
@@ -97,6 +98,7 @@ app.command("down")(up.down)
 app.command("status")(up.status)
 app.command("doctor")(doctor.doctor)
 app.command("logs")(logs.logs)
+app.command("dashboard")(dashboard.dashboard)
 app.command("backup")(backup.backup)
 app.command("restore")(backup.restore)
 runs.app.add_typer(samples.app)

@@ -55,7 +55,7 @@ def await_services(state_dir: Path, timeout_s: float) -> None:
     state = read_state(state_dir)
     if state is None:
         raise CliError(f"the services stopped while they started; look at {state_dir / 'logs'}")
-    console.print(f"ready at {state['url']}", soft_wrap=True)
+    console.print(f"ready at {state['url']}; `pmd dashboard` prints a link that signs a browser in", soft_wrap=True)
 
 
 def _ensure_server(index: str) -> None:

@@ -452,6 +452,19 @@ class Registry:
             rows = db.execute(query.where(done)).all()
         return {PhaseName(name): (step, json.loads(result)) for name, step, result in rows}
 
+    def results(
+        self, runs: Sequence[str], names: Sequence[PhaseName]
+    ) -> dict[str, list[tuple[int, PhaseName, dict[str, Any]]]]:
+        """Step, phase and result of the records of some phases, by run and in the order of steps; runs without one are
+        left out."""
+        wanted = and_(PHASES.c.run_id.in_(runs), PHASES.c.name.in_(names), PHASES.c.status == "succeeded")
+        query = select(PHASES.c.run_id, PHASES.c.step, PHASES.c.name, PHASES.c.result).where(wanted)
+        found: dict[str, list[tuple[int, PhaseName, dict[str, Any]]]] = {}
+        with self.database.read() as db:
+            for run, step, name, result in db.execute(query.order_by(PHASES.c.run_id, PHASES.c.step)):
+                found.setdefault(run, []).append((step, PhaseName(name), json.loads(result)))
+        return found
+
     # ------------------------------------------------------------ inside a transaction
 
     def _wants_owner(self) -> ColumnElement[bool]:

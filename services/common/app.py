@@ -54,6 +54,9 @@ RETRY_AFTER_S = 5
 Readiness = Callable[[], dict[str, Any]]
 """Facts that `/readyz` reports. Raise `NotReady` to answer 503."""
 
+Entrance = Callable[[Request], Response | None]
+"""Looks at a request before any route does: its refusal, or None to let it in."""
+
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
 
@@ -78,10 +81,22 @@ def known_query(request: Request) -> None:
         raise HTTPException(422, errors)
 
 
-def _bears(request: Request, tokens: Tokens) -> bool:
+def bears(request: Request, tokens: Tokens) -> bool:
     """Whether a request carries a token that is in force."""
     scheme, _, given = request.headers.get("authorization", "").partition(" ")
     return scheme.lower() == "bearer" and tokens.accepts(given)
+
+
+def by_token(tokens: Tokens) -> Entrance:
+    """Lets in who carries a token that is in force."""
+
+    def entrance(request: Request) -> Response | None:
+        if bears(request, tokens):
+            return None
+        title = "missing or wrong bearer token; send 'Authorization: Bearer <token>'"
+        return problem(401, title, headers={"WWW-Authenticate": "Bearer"})
+
+    return entrance
 
 
 def _later(request: Request, error: Retryable) -> JSONResponse:
@@ -135,6 +150,7 @@ def create_service(
     ready: Readiness,
     lifespan: Lifespan | None = None,
     public: frozenset[str] = frozenset(),
+    entrance: Entrance | None = None,
     max_json_bytes: int = MAX_JSON_BYTES,
     admit: Admit = anyone,
 ) -> FastAPI:
@@ -143,6 +159,7 @@ def create_service(
     Args:
         ready: details for `/readyz` (profile and versions in force); raises `NotReady` for 503.
         public: more paths that need no token.
+        entrance: who is let in to the others; who bears a token, unless given.
         max_json_bytes: largest body that is taken, but for uploads.
         admit: entered for each request with a body; refuses it, or what comes of it, by an `HTTPException`.
     """
@@ -154,7 +171,7 @@ def create_service(
         lifespan=lifespan,
         generate_unique_id_function=lambda route: route.name,
     )
-    tokens = settings.tokens()
+    refusal = entrance or by_token(settings.tokens())
     open_paths = PUBLIC | public
 
     @app.middleware("http")
@@ -162,9 +179,8 @@ def create_service(
         began = time.monotonic()
         path = request.url.path
         is_open = path in open_paths or path.startswith(f"{DOCS_FILES}/")
-        if not is_open and not _bears(request, tokens):
-            title = "missing or wrong bearer token; send 'Authorization: Bearer <token>'"
-            return problem(401, title, headers={"WWW-Authenticate": "Bearer"})
+        if not is_open and (refused := refusal(request)) is not None:
+            return refused
         try:
             response = await call_next(request)
         except ClientDisconnect:

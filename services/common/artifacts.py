@@ -114,11 +114,15 @@ def read_table(ref: Ref, where: tuple[str, Collection[str]] | None = None) -> li
     Raises:
         ArtifactError: it is missing, no table, or has no such column.
     """
+    return cast(list[dict[str, Any]], arrow_table(ref, where).to_pylist())
+
+
+def arrow_table(ref: Ref, where: tuple[str, Collection[str]] | None = None) -> pa.Table:
+    """A Parquet artifact as an Arrow table; takes and raises what `read_table` does."""
     data = read_bytes(ref)
     try:
         file = pq.ParquetFile(io.BytesIO(data))
-        table = file.read() if where is None else _rows_where(file, *where)
-        return cast(list[dict[str, Any]], table.to_pylist())
+        return file.read() if where is None else _rows_where(file, *where)
     except (pa.ArrowException, OSError, ValueError, LookupError) as error:  # a file of another kind, or a broken one
         raise ArtifactError(f"artifact {ref.uri} is no table of this kind: {error}") from error
 

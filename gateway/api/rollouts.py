@@ -1,0 +1,360 @@
+"""Rollouts over REST: those of a step with their verdicts, one with its context and tokens, a problem over time.
+
+Invariants: rows of artifacts meet by `rollout_id`; an expected answer is never read; what an artifact holds never
+changes, so what was read of it is kept by its hash.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
+from typing import Annotated, Any, Literal, cast
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from fastapi import APIRouter, Depends, HTTPException, Path, Query
+from pydantic import Field
+
+from pmd.gateway.api import examples
+from pmd.gateway.api.deps import RunId, Runs
+from pmd.gateway.api.rollout_views import (
+    ContextShown,
+    Drawn,
+    ProblemHistory,
+    ProblemStep,
+    RolloutDetail,
+    RolloutPage,
+    RolloutRow,
+    TokenView,
+)
+from pmd.gateway.loop.requests import problems_of
+from pmd.gateway.loop.state import PhaseName, RunState
+from pmd.gateway.recipes.lengths import tokenizer_of
+from pmd.services.common.app import known_query
+from pmd.services.common.artifacts import ArtifactError, arrow_table, load_messages, local_path, read_problems
+from pmd.services.common.strict import Strict
+from pmd.services.common.wire import Outcome, Ref, Slug, Split
+
+PHASES: Mapping[Drawn, tuple[PhaseName, PhaseName]] = {
+    "train": (PhaseName.ROLLOUT, PhaseName.VERIFY),
+    "probe": (PhaseName.PROBE, PhaseName.PROBE_VERIFY),
+    "evaluation": (PhaseName.EVALUATE, PhaseName.EVALUATE_VERIFY),
+}
+"""Who draws and who judges, by what rollouts were drawn for."""
+RETRIEVES = (PhaseName.RETRIEVE, PhaseName.EVALUATE_RETRIEVE)
+EXCERPT = 160
+KEPT_BYTES = 64 << 20
+"""Of joined rows, those used last: a page that filters asks for the same step again and again."""
+MAX_STEP = 2**31 - 1
+_LISTED = ("rollout_id", "prompt_id", "problem_id", "split", "sample", "text", "finish_reason", "policy_version")
+_JUDGED = ("rollout_id", "outcome", "reward", "feedback", "sandbox_tier", "cpu_ms", "error")
+
+Row = Mapping[str, Any]
+Sort = Literal["variance", "problem", "reward", "tokens"]
+
+routes = APIRouter(dependencies=[Depends(known_query)], tags=["rollouts"])
+
+
+class _Kept:
+    """Tables by the hashes of what they were made from, the ones used last; thread-safe."""
+
+    def __init__(self, most: int) -> None:
+        self._most, self._held = most, 0
+        self._tables: OrderedDict[tuple[str, ...], pa.Table] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, key: tuple[str, ...], make: Callable[[], pa.Table]) -> pa.Table:
+        with self._lock:
+            if key in self._tables:
+                self._tables.move_to_end(key)
+                return self._tables[key]
+        table = make()
+        with self._lock:
+            if key not in self._tables:
+                self._tables[key] = table
+                self._held += table.nbytes
+            while self._held > self._most and len(self._tables) > 1:
+                self._held -= self._tables.popitem(last=False)[1].nbytes
+        return table
+
+
+_KEPT = _Kept(KEPT_BYTES)
+
+
+def _judged_rows(drawn: Ref, judged: Ref | None) -> pa.Table:
+    """Rollouts with their verdicts, in the order they were drawn; tokens as a count."""
+
+    def make() -> pa.Table:
+        whole = arrow_table(drawn)
+        rows = whole.select(_LISTED).append_column("tokens", pc.list_value_length(whole["token_ids"]))
+        if judged is None:
+            return rows
+        ordered = rows.append_column("place", pa.array(range(rows.num_rows)))
+        verdicts = arrow_table(judged).select(_JUDGED)
+        return ordered.join(verdicts, "rollout_id").sort_by("place").drop_columns("place")
+
+    return _KEPT.get((drawn.sha256, judged.sha256 if judged else ""), make)
+
+
+def _refs(state: RunState, step: int, drawn: Drawn) -> tuple[Ref, Ref | None] | None:
+    """Where the rollouts of a step and their verdicts are; None while there are none."""
+    draws, judges = PHASES[drawn]
+    made, judged = state.records.get((step, draws)), state.records.get((step, judges))
+    if made is None:
+        return None
+    return Ref.model_validate(made.result["rollouts"]), Ref.model_validate(
+        judged.result["verdicts"]
+    ) if judged else None
+
+
+def _rows(state: RunState, step: int, drawn: Drawn) -> list[dict[str, Any]]:
+    found = _refs(state, step, drawn)
+    if found is None:
+        have = _steps(state, drawn)
+        told = f"steps {have[0]} to {have[-1]} have" if have else "no step has, so far"
+        raise HTTPException(404, f"run {state.run!r} has no {drawn} rollouts of step {step}; {told}")
+    return cast(list[dict[str, Any]], _read(lambda: _judged_rows(*found)).to_pylist())
+
+
+def _read(make: Callable[[], Any]) -> Any:
+    try:
+        return make()
+    except ArtifactError as error:
+        raise HTTPException(404, str(error)) from error
+
+
+def _steps(state: RunState, drawn: Drawn) -> list[int]:
+    return sorted(step for step, name in state.records if name is PHASES[drawn][0])
+
+
+def _groups(rows: Iterable[Row]) -> dict[str, tuple[int, int, float]]:
+    """Passed and judged rollouts, and the variance of their rewards, by problem."""
+    rewards: dict[str, list[float]] = {}
+    passed: dict[str, int] = {}
+    for row in rows:
+        of = rewards.setdefault(row["problem_id"], [])
+        if row.get("outcome") not in {None, Outcome.INFRA_ERROR}:
+            of.append(row["reward"])
+            passed[row["problem_id"]] = passed.get(row["problem_id"], 0) + (row["outcome"] == Outcome.PASSED)
+    return {problem: (passed.get(problem, 0), len(of), _variance(of)) for problem, of in rewards.items()}
+
+
+def _variance(values: list[float]) -> float:
+    mean = sum(values) / len(values) if values else 0.0
+    return sum((value - mean) ** 2 for value in values) / len(values) if values else 0.0
+
+
+def _row(row: Row, group: tuple[int, int, float]) -> RolloutRow:
+    passed, judged, variance = group
+    return RolloutRow(
+        id=row["rollout_id"],
+        problem_id=row["problem_id"],
+        split=row["split"],
+        sample=row["sample"],
+        outcome=row.get("outcome"),
+        reward=row.get("reward"),
+        tokens=row["tokens"],
+        finish_reason=row["finish_reason"],
+        policy_version=row["policy_version"],
+        excerpt=row["text"][:EXCERPT],
+        group_passed=passed,
+        group_judged=judged,
+        group_variance=variance,
+    )
+
+
+class RolloutQuery(Strict):
+    """Which rollouts of a step to list, and in which order."""
+
+    step: int | None = Field(default=None, ge=0, le=MAX_STEP)
+    """The newest that has some, if missing."""
+    drawn: Drawn = "train"
+    split: Split | None = None
+    outcome: Outcome | None = None
+    problem_id: Slug | None = None
+    min_reward: float | None = Field(default=None, ge=0.0, le=1.0)
+    max_reward: float | None = Field(default=None, ge=0.0, le=1.0)
+    min_tokens: int | None = Field(default=None, ge=0, le=MAX_STEP)
+    max_tokens: int | None = Field(default=None, ge=0, le=MAX_STEP)
+    q: Annotated[str, Field(max_length=200)] | None = None
+    """In the text, upper and lower case alike."""
+    sort: Sort = "variance"
+    """variance: problems whose attempts differ most first. problem: by its id. Both keep the attempts of a problem
+    together. reward, tokens: most first."""
+    offset: int = Field(default=0, ge=0, le=MAX_STEP)
+    limit: int = Field(default=100, ge=1, le=2000)
+
+    def matches(self, row: Row) -> bool:
+        """Whether a row is asked for."""
+        reward = row.get("reward")
+        least, most = self.min_reward, self.max_reward
+        return (
+            self.split in {None, row["split"]}
+            and self.outcome in {None, row.get("outcome")}
+            and self.problem_id in {None, row["problem_id"]}
+            and (least is None or (reward is not None and reward >= least))
+            and (most is None or (reward is not None and reward <= most))
+            and (self.min_tokens is None or row["tokens"] >= self.min_tokens)
+            and (self.max_tokens is None or row["tokens"] <= self.max_tokens)
+            and (self.q is None or self.q.lower() in row["text"].lower())
+        )
+
+
+def _order(sort: Sort) -> Callable[[RolloutRow], Any]:
+    """Ties in the order of problems and samples, so that a page is the same each time."""
+
+    def key(row: RolloutRow) -> Any:
+        first = {
+            "variance": -row.group_variance,
+            "problem": 0.0,
+            "reward": -(row.reward if row.reward is not None else -1.0),
+            "tokens": -row.tokens,
+        }[sort]
+        return first, row.problem_id, row.sample
+
+    return key
+
+
+@routes.get("/v1/runs/{run}/rollouts", responses=examples.ROLLOUTS)
+def list_rollouts(run: RunId, registry: Runs, asked: Annotated[RolloutQuery, Query()]) -> RolloutPage:
+    """Rollouts of a step with their verdicts: of training, of the probe, or of the evaluation."""
+    state, _ = registry.state(run)
+    steps = _steps(state, asked.drawn)
+    if asked.step is None and not steps:
+        return RolloutPage(step=0, drawn=asked.drawn, steps=[], total=0, offset=0, rollouts=[])
+    step = steps[-1] if asked.step is None else asked.step
+    rows = _rows(state, step, asked.drawn)
+    groups = _groups(rows)
+    found = [_row(row, groups[row["problem_id"]]) for row in rows if asked.matches(row)]
+    found.sort(key=_order(asked.sort))
+    shown = found[asked.offset : asked.offset + asked.limit]
+    return RolloutPage(step=step, drawn=asked.drawn, steps=steps, total=len(found), offset=asked.offset, rollouts=shown)
+
+
+Rollout = Annotated[str, Path(max_length=300, description="Its id; in a URL `#` is written `%23`.", examples=["p-3#1"])]
+Step = Annotated[int, Path(ge=0, le=MAX_STEP, description="The step.")]
+
+
+@routes.get("/v1/runs/{run}/steps/{step}/rollouts/{rollout}", responses=examples.ROLLOUT)
+def get_rollout(
+    run: RunId,
+    step: Step,
+    rollout: Rollout,
+    registry: Runs,
+    drawn: Annotated[Drawn, Query(description="What it was drawn for.")] = "train",
+) -> RolloutDetail:
+    """One rollout: its text token by token, verdict and feedback, and the exact context of its teacher."""
+    state, _ = registry.state(run)
+    rows = _rows(state, step, drawn)
+    row = next((each for each in rows if each["rollout_id"] == rollout), None)
+    if row is None:
+        raise HTTPException(
+            404, f"no {drawn} rollout {rollout!r} in step {step}; GET /v1/runs/{run}/rollouts lists them"
+        )
+    problem = _read(lambda: read_problems(state.inputs.problems, [row["problem_id"]])).get(row["problem_id"])
+    return RolloutDetail(
+        row=_row(row, _groups(rows)[row["problem_id"]]),
+        step=step,
+        drawn=drawn,
+        problem=problem.messages if problem else [],
+        text=row["text"],
+        feedback=row.get("feedback") or "",
+        error=row.get("error") or "",
+        sandbox_tier=row.get("sandbox_tier") or "",
+        cpu_ms=row.get("cpu_ms"),
+        tokens=_tokens(state, step, drawn, rollout),
+        context=_context(state, step, row),
+    )
+
+
+def _tokens(state: RunState, step: int, drawn: Drawn, rollout: str) -> list[TokenView] | None:
+    found = _refs(state, step, drawn)
+    tokenizer = _tokenizer(state.inputs.base.uri)
+    if found is None or tokenizer is None:
+        return None
+    table = _read(lambda: arrow_table(found[0]))
+    (row,) = table.filter(pc.equal(table["rollout_id"], rollout)).select(["token_ids", "logprobs"]).to_pylist()
+    texts = decoded(tokenizer, row["token_ids"])
+    return [
+        TokenView(id=token, text=text, logprob=logprob)
+        for token, text, logprob in zip(row["token_ids"], texts, row["logprobs"], strict=True)
+    ]
+
+
+@lru_cache(maxsize=8)
+def _tokenizer(weights: str) -> Any:
+    try:
+        return tokenizer_of(local_path(weights))
+    except ArtifactError:
+        return None
+
+
+def decoded(tokenizer: Any, ids: list[int]) -> list[str]:
+    """The text that each token adds, special tokens by their name; empty where a character is not complete yet."""
+    from tokenizers.decoders import DecodeStream  # noqa: PLC0415 -- where there is a tokenizer, there is the package
+
+    stream = DecodeStream(skip_special_tokens=False)
+    return [stream.step(tokenizer, token) or "" for token in ids]
+
+
+def _context(state: RunState, step: int, row: Row) -> ContextShown | None:
+    """The context of a rollout: for it, or what it was drawn from."""
+    for name in RETRIEVES:
+        if record := state.records.get((step, name)):
+            ref = Ref.model_validate(record.result["contexts"])
+            table = _read(lambda ref=ref: _KEPT.get((ref.sha256,), lambda: arrow_table(ref)))
+            asked = pa.array([row["rollout_id"], row["prompt_id"]], pa.string())
+            for found in table.filter(pc.is_in(table["prompt_id"], value_set=asked)).to_pylist():
+                return ContextShown(
+                    messages=load_messages(found["messages"]),
+                    has_context=found["has_context"],
+                    items=json.loads(found["items"]),
+                    left_out=json.loads(found.get("left_out") or "[]"),
+                    demonstration=found["demonstration"],
+                    feedback=found["feedback"],
+                    seq=found["seq"],
+                )
+    return None
+
+
+@routes.get("/v1/runs/{run}/problems/{problem}", responses=examples.PROBLEM)
+def get_problem(
+    run: RunId,
+    problem: Annotated[Slug, Path(description="Id of the problem.", examples=["p-3"])],
+    registry: Runs,
+) -> ProblemHistory:
+    """A problem and how its attempts fared, step by step. Its expected answer is not told."""
+    state, _ = registry.state(run)
+    known = _read(lambda: read_problems(state.inputs.problems, [problem])).get(problem)
+    if known is None:
+        raise HTTPException(404, f"run {run!r} has no problem {problem!r}")
+    history: list[ProblemStep] = []
+    for step in sorted({step for step, _ in state.records}):
+        for drawn in PHASES:
+            if (found := _refs(state, step, drawn)) and found[1] and _may_hold(state, step, drawn, problem):
+                rows = _read(lambda found=found: _judged_rows(*found))
+                mine = rows.filter(pc.equal(rows["problem_id"], problem)).to_pylist()
+                history += [_fared(step, drawn, mine)] if mine else []
+    return ProblemHistory(id=known.id, split=known.split, domain=known.domain, messages=known.messages, history=history)
+
+
+def _may_hold(state: RunState, step: int, drawn: Drawn, problem: str) -> bool:
+    """Whether a step's rollouts can be of a problem, as far as it is known without reading them."""
+    if drawn == "evaluation" or step == 0:
+        return problem in state.inputs.evaluation
+    return problem in problems_of(state, step)
+
+
+def _fared(step: int, drawn: Drawn, rows: list[dict[str, Any]]) -> ProblemStep:
+    judged = [row for row in rows if row["outcome"] not in {None, Outcome.INFRA_ERROR}]
+    return ProblemStep(
+        step=step,
+        drawn=drawn,
+        policy_version=rows[0]["policy_version"],
+        passed=sum(row["outcome"] == Outcome.PASSED for row in judged),
+        judged=len(judged),
+        reward=sum(row["reward"] for row in judged) / len(judged) if judged else None,
+    )

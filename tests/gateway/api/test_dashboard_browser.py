@@ -1,0 +1,52 @@
+"""Every view in a real browser, at two widths, light and dark: no error in its console, no serious fault by axe."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import uvicorn
+from fastapi import FastAPI
+
+from tests.gateway.fakes import TOKEN
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+SOURCES = Path(__file__).parents[3] / "dashboard"
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+VIEWS = ("runs", "system", "curves", "timeline", "recipe", "log", "rollouts", "rollout", "problem")
+"""Those of a memory need a memory service; `scripts/look.mjs` looks at them on a running installation."""
+
+
+@contextlib.contextmanager
+def served(app: FastAPI) -> Iterator[str]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=port, log_level="error", lifespan="off"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        time.sleep(0.05)
+    yield f"http://127.0.0.1:{port}"
+    server.should_exit = True
+    thread.join(20)
+
+
+def test_every_view_is_without_fault(app: FastAPI, finished: str, tmp_path: Path) -> None:
+    if not any(map(shutil.which, BROWSERS)):
+        pytest.skip("needs a Chromium")
+    if shutil.which("node") is None or not (SOURCES / "node_modules").exists():
+        pytest.skip("needs Node and `npm --prefix dashboard ci`")
+    with served(app) as url:
+        command = ["node", "scripts/look.mjs", url, TOKEN, str(tmp_path), finished, *VIEWS]
+        looked = subprocess.run(command, cwd=SOURCES, capture_output=True, text=True, timeout=800, check=False)
+    assert looked.returncode == 0, looked.stdout + looked.stderr
+    assert len(list(tmp_path.glob("*.png"))) == 4 * len(VIEWS)
