@@ -226,7 +226,7 @@ def _train(state: RunState, step: int) -> TrainRequest:
 
 def superseded(state: RunState, step: int) -> tuple[int, ...]:
     """The trained versions whose weights the training of `step` removes: all before the one that it begins with, but
-    the best of those that were evaluated.
+    the best of those that were evaluated. The best one of all is never removed.
 
     Invariant: it follows from what is recorded when the step begins. Scores of the step before may come later, and
     its version is not judged yet.
@@ -234,14 +234,20 @@ def superseded(state: RunState, step: int) -> tuple[int, ...]:
     recipe = state.recipe
     if recipe.schedule.keep_weights is None:
         return ()
-    scores = {
-        version_after(recipe, s): sum(split.pass_rate for split in state.result(s, name, VerifyResult).splits.values())
-        for s, name in state.records
-        if name is PhaseName.EVALUATE_VERIFY and 0 < s < step - 1
-    }
+    scores = evaluated_versions(state, step - 1)
     best = sorted(scores, key=lambda version: (scores[version], version), reverse=True)
-    kept = best[: recipe.schedule.keep_weights]
+    kept = best[: max(1, recipe.schedule.keep_weights)]
     return tuple(version for version in range(1, version_at(recipe, step)) if version not in kept)
+
+
+def evaluated_versions(state: RunState, before: int) -> dict[int, float]:
+    """Mean accuracy over splits of the trained versions that steps before `before` have evaluated."""
+    scores = {}
+    for step, name in state.records:
+        if name is PhaseName.EVALUATE_VERIFY and 0 < step < before:
+            splits = state.result(step, name, VerifyResult).splits.values()
+            scores[version_after(state.recipe, step)] = sum(s.pass_rate for s in splits) / max(len(splits), 1)
+    return scores
 
 
 def _generator(state: RunState, step: int, name: PhaseName) -> Generator:

@@ -100,6 +100,7 @@ class Pool:
             rollouts=write_table(request.out, rows, ROLLOUTS),
             tokens=sum(result.tokens for result in results),
             truncated=sum(result.truncated for result in results),
+            repetition=sum(repetition(row["token_ids"]) for row in rows) / max(len(rows), 1),
             dtype=next((result.dtype for result in results if result.dtype != "float32"), "float32"),
             replicas={url: tuple(prompts) for url, prompts in sorted(by_replica.items())},
         )
