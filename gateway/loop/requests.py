@@ -215,13 +215,25 @@ def _train(state: RunState, step: int) -> TrainRequest:
         contexts=_contexts(state, step, PhaseName.RETRIEVE) if recipe.has_teacher else None,
         masked_problems=masked_problems(*tallies) if tallies else (),
         lr_scale=gate.lr_scale if gate else 1.0,
-        settings=recipe.train_settings(),
+        settings=recipe.train_settings().model_copy(update={"entropy_bonus": _entropy_bonus(state, step)}),
         thinking=recipe.thinking == "on",
         seed=phase_seed(recipe.seed, step, PhaseName.TRAIN),
         last=step == recipe.schedule.steps,
         superseded=superseded(state, step),
         out=join(state.inputs.root, "weights"),
     )
+
+
+def _entropy_bonus(state: RunState, step: int) -> float:
+    """What a step is paid for its entropy: nothing, unless the newest that was measured is below the recipe's floor."""
+    objective = state.recipe.objective
+    if objective.entropy_floor is None:
+        return 0.0
+    for earlier in range(step - 1, 0, -1):
+        metrics = state.result(earlier, PhaseName.TRAIN, TrainResult).metrics
+        if metrics.get("tokens") and "entropy" in metrics:
+            return objective.entropy_weight if metrics["entropy"] < objective.entropy_floor else 0.0
+    return 0.0
 
 
 def superseded(state: RunState, step: int) -> tuple[int, ...]:

@@ -485,7 +485,7 @@ class Recipe(Strict):
         if loss is None:
             raise ValueError(f"method {self.method} has no loss to train by")
         return TrainSettings(
-            loss=loss,
+            loss="blend" if loss == "distill" and self.objective.reads_rewards else loss,
             temperature=self.sampling.temperature,
             teacher_ema=self.teacher.ema,
             **self.objective.model_dump(),

@@ -43,7 +43,7 @@ from pmd.services.trainer.job.spool import Spool, StepError
 from pmd.services.trainer.training.batch import BatchError, TrainBatch, assemble
 from pmd.services.trainer.training.engine import ENGINE_SETTINGS, Engine, lost_a_rank, start_ranks
 from pmd.services.trainer.training.model import load_model
-from pmd.services.trainer.training.objectives import LOSSES
+from pmd.services.trainer.training.objectives import LOSSES, needs_teacher
 from pmd.services.trainer.training.teacher import Teacher
 from pmd.services.trainer.training.update import Stopwatch, Updater
 
@@ -108,7 +108,7 @@ class Run:
         self._window = AutoConfig.from_pretrained(self._base).get_text_config().max_position_embeddings
         torch.manual_seed(first.seed)
         model = load_model(self._base, torch.bfloat16 if first.settings.precision == "bf16" else torch.float32)
-        teacher = Teacher(model, device) if LOSSES[first.settings.loss].reads_teacher else None
+        teacher = Teacher(model, device) if needs_teacher(first.settings) else None
         self._engine = Engine(model, first.settings, device)
         self._teacher = teacher
         self._updater = Updater(self._engine, teacher)
