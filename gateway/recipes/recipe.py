@@ -303,8 +303,8 @@ class AlarmSettings(Strict):
     no_pass_steps: int | None = Field(default=10, ge=1, le=MAX_COUNT)
     """First steps of a run in which no training rollout passes."""
     lasting_steps: int | None = Field(default=3, ge=1, le=MAX_COUNT)
-    """Steps in a row for which a run must be past one of the bounds on its health, from `grad_norm_rise` to `lead_floor`,
-    having kept it before; at every further full count it pauses again. null: none of them is looked at."""
+    """Steps in a row for which a run must be past a bound on its health, from `grad_norm_rise` to `lead_floor`, having
+    kept it before; at every further full count it pauses again. null: none of them is looked at."""
     grad_norm_rise: float | None = Field(default=30.0, gt=1.0)
     """The gradient, before clipping, is so many times what it was in the run's first 3 steps."""
     entropy_floor: float | None = Field(default=1e-5, ge=0.0)

@@ -188,7 +188,9 @@ def _health(report: ReportView) -> Chart | None:
         return f"{value:.3g}"
 
     drawing = small_multiples("Health", _describe(lines, form), lines, y_form=form)
-    return _chart("Health of learning", "What `alarms` of the recipe has bounds for; each panel has its own scale.", drawing)
+    return _chart(
+        "Health of learning", "What `alarms` of the recipe has bounds for; each panel has its own scale.", drawing
+    )
 
 
 def _time(report: ReportView) -> Chart | None:

@@ -159,8 +159,8 @@ class ObjectiveSettings(Strict):
     tail: bool = True
     """With top_k: one extra bucket for the rest of the vocabulary, else renormalise over the k."""
     divergence: Literal["distribution", "sampled_token"] = "distribution"
-    """distribution: student and teacher are compared at every token of the vocabulary (or of `top_k`). sampled_token: at
-    the one that was drawn, as TRL's SDPO does; needs divergence_alpha 1 and no top_k."""
+    """distribution: student and teacher are compared at every token of the vocabulary (or of `top_k`).
+    sampled_token: at the one that was drawn, as TRL's SDPO does; needs divergence_alpha 1 and no top_k."""
     teacher_entropy_beta: float = Field(default=0.0, ge=0.0)
     """Distillation counts a token by exp(-beta H), H the teacher's entropy there in nats, over the mean of that (SRPO,
     which has 1). 0: all alike."""
@@ -172,10 +172,11 @@ class ObjectiveSettings(Strict):
     advantage: Literal["mean", "std"] = "mean"
     """GRPO: reward minus the group's mean. std: that over the group's standard deviation."""
     problem_weights: Literal["equal", "pass_rate"] = "equal"
-    """What a problem counts for. pass_rate: sqrt(p (1 - p)) of the share p of its rollouts that passed (SC-SDPO)."""
+    """What a problem counts for. pass_rate: sqrt(p (1 - p)) of the share p of its rollouts that passed, over the mean
+    of that (SC-SDPO)."""
     reference_kl: float = Field(default=0.0, ge=0.0)
-    """Weight of the KL divergence from the teacher's weights, which here read the student's own prompt; `teacher.ema: 0`
-    keeps them at the base."""
+    """Weight of the KL divergence from the teacher's weights, which here read the student's own prompt;
+    `teacher.ema: 0` keeps them at the base."""
     entropy_floor: float | None = Field(default=None, gt=0.0)
     """Nats a token: a step after one whose entropy was below is paid for its entropy. null: never."""
     entropy_weight: float = Field(default=0.01, gt=0.0)

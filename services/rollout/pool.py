@@ -41,6 +41,7 @@ from pmd.services.common.tokens import Bearer
 from pmd.services.common.waiting import AWAY_STATUS, Away, retry_after
 from pmd.services.common.wire import Policy
 from pmd.services.rollout.chat import ChatCompletion, ChatRequest
+from pmd.services.rollout.completion import repetition
 from pmd.services.rollout.published import Published, UnknownModel
 from pmd.services.rollout.replicas import Check, Replica, Replicas
 from pmd.services.rollout.settings import RolloutSettings

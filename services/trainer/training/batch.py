@@ -164,7 +164,9 @@ def assemble(
         if contexts is None:
             raise BatchError(f"loss {settings.loss!r} needs teacher contexts, and the request has none")
         passed = [judged[row["rollout_id"]]["outcome"] == Outcome.PASSED for row in rows]
-        taught = [each and not (settings.route == "failed" and right) for each, right in zip(trained, passed, strict=True)]
+        taught = [
+            each and not (settings.route == "failed" and right) for each, right in zip(trained, passed, strict=True)
+        ]
         teacher_ids = _teacher_prompts(rows, taught, contexts, request, tokenizer, window)
         if not kind.trains_all:
             trained = [bool(ids) for ids in teacher_ids]

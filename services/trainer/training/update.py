@@ -7,6 +7,7 @@ Invariants:
   moments, nor the teacher.
 """
 
+# ruff: noqa: N815 -- axis names on tensors, in fields too
 from __future__ import annotations
 
 import math
@@ -150,9 +151,9 @@ class Updater:
         norms: list[float] = []
         applied = 0
         for i, micro_batches in enumerate(shares):
-            confidences = self._confidences(micro_batches, settings, watch)
+            counts = self._confidences(micro_batches, settings, watch)
             for j, micro_batch in enumerate(micro_batches):
-                given = Given(old_logps[i - 1][j] if i else None, confidences[j] if confidences else None)
+                given = Given(old_logps[i - 1][j] if i else None, counts[j] if counts else None)
                 last = j == len(micro_batches) - 1
                 sums += self._accumulate(micro_batch, given, settings, gaps, learn=lr > 0, last=last, watch=watch)
             if lr > 0:

@@ -50,7 +50,10 @@ LASTING = AlarmSettings().lasting_steps or 0
 def broken(history: dict[int, dict[str, float]], **settings: Any) -> dict[int, list[str]]:
     """The rules that are broken, by step."""
     told = {
-        step: [c.rule.key for c in crossings({s: history[s] for s in history if s <= step}, step, AlarmSettings(**settings))]
+        step: [
+            c.rule.key
+            for c in crossings({s: history[s] for s in history if s <= step}, step, AlarmSettings(**settings))
+        ]
         for step in history
     }
     return {step: keys for step, keys in told.items() if keys}

@@ -1,7 +1,7 @@
 """Each further objective says what docs/method.md 2 says: values and gradients of plain float64 arithmetic.
 
-The arithmetic here is Python's and numpy's alone. What an objective holds fixed while it is differentiated (ratios, gaps,
-confidences) is held fixed here too, and the rest is differentiated by differences.
+The arithmetic here is Python's and numpy's alone. What an objective holds fixed while it is differentiated (ratios,
+gaps, confidences) is held fixed here too, and the rest is differentiated by differences.
 """
 
 from __future__ import annotations

@@ -7,8 +7,9 @@ An objective gives one loss per token. What a token counts for (its share of the
 is fixed before the batch is cut into micro-batches, so that neither the cut nor the number of ranks changes
 the loss.
 
-A loss is one file that ends with its `LOSS`; adding one is that file, a word of `options.Loss` and a line here. What goes
-with any loss is none: a weight of a problem's tokens (`problems`), and terms that are added (`reference`, `entropy`).
+A loss is one file that ends with its `LOSS`; adding one is that file, a word of `options.Loss` and a line here. What
+goes with any loss is none: a weight of a problem's tokens (`problems`), and terms that are added (`reference`,
+`entropy`).
 """
 
 from __future__ import annotations

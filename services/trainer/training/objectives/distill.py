@@ -127,8 +127,10 @@ def sequence_mean_weights(tokens_S: Sequence[int], trained_S: Sequence[bool]) ->
 
 
 def sampled_divergence(student: Scores, teacher: Scores, targets_N: Tensor) -> Tensor:
-    """sg(log S - log T) log S of the token that was drawn, [N]: its gradient is, in expectation over the student's tokens,
-    that of the reverse KL, and its value means nothing (TRL's `sampled_token`; docs/method.md 2.1)."""
+    """sg(log S - log T) log S of the token that was drawn, [N] (TRL's `sampled_token`; docs/method.md 2.1).
+
+    Its gradient is, in expectation over the student's tokens, that of the reverse KL; its value means nothing.
+    """
     gap_N = student.logps(targets_N) - teacher.logps(targets_N)
     return gap_N * student.sampled(targets_N)
 

@@ -1,7 +1,7 @@
 """The GRPO baseline as SDPO's paper runs it (arXiv 2601.20802, Eq. 12, Table 13; docs/method.md 2.2).
 
-Invariants: the advantage is r - mean(group), divided by the group's standard deviation where that is asked for; a rollout
-that is masked enters neither its group's mean nor the loss.
+Invariants: the advantage is r - mean(group), divided by the group's standard deviation where that is asked for; a
+rollout that is masked enters neither its group's mean nor the loss.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from torch import Tensor
 from pmd.services.common.options import TrainSettings
 from pmd.services.trainer.training.objectives.distill import MAX_LOG_RATIO
 from pmd.services.trainer.training.objectives.loss import Loss, Tokens
-
 
 SMALLEST_DEVIATION = 1e-6
 """What is added to a standard deviation that is divided by."""

@@ -8,7 +8,7 @@ from pmd.services.trainer.training.objectives.distill import MAX_LOG_RATIO
 
 
 def reference_kl(now_N: Tensor, reference_N: Tensor) -> Tensor:
-    """The k3 estimator r - log r - 1 of KL(policy‖reference) with r = reference / policy, [N], differentiable in `now_N`.
+    """The k3 estimator r - log r - 1 of KL(policy‖reference), r = reference / policy; [N], differentiable in `now_N`.
 
     Args:
         now_N: log-probabilities of the sampled tokens by the policy, in nats.
