@@ -21,7 +21,7 @@ from pmd.gateway.recipes.recipe import AlarmSettings
 from pmd.services.common.requests import GenerateResult, TrainResult, VerifyResult
 from pmd.services.common.wire import Outcome
 
-START = 3
+START = 5
 """Steps whose median is what a run started with."""
 
 Signs = Mapping[str, float]

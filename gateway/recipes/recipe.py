@@ -305,14 +305,14 @@ class AlarmSettings(Strict):
     lasting_steps: int | None = Field(default=3, ge=1, le=MAX_COUNT)
     """Steps in a row for which a run must be past a bound on its health, from `grad_norm_rise` to `lead_floor`, having
     kept it before; at every further full count it pauses again. null: none of them is looked at."""
-    grad_norm_rise: float | None = Field(default=30.0, gt=1.0)
-    """The gradient, before clipping, is so many times what it was in the run's first 3 steps."""
+    grad_norm_rise: float | None = Field(default=100.0, gt=1.0)
+    """The gradient, before clipping, is so many times what it was in the run's first 5 steps (their median)."""
     entropy_floor: float | None = Field(default=1e-5, ge=0.0)
-    """Nats a token that the policy has at least, in what it is trained on."""
+    """Nats a token that the policy has at least, in what it is trained on; not asked of steps where all passes."""
     entropy_rise: float | None = Field(default=4.0, gt=1.0)
-    """That entropy is so many times what it was in the run's first 3 steps."""
-    length_change: float | None = Field(default=4.0, gt=1.0)
-    """The mean completion is so many times longer, or shorter, than in the run's first 3 steps."""
+    """That entropy is so many times what it was in the run's first 5 steps."""
+    length_change: float | None = Field(default=10.0, gt=1.0)
+    """The mean completion is so many times longer, or shorter, than in the run's first 5 steps."""
     truncated_share: float | None = Field(default=0.5, ge=0.0, lt=1.0)
     """Share of a step's rollouts that end by `sampling.max_tokens`."""
     repetition: float | None = Field(default=0.6, ge=0.0, lt=1.0)

@@ -174,6 +174,7 @@ def assemble(
     groups = [row["problem_id"] for row in rows]
     advantages = group_advantages(rewards, groups, trained, normalise=settings.advantage == "std")
     weights = _problem_weights(rows, judged, trained) if settings.problem_weights == "pass_rate" else {}
+    trained = [each and bool(weights.get(group, 1.0)) for each, group in zip(trained, groups, strict=True)]
     return TrainBatch(
         tuple(
             Sample(
@@ -182,10 +183,10 @@ def assemble(
                 prompt_ids=tuple(row["prompt_ids"]),
                 completion_ids=tuple(row["token_ids"]),
                 sampler_logps=tuple(row["logprobs"]),
-                teacher_ids=ids,
+                teacher_ids=ids if is_trained else (),
                 reward=reward,
                 advantage=advantage,
-                trained=is_trained and bool(weights.get(row["problem_id"], 1.0)),
+                trained=is_trained,
                 reward_share=share,
                 weight=weights.get(row["problem_id"], 1.0),
             )

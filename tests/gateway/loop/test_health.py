@@ -33,7 +33,7 @@ WELL = {
     "lead": 0.4,
 }
 COLLAPSES = {
-    "grad_norm_rise": {"grad_norm": 40.0},
+    "grad_norm_rise": {"grad_norm": 60.0},
     "entropy_floor": {"entropy": 1e-7},
     "entropy_rise": {"entropy": 3.0},
     "length_change": {"length": 5.0},
@@ -88,12 +88,12 @@ def test_a_run_that_never_kept_a_bound_is_not_held_to_it(rule: str) -> None:
     """As that of a base model which ends no completion. Once it has kept it, it is."""
     history = after(0, 12, **COLLAPSES[rule])
     assert broken(history) == {}
-    history[4] = WELL
-    assert list(broken(history)) == [4 + LASTING, 4 + 2 * LASTING]
+    history[6] = WELL
+    assert list(broken(history)) == [6 + LASTING, 6 + 2 * LASTING]
 
 
 def test_completions_may_not_grow_out_of_measure_either() -> None:
-    assert list(broken(after(5, 8, length=600.0))) == [8]
+    assert list(broken(after(5, 8, length=700.0))) == [8]
 
 
 def test_a_step_that_did_not_measure_a_sign_breaks_a_streak() -> None:
@@ -108,7 +108,7 @@ def test_the_sentence_names_rule_value_bound_and_what_to_do() -> None:
     assert "(alarms.repetition: 0.5)" in repeated.told
     assert "lower optimizer.lr" in repeated.told
     (grown,) = crossings(after(5, 8, grad_norm=90.0), 8, AlarmSettings())
-    assert "alarms.grad_norm_rise: 30 times the 0.5 of its start" in grown.told
+    assert "alarms.grad_norm_rise: 100 times the 0.5 of its start" in grown.told
 
 
 def test_signs_are_shares_of_what_was_drawn_and_what_was_not_recorded_is_none() -> None:
