@@ -38,7 +38,7 @@ def main() -> None:
     known: list[Sample] = []  # with the sampler's log-probs, by the model that is trained
     for at in range(0, len(drawn), arguments.micro):
         some = [replace(s, sampler_logps=(0.0,) * len(s.completion_ids)) for s in drawn[at : at + arguments.micro]]
-        logps = updater.logps(pack(some, [1.0] * len(some), device, share=False), settings.temperature)
+        logps = updater.logps(pack(some, [1.0] * len(some), device, share=False), settings)
         parts = logps.split([len(s.completion_ids) for s in some])
         known += [replace(s, sampler_logps=tuple(p.tolist())) for s, p in zip(some, parts, strict=True)]
     marks, losses = [now()], []

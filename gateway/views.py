@@ -45,6 +45,8 @@ class LatestView(Strict):
     """Of the training rollouts."""
     lead: float | None = None
     """Pass rate with the teacher's context minus without."""
+    health: dict[str, float] = {}
+    """Signs of the health of learning, as of a step."""
     train: dict[str, float] = {}
     """Metrics of the training step: loss, mismatch_kl, entropy, grad_norm, lr, masked, skipped and more."""
     accuracy: dict[str, float] = {}
@@ -114,6 +116,9 @@ class StepView(Strict):
     are in the results of the jobs."""
     contexts: dict[str, int] = {}
     train: dict[str, float] = {}
+    health: dict[str, float] = {}
+    """Signs of the health of learning that `alarms` has bounds for: length, truncated_share, repetition,
+    infra_error_share, masked_share, grad_norm, entropy, mismatch_kl, lead."""
     with_memory: dict[str, SplitScore] = {}
     """Of step 0 of a run that begins with a bank: scores of the base model as the teacher that reads it, of the same
     problems and as many answers as `evaluation`."""

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pmd.gateway.loop.gate import Lead
+from pmd.gateway.loop.health import signs
 from pmd.gateway.loop.plan import open_phases
 from pmd.gateway.loop.requests import leads, superseded
 from pmd.gateway.loop.state import PhaseName, Record, RunState, version_at
@@ -104,6 +105,7 @@ def latest_view(records: Mapping[PhaseName, tuple[int, Mapping[str, Any]]]) -> L
                 view["lead"] = rate - view["pass_rate"]
     if PhaseName.TRAIN in records:
         view["train"] = TrainResult.model_validate(records[PhaseName.TRAIN][1]).metrics
+    view["health"] = signs({name: result for name, (_, result) in records.items()})
     if PhaseName.EVALUATE_VERIFY in records:
         splits = VerifyResult.model_validate(records[PhaseName.EVALUATE_VERIFY][1]).splits
         view["accuracy"] = {split: score.pass_rate for split, score in splits.items()}
@@ -134,8 +136,10 @@ def _step_view(state: RunState, step: int, records: Mapping[PhaseName, Record], 
         view["pass_rate"] = _pass_rate(verdicts.splits)
     if step and (probe := records.get(PhaseName.PROBE_VERIFY)):
         view["probe_pass_rate"] = _pass_rate(VerifyResult.model_validate(probe.result).splits)
-    if step and gate and PhaseName.PROBE_VERIFY in records:
-        view["lead"] = gate.teacher - gate.student
+    probed = gate if step and PhaseName.PROBE_VERIFY in records else None
+    if probed:
+        view["lead"] = probed.teacher - probed.student
+    view["health"] = signs({name: record.result for name, record in records.items()}, probed)
     if gate and PhaseName.TRAIN in records:
         view["lr_scale"] = gate.lr_scale
     for name in (PhaseName.ABSTRACT, PhaseName.REFLECT, PhaseName.RECORD, PhaseName.IMPORT):  # the last write counts

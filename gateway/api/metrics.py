@@ -28,6 +28,14 @@ TRAINING = {
 }
 """Metrics of a training step that are exported, each as `pmd_run_<name>`."""
 
+HEALTH = {
+    "length": "Mean completion of the newest rollouts, in tokens",
+    "truncated_share": "Share of them that ended by length",
+    "repetition": "Mean share of their 4-grams that occurred in them before",
+    "masked_share": "Share of them that the loss left out",
+}
+"""Signs of the health of learning that are exported, each as `pmd_run_<name>`; others are among the metrics."""
+
 
 class RunMetrics(Collector):
     """Runs by status; of those that run, how they fare and what their alarms said; and the space that is left."""
@@ -68,6 +76,7 @@ class RunMetrics(Collector):
             "lead": gauge("teacher_lead", "Pass rate with the teacher's context minus without"),
         }
         training = {name: gauge(name, about) for name, about in TRAINING.items()}
+        health = {name: gauge(name, about) for name, about in HEALTH.items()}
         accuracy = gauge("accuracy", "Of the newest evaluation", "split")
         raised = gauge("alarms", "How often an alarm was raised", "kind")
         running = self._registry.runs(limit=1000, status=RunStatus.RUNNING)
@@ -84,6 +93,8 @@ class RunMetrics(Collector):
                     family.add_metric([run], value)
             for name in training.keys() & latest.train.keys():
                 training[name].add_metric([run], latest.train[name])
+            for name in health.keys() & latest.health.keys():
+                health[name].add_metric([run], latest.health[name])
             for split, value in latest.accuracy.items():
                 accuracy.add_metric([run, split], value)
-        yield from (idle, step, *numbers.values(), *training.values(), accuracy, raised)
+        yield from (idle, step, *numbers.values(), *training.values(), *health.values(), accuracy, raised)

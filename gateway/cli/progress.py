@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pmd.gateway.report.units import duration, percent, training
+from pmd.gateway.report.units import completions, duration, percent, training
 
 LEVELS = ("experience", "insight", "behavior")
 PAUSED = "paused; `pmd runs resume` goes on"
@@ -39,6 +39,8 @@ class Progress:
     """Memory-free accuracy by split and step."""
     train: dict[str, float] = field(default_factory=dict)
     """Metrics of the last training step."""
+    health: dict[str, float] = field(default_factory=dict)
+    """Signs of the health of learning of the last step that has any."""
     notice: str = ""
     """What went wrong last and was not made good yet."""
     warnings: dict[str, str] = field(default_factory=dict)
@@ -96,6 +98,7 @@ class Progress:
             self.memory = {level: step["memory"][level] for level in LEVELS}
         self.seconds = dict(step["seconds"])
         self.train = dict(step["train"]) or self.train
+        self.health = dict(step["health"]) or self.health
 
     def _line(self, step: Mapping[str, Any], scored: Iterable[str], *, only_scores: bool) -> str:
         """A step in one line, for logs."""
@@ -109,6 +112,8 @@ class Progress:
                 parts.append("memory " + "/".join(str(step["memory"][level]) for level in LEVELS))
             if step["train"]:
                 parts.append(training(step["train"]))
+            if told := completions(step["health"]):
+                parts.append(told)
             if step["seconds"]:
                 parts.append(duration(sum(step["seconds"].values())))
         parts += [f"{split} {percent(self.accuracy[split][step['step']])}" for split in scored]

@@ -16,7 +16,7 @@ from pmd.gateway.cli.output import AsJson, RunId, age, console, print_json, prin
 from pmd.gateway.cli.watch import watch as watch_run
 from pmd.gateway.local.launcher import default_state_dir
 from pmd.gateway.recipes.models.names import hub_name
-from pmd.gateway.report.units import percent, training
+from pmd.gateway.report.units import completions, percent, training
 
 POLL_S, QUIET_POLL_S = 0.5, 10.0
 """Between two looks at a download, where one line is drawn over and over, and where each look is a line of a log."""
@@ -277,7 +277,8 @@ def _newest(latest: dict[str, Any]) -> str:
     parts += [f"train {percent(latest['pass_rate'])}"] if latest["pass_rate"] is not None else []
     parts += [f"lead {100 * latest['lead']:+.0f}"] if latest["lead"] is not None else []
     parts += [f"infra_error {percent(latest['infra_error_share'])}"] if latest["infra_error_share"] else []
-    return "  ".join([*parts, training(latest["train"])]).strip()
+    told = [training(latest["train"]), completions(latest["health"])]
+    return "  ".join(filter(None, [*parts, *told]))
 
 
 @app.command("watch")

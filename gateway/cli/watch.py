@@ -18,7 +18,7 @@ from pmd.gateway.cli.output import console, status
 from pmd.gateway.cli.progress import LEVELS, Progress
 from pmd.gateway.loop.phases import group_seconds
 from pmd.gateway.recipes.methods import METHODS
-from pmd.gateway.report.units import duration, percent, training
+from pmd.gateway.report.units import completions, duration, percent, training
 
 LOWEST, HIGHEST = 4, 10
 """Lines of the curves."""
@@ -145,6 +145,8 @@ def render(run: dict[str, Any], progress: Progress, room: int = 24) -> Renderabl
         facts.add_row("training", f"{percent(progress.pass_rate)} of rollouts pass{lead}")
     if progress.train:
         facts.add_row("last update", f"[dim]{training(progress.train)}[/]")
+    if told := completions(progress.health):
+        facts.add_row("completions", f"[dim]{told}[/]")
     if progress.memory:
         facts.add_row("memory", "   ".join(f"{progress.memory[level]} {level}s" for level in LEVELS))
     if progress.seconds:

@@ -6,7 +6,8 @@ Invariants:
 - What was not recorded raises nothing: no number is taken for zero.
 - An alarm pauses when what it says makes going on a waste. Of something that must last, it pauses at every full
   `*_steps` of it: a run that a person resumes goes on for as long again.
-- A shut lead gate raises nothing while a run goes on: that memory has no more to teach is what it is there to say.
+- A shut lead gate raises nothing while a run goes on: that memory has no more to teach is what it is there to say. A
+  teacher whose context does harm is another matter (`health`).
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from pmd.gateway.disk import GIB
+from pmd.gateway.loop.health import crossings, signs
 from pmd.gateway.loop.plan import step_plan
+from pmd.gateway.loop.requests import evaluated_versions, leads
 from pmd.gateway.loop.state import PhaseName, RunState, last_step, version_at
 from pmd.gateway.recipes.inputs import Inputs
 from pmd.services.common.requests import GenerateResult, RetrieveResult, TrainResult, VerifyResult
@@ -61,7 +64,7 @@ def alarms(state: RunState, step: int, name: PhaseName, *, free_bytes: int | Non
     if name in {PhaseName.RETRIEVE, PhaseName.EVALUATE_RETRIEVE}:
         found += _degraded(state, step, name)
     if name is PhaseName.TRAIN:
-        found += [*_idle(state, step), *_skipped(state, step), *_mismatch(state, step)]
+        found += [*_idle(state, step), *_skipped(state, step), *_mismatch(state, step), *_unhealthy(state, step)]
     return found
 
 
@@ -188,6 +191,36 @@ def _mismatch(state: RunState, step: int) -> Iterator[Alarm]:
         "and then resume",
         pauses=True,
     )
+
+
+def _unhealthy(state: RunState, step: int) -> Iterator[Alarm]:
+    """Learning that collapses. What was good of it is kept: the best version that was evaluated is never removed."""
+    history = health(state, step)
+    for crossing in crossings(history, step, state.recipe.alarms):
+        if crossing.rule.key == "entropy_floor" and _all_passed(state, step):
+            continue  # there is nothing left to try
+        yield Alarm(crossing.rule.key, f"{crossing.told}{_best(state, step)}", pauses=True)
+
+
+def health(state: RunState, last: int) -> dict[int, dict[str, float]]:
+    """Signs of the health of each step from 1 to `last`."""
+    gate = leads(state.records, last) if state.recipe.lead_gate else None
+    found = {}
+    for step in range(1, last + 1):
+        results = {name: record.result for (at, name), record in state.records.items() if at == step}
+        probed = gate is not None and PhaseName.PROBE_VERIFY in results
+        found[step] = signs(results, gate[step] if gate and probed else None)
+    return found
+
+
+def _best(state: RunState, step: int) -> str:
+    """The version to go back to, in a sentence; empty where none was evaluated."""
+    scores = evaluated_versions(state, step)
+    if not scores:
+        return ""
+    best = max(scores, key=lambda version: (scores[version], version))
+    export = f"`pmd export {state.run} --step {best}`"
+    return f". The best version that was evaluated is {best} ({scores[best]:.1%}): {export}"
 
 
 def _no_rise(state: RunState, steps: int) -> Iterator[Alarm]:

@@ -215,7 +215,7 @@ def _train(state: RunState, step: int) -> TrainRequest:
         contexts=_contexts(state, step, PhaseName.RETRIEVE) if recipe.has_teacher else None,
         masked_problems=masked_problems(*tallies) if tallies else (),
         lr_scale=gate.lr_scale if gate else 1.0,
-        settings=recipe.train_settings(),
+        settings=recipe.train_settings().model_copy(update={"entropy_bonus": _entropy_bonus(state, step)}),
         thinking=recipe.thinking == "on",
         seed=phase_seed(recipe.seed, step, PhaseName.TRAIN),
         last=step == recipe.schedule.steps,
@@ -224,9 +224,21 @@ def _train(state: RunState, step: int) -> TrainRequest:
     )
 
 
+def _entropy_bonus(state: RunState, step: int) -> float:
+    """What a step is paid for its entropy: nothing, unless the newest that was measured is below the recipe's floor."""
+    objective = state.recipe.objective
+    if objective.entropy_floor is None:
+        return 0.0
+    for earlier in range(step - 1, 0, -1):
+        metrics = state.result(earlier, PhaseName.TRAIN, TrainResult).metrics
+        if metrics.get("tokens") and "entropy" in metrics:
+            return objective.entropy_weight if metrics["entropy"] < objective.entropy_floor else 0.0
+    return 0.0
+
+
 def superseded(state: RunState, step: int) -> tuple[int, ...]:
     """The trained versions whose weights the training of `step` removes: all before the one that it begins with, but
-    the best of those that were evaluated.
+    the best of those that were evaluated. The best one of all is never removed.
 
     Invariant: it follows from what is recorded when the step begins. Scores of the step before may come later, and
     its version is not judged yet.
@@ -234,14 +246,20 @@ def superseded(state: RunState, step: int) -> tuple[int, ...]:
     recipe = state.recipe
     if recipe.schedule.keep_weights is None:
         return ()
-    scores = {
-        version_after(recipe, s): sum(split.pass_rate for split in state.result(s, name, VerifyResult).splits.values())
-        for s, name in state.records
-        if name is PhaseName.EVALUATE_VERIFY and 0 < s < step - 1
-    }
+    scores = evaluated_versions(state, step - 1)
     best = sorted(scores, key=lambda version: (scores[version], version), reverse=True)
-    kept = best[: recipe.schedule.keep_weights]
+    kept = best[: max(1, recipe.schedule.keep_weights)]
     return tuple(version for version in range(1, version_at(recipe, step)) if version not in kept)
+
+
+def evaluated_versions(state: RunState, before: int) -> dict[int, float]:
+    """Mean accuracy over splits of the trained versions that steps before `before` have evaluated."""
+    scores = {}
+    for step, name in state.records:
+        if name is PhaseName.EVALUATE_VERIFY and 0 < step < before:
+            splits = state.result(step, name, VerifyResult).splits.values()
+            scores[version_after(state.recipe, step)] = sum(s.pass_rate for s in splits) / max(len(splits), 1)
+    return scores
 
 
 def _generator(state: RunState, step: int, name: PhaseName) -> Generator:

@@ -220,7 +220,7 @@ class Schedule(Strict):
     """Completions of each: its group."""
     keep_weights: int | None = Field(default=None, ge=0, le=MAX_COUNT)
     """Trained versions whose weights stay on disk besides the newest two: those that scored best when they were
-    evaluated. null: every version stays."""
+    evaluated, at least the best one. null: every version stays."""
 
 
 class Abstraction(AbstractSettings):
@@ -298,7 +298,8 @@ class Evaluation(Strict):
 
 
 class AlarmSettings(Strict):
-    """What pauses a run with a sentence. null switches an alarm off; none of them changes a result."""
+    """What pauses a run with a sentence. null switches an alarm off; none of them changes a result. The rules of
+    `loop.health` have their bounds here."""
 
     infra_error_share: float | None = Field(default=0.5, ge=0.0, lt=1.0)
     """Share of a step's rollouts that could not be judged; more than this pauses."""
@@ -311,6 +312,25 @@ class AlarmSettings(Strict):
     """Steps in a row with updates whose gradient was not finite."""
     no_pass_steps: int | None = Field(default=10, ge=1, le=MAX_COUNT)
     """First steps of a run in which no training rollout passes."""
+    lasting_steps: int | None = Field(default=3, ge=1, le=MAX_COUNT)
+    """Steps in a row for which a run must be past a bound on its health, from `grad_norm_rise` to `lead_floor`, having
+    kept it before; at every further full count it pauses again. null: none of them is looked at."""
+    grad_norm_rise: float | None = Field(default=100.0, gt=1.0)
+    """The gradient, before clipping, is so many times what it was in the run's first 5 steps (their median)."""
+    entropy_floor: float | None = Field(default=1e-5, ge=0.0)
+    """Nats a token that the policy has at least, in what it is trained on; not asked of steps where all passes."""
+    entropy_rise: float | None = Field(default=4.0, gt=1.0)
+    """That entropy is so many times what it was in the run's first 5 steps."""
+    length_change: float | None = Field(default=10.0, gt=1.0)
+    """The mean completion is so many times longer, or shorter, than in the run's first 5 steps."""
+    truncated_share: float | None = Field(default=0.5, ge=0.0, lt=1.0)
+    """Share of a step's rollouts that end by `sampling.max_tokens`."""
+    repetition: float | None = Field(default=0.6, ge=0.0, lt=1.0)
+    """Share of a completion's sequences of 4 tokens that occurred in it before, as a mean over a step's rollouts."""
+    masked_share: float | None = Field(default=0.98, ge=0.0, lt=1.0)
+    """Share of a step's rollouts that the loss leaves out."""
+    lead_floor: float | None = Field(default=-0.2, ge=-1.0, le=0.0)
+    """Running mean of the pass rate with the teacher's context minus without; needs `teacher.lead_gate`."""
     free_gib: float | None = Field(default=2.0, gt=0.0)
     """Space on the run's disk below which each step says so. It pauses nothing: a full disk is waited for."""
 
@@ -399,6 +419,11 @@ class Recipe(Strict):
                 "memory.contradictions: by terms the attempts say which notes contradict each other; leave it at words,"
                 " or set memory.evidence: effect"
             )
+        if self.objective.reference_kl and self.teacher.weights == "live":
+            raise ValueError(
+                "objective.reference_kl: with teacher.weights: live the reference is the policy itself, and the term"
+                " nothing; set teacher.weights: initial or ema"
+            )
         method = METHODS[self.method]
         if self.schedule.rollouts_per_problem < method.smallest_group:
             raise ValueError(
@@ -475,7 +500,7 @@ class Recipe(Strict):
         if loss is None:
             raise ValueError(f"method {self.method} has no loss to train by")
         return TrainSettings(
-            loss=loss,
+            loss="blend" if loss == "distill" and self.objective.reads_rewards else loss,
             temperature=self.sampling.temperature,
             lora=self.policy.lora,
             teacher_weights=self.teacher.weights,

@@ -194,6 +194,15 @@ def memory_events(report: ReportView) -> list[str]:
     return lines
 
 
+HEALTH = ("grad_norm", "entropy", "length", "repetition", "truncated_share", "masked_share")
+
+
+def health(report: ReportView) -> dict[str, Curve]:
+    """Signs of the health of learning by step; those that were never more than zero are left out."""
+    curves = {sign: series(report, lambda step, sign=sign: step.health.get(sign)) for sign in HEALTH}  # type: ignore[misc]
+    return {sign: curve for sign, curve in curves.items() if any(value for _, value in curve)}
+
+
 def phase_seconds(report: ReportView) -> Mapping[str, Curve]:
     """Seconds by group of phases and step; groups that never ran are left out."""
     grouped: dict[str, list[tuple[float, float]]] = {}

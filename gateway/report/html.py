@@ -179,6 +179,20 @@ def _memory(report: ReportView) -> Chart | None:
     return _chart("Memory", "Items by level; each panel has its own scale.", drawing)
 
 
+def _health(report: ReportView) -> Chart | None:
+    lines = [Series(sign, points, "c2") for sign, points in figures.health(report).items()]
+    if not lines:
+        return None
+
+    def form(value: float) -> str:
+        return f"{value:.3g}"
+
+    drawing = small_multiples("Health", _describe(lines, form), lines, y_form=form)
+    return _chart(
+        "Health of learning", "What `alarms` of the recipe has bounds for; each panel has its own scale.", drawing
+    )
+
+
 def _time(report: ReportView) -> Chart | None:
     spent = figures.phase_seconds(report)
     if not spent:
@@ -207,6 +221,7 @@ DRAWINGS: tuple[Callable[[ReportView], Chart | None], ...] = (
     _training,
     _pass_at,
     _memory,
+    _health,
     _time,
     _outcomes,
 )

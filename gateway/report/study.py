@@ -61,10 +61,14 @@ class Study:
     """Numbers of the worlds that are compared; None: any."""
 
     def variants(self, recipes: Path) -> dict[str, Path]:
-        """The recipes to compare, by name: the five methods, then the ablations."""
-        methods = {name: recipes / self.name / f"{name}.yaml" for name in METHODS}
-        ablations = {path.stem: path for path in sorted((recipes / self.name / "ablations").glob("*.yaml"))}
-        return methods | ablations
+        """The recipes to compare, by name: the methods that have one, then other baselines, then the ablations."""
+        methods = {name: path for name in METHODS if (path := recipes / self.name / f"{name}.yaml").exists()}
+        others = {
+            path.stem: path
+            for folder in ("baselines", "ablations")
+            for path in sorted((recipes / self.name / folder).glob("*.yaml"))
+        }
+        return methods | others
 
     def setting(self, name: str) -> Setting:
         """The setting of that name."""

@@ -41,6 +41,15 @@ def training(metrics: Mapping[str, float]) -> str:
     return "  ".join(parts)
 
 
+def completions(health: Mapping[str, float]) -> str:
+    """What the rollouts of one step were like, in one line; what was not recorded is left out."""
+    parts = [f"length {health['length']:.0f}"] if "length" in health else []
+    for name, word in {"truncated_share": "truncated", "repetition": "repeated"}.items():
+        if name in health:
+            parts.append(f"{word} {percent(health[name])}")
+    return "  ".join(parts)
+
+
 def sparkline(rates: Iterable[float]) -> str:
     """Rates in [0, 1] as bars. The full height is always 1, so that two lines can be compared."""
     return "".join(SPARKS[min(len(SPARKS) - 1, int(rate * len(SPARKS)))] for rate in rates)

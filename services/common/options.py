@@ -7,9 +7,9 @@ Invariants:
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from pmd.services.common.strict import Strict
 from pmd.services.common.wire import MAX_COUNT, Level
@@ -30,8 +30,9 @@ TeacherWeights = Literal["ema", "initial", "live", "trust_region"]
 """Whose weights the teacher has. ema: the moving average of the student's. initial: the base's, for ever. live: the
 student's own. trust_region: the base's and the student's, their logits blended."""
 
-Loss = Literal["distill", "grpo"]
-"""distill: towards a teacher that reads a context. grpo: by rewards relative to their group."""
+Loss = Literal["distill", "grpo", "blend", "likelihood"]
+"""distill: towards a teacher that reads a context. grpo: by rewards relative to their group. blend: some of both.
+likelihood: of what was drawn, whatever it was worth."""
 
 
 NotesFormat = Literal["json", "lines"]
@@ -161,6 +162,29 @@ class ObjectiveSettings(Strict):
     """Distil on the student's top-k tokens; null means the full vocabulary."""
     tail: bool = True
     """With top_k: one extra bucket for the rest of the vocabulary, else renormalise over the k."""
+    divergence: Literal["distribution", "sampled_token"] = "distribution"
+    """distribution: student and teacher are compared at every token of the vocabulary (or of `top_k`).
+    sampled_token: at the one that was drawn, as TRL's SDPO does; needs divergence_alpha 1 and no top_k."""
+    teacher_entropy_beta: float = Field(default=0.0, ge=0.0)
+    """Distillation counts a token by exp(-beta H), H the teacher's entropy there in nats, over the mean of that (SRPO,
+    which has 1). 0: all alike."""
+    route: Literal["all", "failed"] = "all"
+    """Which rollouts a teacher teaches. failed: those only, as SRPO does; the others, and those without a context, are
+    trained by their rewards."""
+    reward_share: float = Field(default=0.0, ge=0.0, le=1.0)
+    """Share of GRPO's loss in that of a rollout which a teacher teaches; the rest is distillation."""
+    advantage: Literal["mean", "std"] = "mean"
+    """GRPO: reward minus the group's mean. std: that over the group's standard deviation."""
+    problem_weights: Literal["equal", "pass_rate"] = "equal"
+    """What a problem counts for. pass_rate: sqrt(p (1 - p)) of the share p of its rollouts that passed, over the mean
+    of that (SC-SDPO)."""
+    reference_kl: float = Field(default=0.0, ge=0.0)
+    """Weight of the KL divergence from the teacher's weights, which here read the student's own prompt;
+    `teacher.ema: 0` keeps them at the base."""
+    entropy_floor: float | None = Field(default=None, gt=0.0)
+    """Nats a token: a step after one whose entropy was below is paid for its entropy. null: never."""
+    entropy_weight: float = Field(default=0.01, gt=0.0)
+    """What it is then paid a nat."""
     is_clip: float = Field(default=2.0, gt=0.0)
     """Upper clip of the importance ratio exp(logp_now - logp_old)."""
     tis_clip: float = Field(default=2.0, gt=0.0)
@@ -176,6 +200,17 @@ class ObjectiveSettings(Strict):
     max_teacher_tokens: int = Field(default=10240, ge=1, le=MAX_COUNT)
     """Longest teacher prompt; a longer one, or one that leaves the completion no room in the model's window, is cut
     inside its memory block, never at its closing request."""
+
+    @model_validator(mode="after")
+    def _comparable(self) -> Self:
+        if self.divergence == "sampled_token" and (self.divergence_alpha != 1.0 or self.top_k is not None):
+            raise ValueError("divergence: sampled_token is a reverse KL; set divergence_alpha: 1 and no top_k")
+        return self
+
+    @property
+    def reads_rewards(self) -> bool:
+        """Whether distillation is blended with GRPO's loss."""
+        return self.route == "failed" or self.reward_share > 0
 
 
 class OptimizerSettings(Strict):
@@ -223,6 +258,8 @@ class TrainSettings(ObjectiveSettings, OptimizerSettings, HardwareSettings):
     """Train an adapter of the base; null: all weights."""
     temperature: float = Field(default=1.0, gt=0.0)
     """The sampling temperature; logits of student and teacher are divided by it."""
+    entropy_bonus: float = Field(default=0.0, ge=0.0)
+    """What a nat of entropy a token is worth in this step."""
     teacher_weights: TeacherWeights = "ema"
     teacher_ema: float = Field(default=0.05, ge=0.0, le=1.0)
     """u. With ema: teacher = (1-u) teacher + u student, once per step. With trust_region: the student's share."""

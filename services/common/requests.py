@@ -48,6 +48,9 @@ class GenerateResult(Strict):
     """Completion tokens drawn."""
     truncated: int
     """Rollouts that ended by length."""
+    repetition: float | None = None
+    """Mean over rollouts of the share of their 4-grams that occurred in them before; null in records older than this
+    field."""
     dtype: str = ""
     """Precision of the weights that drew them, in torch's word; empty in records older than this field."""
     replicas: dict[str, tuple[str, ...]] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -29,6 +30,16 @@ class Completion:
     """Without special tokens."""
     finish_reason: Literal["stop", "length"]
     policy_version: int
+
+
+REPEATED = 4
+"""Length in tokens of what may occur again in a completion."""
+
+
+def repetition(token_ids: Sequence[int]) -> float:
+    """Share of a completion's 4-grams that occurred in it before (seq-rep-4, arXiv 1908.04319); 0 without any."""
+    grams = [tuple(token_ids[i : i + REPEATED]) for i in range(len(token_ids) - REPEATED + 1)]
+    return 1 - len(set(grams)) / len(grams) if grams else 0.0
 
 
 class DivergedError(RuntimeError):

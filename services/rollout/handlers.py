@@ -23,7 +23,7 @@ from pmd.services.common.jobs import JobContext, JobKind
 from pmd.services.common.requests import GenerateRequest, GenerateResult, PublishRequest
 from pmd.services.common.strict import nearest
 from pmd.services.common.wire import Policy, Ref
-from pmd.services.rollout.completion import Completion, NoRoom, Row, require_room
+from pmd.services.rollout.completion import Completion, NoRoom, Row, repetition, require_room
 from pmd.services.rollout.parts import Parts
 from pmd.services.rollout.published import Published
 
@@ -115,6 +115,7 @@ def generate(engine: Engine, request: GenerateRequest, context: JobContext, part
         rollouts=artifact,
         tokens=sum(len(completion.token_ids) for completion in completions),
         truncated=sum(completion.finish_reason == "length" for completion in completions),
+        repetition=sum(repetition(completion.token_ids) for completion in completions) / max(len(completions), 1),
         dtype=str(engine.details()["dtype"]),
     )
 

@@ -41,6 +41,7 @@ from pmd.services.common.tokens import Bearer
 from pmd.services.common.waiting import AWAY_STATUS, Away, retry_after
 from pmd.services.common.wire import Policy
 from pmd.services.rollout.chat import ChatCompletion, ChatRequest
+from pmd.services.rollout.completion import repetition
 from pmd.services.rollout.published import Published, UnknownModel
 from pmd.services.rollout.replicas import Check, Replica, Replicas
 from pmd.services.rollout.settings import RolloutSettings
@@ -100,6 +101,7 @@ class Pool:
             rollouts=write_table(request.out, rows, ROLLOUTS),
             tokens=sum(result.tokens for result in results),
             truncated=sum(result.truncated for result in results),
+            repetition=sum(repetition(row["token_ids"]) for row in rows) / max(len(rows), 1),
             dtype=next((result.dtype for result in results if result.dtype != "float32"), "float32"),
             replicas={url: tuple(prompts) for url, prompts in sorted(by_replica.items())},
         )

@@ -87,6 +87,10 @@ class Fakes:
         """Problems without teacher context."""
         self.metrics = {"loss": 0.5}
         """Of each training step."""
+        self.measured: Callable[[int], dict[str, float]] = lambda _: {}
+        """What else a training step measures, by step."""
+        self.drawn: Callable[[int], dict[str, Any]] = lambda _: {}
+        """What else is said of rollouts, by the version that drew them."""
         self.folder = folder
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
@@ -188,7 +192,8 @@ class Fakes:
             for sample in range(request.n)
         ]
         ref = write_table(request.out, rollouts, ROLLOUTS)
-        return GenerateResult(rollouts=ref, tokens=len(rollouts), truncated=0)
+        said = {"tokens": len(rollouts), "truncated": 0} | self.drawn(request.policy.weights.version)
+        return GenerateResult(rollouts=ref, **said)
 
     def _publish(self, request: PublishRequest) -> Policy:
         return request.policy
@@ -256,7 +261,8 @@ class Fakes:
             if path.suffix != ".safetensors" and path.name != MANIFEST:
                 (folder / path.name).write_bytes(path.read_bytes())
         (folder / "model.safetensors").write_bytes(hashlib.sha256(body.encode()).digest())
-        return TrainResult(weights=seal_weights(folder, version, {"step": request.step}), metrics=self.metrics)
+        metrics = self.metrics | self.measured(request.step)
+        return TrainResult(weights=seal_weights(folder, version, {"step": request.step}), metrics=metrics)
 
 
 def retryable(message: str = "a child was killed") -> Exception:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal
 
-from pmd.gateway.recipes.methods import base, grpo, memory_agent, pmd, sdpo
+from pmd.gateway.recipes.methods import base, grpo, memory_agent, pmd, sdpo, ssd
 from pmd.gateway.recipes.methods.method import Method
 
-MethodName = Literal["base", "grpo", "sdpo", "memory_agent", "pmd"]
+MethodName = Literal["base", "ssd", "grpo", "sdpo", "memory_agent", "pmd"]
 
 METHODS: Mapping[MethodName, Method] = {
     "base": base.METHOD,
+    "ssd": ssd.METHOD,
     "grpo": grpo.METHOD,
     "sdpo": sdpo.METHOD,
     "memory_agent": memory_agent.METHOD,

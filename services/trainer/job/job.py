@@ -43,7 +43,7 @@ from pmd.services.trainer.job.spool import Spool, StepError
 from pmd.services.trainer.training.batch import BatchError, TrainBatch, assemble
 from pmd.services.trainer.training.engine import Engine, lost_a_rank, start_ranks
 from pmd.services.trainer.training.model import load_student
-from pmd.services.trainer.training.objectives import LOSSES
+from pmd.services.trainer.training.objectives import LOSSES, needs_teacher
 from pmd.services.trainer.training.teacher import Teacher
 from pmd.services.trainer.training.update import Stopwatch, Updater
 
@@ -112,7 +112,7 @@ class Run:
         begin = spool.request(first.base.version) or first  # what is drawn at the start must not depend on where it is
         settings = first.settings
         model = load_student(self._base, settings, begin.seed)
-        teacher = Teacher(model, settings.teacher_weights, device) if LOSSES[settings.loss].reads_teacher else None
+        teacher = Teacher(model, settings.teacher_weights, device) if needs_teacher(settings) else None
         self._engine = Engine(model, settings, device)
         self._teacher = teacher
         self._updater = Updater(self._engine, teacher)

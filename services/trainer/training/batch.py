@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import takewhile
@@ -25,7 +25,9 @@ from pmd.services.common.chat import Tokenizer, chat_text, encode
 from pmd.services.common.requests import TrainRequest
 from pmd.services.common.wire import Outcome
 from pmd.services.trainer.training.objectives import LOSSES
+from pmd.services.trainer.training.objectives.blend import reward_share
 from pmd.services.trainer.training.objectives.grpo import group_advantages
+from pmd.services.trainer.training.objectives.problems import pass_rate_weights
 
 Row = Mapping[str, Any]
 
@@ -50,6 +52,10 @@ class Sample:
     advantage: float
     trained: bool
     """False: masked. The sample counts in the number of sequences and nowhere else."""
+    reward_share: float = 0.0
+    """Share of GRPO's loss, where the loss is a blend."""
+    weight: float = 1.0
+    """What its problem counts for."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +101,7 @@ def digest(batch: TrainBatch) -> str:
         for ids in (s.prompt_ids, s.completion_ids, s.teacher_ids):
             sha.update(struct.pack(f"<q{len(ids)}q", len(ids), *ids))
         sha.update(struct.pack(f"<q{len(s.sampler_logps)}d", len(s.sampler_logps), *s.sampler_logps))
-        sha.update(struct.pack("<dd?", s.reward, s.advantage, s.trained))
+        sha.update(struct.pack("<dd?dd", s.reward, s.advantage, s.trained, s.reward_share, s.weight))
     return sha.hexdigest()
 
 
@@ -110,8 +116,8 @@ def assemble(
     """The batch of a step.
 
     Masked are: rollouts whose verdict is `infra_error`, problems in `request.masked_problems`, empty
-    completions, prompts longer than `max_prompt_tokens`; and, for a loss that reads a teacher, rollouts without
-    context and those whose problem alone leaves the teacher no room for a context.
+    completions, prompts longer than `max_prompt_tokens`, problems that count for nothing; and, where a teacher alone
+    teaches, rollouts without context and those whose problem alone leaves the teacher no room for a context.
 
     Args:
         rollouts: rows of schema ROLLOUTS.
@@ -144,12 +150,22 @@ def assemble(
         for row in rows
     ]
     teacher_ids: list[tuple[int, ...]] = [()] * len(rows)
-    if LOSSES[settings.loss].reads_teacher:
+    kind = LOSSES[settings.loss]
+    if kind.reads_teacher:
         if contexts is None:
             raise BatchError(f"loss {settings.loss!r} needs teacher contexts, and the request has none")
-        teacher_ids = _teacher_prompts(rows, trained, contexts, request, tokenizer, window)
-        trained = [bool(ids) for ids in teacher_ids]
-    advantages = group_advantages(rewards, [row["problem_id"] for row in rows], trained)
+        passed = [judged[row["rollout_id"]]["outcome"] == Outcome.PASSED for row in rows]
+        taught = [
+            each and not (settings.route == "failed" and right) for each, right in zip(trained, passed, strict=True)
+        ]
+        teacher_ids = _teacher_prompts(rows, taught, contexts, request, tokenizer, window)
+        if not kind.trains_all:
+            trained = [bool(ids) for ids in teacher_ids]
+    shares = [reward_share(bool(ids), settings) if settings.loss == "blend" else 0.0 for ids in teacher_ids]
+    groups = [row["problem_id"] for row in rows]
+    advantages = group_advantages(rewards, groups, trained, normalise=settings.advantage == "std")
+    weights = _problem_weights(rows, judged, trained) if settings.problem_weights == "pass_rate" else {}
+    trained = [each and bool(weights.get(group, 1.0)) for each, group in zip(trained, groups, strict=True)]
     return TrainBatch(
         tuple(
             Sample(
@@ -158,16 +174,29 @@ def assemble(
                 prompt_ids=tuple(row["prompt_ids"]),
                 completion_ids=tuple(row["token_ids"]),
                 sampler_logps=tuple(row["logprobs"]),
-                teacher_ids=ids,
+                teacher_ids=ids if is_trained else (),
                 reward=reward,
                 advantage=advantage,
                 trained=is_trained,
+                reward_share=share,
+                weight=weights.get(row["problem_id"], 1.0),
             )
-            for row, ids, reward, advantage, is_trained in zip(
-                rows, teacher_ids, rewards, advantages, trained, strict=True
+            for row, ids, reward, advantage, is_trained, share in zip(
+                rows, teacher_ids, rewards, advantages, trained, shares, strict=True
             )
         )
     )
+
+
+def _problem_weights(rows: list[Row], judged: Mapping[str, Row], trained: Sequence[bool]) -> dict[str, float]:
+    """What the problems of a batch count for, by the pass rates of their rollouts; of those that are trained."""
+    passed: dict[str, list[bool]] = defaultdict(list)
+    for row in rows:
+        outcome = judged[row["rollout_id"]]["outcome"]
+        if outcome != Outcome.INFRA_ERROR:
+            passed[row["problem_id"]].append(outcome == Outcome.PASSED)
+    counted = {row["problem_id"] for row, is_trained in zip(rows, trained, strict=True) if is_trained}
+    return pass_rate_weights({p: sum(each) / len(each) for p, each in passed.items() if p in counted})
 
 
 def _ordered(rollouts: Iterable[Row]) -> list[Row]:

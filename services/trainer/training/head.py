@@ -166,6 +166,35 @@ def score_rows(
     return _call(model, rows, walk, forward)
 
 
+@torch.no_grad()
+def measured(
+    model: nn.Module,
+    rows: Rows,
+    of_logits: Callable[[Tensor, slice], Tensor],
+    temperature: float,
+    forward: nn.Module | None = None,
+    beside: Voice | None = None,
+) -> Tensor:
+    """One number for each completion token of `rows`, [N], read off its logits; no gradient.
+
+    Args:
+        of_logits: from logits [B, V] and where these rows stand among the N, numbers [B].
+        forward: what is called in the model's place: the DeepSpeed engine around it.
+        beside: a part of the logits that is another model's; the rest is this one's.
+    """
+    values_N = torch.zeros(len(rows.index_N), device=rows.index_N.device)
+
+    def score(logits_NV: Tensor, other_NV: Tensor | None, here: slice) -> Tensor:
+        if beside is not None and other_NV is not None:
+            logits_NV = (1.0 - beside.share) * logits_NV + beside.share * other_NV
+        values_N[here] = of_logits(logits_NV, here)
+        return values_N[here].sum()
+
+    teacher = () if beside is None else (beside,)
+    score_rows(model, rows, score, temperature=temperature, teacher=teacher, forward=forward)
+    return values_N
+
+
 class _Chunks(torch.autograd.Function):
     """The sum of a score over all rows; its gradient is computed on the way forward."""
 

@@ -48,6 +48,8 @@ class MicroBatch:
     sampler_N: Tensor
     """Their log-probabilities by the rollout engine."""
     advantages_N: Tensor
+    reward_N: Tensor
+    """Share of GRPO's loss in each token's, where the loss is a blend."""
     weights_N: Tensor
     """What each token's loss counts for; 0 throughout in a filler."""
     problems: tuple[tuple[str, int], ...] = ()
@@ -95,6 +97,7 @@ def pack(samples: Sequence[Sample], weights: Sequence[float], device: torch.devi
         targets_N=torch.tensor([t for c in completions for t in c]).to(device),
         sampler_N=floats.to(device),
         advantages_N=torch.tensor([s.advantage for s in samples]).repeat_interleave(n_S).to(device),
+        reward_N=torch.tensor([s.reward_share for s in samples]).repeat_interleave(n_S).to(device),
         weights_N=torch.tensor(list(weights)).repeat_interleave(n_S).to(device),
         problems=tuple((s.problem_id, len(s.completion_ids)) for s in samples),
     )
@@ -104,7 +107,7 @@ def filler(device: torch.device, teacher: bool) -> MicroBatch:
     """A micro-batch that adds nothing, for a rank that has run out of samples while others still compute."""
     rows = Rows(torch.zeros(1, 2, dtype=torch.long, device=device), torch.zeros(1, dtype=torch.long, device=device))
     zeros = torch.zeros(1, device=device)
-    return MicroBatch(rows, rows if teacher else None, rows.index_N, zeros, zeros, zeros)
+    return MicroBatch(rows, rows if teacher else None, rows.index_N, zeros, zeros, zeros, zeros)
 
 
 def _rows(prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]], device: torch.device) -> Rows:

@@ -1,4 +1,4 @@
-"""The teacher: whose predictions the student learns, reading what the student does not see (docs/method.md 2.3).
+"""The teacher: whose predictions the student learns, reading what the student does not see (docs/method.md 2.6).
 
 Invariants:
 - Its weights are one of `options.TeacherWeights`, and that is all that the choice changes.
@@ -7,13 +7,15 @@ Invariants:
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
 from pmd.services.common.options import TeacherWeights, TrainSettings
 from pmd.services.trainer.training.adapter import adapted
 from pmd.services.trainer.training.engine import Engine
-from pmd.services.trainer.training.head import Head, Voice, last_hidden
+from pmd.services.trainer.training.head import Head, Voice, last_hidden, measured
 from pmd.services.trainer.training.packing import Rows
 from pmd.services.trainer.training.reference import Added, Copied, Reference
 
@@ -40,16 +42,39 @@ class Teacher:
 
         All ranks together.
         """
-        live = {"live": 1.0, "trust_region": settings.teacher_ema}.get(self._weights, 0.0)
-        found = []
-        if self._reference is not None and live < 1.0:
-            with self._reference.read(student) as (model, forward):
-                hidden_ND = last_hidden(model, rows, forward)
-                found.append(Voice(1.0 - live, Head(model, settings.temperature), hidden_ND))
+        live = self._live(settings)
+        other = self._other(student, rows, settings)
+        found = [] if other is None else [other]
         if live > 0.0:
             hidden_ND = last_hidden(student.model, rows, student.module)
             found.append(Voice(live, Head(student.model, settings.temperature), hidden_ND))
         return tuple(found)
+
+    @torch.no_grad()
+    def measured(
+        self, student: Engine, rows: Rows, of_logits: Callable[[Tensor, slice], Tensor], settings: TrainSettings
+    ) -> Tensor:
+        """One number for each completion token of `rows`, [N], read off the teacher's logits (`head.measured`).
+
+        All ranks together.
+        """
+        if self._reference is not None and self._live(settings) == 0.0:
+            with self._reference.read(student) as (model, forward):
+                return measured(model, rows, of_logits, settings.temperature, forward)
+        other = self._other(student, rows, settings)
+        return measured(student.model, rows, of_logits, settings.temperature, student.module, beside=other)
+
+    def _live(self, settings: TrainSettings) -> float:
+        """The student's own share of the teacher's logits."""
+        return {"live": 1.0, "trust_region": settings.teacher_ema}.get(self._weights, 0.0)
+
+    def _other(self, student: Engine, rows: Rows, settings: TrainSettings) -> Voice | None:
+        """The part of weights that are not the student's; None where there is none."""
+        share = 1.0 - self._live(settings)
+        if self._reference is None or share <= 0.0:
+            return None
+        with self._reference.read(student) as (model, forward):
+            return Voice(share, Head(model, settings.temperature), last_hidden(model, rows, forward))
 
     def follow(self, student: Engine, rate: float) -> None:
         """Move towards the student by `rate`, where these weights move; all ranks together."""

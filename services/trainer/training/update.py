@@ -7,13 +7,15 @@ Invariants:
   moments, nor the teacher.
 """
 
+# ruff: noqa: N815 -- axis names on tensors, in fields too
 from __future__ import annotations
 
 import math
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -21,9 +23,11 @@ from torch import Tensor
 from pmd.services.common.options import TrainSettings
 from pmd.services.trainer.training.batch import Sample, TrainBatch
 from pmd.services.trainer.training.engine import Engine
-from pmd.services.trainer.training.head import Voice, score_rows
+from pmd.services.trainer.training.head import Voice, measured, score_rows
 from pmd.services.trainer.training.objectives import LOSSES, Scores, Tokens
-from pmd.services.trainer.training.objectives.distill import clipped_ratio
+from pmd.services.trainer.training.objectives.distill import clipped_ratio, confidences
+from pmd.services.trainer.training.objectives.entropy import entropy
+from pmd.services.trainer.training.objectives.reference import reference_kl
 from pmd.services.trainer.training.packing import MicroBatch, filler, pack, plan
 from pmd.services.trainer.training.prefix import shares_prompts
 from pmd.services.trainer.training.teacher import Teacher
@@ -46,8 +50,9 @@ class Stopwatch:
         self.seconds[name] += time.perf_counter() - began
 
 
-SUMS = ("loss", "tokens", "mismatch_kl", "entropy", "teacher_entropy")
-"""What is added up over micro-batches and ranks; all but the loss and the count itself are then divided by tokens."""
+SUMS = ("loss", "tokens", "mismatch_kl", "entropy", "reference_kl", "taught", "teacher_entropy")
+"""What is added up over micro-batches and ranks; all but the loss and the counts themselves are then divided by tokens,
+teacher_entropy by those that a teacher teaches."""
 
 
 def divergence(old_N: Tensor, sampler_N: Tensor) -> Tensor:
@@ -80,6 +85,16 @@ class Gaps:
         return {problem: mean for problem, mean in means.items() if math.isfinite(mean)}
 
 
+@dataclass(frozen=True)
+class Given:
+    """What is known of a micro-batch's tokens before its forward pass."""
+
+    old_N: Tensor | None
+    """Log-probabilities at the start of the training step; None where this pass gives them."""
+    confidence_N: Tensor | None
+    """What distillation counts them for; None: all alike."""
+
+
 class Updater:
     """Applies training steps to one student."""
 
@@ -95,9 +110,10 @@ class Updater:
 
         Returns:
             loss (mean over mini-batches), grad_norm (largest, before clipping), tokens, sequences, masked,
-            mismatch_kl (k3 estimator of KL(sampler‖trainer), nats per token), entropy and teacher_entropy (nats
-            per token), skipped (optimizer steps whose gradient was not finite). What is not finite is left out: JSON
-            can't write it, and `skipped` tells.
+            mismatch_kl (k3 estimator of KL(sampler‖trainer), nats per token), entropy, teacher_entropy (of what a
+            teacher teaches) and reference_kl (nats per token), skipped (optimizer steps whose gradient was not
+            finite). What there is none of, and what is not finite, is left out: JSON can't write it, and `skipped`
+            tells.
         """
         shares = [
             self._micro_batches(samples, settings, watch) for samples in batch.mini_batches(settings.mini_batches)
@@ -106,16 +122,17 @@ class Updater:
         shares = [micro_batches for micro_batches in shares if micro_batches]
         with watch.part("student"):
             # Of later mini-batches, before the first optimizer step; the first one's are what its own forward gives.
-            old_logps = [[self.logps(micro, settings.temperature) for micro in share] for share in shares[1:]]
+            old_logps = [[self.logps(micro, settings) for micro in share] for share in shares[1:]]
         sums = torch.zeros(len(SUMS), dtype=torch.float64, device=self._engine.device)
         gaps = Gaps(batch, self._engine.device)
         norms: list[float] = []
         applied = 0
         for i, micro_batches in enumerate(shares):
+            counts = self._confidences(micro_batches, settings, watch)
             for j, micro_batch in enumerate(micro_batches):
-                old_N = old_logps[i - 1][j] if i else None
+                given = Given(old_logps[i - 1][j] if i else None, counts[j] if counts else None)
                 last = j == len(micro_batches) - 1
-                sums += self._accumulate(micro_batch, old_N, settings, gaps, learn=lr > 0, last=last, watch=watch)
+                sums += self._accumulate(micro_batch, given, settings, gaps, learn=lr > 0, last=last, watch=watch)
             if lr > 0:
                 with watch.part("optimizer"):
                     norm, finite = self._engine.step(lr)
@@ -126,9 +143,10 @@ class Updater:
                 self._teacher.follow(self._engine, settings.teacher_ema)
         total = dict(zip(SUMS, self._engine.total(sums), strict=True))
         self.gaps = gaps.by_problem(self._engine)
-        tokens = max(total.pop("tokens"), 1.0)
-        if self._teacher is None:
-            del total["teacher_entropy"]
+        tokens, taught = max(total.pop("tokens"), 1.0), total.pop("taught")
+        teacher_entropy = total.pop("teacher_entropy")
+        if not settings.reference_kl:
+            del total["reference_kl"]
         metrics = {name: value / tokens for name, value in total.items()} | {
             "loss": total["loss"] / mini_batches,
             "grad_norm": max(filter(math.isfinite, norms), default=0.0),
@@ -137,6 +155,8 @@ class Updater:
             "masked": float(batch.masked),
             "skipped": float(len(norms) - applied),
         }
+        if LOSSES[settings.loss].reads_teacher:
+            metrics["teacher_entropy"] = teacher_entropy / max(taught, 1.0)
         return {name: value for name, value in metrics.items() if math.isfinite(value)}
 
     def _micro_batches(
@@ -144,41 +164,81 @@ class Updater:
     ) -> list[MicroBatch]:
         """This rank's micro-batches of one mini-batch; empty on all ranks when nothing in it is trained."""
         weights = LOSSES[settings.loss].weights([len(s.completion_ids) for s in samples], [s.trained for s in samples])
-        trained = [(s, w) for s, w in zip(samples, weights, strict=True) if s.trained]
+        trained = [(s, w * s.weight) for s, w in zip(samples, weights, strict=True) if s.trained]
+        # Those that a teacher teaches and those that none does go apart: a forward pass of it is for all of its rows.
+        taught = [each for each in trained if each[0].teacher_ids]
+        alone = [each for each in trained if not each[0].teacher_ids]
+        with watch.part("load"):
+            return [*self._packed(taught, settings, teacher=True), *self._packed(alone, settings, teacher=False)]
+
+    def _packed(
+        self, samples: Sequence[tuple[Sample, float]], settings: TrainSettings, *, teacher: bool
+    ) -> list[MicroBatch]:
+        """This rank's micro-batches of samples and the weights of their tokens; as many on all ranks."""
         lengths = [
             (
                 len(s.prompt_ids) + len(s.completion_ids),
-                len(s.teacher_ids) + len(s.completion_ids) * bool(s.teacher_ids),
+                len(s.teacher_ids) + len(s.completion_ids) * teacher,
             )
-            for s, _ in trained
+            for s, _ in samples
         ]
         engine = self._engine
         cut = plan(lengths, settings.micro_tokens, engine.world)[engine.rank :: engine.world]
-        with watch.part("load"):
-            return [
-                pack([trained[i][0] for i in ids], [trained[i][1] for i in ids], engine.device, share=self._share)
-                if ids
-                else filler(engine.device, self._teacher is not None)
-                for ids in cut
-            ]
+        return [
+            pack([samples[i][0] for i in ids], [samples[i][1] for i in ids], engine.device, share=self._share)
+            if ids
+            else filler(engine.device, teacher)
+            for ids in cut
+        ]
 
     @torch.no_grad()
-    def logps(self, micro: MicroBatch, temperature: float) -> Tensor:
-        """Log-probabilities of the sampled tokens by the student, [N], in nats; no gradient."""
-        logps_N = torch.zeros_like(micro.sampler_N)
+    def logps(self, micro: MicroBatch, settings: TrainSettings, *, reference: bool = False) -> Tensor:
+        """Log-probabilities of the sampled tokens on the student's prompt, [N], in nats; no gradient.
 
-        def score(student_NV: Tensor, _: Tensor | None, here: slice) -> Tensor:
-            logps_N[here] = Scores.of(student_NV).logps(micro.targets_N[here])
-            return logps_N[here].sum()
+        Args:
+            reference: by the teacher's weights, else by the student's.
+        """
+
+        def score(logits_NV: Tensor, here: slice) -> Tensor:
+            return Scores.of(logits_NV).logps(micro.targets_N[here])
 
         engine = self._engine
-        score_rows(engine.model, micro.student, score, temperature=temperature, forward=engine.module)
-        return logps_N
+        if reference and self._teacher is not None:
+            return self._teacher.measured(engine, micro.student, score, settings)
+        return measured(engine.model, micro.student, score, settings.temperature, engine.module)
+
+    @torch.no_grad()
+    def _confidences(
+        self, micro_batches: Sequence[MicroBatch], settings: TrainSettings, watch: Stopwatch
+    ) -> list[Tensor | None]:
+        """What distillation counts each token of a mini-batch for, by its micro-batches; empty where all count alike.
+
+        The teacher reads all of them once before: what a token counts for depends on all others.
+        """
+        beta, teacher = settings.teacher_entropy_beta, self._teacher
+        if not beta or teacher is None or not LOSSES[settings.loss].reads_teacher:
+            return []
+
+        def score(logits_NV: Tensor, _: slice) -> Tensor:
+            return confidences(Scores.of(logits_NV).entropy(), beta)
+
+        with watch.part("teacher"):
+            found = [
+                None if micro.teacher is None else teacher.measured(self._engine, micro.teacher, score, settings)
+                for micro in micro_batches
+            ]
+        sums = torch.zeros(2, dtype=torch.float64, device=self._engine.device)
+        for micro, each_N in zip(micro_batches, found, strict=True):
+            if each_N is not None:
+                counted_N = micro.weights_N != 0
+                sums += torch.stack([(each_N * counted_N).sum(), counted_N.sum()]).double()
+        total, tokens = self._engine.total(sums)
+        return [None if each_N is None else each_N * (tokens / total) for each_N in found]
 
     def _accumulate(
         self,
         micro: MicroBatch,
-        old_N: Tensor | None,
+        given: Given,
         settings: TrainSettings,
         gaps: Gaps,
         *,
@@ -192,18 +252,38 @@ class Updater:
         if micro.teacher is not None and self._teacher is not None:
             with watch.part("teacher"):
                 teacher = self._teacher.voices(engine, micro.teacher, settings)
-        begin_N, loss_N, entropy_N, teacher_N = torch.zeros(4, micro.tokens, device=engine.device)
+        reference_N: Tensor | None = None
+        if settings.reference_kl:
+            with watch.part("teacher"):
+                reference_N = self.logps(micro, settings, reference=True)
+        begin_N, loss_N, entropy_N, teacher_N, kl_N = torch.zeros(5, micro.tokens, device=engine.device)
 
         def score(student_NV: Tensor, teacher_NV: Tensor | None, here: slice) -> Tensor:
             """The weighted losses of these tokens; what else is measured of them is written down."""
             targets = micro.targets_N[here]
             ours, theirs = Scores.of(student_NV), None if teacher_NV is None else Scores.of(teacher_NV)
-            begin_N[here] = ours.logps(targets) if old_N is None else old_N[here]
+            begin_N[here] = ours.logps(targets) if given.old_N is None else given.old_N[here]
             entropy_N[here] = ours.entropy()
             if theirs is not None:
                 teacher_N[here] = theirs.entropy()
-            each = kind.of_tokens(Tokens(ours, theirs, targets, begin_N[here], micro.advantages_N[here]), settings)
-            each = each * clipped_ratio(begin_N[here], micro.sampler_N[here], settings.tis_clip)
+            tokens = Tokens(
+                student=ours,
+                teacher=theirs,
+                targets_N=targets,
+                old_N=begin_N[here],
+                advantages_N=micro.advantages_N[here],
+                reward_N=micro.reward_N[here],
+                confidence_N=None if given.confidence_N is None else given.confidence_N[here],
+            )
+            each = kind.of_tokens(tokens, settings)
+            if kind.on_policy:
+                each = each * clipped_ratio(begin_N[here], micro.sampler_N[here], settings.tis_clip)
+            if reference_N is not None:
+                distance = reference_kl(ours.sampled(targets), reference_N[here])
+                kl_N[here] = distance.detach()
+                each = each + settings.reference_kl * distance
+            if settings.entropy_bonus:
+                each = each - settings.entropy_bonus * entropy(ours)
             each = each * micro.weights_N[here]
             loss_N[here] = each.detach()
             return each.sum()
@@ -221,6 +301,8 @@ class Updater:
                 engine.backward(loss, last=last)
         gaps.add(micro, begin_N)
         counted_N = micro.weights_N != 0  # a filler's row is none of the batch's
-        measured = (torch.ones_like(begin_N), divergence(begin_N, micro.sampler_N), entropy_N, teacher_N)
+        one_N = torch.ones_like(begin_N)
+        taught_N = one_N if teacher is not None else torch.zeros_like(one_N)
+        values = (one_N, divergence(begin_N, micro.sampler_N), entropy_N, kl_N, taught_N, teacher_N)
         # Left on its device, so that a GPU need not be waited for.
-        return torch.stack([loss_N.sum(), *((values_N * counted_N).sum() for values_N in measured)]).double()
+        return torch.stack([loss_N.sum(), *((values_N * counted_N).sum() for values_N in values)]).double()

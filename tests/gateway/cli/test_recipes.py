@@ -94,6 +94,16 @@ def test_false_does_not_freeze_the_memory_at_step_0() -> None:
         parse_recipe(load_recipe(RECIPES / "pocket.yaml", parse_overrides(["memory.freeze_at_step=false"])))
 
 
+def test_other_baselines_differ_from_their_method_in_the_objective() -> None:
+    paths = sorted((RECIPES / "pocket" / "baselines").glob("*.yaml"))
+    assert paths
+    for path in paths:
+        baseline, method = read(path), read(RECIPES / "pocket" / f"{path.stem.split('-')[0]}.yaml")
+        own = {"name", "objective"}
+        assert baseline.model_dump(exclude=own) == method.model_dump(exclude=own)
+        assert baseline.objective != method.objective
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_one_key_makes_every_method_of_the_same_recipe(method: MethodName) -> None:
     recipe = parse_recipe(load_recipe(RECIPES / "pocket.yaml", {"method": method}))

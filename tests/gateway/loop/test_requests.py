@@ -8,15 +8,17 @@ from typing import Any
 
 import pytest
 
-from pmd.gateway.loop.requests import phase_seed, superseded
+from pmd.gateway.loop.requests import phase_seed, request_body, superseded
 from pmd.gateway.loop.state import PhaseName, Record, RunState
 from pmd.gateway.recipes.recipe import Recipe
 from pmd.services.common.requests import (
     SplitScore,
+    TrainRequest,
+    TrainResult,
     VerifyResult,
 )
 from pmd.services.common.wire import Ref
-from tests.gateway.loop.playing import BANK, INPUTS, bodies, play, ref
+from tests.gateway.loop.playing import BANK, INPUTS, answer, bodies, play, ref
 from tests.gateway.loop.test_gate import lead
 
 Make = Callable[..., Recipe]
@@ -185,7 +187,7 @@ def scored(pass_rate: float) -> Record:
 
 
 @pytest.mark.parametrize(
-    ("keep", "gone"), [(None, ()), (0, (1, 2, 3, 4, 5)), (1, (1, 3, 4, 5)), (2, (1, 3, 5)), (9, (1, 3, 5))]
+    ("keep", "gone"), [(None, ()), (0, (1, 3, 4, 5)), (1, (1, 3, 4, 5)), (2, (1, 3, 5)), (9, (1, 3, 5))]
 )
 def test_the_newest_and_the_best_evaluated_versions_are_kept(
     keep: int | None, gone: tuple[int, ...], recipe: Make
@@ -218,3 +220,33 @@ def test_a_training_step_is_scaled_by_the_lead_and_spares_misled_problems(recipe
 def test_without_the_gate_every_step_counts_in_full(recipe: Make) -> None:
     for train in bodies(play(recipe()), "train"):
         assert (train.lr_scale, train.masked_problems) == (1.0, ())
+
+
+@pytest.mark.parametrize(("entropy", "bonus"), [(0.2, 0.0), (0.05, 0.03)])
+def test_a_step_is_paid_for_entropy_after_one_that_was_below_the_floor(
+    entropy: float, bonus: float, recipe: Make
+) -> None:
+    plan = recipe(schedule={"steps": 3}, method="grpo", objective={"entropy_floor": 0.1, "entropy_weight": 0.03})
+    first, *_ = bodies(play(plan), "train")
+    assert first.settings.entropy_bonus == 0.0, "nothing was measured before"
+    state = RunState("demo-1", plan, INPUTS)
+    for step, measured in ((1, {"entropy": entropy, "tokens": 9.0}), (2, {"entropy": 0.0, "tokens": 0.0})):
+        trained = TrainResult(weights=INPUTS.base.model_copy(update={"version": step}), metrics=measured)
+        state = state.with_record(step, PhaseName.TRAIN, Record(trained.model_dump(mode="json")))
+    for name in (PhaseName.ROLLOUT, PhaseName.VERIFY):
+        body = bodies(play(plan), str(name))[0]
+        state = state.with_record(3, name, Record(answer(body, f"3.{name}").model_dump(mode="json")))
+    request = request_body(state, 3, PhaseName.TRAIN, "file:///out")
+    assert isinstance(request, TrainRequest)
+    assert request.settings.entropy_bonus == bonus, "a step without tokens measured nothing"
+
+
+@pytest.mark.parametrize("changes", [{"route": "failed"}, {"reward_share": 0.3}])
+def test_a_blend_is_asked_for_by_the_objective_of_a_method_with_a_teacher(changes: Any, recipe: Make) -> None:
+    def losses(method: str, **objective: Any) -> set[str]:
+        return {train.settings.loss for train in bodies(play(recipe(method=method, objective=objective)), "train")}
+
+    assert losses("pmd", **changes) == losses("sdpo", **changes) == {"blend"}
+    assert losses("grpo", **changes) == {"grpo"}
+    assert losses("pmd") == {"distill"}
+    assert losses("ssd") == {"likelihood"}

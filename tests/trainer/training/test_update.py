@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 from tiny_run import SETTINGS, WINDOW, rows
 from transformers import AutoTokenizer
 
-from pmd.services.common.options import TrainSettings
+from pmd.services.common.options import TeacherWeights, TrainSettings
 from pmd.services.common.requests import TrainRequest
 from pmd.services.common.wire import Ref, Weights
 from pmd.services.trainer.training import head
@@ -21,7 +22,7 @@ from pmd.services.trainer.training.batch import TrainBatch, assemble
 from pmd.services.trainer.training.engine import Engine
 from pmd.services.trainer.training.head import Head, last_hidden
 from pmd.services.trainer.training.model import load_model, load_student
-from pmd.services.trainer.training.objectives import Scores
+from pmd.services.trainer.training.objectives import Scores, needs_teacher
 from pmd.services.trainer.training.objectives.distill import token_divergence
 from pmd.services.trainer.training.packing import Rows, pack, plan
 from pmd.services.trainer.training.teacher import Teacher
@@ -33,7 +34,7 @@ class Student:
 
     def __init__(self, base: Path, device: torch.device, settings: TrainSettings) -> None:
         model = load_student(base, settings, seed=0)
-        self.teacher = Teacher(model, settings.teacher_weights, device) if settings.loss == "distill" else None
+        self.teacher = Teacher(model, settings.teacher_weights, device) if needs_teacher(settings) else None
         self.engine = Engine(model, settings, device)
         self.updater = Updater(self.engine, self.teacher)
         self.settings = settings
@@ -106,51 +107,73 @@ def test_logits_at_completions_equal_those_of_single_unpadded_sequences(
     torch.testing.assert_close(got, torch.cat(want), atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("loss", ["distill", "grpo"])
+OBJECTIVES: dict[str, dict[str, Any]] = {
+    "distill": {"loss": "distill"},
+    "grpo": {"loss": "grpo"},
+    "std and reference": {"loss": "grpo", "advantage": "std", "reference_kl": 0.1},
+    "sampled token, entropy": {
+        "loss": "distill",
+        "divergence": "sampled_token",
+        "divergence_alpha": 1.0,
+        "entropy_bonus": 0.05,
+    },
+    "weights of problems": {"loss": "distill", "problem_weights": "pass_rate"},
+    "routed": {"loss": "blend", "route": "failed", "teacher_entropy_beta": 1.0},
+    "blended": {"loss": "blend", "reward_share": 0.3, "reference_kl": 0.1},
+    "likelihood": {"loss": "likelihood", "temperature": 0.7},
+}
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
 def test_shared_prompts_change_only_what_a_step_costs(
-    student: Callable[..., Student], batch: Callable[..., TrainBatch], loss: str
+    student: Callable[..., Student], batch: Callable[..., TrainBatch], objective: str
 ) -> None:
     ends = []
     for share in (True, False):
-        one = student(loss=loss, mini_batches=2)
+        one = student(**OBJECTIVES[objective], mini_batches=2)
         assert one.updater._share, "the tiny model can share"
         one.updater._share = share
-        ends.append((one.step(batch(loss=loss)), one.weights()))
+        ends.append((one.step(batch(**OBJECTIVES[objective])), one.weights()))
     assert ends[0][0] == pytest.approx(ends[1][0], rel=1e-3, abs=1e-6)
     for name, weight in ends[0][1].items():
         torch.testing.assert_close(weight, ends[1][1][name], atol=2e-4, rtol=1e-3)
 
 
-@pytest.mark.parametrize("loss", ["distill", "grpo"])
+@pytest.mark.parametrize("objective", OBJECTIVES)
 def test_micro_batch_size_does_not_change_the_step(
-    student: Callable[..., Student], batch: Callable[..., TrainBatch], loss: str
+    student: Callable[..., Student], batch: Callable[..., TrainBatch], objective: str
 ) -> None:
     ends = []
     for micro_tokens in (1, 120, 100_000):
-        one = student(loss=loss, micro_tokens=micro_tokens)
-        ends.append((one.step(batch(loss=loss)), one.weights()))
+        one = student(**OBJECTIVES[objective], micro_tokens=micro_tokens)
+        ends.append((one.step(batch(**OBJECTIVES[objective])), one.weights()))
     for metrics, weights in ends[1:]:
         assert metrics == pytest.approx(ends[0][0], rel=1e-3, abs=1e-6)
         for name, weight in weights.items():
             torch.testing.assert_close(weight, ends[0][1][name], atol=2e-4, rtol=1e-3)
 
 
-@pytest.mark.parametrize("loss", ["distill", "grpo"])
-@pytest.mark.parametrize(("stage", "precision"), [(0, "fp32"), (3, "fp32"), (2, "bf16"), (3, "bf16")])
+@pytest.mark.parametrize(
+    ("objective", "stage", "precision"),
+    [
+        *((name, 0, "fp32") for name in OBJECTIVES),
+        *((name, *how) for name in ("distill", "grpo") for how in ((3, "fp32"), (2, "bf16"), (3, "bf16"))),
+    ],
+)
 def test_chunks_of_logits_do_not_change_the_step(
     student: Callable[..., Student],
     batch: Callable[..., TrainBatch],
     monkeypatch: pytest.MonkeyPatch,
+    objective: str,
     stage: int,
     precision: str,
-    loss: str,
 ) -> None:
     ends = []
     for elements in (1 << 24, 7 * 63):
         monkeypatch.setattr(head, "CHUNK_ELEMENTS", {"cpu": elements})
         monkeypatch.setattr(head, "BLOCK_ELEMENTS", {"cpu": elements // 2})
-        one = student(loss=loss, zero_stage=stage, precision=precision, mini_batches=2)
-        ends.append((one.step(batch(loss=loss)), one.weights()))
+        one = student(**OBJECTIVES[objective], zero_stage=stage, precision=precision, mini_batches=2)
+        ends.append((one.step(batch(**OBJECTIVES[objective])), one.weights()))
     (whole, weights), (chunked, others) = ends
     exact = precision == "fp32"
     assert chunked == pytest.approx(whole, rel=1e-3 if exact else 0.05, abs=1e-6)
@@ -354,3 +377,111 @@ def test_a_gradient_that_is_not_finite_changes_nothing(
     hook.remove()
     assert one.step(batch())["skipped"] == 0.0
     assert not all(torch.equal(one.weights()[name], weight) for name, weight in before.items())
+
+
+def test_a_routed_step_distils_what_failed_and_rewards_the_rest(
+    student: Callable[..., Student], batch: Callable[..., TrainBatch]
+) -> None:
+    """By definition: one mean over all trained tokens, of the one loss or the other (SRPO)."""
+    changes: dict[str, Any] = {"loss": "blend", "route": "failed", "teacher_entropy_beta": 1.0, "tis_clip": 1e9}
+
+    def unhelped(_: Any, __: Any, contexts: list[dict[str, Any]]) -> None:
+        for context in contexts[:3]:
+            context["has_context"] = False
+
+    one = student(**changes)
+    b = batch(unhelped, **changes)
+    taught = [s for s in b.samples if s.teacher_ids]
+    alone = [s for s in b.samples if not s.teacher_ids]
+    assert {s.reward for s in taught} == {0.0}
+    assert {s.reward for s in alone} == {0.0, 1.0}, "what failed without a context is left to its reward"
+    assert all(s.trained for s in b.samples)
+    assert one.teacher is not None
+    entropies, divergences, surrogates = [], [], []
+    for s in b.samples:
+        student_NV = logits_of(one.engine.model, s.prompt_ids, s.completion_ids)
+        now_N = student_NV.log_softmax(-1)[range(len(s.completion_ids)), list(s.completion_ids)]
+        ratio_N = (now_N - torch.tensor(s.sampler_logps)).exp()
+        if not s.teacher_ids:
+            surrogates.append(-s.advantage * ratio_N)
+            continue
+        teacher_NV = logits_of(one.engine.model, s.teacher_ids, s.completion_ids)  # nothing has moved yet
+        entropies.append(Scores.of(teacher_NV).entropy())
+        divergences.append(token_divergence(Scores.of(student_NV), Scores.of(teacher_NV), alpha=0.5) * ratio_N)
+    weights = torch.exp(-torch.cat(entropies))
+    want = (torch.cat(divergences) * weights / weights.mean()).sum() + torch.cat(surrogates).sum()
+    metrics = one.step(b, lr=0.0)
+    assert metrics["loss"] == pytest.approx(float(want) / b.tokens, rel=1e-4)
+    assert metrics["teacher_entropy"] == pytest.approx(float(torch.cat(entropies).mean()), rel=1e-4)
+
+
+def test_entropy_is_the_mean_over_what_is_trained(
+    student: Callable[..., Student], batch: Callable[..., TrainBatch]
+) -> None:
+    one, b = student(), batch()
+    each = [Scores.of(logits_of(one.engine.model, s.prompt_ids, s.completion_ids)).entropy() for s in b.samples]
+    assert one.step(b, lr=0.0)["entropy"] == pytest.approx(float(torch.cat(each).mean()), rel=1e-4)
+
+
+@pytest.mark.parametrize(("weights", "live"), [("ema", 0.0), ("initial", 0.0), ("live", 1.0), ("trust_region", 0.3)])
+def test_a_teacher_is_measured_by_the_logits_that_it_speaks_by(
+    student: Callable[..., Student], batch: Callable[..., TrainBatch], weights: TeacherWeights, live: float
+) -> None:
+    one, b = student(teacher_weights=weights, teacher_ema=0.3), batch()
+    assert one.teacher is not None
+    base = copy.deepcopy(one.engine.model)
+    with torch.no_grad():
+        for parameter in one.engine.model.parameters():
+            parameter += 0.02 * torch.randn_like(parameter)
+    samples = [s for s in b.samples if s.teacher_ids][:3]
+    micro = pack(samples, [1.0] * len(samples), torch.device("cpu"), share=False)
+    assert micro.teacher is not None
+    want = [
+        (1 - live) * logits_of(base, s.teacher_ids, s.completion_ids)
+        + live * logits_of(one.engine.model, s.teacher_ids, s.completion_ids)
+        for s in samples
+    ]
+    got_N = one.teacher.measured(
+        one.engine, micro.teacher, lambda logits_NV, _: Scores.of(logits_NV).entropy(), one.settings
+    )
+    torch.testing.assert_close(got_N, Scores.of(torch.cat(want)).entropy(), atol=1e-4, rtol=1e-4)
+
+
+def test_a_reference_holds_the_policy_back_and_an_entropy_bonus_spreads_it(
+    student: Callable[..., Student], batch: Callable[..., TrainBatch]
+) -> None:
+    grpo = {"loss": "grpo", "teacher_ema": 0.0}
+    free, held, paid = student(**grpo), student(**grpo, reference_kl=3.0), student(**grpo, entropy_bonus=1.0)
+    b = batch(loss="grpo")
+    for one in (free, held, paid):
+        for _ in range(8):
+            one.step(b)
+    distance = student(**grpo, reference_kl=1e-9)
+
+    def from_base(one: Student) -> float:
+        distance.engine.model.load_state_dict(one.engine.model.state_dict())
+        return distance.step(b, lr=0.0)["reference_kl"]
+
+    assert from_base(held) < 0.5 * from_base(free)
+    assert paid.step(b, lr=0.0)["entropy"] > free.step(b, lr=0.0)["entropy"] + 0.05
+
+
+def test_problems_whose_rollouts_agree_count_for_nothing(
+    student: Callable[..., Student], batch: Callable[..., TrainBatch]
+) -> None:
+    def judged(_: Any, verdicts: list[dict[str, Any]], __: Any) -> None:
+        for verdict in verdicts:
+            number = int(verdict["rollout_id"].split("#")[1])
+            passed = {"p0": number < 1, "p1": number < 2, "p2": True, "p3": False}[verdict["problem_id"]]
+            verdict |= {"outcome": "passed" if passed else "failed", "reward": float(passed)}
+
+    b = batch(judged, problem_weights="pass_rate")
+    weight = {s.problem_id: s.weight for s in b.samples}
+    assert weight == pytest.approx({"p0": 1.856406, "p1": 2.143594, "p2": 0.0, "p3": 0.0}, abs=1e-6)
+    assert {s.problem_id for s in b.samples if s.trained} == {"p0", "p1"}
+    alone = {
+        name: student().step(TrainBatch(tuple(s for s in batch(judged).samples if s.problem_id == name)), lr=0.0)
+        for name in ("p0", "p1")
+    }
+    want = sum(weight[name] * alone[name]["loss"] for name in alone) / 4
+    assert student().step(b, lr=0.0)["loss"] == pytest.approx(want, rel=1e-4)

@@ -126,16 +126,36 @@ def sequence_mean_weights(tokens_S: Sequence[int], trained_S: Sequence[bool]) ->
     return [1 / (n * len(tokens_S)) if trained and n else 0.0 for n, trained in zip(tokens_S, trained_S, strict=True)]
 
 
-def _of_tokens(tokens: Tokens, settings: TrainSettings) -> Tensor:
+def sampled_divergence(student: Scores, teacher: Scores, targets_N: Tensor) -> Tensor:
+    """sg(log S - log T) log S of the token that was drawn, [N] (TRL's `sampled_token`; docs/method.md 2.1).
+
+    Its gradient is, in expectation over the student's tokens, that of the reverse KL; its value means nothing.
+    """
+    gap_N = student.logps(targets_N) - teacher.logps(targets_N)
+    return gap_N * student.sampled(targets_N)
+
+
+def confidences(entropy_N: Tensor, beta: float) -> Tensor:
+    """exp(-beta H) of the teacher's entropies, [N], before the mean is taken out (SRPO, arXiv 2604.02288)."""
+    return torch.exp(-beta * entropy_N)
+
+
+def of_tokens(tokens: Tokens, settings: TrainSettings) -> Tensor:
+    """The loss at each token, shape [N]."""
     assert tokens.teacher is not None  # noqa: S101 -- it reads a teacher
-    loss_N = token_divergence(
-        tokens.student,
-        tokens.teacher,
-        alpha=settings.divergence_alpha,
-        top_k=settings.top_k,
-        tail=settings.tail,
-    )
+    if settings.divergence == "sampled_token":
+        loss_N = sampled_divergence(tokens.student, tokens.teacher, tokens.targets_N)
+    else:
+        loss_N = token_divergence(
+            tokens.student,
+            tokens.teacher,
+            alpha=settings.divergence_alpha,
+            top_k=settings.top_k,
+            tail=settings.tail,
+        )
+    if tokens.confidence_N is not None:
+        loss_N = loss_N * tokens.confidence_N
     return loss_N * clipped_ratio(tokens.student.logps(tokens.targets_N), tokens.old_N, settings.is_clip)
 
 
-LOSS = Loss(reads_teacher=True, weights=sequence_mean_weights, of_tokens=_of_tokens)
+LOSS = Loss(reads_teacher=True, trains_all=False, weights=sequence_mean_weights, of_tokens=of_tokens)

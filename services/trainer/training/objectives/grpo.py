@@ -1,32 +1,45 @@
 """The GRPO baseline as SDPO's paper runs it (arXiv 2601.20802, Eq. 12, Table 13; docs/method.md 2.2).
 
-Invariants: the advantage is r - mean(group) and is never divided by a standard deviation; no KL term, no
-entropy bonus; a rollout that is masked enters neither its group's mean nor the loss.
+Invariants: the advantage is r - mean(group), divided by the group's standard deviation where that is asked for; a
+rollout that is masked enters neither its group's mean nor the loss.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from statistics import stdev
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from pmd.services.common.options import TrainSettings
 from pmd.services.trainer.training.objectives.distill import MAX_LOG_RATIO
 from pmd.services.trainer.training.objectives.loss import Loss, Tokens
 
+SMALLEST_DEVIATION = 1e-6
+"""What is added to a standard deviation that is divided by."""
 
-def group_advantages(rewards_S: Sequence[float], groups_S: Sequence[str], counted_S: Sequence[bool]) -> list[float]:
-    """A_i = r_i - mean of the counted rewards of i's group; 0 for a sequence that is not counted."""
+
+def group_advantages(
+    rewards_S: Sequence[float], groups_S: Sequence[str], counted_S: Sequence[bool], *, normalise: bool = False
+) -> list[float]:
+    """A_i = r_i - mean of the counted rewards of i's group; 0 for a sequence that is not counted.
+
+    Args:
+        normalise: divide by the group's standard deviation, n - 1 in its denominator (GRPO, arXiv 2402.03300).
+    """
     totals: dict[str, list[float]] = defaultdict(list)
     for reward, group, counted in zip(rewards_S, groups_S, counted_S, strict=True):
         if counted:
             totals[group].append(reward)
     means = {group: sum(rewards) / len(rewards) for group, rewards in totals.items()}
+    scales = {
+        group: stdev(rewards) + SMALLEST_DEVIATION if normalise and len(rewards) > 1 else 1.0
+        for group, rewards in totals.items()
+    }
     return [
-        reward - means[group] if counted else 0.0
+        (reward - means[group]) / scales[group] if counted else 0.0
         for reward, group, counted in zip(rewards_S, groups_S, counted_S, strict=True)
     ]
 
@@ -56,9 +69,10 @@ def token_mean_weights(tokens_S: Sequence[int], trained_S: Sequence[bool]) -> li
     return [1 / max(total, 1) if trained else 0.0 for trained in trained_S]
 
 
-def _of_tokens(tokens: Tokens, settings: TrainSettings) -> Tensor:
+def of_tokens(tokens: Tokens, settings: TrainSettings) -> Tensor:
+    """The loss at each token, shape [N]."""
     return policy_loss(
-        -cross_entropy(tokens.student.logits_NV, tokens.targets_N, reduction="none"),
+        tokens.student.sampled(tokens.targets_N),
         tokens.old_N,
         tokens.advantages_N,
         clip_low=settings.clip_low,
@@ -67,4 +81,4 @@ def _of_tokens(tokens: Tokens, settings: TrainSettings) -> Tensor:
     )
 
 
-LOSS = Loss(reads_teacher=False, weights=token_mean_weights, of_tokens=_of_tokens)
+LOSS = Loss(reads_teacher=False, trains_all=True, weights=token_mean_weights, of_tokens=of_tokens)

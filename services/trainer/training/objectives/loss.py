@@ -10,6 +10,7 @@ from functools import cached_property
 
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 from pmd.services.common.options import TrainSettings
 
@@ -37,6 +38,10 @@ class Scores:
         """Log-probability of each target in nats, [N]; no gradient."""
         return self.logp_NV.gather(-1, targets_N[:, None])[:, 0]
 
+    def sampled(self, targets_N: Tensor) -> Tensor:
+        """The same, differentiable in the logits."""
+        return -cross_entropy(self.logits_NV, targets_N, reduction="none")
+
     def entropy(self) -> Tensor:
         """Entropy at each token in nats, [N]; no gradient."""
         return -(self.p_NV * self.logp_NV).sum(-1)
@@ -55,6 +60,10 @@ class Tokens:
     """Their log-probabilities under the weights at the start of the training step."""
     advantages_N: Tensor
     """Advantage of the token's rollout."""
+    reward_N: Tensor
+    """Share of GRPO's loss in the token's, where the loss is a blend."""
+    confidence_N: Tensor | None = None
+    """What distillation counts the token for, beside others; None: all alike."""
 
 
 @dataclass(frozen=True)
@@ -62,8 +71,12 @@ class Loss:
     """How credit becomes a number to descend."""
 
     reads_teacher: bool
-    """Whether there is a teacher, and each rollout that is trained has a context for it."""
+    """Whether there is a teacher, which reads a context of its own."""
+    trains_all: bool
+    """Whether a rollout without a context is trained."""
     weights: Callable[[Sequence[int], Sequence[bool]], list[float]]
     """From completion lengths and what is trained, the weight of a token of each sequence in the batch's mean."""
     of_tokens: Callable[[Tokens, TrainSettings], Tensor]
     """The loss at each token, shape [N], before the trainer-to-sampler ratio."""
+    on_policy: bool = True
+    """Whether it is an expectation over the policy's own tokens, which the trainer-to-sampler ratio keeps right."""
