@@ -411,6 +411,15 @@ class Recipe(Strict):
     """How often a phase is tried when it fails for a reason that may pass."""
 
     @model_validator(mode="after")
+    def _holds_back(self) -> Self:
+        if self.objective.reference_kl and self.teacher.weights == "live":
+            raise ValueError(
+                "objective.reference_kl: with teacher.weights: live the reference is the policy itself, and the term"
+                " nothing; set teacher.weights: initial or ema"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.trains and not self.sampling.temperature:
             raise ValueError("sampling.temperature: greedy rollouts are all the same; give a temperature to train")
@@ -418,11 +427,6 @@ class Recipe(Strict):
             raise ValueError(
                 "memory.contradictions: by terms the attempts say which notes contradict each other; leave it at words,"
                 " or set memory.evidence: effect"
-            )
-        if self.objective.reference_kl and self.teacher.weights == "live":
-            raise ValueError(
-                "objective.reference_kl: with teacher.weights: live the reference is the policy itself, and the term"
-                " nothing; set teacher.weights: initial or ema"
             )
         method = METHODS[self.method]
         if self.schedule.rollouts_per_problem < method.smallest_group:

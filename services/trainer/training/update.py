@@ -302,7 +302,7 @@ class Updater:
         gaps.add(micro, begin_N)
         counted_N = micro.weights_N != 0  # a filler's row is none of the batch's
         one_N = torch.ones_like(begin_N)
-        taught_N = one_N if teacher is not None else torch.zeros_like(one_N)
+        taught_N = one_N if teacher else torch.zeros_like(one_N)
         values = (one_N, divergence(begin_N, micro.sampler_N), entropy_N, kl_N, taught_N, teacher_N)
         # Left on its device, so that a GPU need not be waited for.
         return torch.stack([loss_N.sum(), *((values_N * counted_N).sum() for values_N in values)]).double()

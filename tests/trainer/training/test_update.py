@@ -432,7 +432,7 @@ def test_a_teacher_is_measured_by_the_logits_that_it_speaks_by(
     base = copy.deepcopy(one.engine.model)
     with torch.no_grad():
         for parameter in one.engine.model.parameters():
-            parameter += 0.02 * torch.randn_like(parameter)
+            parameter.add_(torch.randn_like(parameter), alpha=0.02)
     samples = [s for s in b.samples if s.teacher_ids][:3]
     micro = pack(samples, [1.0] * len(samples), torch.device("cpu"), share=False)
     assert micro.teacher is not None
