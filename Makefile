@@ -93,8 +93,8 @@ IMAGE = $(COMPILE) --universal --constraint requirements/dev.lock
 lock: $(VENV)/.dev ## Resolve pyproject.toml anew into requirements/*.lock
 	@$(PIP) uv==$(UV)
 	@for extra in laptop dev; do $(COMPILE) --universal --extra $$extra --output-file requirements/$$extra.lock || exit; done
-	@$(IMAGE) --output-file requirements/images/api.lock \
-	  --extra gateway --extra memory --extra weaviate --extra postgres --extra reasoning-gym
+	@for gym in '' -gym; do $(IMAGE) --output-file requirements/images/api$$gym.lock \
+	  --extra gateway --extra memory --extra weaviate --extra postgres $${gym:+--extra reasoning-gym} || exit; done
 	@$(IMAGE) --output-file requirements/images/verifier.lock --extra verifier --extra reasoning-gym
 	@for name in rollout trainer; do $(IMAGE) --output-file requirements/images/$$name.lock --extra $$name || exit; done
 	@$(COMPILE) --python-platform x86_64-manylinux_2_28 --output-file requirements/images/rollout-gpu.lock --extra vllm

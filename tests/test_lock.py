@@ -36,7 +36,8 @@ def test_a_lock_holds_what_the_project_pins(extra: str) -> None:
 
 
 IMAGES = {
-    "api": ["gateway", "memory", "weaviate", "postgres", "reasoning-gym"],
+    "api": ["gateway", "memory", "weaviate", "postgres"],
+    "api-gym": ["gateway", "memory", "weaviate", "postgres", "reasoning-gym"],
     "verifier": ["verifier", "reasoning-gym"],
     "rollout": ["rollout"],
     "trainer": ["trainer"],

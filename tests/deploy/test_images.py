@@ -34,7 +34,7 @@ def test_bases_are_arguments_and_none_is_latest() -> None:
 def test_nobody_is_root_and_each_image_says_when_it_works() -> None:
     for stage in ("runtime", "runtime-gpu"):
         assert re.findall(r"^USER (\S+)$", STAGES[stage], re.MULTILINE)[-1] == "10001:10001"
-    assert set(FINAL) == {"api", "verifier", "rollout-cpu", "rollout-gpu", "trainer-cpu", "trainer-gpu"}
+    assert set(FINAL) == {"api", "api-gym", "verifier", "rollout-cpu", "rollout-gpu", "trainer-cpu", "trainer-gpu"}
     for target, lines in FINAL.items():
         assert "USER" not in lines, target
         (module,) = re.findall(r'^CMD \["(pmd[\w.]+)"\]$', lines, re.MULTILINE)
