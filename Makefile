@@ -73,7 +73,7 @@ test-chaos: $(VENV)/.dev ## Run the tests that kill processes
 	$(PYTEST) -n 0 -m chaos $(NONE_IS_FINE)
 
 k8s-test: $(VENV)/.dev ## Install the chart on the cluster of KUBECONFIG and put it through its life (docs/deploy.md)
-	$(PYTEST) -n 0 -m cluster tests/cluster
+	$(PYTEST) -n 0 -s -x -m cluster tests/cluster
 
 lint: $(VENV)/.dev ## Check style and types
 	$(BIN)/ruff check .

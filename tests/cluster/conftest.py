@@ -6,30 +6,51 @@ import json
 import os
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import pytest
 
-from tests.cluster.cluster import Cluster, build_and_load, missing, say, write_values
+from tests.cluster.cluster import CLAIM, Cluster, build_and_load, missing, say, tell, write_values
+
+
+@contextmanager
+def namespace(values: tuple[str, ...]) -> Iterator[Cluster]:
+    """A namespace that enforces `restricted`, with a claim for backups and no release; taken away at the end."""
+    name = f"pmd-test-{uuid.uuid4().hex[:6]}"
+    labels = {f"pod-security.kubernetes.io/{mode}": "restricted" for mode in ("enforce", "warn")}
+    made = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}
+    say("kubectl", "create", "--filename", "-", stdin=json.dumps(made))
+    cluster = Cluster(name, values)
+    try:
+        spec = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "5Gi"}}}
+        claim = {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": CLAIM}, "spec": spec}
+        cluster.kubectl("create", "--filename", "-", stdin=json.dumps(claim))
+        yield cluster
+    finally:
+        cluster.close()
+        say("kubectl", "delete", "namespace", name, "--timeout", "300s", timeout=320)
+        tell(f"the namespace {name} is gone")
 
 
 @pytest.fixture(scope="package")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """A namespace that enforces `restricted`, with the dev preset in it; both are taken away."""
+    """The dev preset, installed."""
     if reason := missing():
         pytest.skip(reason)
-    values: tuple[str, ...] = ()
-    if load := os.environ.get("PMD_K8S_LOAD"):
-        values = (write_values(tmp_path_factory.mktemp("k8s"), build_and_load(load)),)
+    folder = tmp_path_factory.mktemp("k8s")
+    images = build_and_load(load) if (load := os.environ.get("PMD_K8S_LOAD")) else {}
+    values: tuple[str, ...] = (write_values(folder, {**images, "backup": {"existingClaim": CLAIM}}),)
     if given := os.environ.get("PMD_K8S_VALUES"):
         values = (*values, given)
-    name = f"pmd-test-{uuid.uuid4().hex[:6]}"
-    labels = {f"pod-security.kubernetes.io/{mode}": "restricted" for mode in ("enforce", "warn")}
-    namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}
-    say("kubectl", "create", "--filename", "-", stdin=json.dumps(namespace))
-    made = Cluster(name, values)
-    try:
+    with namespace(values) as made:
+        tell(f"installing in {made.namespace}")
         made.apply("install")
+        tell("installed, and all pods are ready")
         yield made
-    finally:
-        made.close()
-        say("kubectl", "delete", "namespace", name, "--timeout", "300s", timeout=320)
+
+
+@pytest.fixture(scope="package")
+def life() -> dict[str, Any]:
+    """What one test of the life leaves to the next."""
+    return {}

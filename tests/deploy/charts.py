@@ -97,6 +97,9 @@ def pods(objects: list[Object]) -> Iterator[tuple[Object, Object, Object]]:
     for each in objects:
         if each["kind"] == "Pod":
             yield each, each["metadata"], each["spec"]
+        elif each["kind"] == "CronJob":
+            template = each["spec"]["jobTemplate"]["spec"]["template"]
+            yield each, template["metadata"], template["spec"]
         elif "template" in each.get("spec", {}):
             yield each, each["spec"]["template"]["metadata"], each["spec"]["template"]["spec"]
 
