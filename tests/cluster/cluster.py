@@ -136,8 +136,7 @@ class Cluster:
         try:
             self.helm(verb, str(CHART), *self._values, *words, "--wait", "--timeout", f"{INSTALL_S}s")
         except AssertionError as error:
-            seen = self.kubectl("get", "pods,persistentvolumeclaims") + self.kubectl("get", "events")
-            raise AssertionError(f"{error}\n{seen}") from None
+            raise AssertionError(f"{error}\n{self.kubectl('get', 'events')}") from None
 
     def back_up(self) -> str:
         """Make a backup by hand, as an operator does; its name on the claim."""
@@ -213,6 +212,15 @@ class Cluster:
                 self.close()
             assert time.monotonic() < deadline, f"{method} {path}: {said}"
             time.sleep(1)
+
+    def report(self) -> None:
+        """Say how the pods are and what they said last: the namespace is about to go."""
+        print(self.kubectl("get", "pods,jobs,persistentvolumeclaims", "--output", "wide"))
+        for pod in self.get("pods"):
+            name = pod["metadata"]["name"]
+            command = ("kubectl", "--namespace", self.namespace, "logs", name, "--tail=25", "--timestamps")
+            done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+            print(f"--- {name}\n{done.stdout}{done.stderr}", flush=True)
 
     def close(self) -> None:
         """Close the port to the gateway."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -27,10 +27,23 @@ def namespace(values: tuple[str, ...]) -> Iterator[Cluster]:
         claim = {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": CLAIM}, "spec": spec}
         cluster.kubectl("create", "--filename", "-", stdin=json.dumps(claim))
         yield cluster
+    except BaseException:
+        cluster.report()
+        raise
     finally:
         cluster.close()
         say("kubectl", "delete", "namespace", name, "--timeout", "300s", timeout=320)
         tell(f"the namespace {name} is gone")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A fixture is not told that a test has failed."""
+    report = yield
+    if report.when == "call" and report.failed and (cluster := getattr(item, "funcargs", {}).get("cluster")):
+        print(report.longreprtext)
+        cluster.report()
+    return report
 
 
 @pytest.fixture(scope="package")
