@@ -14,10 +14,10 @@ from tests.cluster.conftest import namespace
 from tests.deploy.charts import ROOT
 
 EASY = {"problems": {"world": "easy"}}
-STEPS = 60
+STEPS = 40
 SHORT = EASY | {
     "schedule": {"steps": STEPS, "problems_per_step": 8, "rollouts_per_problem": 4},
-    "evaluation": {"every": 30},
+    "evaluation": {"every": 20},
 }
 """Long enough for every pod to be killed and all of them to be replaced twice meanwhile."""
 RUN_S = 3600.0
