@@ -14,10 +14,10 @@ from tests.cluster.conftest import namespace
 from tests.deploy.charts import ROOT
 
 EASY = {"problems": {"world": "easy"}}
-STEPS = 40
+STEPS = 30
 SHORT = EASY | {
     "schedule": {"steps": STEPS, "problems_per_step": 8, "rollouts_per_problem": 4},
-    "evaluation": {"every": 20},
+    "evaluation": {"every": 15},
 }
 """Long enough for every pod to be killed and all of them to be replaced twice meanwhile."""
 RUN_S = 3600.0
@@ -185,8 +185,9 @@ def test_a_run_learns_while_its_memory_is_edited(cluster: Cluster, life: Object)
 
 
 def test_killed_pods_an_upgrade_and_a_rollback_change_no_weight(cluster: Cluster, life: Object) -> None:
-    ended(cluster, life["calm"])
-    theirs = life["weights"] = weights(cluster, life["calm"])
+    calm = life.get("calm") or create(cluster, "k8s-calm", SHORT)
+    ended(cluster, calm)
+    theirs = life["weights"] = weights(cluster, calm)
     assert len(theirs) == STEPS + 1
     run = life["run"] = create(cluster, "k8s-disturbed", SHORT)
     item = f"/v1/runs/{run}/memory/{note(cluster, run)['id']}"

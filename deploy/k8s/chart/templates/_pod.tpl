@@ -18,7 +18,7 @@ The pod of a component. dict:
   wait      seconds that it goes on before SIGTERM, until nobody is sent to it any more
   threads   whether its libraries start a thread a CPU
   restart   restart policy, where it is not Always
-  beside    list of components on whose node it must be
+  beside    component on whose node it must be: one, as pods of two are never on it by Kubernetes's reckoning
   resources requests and limits, where the component has no values
 */}}
 {{- define "pmd.pod" -}}
@@ -63,13 +63,10 @@ spec:
   tolerations: {{ toYaml . | nindent 4 }}
   {{- end }}
   {{- $affinity := $placed.affinity | default dict -}}
-  {{- $near := list -}}
-  {{- range .beside }}
+  {{- with .beside }}
   {{- $labels := include "pmd.selector" (dict "root" $.root "component" .) | fromYaml }}
-  {{- $near = append $near (dict "topologyKey" "kubernetes.io/hostname" "labelSelector" (dict "matchLabels" $labels)) }}
-  {{- end }}
-  {{- if $near }}
-  {{- $affinity = mergeOverwrite $affinity (dict "podAffinity" (dict "requiredDuringSchedulingIgnoredDuringExecution" $near)) }}
+  {{- $near := dict "topologyKey" "kubernetes.io/hostname" "labelSelector" (dict "matchLabels" $labels) }}
+  {{- $affinity = mergeOverwrite $affinity (dict "podAffinity" (dict "requiredDuringSchedulingIgnoredDuringExecution" (list $near))) }}
   {{- end }}
   {{- with $affinity }}
   affinity: {{ toYaml . | nindent 4 }}
