@@ -81,7 +81,7 @@ test-chaos: $(VENV)/.dev ## Run the tests that kill processes
 	$(PYTEST) -n 0 -m chaos $(NONE_IS_FINE)
 
 k8s-test: $(VENV)/.dev ## Install the chart on the cluster of KUBECONFIG and put it through its life (docs/deploy.md)
-	$(PYTEST) -n 0 -m cluster tests/cluster
+	$(PYTEST) -n 0 -s -x -m cluster tests/cluster
 
 lint: $(VENV)/.dev ## Check style and types
 	$(BIN)/ruff check .
@@ -101,8 +101,8 @@ IMAGE = $(COMPILE) --universal --constraint requirements/dev.lock
 lock: $(VENV)/.dev ## Resolve pyproject.toml anew into requirements/*.lock
 	@$(PIP) uv==$(UV)
 	@for extra in laptop dev; do $(COMPILE) --universal --extra $$extra --output-file requirements/$$extra.lock || exit; done
-	@$(IMAGE) --output-file requirements/images/api.lock \
-	  --extra gateway --extra memory --extra weaviate --extra postgres --extra reasoning-gym
+	@for gym in '' -gym; do $(IMAGE) --output-file requirements/images/api$$gym.lock \
+	  --extra gateway --extra memory --extra weaviate --extra postgres $${gym:+--extra reasoning-gym} || exit; done
 	@$(IMAGE) --output-file requirements/images/verifier.lock --extra verifier --extra reasoning-gym
 	@for name in rollout trainer; do $(IMAGE) --output-file requirements/images/$$name.lock --extra $$name || exit; done
 	@$(COMPILE) --python-platform x86_64-manylinux_2_28 --output-file requirements/images/rollout-gpu.lock --extra vllm

@@ -36,7 +36,8 @@ def test_a_lock_holds_what_the_project_pins(extra: str) -> None:
 
 
 IMAGES = {
-    "api": ["gateway", "memory", "weaviate", "postgres", "reasoning-gym"],
+    "api": ["gateway", "memory", "weaviate", "postgres"],
+    "api-gym": ["gateway", "memory", "weaviate", "postgres", "reasoning-gym"],
     "verifier": ["verifier", "reasoning-gym"],
     "rollout": ["rollout"],
     "trainer": ["trainer"],
@@ -79,7 +80,7 @@ def test_an_image_has_the_versions_that_were_tested(image: str) -> None:
 
 def test_what_speaks_to_people_brings_no_model() -> None:
     text = (ROOT / "requirements" / "images" / "api.lock").read_text(encoding="utf-8")
-    assert not {"torch", "transformers", "deepspeed"} & packages(text).keys()
+    assert not {"torch", "transformers", "deepspeed", "reasoning-gym", "matplotlib"} & packages(text).keys()
 
 
 LOCKS = ["laptop", "dev", *(f"images/{image}" for image in IMAGES)]

@@ -1,8 +1,10 @@
-"""`pmd backup DIR`, `pmd restore DIR`: an installation of one moment, kept and put back."""
+"""`pmd backup DIR`, `pmd restore DIR`: an installation of one moment, kept and put back.
+
+In a container addresses with passwords are files, as for a service (`PMD_SECRETS_DIR`).
+"""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +13,7 @@ import typer
 from pmd.gateway.cli.client import CliError
 from pmd.gateway.cli.output import console
 from pmd.gateway.cli.up import StateDir
+from pmd.services.common.settings import SettingsError, given
 
 
 def backup(
@@ -21,8 +24,8 @@ def backup(
     from pmd.gateway.local import backup as backups  # noqa: PLC0415 -- loads SQLAlchemy, which other commands do not
 
     try:
-        made = backups.backup(backups.Places.of(state_dir.absolute(), os.environ), to.absolute())
-    except backups.BackupError as error:
+        made = backups.backup(backups.Places.of(state_dir.absolute(), given()), to.absolute())
+    except (backups.BackupError, SettingsError) as error:
         raise CliError(str(error)) from error
     held = f"nothing could begin for {made['held_ms']} ms"
     console.print(f"{to}: {made['files']} files, {made['bytes'] / 2**20:.1f} MiB; {held}", soft_wrap=True)
@@ -36,7 +39,7 @@ def restore(
     from pmd.gateway.local import backup as backups  # noqa: PLC0415 -- loads SQLAlchemy, which other commands do not
 
     try:
-        made = backups.restore(backups.Places.of(state_dir.absolute(), os.environ), source.absolute())
-    except backups.BackupError as error:
+        made = backups.restore(backups.Places.of(state_dir.absolute(), given()), source.absolute())
+    except (backups.BackupError, SettingsError) as error:
         raise CliError(str(error)) from error
     console.print(f"{made['files']} files restored to {state_dir}; `pmd up` goes on with the runs", soft_wrap=True)

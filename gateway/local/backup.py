@@ -1,8 +1,8 @@
 """Backups of an installation: runs, memory, artifacts and training state, of one moment, while runs go on.
 
     DIR/backup.json      what it is of, and the SHA-256 of each file; written last
-    DIR/registry.*       the run registry; `.db` is SQLite, `.dump` is pg_dump's
-    DIR/ledger.*         the memory ledger, unless it is in the registry's Postgres
+    DIR/registry         the run registry: `registry.db`, or a folder of Postgres's tables
+    DIR/ledger           the memory ledger, unless it is in the registry's Postgres
     DIR/published.db     which weights the rollout service serves
     DIR/spools/          training steps and checkpoints
     DIR/runs/            artifacts
@@ -25,30 +25,37 @@ import json
 import os
 import shutil
 import sqlite3
-import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import sqlalchemy as sa
 
+from pmd.gateway.local.dumps import (
+    LOCK_PATIENCE_S,
+    BackupError,
+    Copy,
+    file_of,
+    fill,
+    frozen,
+    holds_nothing,
+    make_tables,
+    same_server,
+    server,
+    shown,
+)
 from pmd.gateway.local.supervisor import hold
 
-FORMAT = 1
-LOCK_PATIENCE_S = 60.0
-"""Longest wait for the lock on the registry; its writers hold it for moments."""
+FORMAT = 2
 MANIFEST = "backup.json"
 PASSING = frozenset({"lock", "process.json"})
 """Files of a spool that say which process of this moment has it."""
-
-Copy = Callable[[Path], None]
-"""Writes what a snapshot holds into a folder."""
-
-
-class BackupError(RuntimeError):
-    """There is nothing to back up, or a backup can't be made or restored here: a sentence says why, and what to do."""
+MARK = ".backup"
+"""Folder of links, while the moment is held."""
+NOT_OURS = frozenset({MARK, "lost+found"})
+"""What may lie in a folder without anybody's having used it."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +71,7 @@ class Places:
 
     @classmethod
     def of(cls, state_dir: Path, environment: Mapping[str, str]) -> Places:
-        """The places of the installation that `pmd up` starts from this environment.
+        """The places of the installation that `pmd up` starts from this environment, or that the chart made.
 
         Raises:
             BackupError: artifacts are in no folder.
@@ -104,24 +111,24 @@ def backup(places: Places, to: Path) -> dict[str, int]:
     """
     if to.exists():
         raise BackupError(f"{to} is there already; a backup has a folder of its own")
-    if (file := _file(places.registry)) is not None and not file.exists():
+    if (file := file_of(places.registry)) is not None and not file.exists():
         raise BackupError(f"there are no runs in {places.state_dir}: {file} is not there")
     part = to.with_name(f"{to.name}.part")
     with ExitStack() as stack:
-        stack.enter_context(_alone(places.state_dir))
+        stack.enter_context(_alone(places))
         shutil.rmtree(part, ignore_errors=True)  # of a backup that was cut short
         part.mkdir(mode=0o700, parents=True)
-        copies: dict[str, Copy] = {}
+        copies: list[Copy] = []
         with _nothing_begins(places.registry):
             began = time.monotonic()
-            copies["registry"] = stack.enter_context(_snapshot(places.registry, "registry"))
-            if not _same_server(places.registry, places.ledger):
-                copies["ledger"] = stack.enter_context(_snapshot(places.ledger, "ledger"))
-            copies["published"] = stack.enter_context(_snapshot(f"sqlite:///{places.published}", "published"))
+            copies.append(stack.enter_context(frozen(places.registry, "registry")))
+            if not same_server(places.registry, places.ledger):
+                copies.append(stack.enter_context(frozen(places.ledger, "ledger")))
+            copies.append(stack.enter_context(frozen(f"sqlite:///{places.published}", "published")))
             spools = stack.enter_context(_linked(places.spools))
             runs = stack.enter_context(_linked(places.runs))
             held_ms = round(1000 * (time.monotonic() - began))
-        for copy in copies.values():
+        for copy in copies:
             copy(part)
         shutil.copytree(spools, part / "spools", symlinks=True)
         shutil.copytree(runs, part / "runs", symlinks=True)
@@ -134,70 +141,36 @@ def backup(places: Places, to: Path) -> dict[str, int]:
 
 
 @contextmanager
-def _alone(state_dir: Path) -> Iterator[None]:
-    with (state_dir / "backup.lock").open("w") as lock:
+def _alone(places: Places) -> Iterator[None]:
+    """One backup at a time; the lock is on a disk that whoever makes one has."""
+    places.spools.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with (places.spools.parent / "backup.lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise BackupError(f"another backup of {state_dir} is being made; wait for it") from None
+            raise BackupError(f"another backup of {places.runs} is being made; wait for it") from None
         yield
 
 
 @contextmanager
 def _nothing_begins(url: str) -> Iterator[None]:
     """Hold off whoever writes to the registry."""
-    if (file := _file(url)) is not None:
+    if (file := file_of(url)) is not None:
         with closing(sqlite3.connect(file, timeout=LOCK_PATIENCE_S, isolation_level=None)) as db:
             db.execute("BEGIN IMMEDIATE")
             yield
         return
-    engine = sa.create_engine(url)
-    try:
-        with engine.begin() as db:
-            db.execute(sa.text(f"SET LOCAL lock_timeout = '{LOCK_PATIENCE_S:.0f}s'"))
-            db.execute(sa.text("LOCK TABLE runs, phases IN EXCLUSIVE MODE"))
-            yield
-    finally:
-        engine.dispose()
-
-
-@contextmanager
-def _snapshot(url: str, name: str) -> Iterator[Copy]:
-    """What a database holds from now on until the end of the context, whatever is written to it."""
-    if (file := _file(url)) is not None:
-        if not file.exists():  # the service has not begun yet
-            yield lambda _: None
-            return
-        with closing(sqlite3.connect(file, timeout=LOCK_PATIENCE_S, isolation_level=None)) as db:
-            db.execute("BEGIN")
-            db.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()  # the first read makes the snapshot
-
-            def copy(folder: Path) -> None:
-                with closing(sqlite3.connect(folder / f"{name}.db")) as into:
-                    db.backup(into)
-                    into.execute("PRAGMA journal_mode=DELETE")  # one file
-
-            yield copy
-        return
-    engine = sa.create_engine(url, isolation_level="REPEATABLE READ")
-    try:
-        with engine.begin() as connection:
-            snapshot = connection.scalar(sa.text("SELECT pg_export_snapshot()"))
-
-            def dump(folder: Path) -> None:
-                into = folder / f"{name}.dump"
-                # Jobs are done anew, as after a kill.
-                _postgres(url, "pg_dump", f"--snapshot={snapshot}", "-Fc", "--exclude-table-data=jobs", "-f", str(into))
-
-            yield dump
-    finally:
-        engine.dispose()
+    with server(url) as db:
+        db.execute(sa.text(f"SET LOCAL lock_timeout = '{LOCK_PATIENCE_S:.0f}s'"))
+        db.execute(sa.text("LOCK TABLE runs, phases IN EXCLUSIVE MODE"))
+        yield
 
 
 @contextmanager
 def _linked(folder: Path) -> Iterator[Path]:
-    """The files of a folder as they are now: as links beside it, or copies where its disk has no links."""
-    mark = folder.with_name(f".{folder.name}.backup")
+    """The files of a folder as they are now: as links, or copies where its disk has no links."""
+    # Links are made on one disk: beside the folder, or in it where it is a disk of its own.
+    mark = folder / MARK if folder.is_mount() else folder.with_name(f".{folder.name}{MARK}")
     shutil.rmtree(mark, ignore_errors=True)  # of a backup that was killed
     mark.mkdir(mode=0o700, parents=True)
     try:
@@ -222,7 +195,7 @@ def _linked(folder: Path) -> Iterator[Path]:
 
 
 def restore(places: Places, source: Path) -> dict[str, int]:
-    """Make an installation of the backup in `source`, where there is none.
+    """Make an installation of the backup in `source`, where there is none, or one that has seen no run.
 
     Returns:
         How many files it holds.
@@ -246,94 +219,41 @@ def restore(places: Places, source: Path) -> dict[str, int]:
     for name, known in manifest["files"].items():
         if not os.path.lexists(source / name) or _sha256(source / name) != known:
             raise BackupError(f"{source / name} is missing or was changed since the backup was made")
+    made = not places.state_dir.exists()
     with hold(places.state_dir):
+        if made:
+            places.state_dir.chmod(0o700)
+        databases = {"ledger": places.ledger, "registry": places.registry}
+        for name, url in databases.items():
+            if file_of(url) is None:
+                make_tables(url, name)
         _nothing_is_there(places)
-        places.state_dir.chmod(0o700)
         for name, into in (("spools", places.spools), ("runs", places.runs)):
             if (source / name).is_dir():
                 shutil.copytree(source / name, into, symlinks=True, dirs_exist_ok=True)
-        databases = {"published": f"sqlite:///{places.published}", "ledger": places.ledger, "registry": places.registry}
-        for name, url in databases.items():
-            _fill(url, source, name)
+        # The registry comes last: what it names is there when services that run already see it.
+        for name, url in {"published": f"sqlite:///{places.published}", **databases}.items():
+            fill(url, source, name)
     return {"files": len(manifest["files"])}
 
 
 def _nothing_is_there(places: Places) -> None:
     for folder in (places.runs, places.spools):
-        if folder.is_dir() and any(folder.iterdir()):
+        if folder.is_dir() and any(path.name not in NOT_OURS for path in folder.iterdir()):
             raise BackupError(f"{folder} is not empty: restore where there is no installation, or move it away")
     for url in {places.registry, places.ledger}:
-        if (file := _file(url)) is not None:
-            there = file.exists()
-        else:
-            engine = sa.create_engine(url)
-            there = bool(sa.inspect(engine).get_table_names())
-            engine.dispose()
-        if there:
-            where = sa.make_url(url).render_as_string()
-            raise BackupError(f"{where} is there already: restore where there is no installation, or move it away")
-
-
-def _fill(url: str, source: Path, name: str) -> None:
-    """Put a database where there is none; that of a service that had not begun is left to it."""
-    file = _file(url)
-    kept, other = source / f"{name}.db", source / f"{name}.dump"
-    if file is None:
-        kept, other = other, kept
-    if other.exists():
-        raise BackupError(
-            f"the backup holds {other.name}, which is not of the kind of {sa.make_url(url).render_as_string()}: set"
-            " PMD_DATABASE_URL and PMD_MEMORY_DATABASE_URL as they were"
-        )
-    if not kept.exists():
-        return
-    if file is None:
-        _postgres(url, "pg_restore", "--exit-on-error", "--single-transaction", "--no-owner", str(kept))
-        return
-    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    part = file.with_name(f"{file.name}.tmp")
-    shutil.copyfile(kept, part)
-    part.replace(file)
+        if not holds_nothing(url):
+            raise BackupError(f"{shown(url)} is there already: restore where there is no installation, or move it away")
 
 
 # ------------------------------------------------------------ both
 
 
-def _file(url: str) -> Path | None:
-    """The file of a SQLite database; None for a server."""
-    at = sa.make_url(url)
-    return Path(str(at.database)) if at.get_backend_name() == "sqlite" else None
-
-
-def _same_server(one: str, other: str) -> bool:
-    """Whether two URLs are of one Postgres database, of which one dump holds all."""
-    a, b = sa.make_url(one), sa.make_url(other)
-    return _file(one) is None and (a.host, a.port, a.database) == (b.host, b.port, b.database)
-
-
-def _postgres(url: str, program: str, *arguments: str) -> None:
-    """Run one of Postgres's own programs on a database; the password stands on no command line.
-
-    Raises:
-        BackupError: it is not installed, or fails.
-    """
-    at = sa.make_url(url)
-    where = at.set(drivername="postgresql", password=None).render_as_string()
-    environment = dict(os.environ) | ({"PGPASSWORD": str(at.password)} if at.password else {})
-    try:
-        done = subprocess.run(
-            [program, *arguments, f"--dbname={where}"], env=environment, capture_output=True, text=True, check=False
-        )
-    except FileNotFoundError:
-        raise BackupError(f"{program} is not here; install the client programs of the server's version") from None
-    if done.returncode:
-        said = done.stderr.strip().splitlines() or [f"code {done.returncode}"]
-        raise BackupError(f"{program} failed at {where}: {said[-1]}")
-
-
 def _files(folder: Path) -> Iterator[Path]:
     """All files and links below a folder; what vanishes while it is walked is left out."""
     for root, folders, names in os.walk(folder):
+        if Path(root) == folder:
+            folders[:] = [name for name in folders if name not in NOT_OURS]
         yield from (Path(root) / name for name in names)
         yield from (path for name in folders if (path := Path(root) / name).is_symlink())
 

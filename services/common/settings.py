@@ -120,6 +120,16 @@ def _in_files() -> list[str]:
         raise SettingsError(f"{SECRETS_DIR}: {folder} can't be read: {error.strerror}") from None
 
 
+def given() -> dict[str, str]:
+    """The environment with the settings that are files: for a program that is no service and reads a few of them.
+
+    Raises:
+        SettingsError: there is no such folder.
+    """
+    folder = os.environ.get(SECRETS_DIR, "")
+    return {**os.environ, **{name: (Path(folder) / name).read_text(encoding="utf-8").strip() for name in _in_files()}}
+
+
 S = TypeVar("S", bound=ServiceSettings)
 
 

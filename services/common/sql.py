@@ -29,6 +29,8 @@ CONNECT_TIMEOUT_S = 5
 """Longest that a server may take to take a connection; libpq itself waits for minutes."""
 SILENCE_TIMEOUT_S = 10
 """Longest that what is sent to a server may stay without an acknowledgement: its machine may be cut off."""
+MIGRATION_PATIENCE_S = 60
+"""Longest that a program waits for a server that has nothing to do but bring its schema up to date."""
 BUSY_TIMEOUT_S = 30
 """Longest that a SQLite writer waits for the others."""
 
@@ -176,6 +178,17 @@ class Database:
         """
         if (lacking := self._unprepared) is not None:
             raise Busy(str(lacking))
+
+    def wait(self, seconds: float) -> None:
+        """Return when the schema is there.
+
+        Raises:
+            Busy: it is not, in so many seconds; the message says why.
+        """
+        deadline = time.monotonic() + seconds
+        while self._unprepared is not None and time.monotonic() < deadline:
+            time.sleep(0.1)
+        self.check()
 
     def close(self) -> None:
         """Close the connections."""

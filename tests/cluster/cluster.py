@@ -29,6 +29,7 @@ PATIENCE_S = 300.0
 TARGETS = {"api": "api", "verifier": "verifier", "rollout": "rollout-cpu", "trainer": "trainer-cpu"}
 STORES = ("postgres", "redis")
 TAG = "k8s-test"
+CLAIM = "backups"
 COMPONENTS = ("gateway", "worker", "beat", "memory", "rollout", "replica", "verifier", "trainer", "postgres", "redis")
 
 Object = dict[str, Any]
@@ -43,6 +44,14 @@ def missing() -> str | None:
     if not os.environ.get("PMD_K8S_LOAD") and not os.environ.get("PMD_K8S_VALUES"):
         return "no images: PMD_K8S_LOAD is a command that puts one into the cluster, PMD_K8S_VALUES names those it has"
     return None
+
+
+_BEGAN = time.monotonic()
+
+
+def tell(what: str) -> None:
+    """Say where the tests are: who waits for them waits long."""
+    print(f"[{(time.monotonic() - _BEGAN) / 60:5.1f} min] {what}", flush=True)
 
 
 def say(*command: str, stdin: str | None = None, timeout: float = 120, **env: str) -> str:
@@ -109,6 +118,7 @@ def build_and_load(load: str) -> Object:
         argument = ("--build-arg", f"BASE_IMAGE={base}") if base else ()
         made.append((f"localhost/{name}:{TAG}", name, (*argument, "tests/cluster/stores")))
     for image, target, rest in made:
+        tell(f"building {image}")
         say(docker, "build", *network, "--target", target, "-t", image, *rest, timeout=3600, DOCKER_BUILDKIT="1")
         say("bash", "-c", load, timeout=1800, IMAGE=image)
     return {"image": named}
@@ -124,6 +134,7 @@ class Cluster:
         """
         self.namespace = namespace
         self._service = service
+        self.values = values
         self._values = [word for file in (str(CHART / "values-dev.yaml"), *values) for word in ("--values", file)]
         self._forward: subprocess.Popen[str] | None = None
         self._url = ""
@@ -158,8 +169,46 @@ class Cluster:
         try:
             self.helm(verb, str(CHART), *self._values, *words, "--wait", "--timeout", f"{INSTALL_S}s")
         except AssertionError as error:
-            seen = self.kubectl("get", "pods,persistentvolumeclaims") + self.kubectl("get", "events")
-            raise AssertionError(f"{error}\n{seen}") from None
+            raise AssertionError(f"{error}\n{self.kubectl('get', 'events')}") from None
+
+    def back_up(self) -> str:
+        """Make a backup by hand, as an operator does; its name on the claim."""
+        self.kubectl("create", "job", "by-hand", f"--from=cronjob/{RELEASE}-backup")
+        try:
+            self.kubectl("wait", "--for=condition=complete", "job/by-hand", "--timeout=300s", timeout=320)
+        finally:
+            said = self.kubectl("logs", "job/by-hand", "--tail=20") + self.kubectl("describe", "job/by-hand")
+            tell(f"the backup: {said.strip().splitlines()[0]}")
+        self.kubectl("delete", "job", "by-hand")
+        return said.partition(":")[0].rpartition("/")[2]
+
+    def courier(self) -> Object:
+        """A pod like the worker's that has the claim of backups and does nothing: for `tar`."""
+        (worker,) = self.get("deployments", "--selector", "app.kubernetes.io/component=worker")
+        spec = worker["spec"]["template"]["spec"]
+        kept = ("image", "imagePullPolicy", "securityContext", "resources")
+        container = {key: spec["containers"][0][key] for key in kept} | {
+            "name": "courier",
+            "command": ["sleep", "infinity"],
+            "volumeMounts": [{"name": "backup", "mountPath": "/backup"}],
+        }
+        return {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": "courier"},
+            "spec": {
+                "automountServiceAccountToken": False,
+                "securityContext": spec["securityContext"],
+                "terminationGracePeriodSeconds": 1,
+                "volumes": [{"name": "backup", "persistentVolumeClaim": {"claimName": CLAIM}}],
+                "containers": [container],
+            },
+        }
+
+    def start(self, pod: Object) -> None:
+        """Create a pod and wait until it is ready."""
+        self.kubectl("create", "--filename", "-", stdin=json.dumps(pod))
+        self.kubectl("wait", "--for=condition=Ready", f"pod/{pod['metadata']['name']}", "--timeout=120s", timeout=130)
 
     def kill(self, component: str) -> None:
         """End a component's pods at once."""
@@ -197,6 +246,15 @@ class Cluster:
             assert time.monotonic() < deadline, f"{method} {path}: {said}"
             time.sleep(1)
 
+    def report(self) -> None:
+        """Say how the pods are and what they said last: the namespace is about to go."""
+        print(self.kubectl("get", "pods,jobs,persistentvolumeclaims", "--output", "wide"))
+        for pod in self.get("pods"):
+            name = pod["metadata"]["name"]
+            command = ("kubectl", "--namespace", self.namespace, "logs", name, "--tail=25", "--timestamps")
+            done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+            print(f"--- {name}\n{done.stdout}{done.stderr}", flush=True)
+
     def close(self) -> None:
         """Close the port to the service."""
         if self._forward is not None:
@@ -227,16 +285,21 @@ def ready(pod: Object) -> bool:
     return any(each["type"] == "Ready" and each["status"] == "True" for each in pod["status"].get("conditions", ()))
 
 
-def until(holds: Callable[[], bool], what: str, seconds: float = PATIENCE_S) -> None:
-    """Wait for something.
+def until(
+    holds: Callable[[], bool], what: str, seconds: float = PATIENCE_S, now: Callable[[], str] = lambda: "waiting"
+) -> None:
+    """Wait for something, and say every half minute how far it is.
 
     Raises:
         AssertionError: it does not come.
     """
-    deadline = time.monotonic() + seconds
+    deadline, told = time.monotonic() + seconds, time.monotonic()
     while not holds():
-        assert time.monotonic() < deadline, f"not in {seconds:.0f} s: {what}"
-        time.sleep(0.5)
+        assert time.monotonic() < deadline, f"not in {seconds:.0f} s: {what}; {now()}"
+        if time.monotonic() > told + 30:
+            tell(f"until {what}: {now()}")
+            told = time.monotonic()
+        time.sleep(1)
 
 
 def write_values(folder: Path, values: Object) -> str:

@@ -9,14 +9,15 @@ from pathlib import Path
 import pytest
 
 from pmd.gateway.recipes.files import load_recipe, merge
-from tests.cluster.cluster import COMPONENTS, RELEASE, Cluster, Object, say, until
+from tests.cluster.cluster import COMPONENTS, RELEASE, Cluster, Object, say, tell, until
+from tests.cluster.conftest import home
 from tests.deploy.charts import ROOT
 
 EASY = {"problems": {"world": "easy"}}
-STEPS = 60
+STEPS = 30
 SHORT = EASY | {
     "schedule": {"steps": STEPS, "problems_per_step": 8, "rollouts_per_problem": 4},
-    "evaluation": {"every": 30},
+    "evaluation": {"every": 15},
 }
 """Long enough for every pod to be killed and all of them to be replaced twice meanwhile."""
 RUN_S = 3600.0
@@ -41,9 +42,15 @@ def view(cluster: Cluster, run: str) -> Object:
 
 def ended(cluster: Cluster, run: str) -> None:
     """Wait for a run's success."""
-    until(lambda: view(cluster, run)["status"] not in {"queued", "running"}, f"{run} ends", RUN_S)
+
+    def now() -> str:
+        seen = view(cluster, run)
+        return f"step {seen['step']} of {seen['steps']}, {seen['waiting'] or 'under way'}"
+
+    until(lambda: view(cluster, run)["status"] not in {"queued", "running"}, f"{run} ends", RUN_S, now)
     seen = view(cluster, run)
     assert seen["status"] == "succeeded", seen
+    tell(f"{run} has ended")
 
 
 def weights(cluster: Cluster, run: str) -> dict[str, str]:
@@ -86,6 +93,7 @@ def test_it_installs_in_a_restricted_namespace_and_tests_itself(cluster: Cluster
     }
     assert restarted == {}, "a process ends while it waits for another"
     cluster.helm("test", "--timeout", "300s")
+    tell("helm test has passed")
 
 
 def test_from_the_verifier_nothing_is_reached(cluster: Cluster) -> None:
@@ -103,6 +111,7 @@ def test_from_the_verifier_nothing_is_reached(cluster: Cluster) -> None:
         assert json.loads(cluster.python("verifier", REACH, *arguments)) == []
         assert json.loads(cluster.python("replica", REACH, *arguments)) == []
         assert json.loads(cluster.python("trainer", REACH, *arguments)) == []
+        tell(f"of {len(places)} places the worker reaches {len(control)}; verifier, replica and trainer none")
     finally:
         cluster.kubectl("delete", "service", NODE_PORT)
 
@@ -157,8 +166,9 @@ def targets(cluster: Cluster) -> tuple[list[tuple[str, str, int]], str]:
     return places, dns
 
 
-def test_a_run_learns_while_its_memory_is_edited(cluster: Cluster) -> None:
+def test_a_run_learns_while_its_memory_is_edited(cluster: Cluster, life: Object) -> None:
     run = create(cluster, "k8s-learns", EASY)
+    life["calm"] = create(cluster, "k8s-calm", SHORT)  # beside it: what the next test compares with
     seen = note(cluster, run)
     item = f"/v1/runs/{run}/memory/{seen['id']}"
     answer = cluster.call("GET", item)
@@ -167,15 +177,19 @@ def test_a_run_learns_while_its_memory_is_edited(cluster: Cluster) -> None:
     assert edited["version"] == seen["version"] + 1
     with pytest.raises(AssertionError, match="412"):
         cluster.call("PATCH", item, body={"text": "late"}, If_Match=answer.headers["etag"])
+    tell("a note was edited; a late edit was refused")
     ended(cluster, run)
     assert cluster.call("GET", item).json()["item"]["text"] == text, "what a person wrote stays"
+    tell(f"it learnt: {scores(cluster, run)}")
     assert scores(cluster, run)["test"] >= 0.9, scores(cluster, run)
 
 
-def test_killed_pods_an_upgrade_and_a_rollback_change_no_weight(cluster: Cluster) -> None:
-    calm = create(cluster, "k8s-calm", SHORT)
+def test_killed_pods_an_upgrade_and_a_rollback_change_no_weight(cluster: Cluster, life: Object) -> None:
+    calm = life.get("calm") or create(cluster, "k8s-calm", SHORT)
     ended(cluster, calm)
-    run = create(cluster, "k8s-disturbed", SHORT)
+    theirs = life["weights"] = weights(cluster, calm)
+    assert len(theirs) == STEPS + 1
+    run = life["run"] = create(cluster, "k8s-disturbed", SHORT)
     item = f"/v1/runs/{run}/memory/{note(cluster, run)['id']}"
     for component in COMPONENTS:
         cluster.kill(component)
@@ -183,29 +197,34 @@ def test_killed_pods_an_upgrade_and_a_rollback_change_no_weight(cluster: Cluster
         # a remark changes nothing that the run reads
         cluster.call("POST", f"{item}:annotate", body={"text": f"after {component}"}, Idempotency_Key=component)
     until(cluster.all_ready, "all pods are back")
+    still_on(cluster, run, "all pods were back")
     before = {pod["metadata"]["uid"] for pod in cluster.pods()}
     cluster.apply("upgrade", "--set-string", "pods.annotations.round=2", "--set", "worker.runsAtOnce=3")
-    still_on(cluster, run, "the upgrade")
+    still_on(cluster, run, "the upgrade was done")
     assert not before & {pod["metadata"]["uid"] for pod in cluster.pods()}, "all pods are replaced"
     cluster.helm("rollback", "--wait", "--timeout", "600s")
-    still_on(cluster, run, "the rollback")
+    still_on(cluster, run, "the rollback was done")
+    life["step"] = view(cluster, run)["step"]
+    life["backup"] = cluster.back_up()
+    still_on(cluster, run, "the backup was made")
     ended(cluster, run)
     remarks = cluster.call("GET", item).json()["annotations"]
     assert [each["text"] for each in remarks] == [f"after {component}" for component in COMPONENTS]
-    mine, theirs = weights(cluster, run), weights(cluster, calm)
-    assert len(theirs) == STEPS + 1
-    assert mine == theirs
+    assert weights(cluster, run) == theirs
+    tell(f"the weights of all {STEPS + 1} versions are those of the undisturbed run")
 
 
 def still_on(cluster: Cluster, run: str, what: str) -> None:
     """A disturbance that came after the run's end would show nothing."""
     seen = view(cluster, run)
     assert seen["status"] == "running", f"{run} is {seen['status']} when {what}: {seen['error'] or 'it was too short'}"
+    tell(f"{what}; the run is in step {seen['step']}")
 
 
-def test_what_is_left_by_an_uninstall_is_volumes(cluster: Cluster) -> None:
+def test_what_is_left_by_an_uninstall_is_volumes(cluster: Cluster, life: Object) -> None:
     claims = {each["metadata"]["name"] for each in cluster.get("persistentvolumeclaims")}
     cluster.close()
+    life["courier"] = cluster.courier()
     cluster.helm("uninstall", "--wait", "--cascade", "foreground", "--timeout", "300s")
     kinds = say("kubectl", "api-resources", "--namespaced", "--verbs", "list,delete", "--output", "name").split()
     kinds = [kind for kind in kinds if not re.match(r"(events|endpoints|endpointslices|.*metrics\.k8s\.io)", kind)]
@@ -213,3 +232,24 @@ def test_what_is_left_by_an_uninstall_is_volumes(cluster: Cluster) -> None:
     left -= {("ServiceAccount", "default"), ("ConfigMap", "kube-root-ca.crt")}
     # The made-up Secret is kept on purpose: Postgres's volume has its password.
     assert left == {("PersistentVolumeClaim", name) for name in claims} | {("Secret", RELEASE)}
+    tell(f"the uninstall left {len(claims)} volumes and the Secret")
+
+
+def test_a_backup_that_is_restored_elsewhere_goes_on_with_the_same_weights(cluster: Cluster, life: Object) -> None:
+    name, run = life["backup"], life["run"]
+    with home(cluster.values) as elsewhere:
+        for each in (cluster, elsewhere):
+            each.start(life["courier"])
+        tar = "kubectl -n {} exec -i courier -- tar -C /backup"
+        out, into = (tar.format(each.namespace) for each in (cluster, elsewhere))
+        say("bash", "-o", "pipefail", "-c", f"{out} -c {name} | {into} -x", timeout=600)
+        elsewhere.kubectl("delete", "pod", "courier")
+        tell("the backup is carried to another namespace; installing there")
+        elsewhere.apply("install", "--set", f"backup.restore={name}")
+        seen = view(elsewhere, run)
+        tell(f"restored: {run} is {seen['status']} in step {seen['step']}; the backup was made in step {life['step']}")
+        assert seen["step"] >= life["step"]
+        ended(elsewhere, run)
+        assert weights(elsewhere, run) == life["weights"]
+        cluster.kubectl("delete", "pod", "courier")
+    tell("the weights are those of the undisturbed run")

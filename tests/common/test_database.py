@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -63,6 +64,20 @@ def test_a_server_that_is_away_at_the_start_is_waited_for(
     until(lambda: works(database))
     said = [record.msg for record in caplog.records]
     assert (said[0], said[-1]) == ("the database is waited for", "the database is there")
+    database.close()
+
+
+def test_a_migration_waits_for_a_server_that_starts(server: postgres.Cluster) -> None:
+    url = server()
+    server.stop()
+    database = Database(url, prepare, lock=1)
+    with pytest.raises(Busy, match="Connection refused"):
+        database.wait(0.3)
+    starting = threading.Timer(1.0, server.start)
+    starting.start()
+    database.wait(60)
+    assert works(database)
+    starting.join()
     database.close()
 
 

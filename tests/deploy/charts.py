@@ -101,6 +101,9 @@ def pods(objects: list[Object]) -> Iterator[tuple[Object, Object, Object]]:
             for job in each["spec"]["template"]["spec"]["replicatedJobs"]:
                 pod = job["template"]["spec"]["template"]
                 yield each, pod["metadata"], pod["spec"]
+        elif each["kind"] == "CronJob":
+            template = each["spec"]["jobTemplate"]["spec"]["template"]
+            yield each, template["metadata"], template["spec"]
         elif "template" in each.get("spec", {}):
             yield each, each["spec"]["template"]["metadata"], each["spec"]["template"]["spec"]
 

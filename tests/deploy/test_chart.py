@@ -45,6 +45,7 @@ OTHERS_KINDS = {
 """Objects of other projects, whose schemas are not at hand; what is in them is looked at here."""
 
 EVERYTHING = {
+    "backup": {"existingClaim": "backups", "restore": "monday"},
     "image": {"registry": "registry.example/team", "tag": "1.2.3", "pullSecrets": ["pull"]},
     "gateway": {
         "pod": {"labels": {"team": "a"}, "annotations": {"note": "b"}},
@@ -178,6 +179,7 @@ def test_every_value_is_explained_and_read(generate: ModuleType) -> None:
         ({"gateway": {"replicas": 0}}, "replicas"),
         ({"training": {"apiServer": [{"to": []}]}}, "ports"),
         ({"trainer": {"settings": {"PMD_TRAINER_LAUNCHER": "trainjob"}}}, "PMD_TRAINER_LAUNCHER"),
+        ({"backup": {"existingClaim": "b", "restore": "../etc"}}, "restore"),
     ],
 )
 def test_a_value_that_is_wrong_is_refused_by_its_name(values: Object, said: str) -> None:
@@ -196,6 +198,8 @@ def test_a_value_that_is_wrong_is_refused_by_its_name(values: Object, said: str)
         ("dev", {"replica": {"engine": "vllm"}}, "set image.rollout to pmd/rollout-gpu"),
         ("dev", {"credentials": {"databaseUrl": {"existingSecret": "x"}}}, "the server must have the password"),
         ("dev", {"credentials": {"postgresPassword": {"existingSecret": "x"}}}, "so name one for it too"),
+        ("dev", {"backup": {"schedule": "0 3 * * *"}}, "name the claim that backups are on in backup.existingClaim"),
+        ("dev", {"backup": {"restore": "monday"}}, "name the claim that backups are on in backup.existingClaim"),
         ("gpu", {"weaviate": {"url": "http://x:1", "grpc": "x:2"}}, "name two servers"),
         ("cluster", {"ingress": {"tlsSecret": ""}}, "would send the token in the clear"),
         ("cluster", {"ingress": {"host": ""}}, "set ingress.host"),
@@ -644,6 +648,54 @@ def test_the_migration_of_the_upgrade_that_turns_it_on_can_reach_the_database() 
     objects = render("dev", values={"migrations": {"enabled": False}})
     assert not [each for each in objects if each["kind"] == "Job"]
     assert one(objects, "NetworkPolicy", f"{RELEASE}-migrate")["spec"]["egress"]
+
+
+# -- backed up
+
+
+def test_a_backup_has_what_it_is_to_keep_where_it_looks_for_it(preset: str) -> None:
+    """As the program does: from the settings and files of its pod, below its state folder."""
+    from pmd.gateway.local.backup import Places
+
+    objects = render(preset, values={"backup": {"existingClaim": "mine", "restore": "monday"}})
+    found = {owner["kind"]: (owner, spec) for owner, _, spec in pods(objects) if owner["kind"] == "CronJob"}
+    found["Job"] = next((o, s) for o, _, s in pods(objects) if o["metadata"]["name"] == f"{RELEASE}-restore")
+    for owner, spec in found.values():
+        (container,) = spec["containers"]
+        variables = {each["name"]: each["value"] for each in container["env"]}
+        claims = {
+            v["name"]: v["persistentVolumeClaim"]["claimName"]
+            for v in spec["volumes"]
+            if len(v) > 1 and "persistentVolumeClaim" in v
+        }
+        mounts = {
+            each["mountPath"]: (claims.get(each["name"]), each.get("subPath")) for each in container["volumeMounts"]
+        }
+        places = Places.of(Path(variables["PMD_STATE_DIR"]), variables)
+        assert mounts[str(places.runs)] == (f"{RELEASE}-runs", None)
+        assert mounts[str(places.spools.parent)] == (f"state-{RELEASE}-trainer-0", "trainer")
+        assert mounts[str(places.published.parent)] == (f"state-{RELEASE}-rollout-0", "rollout")
+        assert mounts["/backup"] == ("mine", None)
+        sources = [
+            s for volume in spec["volumes"] if volume["name"] == "secrets" for s in volume["projected"]["sources"]
+        ]
+        files = {item["path"] for source in sources for item in source["secret"]["items"]}
+        assert files == {"PMD_DATABASE_URL", "PMD_MEMORY_DATABASE_URL"}
+        # One term: a pod counts that meets all of them, so of two components none would.
+        (near,) = spec["affinity"]["podAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+        assert component(near["labelSelector"]["matchLabels"]) == "trainer"
+        assert owner["metadata"]["name"] in {f"{RELEASE}-backup", f"{RELEASE}-restore"}
+    assert found["Job"][0]["metadata"]["annotations"]["helm.sh/hook"] == "post-install"
+    assert found["Job"][1]["containers"][0]["command"] == ["pmd", "restore", "/backup/monday"]
+
+
+@pytest.mark.parametrize("schedule", ["", "0 3 * * *"])
+def test_backups_are_made_when_it_is_said(schedule: str) -> None:
+    objects = render("dev", values={"backup": {"existingClaim": "mine", "schedule": schedule}})
+    spec = one(objects, "CronJob", f"{RELEASE}-backup")["spec"]
+    assert spec["suspend"] == (not schedule)
+    assert not schedule or spec["schedule"] == schedule
+    assert not [each for each in render("dev") if each["kind"] == "CronJob"]
 
 
 def test_what_runs_have_made_outlives_the_release(objects: list[Object]) -> None:

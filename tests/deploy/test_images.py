@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
 import re
 import shutil
 import socket
@@ -34,7 +36,7 @@ def test_bases_are_arguments_and_none_is_latest() -> None:
 def test_nobody_is_root_and_each_image_says_when_it_works() -> None:
     for stage in ("runtime", "runtime-gpu"):
         assert re.findall(r"^USER (\S+)$", STAGES[stage], re.MULTILINE)[-1] == "10001:10001"
-    assert set(FINAL) == {"api", "verifier", "rollout-cpu", "rollout-gpu", "trainer-cpu", "trainer-gpu"}
+    assert set(FINAL) == {"api", "api-gym", "verifier", "rollout-cpu", "rollout-gpu", "trainer-cpu", "trainer-gpu"}
     for target, lines in FINAL.items():
         assert "USER" not in lines, target
         (module,) = re.findall(r'^CMD \["(pmd[\w.]+)"\]$', lines, re.MULTILINE)
@@ -67,6 +69,29 @@ def test_a_lock_without_a_gpu_lacks_that_and_nothing_else(tmp_path: Path) -> Non
     assert all(name.startswith(("nvidia-", "cuda-")) or name == "triton" for name in gone)
     assert "torch" in names[1]
     assert set(made.splitlines()) <= set(lock.read_text().splitlines())
+
+
+def test_a_trimmed_pyarrow_is_smaller_and_does_what_we_ask_of_it(tmp_path: Path) -> None:
+    pyarrow = importlib.util.find_spec("pyarrow")
+    assert pyarrow is not None
+    assert pyarrow.origin is not None
+    whole, part = Path(pyarrow.origin).parent, tmp_path / "pyarrow"
+    shutil.copytree(whole, part, copy_function=os.link, ignore=shutil.ignore_patterns("tests"))
+    subprocess.run(["sh", DOCKER / "trim.sh", part], check=True)
+
+    def size(folder: Path) -> int:
+        return sum(path.stat().st_size for path in folder.rglob("*.so*"))
+
+    assert size(part) < 0.7 * size(whole)
+    code = (
+        "import pyarrow as pa, pyarrow.compute, pyarrow.dataset, pyarrow.fs, pyarrow.parquet as pq, sys\n"
+        "assert pa.__file__.startswith(sys.argv[1])\n"
+        "table = pa.table({'a': [1, 2], 'b': [[0.5], None], 'c': ['x', '']})\n"
+        "pq.write_table(table, sys.argv[1] + '/t.parquet', compression='zstd')\n"
+        "assert pq.read_table(sys.argv[1] + '/t.parquet') == table\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", code, tmp_path], check=True, env=environment)
 
 
 @pytest.mark.skipif(

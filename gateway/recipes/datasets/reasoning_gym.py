@@ -36,7 +36,8 @@ def generate(source: ReasoningGymProblems) -> tuple[list[Problem], list[BadRecor
         import reasoning_gym  # noqa: PLC0415 -- a gateway without it still starts
         from reasoning_gym.factory import DATASETS  # noqa: PLC0415
     except ImportError as error:
-        raise ValueError("reasoning-gym is not installed here; install pmd[reasoning-gym]") from error
+        fix = "install pmd[reasoning-gym]; in containers take the image api-gym in place of api"
+        raise ValueError(f"reasoning-gym is not installed here; {fix}") from error
     if source.dataset not in DATASETS:
         near = difflib.get_close_matches(source.dataset, list(DATASETS), n=1)
         raise ValueError(

@@ -17,6 +17,9 @@ from pmd.gateway.local import backup as backups
 from pmd.gateway.local.backup import BackupError, Places, backup, restore
 from pmd.gateway.registry.registry import Registry
 from pmd.gateway.registry.schema import REGISTRY
+from pmd.services.common.wire import Policy, Weights
+from pmd.services.memory.ledger.schema import LEDGER
+from pmd.services.memory.ledger.tables import ITEMS
 from pmd.services.rollout.published import Published
 from tests.gateway.cli.conftest import Pmd
 
@@ -35,7 +38,8 @@ def places(request: pytest.FixtureRequest, tmp_path: Path) -> Places:
     for folder in ("gateway", "memory", "rollout"):
         (state / folder).mkdir(parents=True)
     REGISTRY.open(made.registry).close()
-    write(made.ledger, "CREATE TABLE notes(text TEXT)", "INSERT INTO notes VALUES ('it is so')")
+    LEDGER.open(made.ledger).close()
+    note(made.ledger, "'it is', ''so\"\n")
     if request.param != "sqlite":
         write(made.registry, "CREATE TABLE jobs(key TEXT)", "INSERT INTO jobs VALUES ('a')")
     Published(made.published)
@@ -57,10 +61,20 @@ def write(url: str, *statements: str) -> None:
     engine.dispose()
 
 
-def notes(url: str) -> list[str]:
+def note(url: str, text: str) -> None:
+    """Write an item into a ledger; it is given the next number."""
+    row = {column.name: 0 for column in ITEMS.columns if column.name != "number"} | {"pinned": True, "edited": False}
     engine = sa.create_engine(url)
     with engine.begin() as db:
-        found = [str(row[0]) for row in db.exec_driver_sql("SELECT text FROM notes")]
+        db.execute(sa.insert(ITEMS).values(row | {"text": text, "id": text}))
+    engine.dispose()
+
+
+def notes(url: str) -> list[tuple[int, str]]:
+    """Number and text of every item."""
+    engine = sa.create_engine(url)
+    with engine.begin() as db:
+        found = [(number, text) for number, text in db.execute(sa.select(ITEMS.c.number, ITEMS.c.text))]
     engine.dispose()
     return found
 
@@ -76,10 +90,12 @@ def empty(places: Places) -> None:
 def test_what_is_lost_is_put_back(places: Places, tmp_path: Path) -> None:
     kept = tmp_path / "kept"
     assert backup(places, kept)["files"] == len(json.loads((kept / "backup.json").read_text())["files"])
-    write(places.ledger, "INSERT INTO notes VALUES ('written later')")
+    note(places.ledger, "written later")
     empty(places)
     restore(places, kept)
-    assert notes(places.ledger) == ["it is so"]
+    assert notes(places.ledger) == [(1, "'it is', ''so\"\n")]
+    note(places.ledger, "written anew")
+    assert notes(places.ledger)[1:] == [(2, "written anew")], "numbers go on"
     assert (places.runs / "demo" / "rollout.parquet").read_bytes() == b"rows"
     assert str((places.runs / "demo" / "base").readlink()) == "/somewhere/else"
     found = {path.name for path in places.spools.rglob("*") if path.is_file()}
@@ -91,8 +107,50 @@ def test_what_is_lost_is_put_back(places: Places, tmp_path: Path) -> None:
     if places.registry.startswith("postgresql"):
         engine = sa.create_engine(places.registry)
         with engine.begin() as db:
-            assert db.exec_driver_sql("SELECT COUNT(*) FROM jobs").scalar() == 0, "jobs are done anew"
+            assert not sa.inspect(db).has_table("jobs"), "jobs are done anew"
         engine.dispose()
+
+
+def test_a_new_installation_that_runs_is_filled(
+    places: Places, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a cluster's is: its tables and stores are there and empty, its folder of runs is a disk of its own."""
+    monkeypatch.setattr(Path, "is_mount", lambda self: self == places.runs)
+    kept = tmp_path / "kept"
+    policy = Policy(run="demo", weights=Weights(version=3, uri="file:///v3", sha256="0" * 64))
+    Published(places.published).publish(policy)
+    backup(places, kept)
+    assert not list(places.state_dir.rglob("*.backup*")), "links are taken away"
+    if places.registry.startswith("sqlite"):
+        with pytest.raises(BackupError, match="is not empty"):
+            restore(places, kept)
+        return
+    empty(places)
+    (places.runs / "lost+found").mkdir(parents=True)
+    places.published.parent.mkdir(parents=True)
+    open_already = Published(places.published)
+    REGISTRY.open(places.registry).close()
+    LEDGER.open(places.ledger).close()
+    restore(places, kept)
+    assert open_already.find("demo") == policy
+    assert [text for _, text in notes(places.ledger)] == ["'it is', ''so\"\n"]
+    assert (places.runs / "demo" / "rollout.parquet").read_bytes() == b"rows"
+    with pytest.raises(BackupError, match="is not empty"):
+        restore(places, kept)
+
+
+def test_a_dump_of_another_schema_is_refused(places: Places, tmp_path: Path) -> None:
+    if places.registry.startswith("sqlite"):
+        pytest.skip("its file brings its schema along, and is upgraded when it is opened")
+    kept = tmp_path / "kept"
+    write(places.registry, "UPDATE registry_version SET version_num = 'older'")
+    backup(places, kept)
+    empty(places)
+    with pytest.raises(BackupError, match=r"is of schema \['older'\] \(registry_version\), and here it is"):
+        restore(places, kept)
+    opened = REGISTRY.open(places.registry)
+    assert Registry(opened).count_by_status() == {}, "nothing was put there"
+    opened.close()
 
 
 def test_what_is_written_meanwhile_is_in_it_or_waits(
@@ -199,3 +257,15 @@ def test_the_command_says_what_it_did_and_what_is_wrong(tmp_path: Path, own_envi
     assert pmd("restore", kept).exit_code == 0
     with closing(sqlite3.connect(state / "gateway" / "registry.db")) as db:
         assert db.execute("SELECT COUNT(*) FROM runs").fetchone() == (0,)
+
+
+def test_in_a_pod_addresses_are_files(
+    tmp_path: Path, own_environment: None, pmd: Pmd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secrets = tmp_path / "secrets"
+    secrets.mkdir()
+    (secrets / "PMD_DATABASE_URL").write_text(f"sqlite:///{tmp_path}/away.db\n")
+    monkeypatch.setenv("PMD_SECRETS_DIR", str(secrets))
+    assert "away.db is not there" in pmd("backup", str(tmp_path / "kept")).stderr
+    monkeypatch.setenv("PMD_SECRETS_DIR", str(tmp_path / "nowhere"))
+    assert "nowhere can't be read" in pmd("backup", str(tmp_path / "kept")).stderr

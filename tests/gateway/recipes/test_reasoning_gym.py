@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -80,3 +81,11 @@ def test_a_run_keeps_what_was_generated(recipe_tree: Tree, tmp_path: Path) -> No
 )
 def test_what_can_not_be_generated_says_why(over: dict[str, Any], why: str, recipe_tree: Tree) -> None:
     assert why in refusal(tree_of(recipe_tree, **over))
+
+
+def test_where_there_are_no_generators_it_is_said_where_they_are(
+    recipe_tree: Tree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "reasoning_gym", None)
+    said = refusal(tree_of(recipe_tree))
+    assert "install pmd[reasoning-gym]; in containers take the image api-gym in place of api" in said

@@ -20,6 +20,7 @@ The pod of a component. dict:
   restart   restart policy, where it is not Always
   account   service account, where it is not the release's, which has no rights
   container name of the container, where it is not the component's
+  beside    component on whose node it must be: one, as pods of two are never on it by Kubernetes's reckoning
   resources requests and limits, where the component has no values
 */}}
 {{- define "pmd.pod" -}}
@@ -64,7 +65,13 @@ spec:
   {{- with $placed.tolerations }}
   tolerations: {{ toYaml . | nindent 4 }}
   {{- end }}
-  {{- with $placed.affinity }}
+  {{- $affinity := $placed.affinity | default dict -}}
+  {{- with .beside }}
+  {{- $labels := include "pmd.selector" (dict "root" $.root "component" .) | fromYaml }}
+  {{- $near := dict "topologyKey" "kubernetes.io/hostname" "labelSelector" (dict "matchLabels" $labels) }}
+  {{- $affinity = mergeOverwrite $affinity (dict "podAffinity" (dict "requiredDuringSchedulingIgnoredDuringExecution" (list $near))) }}
+  {{- end }}
+  {{- with $affinity }}
   affinity: {{ toYaml . | nindent 4 }}
   {{- end }}
   {{- with $placed.spreadOver }}
