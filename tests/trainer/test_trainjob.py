@@ -220,12 +220,12 @@ def test_a_trainjob_that_somebody_suspended_is_waited_for_and_not_ended(step: St
 
 def test_why_a_trainjob_does_not_start_is_said_in_the_words_of_its_events(step: Step) -> None:
     step.wait()
-    assert "the cluster gives no reason" in step.wait()
+    assert "the cluster warns of nothing" in step.wait()
     step.cluster.warn("another-node-0-1-abcde", "Failed", "not of this run")
     step.cluster.warn(f"{NAME}0-node-0-1-abcde", "Failed", "of a longer name")
     step.cluster.warn(f"{NAME}-node-0-1-abcde", "Failed", "said long ago")
     step.cluster.events[-1]["lastTimestamp"] = "2025-12-31T00:00:00Z"
-    assert "the cluster gives no reason" in step.wait()
+    assert "the cluster warns of nothing" in step.wait()
     step.cluster.warn(f"{NAME}-node-0", "FailedCreate", "violates PodSecurity", kind="Job")
     assert f"Job {NAME}-node-0: FailedCreate: violates PodSecurity" in step.wait()
     step.cluster.refuses["GET"] = Refusal(403, "events is forbidden")

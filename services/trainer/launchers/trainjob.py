@@ -194,7 +194,8 @@ class TrainJobLauncher:
         name = self._name(run)
         quiet = time.monotonic() - watch.quiet_since
         warning = self._jobs.warning(name, seen.created)
-        reason = f"TrainJob {name} has not started: {warning.text if warning else 'the cluster gives no reason'}"
+        seems = warning.text if warning else "the cluster warns of nothing, its processes may still be loading"
+        reason = f"TrainJob {name} is not at work yet: {seems}"
         if quiet < self._shape.start_s or (warning is not None and warning.full):
             return reason
         self._delete(run, seen)
