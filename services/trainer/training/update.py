@@ -238,9 +238,10 @@ class Updater:
 
         The teacher reads all of them once before: what a token counts for depends on all others.
         """
-        beta, model = settings.teacher_entropy_beta, self._teacher and self._teacher.model
-        if not beta or model is None or not LOSSES[settings.loss].reads_teacher:
+        beta = settings.teacher_entropy_beta
+        if not beta or self._teacher is None or not LOSSES[settings.loss].reads_teacher:
             return []
+        model = self._teacher.model
 
         def score(logits_NV: Tensor, _: slice) -> Tensor:
             return confidences(Scores.of(logits_NV).entropy(), beta)
