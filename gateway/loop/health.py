@@ -192,7 +192,7 @@ def crossings(history: Mapping[int, Signs], step: int, settings: AlarmSettings) 
         return
     for rule in RULES:
         bound: float | None = getattr(settings, rule.key)
-        first = [signs[rule.sign] for at, signs in sorted(history.items()) if at < step and rule.sign in signs]
+        first = [each[rule.sign] for at, each in sorted(history.items()) if at < step and rule.sign in each]
         if bound is None or len(first) < START:
             continue
         start = statistics.median(first[:START])

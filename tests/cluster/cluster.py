@@ -303,7 +303,7 @@ def until(
 
 
 def write_values(folder: Path, values: Object) -> str:
-    """A file of values."""
-    path = folder / "values.json"
+    """A new file of values."""
+    path = folder / f"values-{len(list(folder.iterdir()))}.json"
     path.write_text(json.dumps(values), encoding="utf-8")
     return str(path)

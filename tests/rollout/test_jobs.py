@@ -16,7 +16,7 @@ from pmd.services.common.columns import ROLLOUTS
 from pmd.services.common.jobs import JobContext
 from pmd.services.common.requests import GenerateRequest
 from pmd.services.common.wire import Policy, Ref, Sampling
-from pmd.services.rollout.completion import Completion, Row
+from pmd.services.rollout.completion import Completion, Row, repetition
 from pmd.services.rollout.engines import Engine
 from pmd.services.rollout.engines.transformers.engine import TransformersEngine
 from pmd.services.rollout.handlers import generate
@@ -72,6 +72,7 @@ def test_generate_writes_one_rollout_per_prompt_and_sample(
     assert tokenizer.decode(rows[0]["prompt_ids"]) == expected
     assert job["result"]["tokens"] == sum(len(row["token_ids"]) for row in rows)
     assert job["result"]["truncated"] == sum(row["finish_reason"] == "length" for row in rows)
+    assert job["result"]["repetition"] == pytest.approx(sum(repetition(row["token_ids"]) for row in rows) / len(rows))
 
 
 def test_the_same_request_gives_the_same_bytes(service: TestClient, make_policy: MakePolicy, tmp_path: Path) -> None:
