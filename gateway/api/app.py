@@ -27,7 +27,6 @@ from pmd.gateway.api import (
     progress,
     rollouts,
     runs,
-    samples,
     sessions,
     verify,
 )
@@ -98,7 +97,7 @@ def create_app(
         settings, registry, forward, wake or _by_celery, broker, Reading(), Tails(registry), Downloads()
     )
     _explain_refusals(app)
-    of_runs = (runs, fork, deletion, samples, progress, rollouts, memory)
+    of_runs = (runs, fork, deletion, progress, rollouts, memory)
     for room in (sessions, *of_runs, downloads, verify, chat, dashboard):
         app.include_router(room.routes)
     return app

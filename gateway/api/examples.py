@@ -272,21 +272,6 @@ REVERIFY = _answers(
     404,
     429,
 )
-_SAMPLE = {
-    "rollout_id": "p-3#1",
-    "problem_id": "p-3",
-    "split": "train",
-    "sample": 1,
-    "policy_version": 9,
-    "text": "Plan: reverse, then add 3.",
-    "tokens": 9,
-    "finish_reason": "stop",
-    "outcome": "failed",
-    "reward": 0.0,
-    "feedback": "Input: 1 2\nOutput: 4",
-}
-_ASKED = {"p-3": [{"role": "user", "content": "k-t: apply the procedure"}]}
-SAMPLES = _answers(200, {"step": 10, "total": 256, "problems": _ASKED, "samples": [_SAMPLE]}, 404)
 VERIFY = {"requestBody": _body({"items": [{"verifier": {"kind": "exact", "answer": "42"}, "completion": "42"}]})}
 CHAT = {
     "requestBody": _body(

@@ -180,7 +180,7 @@ class ObjectiveSettings(Strict):
     of that (SC-SDPO)."""
     reference_kl: float = Field(default=0.0, ge=0.0)
     """Weight of the KL divergence from the teacher's weights, which here read the student's own prompt;
-    `teacher.ema: 0` keeps them at the base."""
+    `teacher.weights: initial` keeps them at the base."""
     entropy_floor: float | None = Field(default=None, gt=0.0)
     """Nats a token: a step after one whose entropy was below is paid for its entropy. null: never."""
     entropy_weight: float = Field(default=0.01, gt=0.0)
