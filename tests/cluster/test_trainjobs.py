@@ -18,8 +18,8 @@ TEMPLATES = ("secret", "shared", "trainer", "training", "networkpolicies")
 START_S = 900.0
 """How long pods may take to come and to join, on a machine that does other things too."""
 OPERATOR = ("deployment/kubeflow-trainer-controller-manager", "--namespace", "kubeflow-system")
-LARGE = {"problems": 16, "samples": 8, "completion": 120}
-"""A step that lasts for some seconds."""
+LARGE = {"problems": 160, "samples": 8, "completion": 180}
+"""A step that lasts long enough to be disturbed: 230,000 tokens."""
 MADE = "trainjobs.trainer.kubeflow.org,jobsets.jobset.x-k8s.io,jobs.batch,pods"
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(4 * START_S)]
@@ -117,7 +117,7 @@ def rendered(tmp_path_factory: pytest.TempPathFactory) -> str:
     if "trainer.kubeflow.org/v1alpha1" not in groups or "jobset.x-k8s.io/v1alpha2" not in groups:
         pytest.skip("no Kubeflow Trainer on the cluster; install it with JobSet (docs/deploy.md)")
     folder = tmp_path_factory.mktemp("trainjobs")
-    small = {"cpu": "50m", "memory": "512Mi", "ephemeral-storage": "64Mi"}
+    small = {"cpu": "50m", "memory": "256Mi", "ephemeral-storage": "64Mi"}
     bounds = {"requests": small, "limits": {"cpu": "1", "memory": "2Gi", "ephemeral-storage": "1Gi"}}
     values: Any = {
         "trainer": {"settings": {"PMD_TRAINER_NODES": "2", "PMD_TRAINER_START_S": str(START_S)}, "resources": bounds},
@@ -212,8 +212,8 @@ def test_a_run_whose_pod_is_killed_in_a_step_ends_with_equal_weights(
     first, second, third = training.requests(run)
     training.done(training.submit(first))
     (before,) = training.of(run)
-    key = training.submit(second)
     (pod,) = [each for each in training.running(run) if f"-node-0-{rank}-" in each["metadata"]["name"]]
+    key = training.submit(second)
     training.cluster.kubectl("delete", "pod", pod["metadata"]["name"], "--grace-period=0", "--force")
     training.done(key)
     (after,) = training.of(run)
