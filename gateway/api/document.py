@@ -20,7 +20,7 @@ TEXTS = frozenset({"description", "summary", "title", "example", "examples", "ta
 def contract() -> dict[str, Any]:
     """The OpenAPI document without its texts."""
     with tempfile.TemporaryDirectory() as folder:
-        settings = GatewaySettings(token="0" * 16, state_dir=Path(folder))  # type: ignore[arg-type]
+        settings = GatewaySettings(token="0" * 16, state_dir=Path(folder))
         document = create_app(settings, wake=lambda _: None).openapi()
     bare: dict[str, Any] = _bare(document, names=False)
     return bare | {"info": {"title": "pmd gateway", "version": "1"}}

@@ -10,7 +10,7 @@ import json
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Annotated, Any, Literal, cast
 
 import pyarrow as pa
@@ -305,7 +305,7 @@ def _context(state: RunState, step: int, row: Row) -> ContextShown | None:
     for name in RETRIEVES:
         if record := state.records.get((step, name)):
             ref = Ref.model_validate(record.result["contexts"])
-            table = _read(lambda ref=ref: _KEPT.get((ref.sha256,), lambda: arrow_table(ref)))
+            table = _read(partial(_KEPT.get, (ref.sha256,), partial(arrow_table, ref)))
             asked = pa.array([row["rollout_id"], row["prompt_id"]], pa.string())
             for found in table.filter(pc.is_in(table["prompt_id"], value_set=asked)).to_pylist():
                 return ContextShown(
@@ -335,7 +335,7 @@ def get_problem(
     for step in sorted({step for step, _ in state.records}):
         for drawn in PHASES:
             if (found := _refs(state, step, drawn)) and found[1] and _may_hold(state, step, drawn, problem):
-                rows = _read(lambda found=found: _judged_rows(*found))
+                rows = _read(partial(_judged_rows, *found))
                 mine = rows.filter(pc.equal(rows["problem_id"], problem)).to_pylist()
                 history += [_fared(step, drawn, mine)] if mine else []
     return ProblemHistory(id=known.id, split=known.split, domain=known.domain, messages=known.messages, history=history)

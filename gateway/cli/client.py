@@ -28,6 +28,7 @@ PAGE = 500
 _RUN_IN_PATH = re.compile(r"/v1/runs/([^/:?]+)")
 _COMMANDS = {
     r"GET /v1/runs lists them": "`pmd runs list` shows them",
+    r"GET /v1/runs/(\S+)/rollouts lists them": r"`pmd runs samples \1` shows them",
     r"GET /v1/models lists what there is": "`pmd runs list` shows the runs",
     r"GET /v1/services": "`pmd status`",
     r"GET /v1/downloads lists them": "`pmd runs downloads` shows them",

@@ -110,7 +110,7 @@ class Registry:
         try:
             with self.database.write() as db:
                 db.execute(insert(RUNS).values(row))
-                made = {"name": recipe.name, "method": recipe.method, "model": inputs.model}
+                made: dict[str, Any] = {"name": recipe.name, "method": recipe.method, "model": inputs.model}
                 made |= {"problems": inputs.source} if inputs.source else {}
                 made |= {"bank": inputs.start.origin, "bank_sha256": inputs.start.sha256} if inputs.start else {}
                 made |= {"parent": inputs.parent.run, "parent_step": inputs.parent.step} if inputs.parent else {}
