@@ -8,15 +8,15 @@ from typing import Literal
 from pmd.gateway.recipes.methods import base, grpo, memory_agent, pmd, sdpo, ssd
 from pmd.gateway.recipes.methods.method import Method
 
-MethodName = Literal["base", "ssd", "grpo", "sdpo", "memory_agent", "pmd"]
+MethodName = Literal["base", "grpo", "sdpo", "memory_agent", "pmd", "ssd"]
 
 METHODS: Mapping[MethodName, Method] = {
     "base": base.METHOD,
-    "ssd": ssd.METHOD,
     "grpo": grpo.METHOD,
     "sdpo": sdpo.METHOD,
     "memory_agent": memory_agent.METHOD,
     "pmd": pmd.METHOD,
+    "ssd": ssd.METHOD,
 }
 
 __all__ = ["METHODS", "Method", "MethodName"]
