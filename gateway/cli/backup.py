@@ -21,11 +21,13 @@ def backup(
     state_dir: StateDir,
 ) -> None:
     """Copy runs, memory, artifacts and training state of this moment to DIR, while runs go on."""
-    from pmd.gateway.local import backup as backups  # noqa: PLC0415 -- loads SQLAlchemy, which other commands do not
+    # Here, as they load SQLAlchemy, which other commands do not.
+    from pmd.gateway.local import backup as backups  # noqa: PLC0415
+    from pmd.gateway.local.dumps import BackupError  # noqa: PLC0415
 
     try:
         made = backups.backup(backups.Places.of(state_dir.absolute(), given()), to.absolute())
-    except (backups.BackupError, SettingsError) as error:
+    except (BackupError, SettingsError) as error:
         raise CliError(str(error)) from error
     held = f"nothing could begin for {made['held_ms']} ms"
     console.print(f"{to}: {made['files']} files, {made['bytes'] / 2**20:.1f} MiB; {held}", soft_wrap=True)
@@ -36,10 +38,12 @@ def restore(
     state_dir: StateDir,
 ) -> None:
     """Make an installation of the backup in DIR, where there is none. `pmd up` then goes on with its runs."""
-    from pmd.gateway.local import backup as backups  # noqa: PLC0415 -- loads SQLAlchemy, which other commands do not
+    # Here, as they load SQLAlchemy, which other commands do not.
+    from pmd.gateway.local import backup as backups  # noqa: PLC0415
+    from pmd.gateway.local.dumps import BackupError  # noqa: PLC0415
 
     try:
         made = backups.restore(backups.Places.of(state_dir.absolute(), given()), source.absolute())
-    except (backups.BackupError, SettingsError) as error:
+    except (BackupError, SettingsError) as error:
         raise CliError(str(error)) from error
     console.print(f"{made['files']} files restored to {state_dir}; `pmd up` goes on with the runs", soft_wrap=True)
