@@ -21,7 +21,8 @@ def backup(
     state_dir: StateDir,
 ) -> None:
     """Copy runs, memory, artifacts and training state of this moment to DIR, while runs go on."""
-    from pmd.gateway.local import backup as backups  # noqa: PLC0415 -- loads SQLAlchemy, which other commands do not
+    # Here, as they load SQLAlchemy, which other commands do not.
+    from pmd.gateway.local import backup as backups  # noqa: PLC0415
     from pmd.gateway.local.dumps import BackupError  # noqa: PLC0415
 
     try:
@@ -37,7 +38,8 @@ def restore(
     state_dir: StateDir,
 ) -> None:
     """Make an installation of the backup in DIR, where there is none. `pmd up` then goes on with its runs."""
-    from pmd.gateway.local import backup as backups  # noqa: PLC0415 -- loads SQLAlchemy, which other commands do not
+    # Here, as they load SQLAlchemy, which other commands do not.
+    from pmd.gateway.local import backup as backups  # noqa: PLC0415
     from pmd.gateway.local.dumps import BackupError  # noqa: PLC0415
 
     try:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from rich.console import Group, RenderableType
 from rich.markup import escape
+from rich.table import Table
 from rich.text import Text
 
 from pmd.gateway.cli.output import status, table
@@ -61,7 +62,7 @@ def render_terminal(report: ReportView) -> RenderableType:
     return Group(*parts, "")
 
 
-def render_compare_terminal(reports: Sequence[ReportView]) -> RenderableType:
+def render_compare_terminal(reports: Sequence[ReportView]) -> Table:
     """Runs side by side: scores and learning curves, a line per split, so that it fits a small terminal."""
     rows = table("run", "method", "status", "time", "split", "accuracy", "mean", "curve")
     for report in reports:

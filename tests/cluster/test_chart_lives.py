@@ -14,10 +14,10 @@ from tests.cluster.conftest import home
 from tests.deploy.charts import ROOT
 
 EASY = {"problems": {"world": "easy"}}
-STEPS = 30
+STEPS = 48
 SHORT = EASY | {
     "schedule": {"steps": STEPS, "problems_per_step": 8, "rollouts_per_problem": 4},
-    "evaluation": {"every": 15},
+    "evaluation": {"every": 24},
 }
 """Long enough for every pod to be killed and all of them to be replaced twice meanwhile."""
 RUN_S = 3600.0

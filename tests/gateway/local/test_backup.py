@@ -14,7 +14,8 @@ import pytest
 import sqlalchemy as sa
 
 from pmd.gateway.local import backup as backups
-from pmd.gateway.local.backup import BackupError, Places, backup, restore
+from pmd.gateway.local.backup import Places, backup, restore
+from pmd.gateway.local.dumps import BackupError
 from pmd.gateway.registry.registry import Registry
 from pmd.gateway.registry.schema import REGISTRY
 from pmd.services.common.wire import Policy, Weights
