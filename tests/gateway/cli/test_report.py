@@ -66,7 +66,7 @@ def shown(renderable: object, width: int = 140) -> str:
 def test_the_page_holds_the_figures() -> None:
     page = render_html(report())
     drawings = check_page(page)
-    assert len(drawings) == 6
+    assert len(drawings) == 7
     for words in ("3\u00a0%", "95\u00a0%", "87\u00a0%", "15\u2009360", "9 min 24 s", "every zor-? begins with flip."):
         assert words in page
 
@@ -82,7 +82,7 @@ def test_every_drawing_speaks_to_a_screen_reader() -> None:
         assert svg.get("role") == "img"
         assert svg.get("aria-labelledby") == f"{title.get('id')} {description.get('id')}"
         names.add(title.get("id"))
-    assert len(names) == 6
+    assert len(names) == 7
 
 
 def test_what_a_model_wrote_is_shown_and_never_interpreted() -> None:
