@@ -257,6 +257,15 @@ def test_every_process_that_stays_is_asked_whether_it_lives_and_works(objects: l
             assert spec["restartPolicy"] == "Never", owner["metadata"]["name"]
 
 
+def test_a_process_that_a_full_node_starves_is_not_killed_for_it(objects: list[Object]) -> None:
+    """A probe of the pulse is a Python of its own on the CPU of beat, whose request is a fiftieth of one."""
+    for name in ("worker", "beat"):
+        (container,) = one(objects, "Deployment", f"{RELEASE}-{name}")["spec"]["template"]["spec"]["containers"]
+        probe = container["livenessProbe"]
+        assert probe["timeoutSeconds"] >= 60
+        assert probe["failureThreshold"] * probe["periodSeconds"] >= 180
+
+
 def test_a_worker_gives_its_messages_back_before_it_is_killed(objects: list[Object]) -> None:
     from pmd.gateway.controller.tasks import SOFT_SHUTDOWN_S
 

@@ -179,18 +179,21 @@ readinessProbe:
   failureThreshold: 2
 {{- end }}
 
-{{/* Probes of a process without a port: its pulse. */}}
+{{/*
+Probes of a process without a port: its pulse. The probe shares the CPU of what it looks at, and a full node gives that
+little: one that can't be asked in a minute is not dead yet.
+*/}}
 {{- define "pmd.pulseProbes" -}}
 {{- $probe := list "python" "-P" "-m" "pmd.gateway.controller.pulse" . -}}
 livenessProbe:
   exec: {command: {{ toJson $probe }}}
-  periodSeconds: 30
-  timeoutSeconds: 15
+  periodSeconds: 60
+  timeoutSeconds: 60
   failureThreshold: 3
 readinessProbe:
   exec: {command: {{ toJson (append $probe "--ready") }}}
   periodSeconds: 15
-  timeoutSeconds: 15
+  timeoutSeconds: 30
   failureThreshold: 2
 {{- end }}
 
