@@ -42,7 +42,9 @@ export function useRunEvents(run: string): { events: RunEvent[]; live: Live } {
     const heard = (message: MessageEvent<string>) => {
       if (message.type === "run.status") over = false;
       else if (message.type === "run.ended") over = true;
-      seq = Number(message.lastEventId);
+      const at = Number(message.lastEventId);
+      if (at <= seq) return; // told before
+      seq = at;
       buffer.current.push(JSON.parse(message.data) as RunEvent);
       due ??= setTimeout(flush, ASK_AGAIN_MS);
     };

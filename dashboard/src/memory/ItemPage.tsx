@@ -1,9 +1,10 @@
 // One memory: what it says, how it came, where it was shown, what it did to the reward; and what people can do to it.
 import { Alert, Badge, Button, Card, Group, Select, SimpleGrid, Stack, Table, Text, Textarea, Title } from "@mantine/core";
+import { useQueryClient } from "@tanstack/react-query";
 import { diffWordsWithSpace } from "diff";
 import { useEffect, useState } from "react";
 import { Link, useParams } from "react-router-dom";
-import { api, told, type Schemas } from "../api/client";
+import { api, told, type Item, type Schemas } from "../api/client";
 import { Copy } from "../ui/Copy";
 import { percent } from "../ui/format";
 import { Told } from "../ui/states";
@@ -48,19 +49,26 @@ function Editor({ run, data }: { run: string; data: Detail }) {
   const changed = text !== base.text;
   const moved = item.version !== base.version;
   useEffect(() => {
-    if (moved && !changed) {
-      setBase(item);
-      setText(item.text);
-    }
-  }, [item, moved, changed]);
+    if (!moved || (changed && item.text !== base.text)) return;
+    setBase(item); // nobody changed its words, or nothing is lost
+    if (!changed) setText(item.text);
+  }, [item, base, moved, changed]);
   const path = { run, item: item.id };
-  const save = useAct<void>(run, () => told(api.PATCH("/v1/runs/{run}/memory/{item}", { params: { path, header: seen(base.version) }, body: { text, also: [] } })), () => "Saved. It takes effect with the next step that reads the memory; the curves mark it.");
-  const act = useAct<"pin" | "unpin" | "ban" | "restore">(run, (verb) => {
+  const client = useQueryClient();
+  /** Go on from what was made: what is done next names its version, whether it was asked for again by then or not. */
+  const keep = (made: Item) => client.setQueryData<Detail>(["run", run, "memory", "item", item.id], (old) => old && { ...old, item: made });
+  const save = useAct<void>(run, async () => {
+    const made = await told(api.PATCH("/v1/runs/{run}/memory/{item}", { params: { path, header: seen(base.version) }, body: { text, also: [] } }));
+    setBase(made);
+    setText(made.text);
+    keep(made);
+  }, () => "Saved. It takes effect with the next step that reads the memory; the curves mark it.");
+  const act = useAct<"pin" | "unpin" | "ban" | "restore">(run, async (verb) => {
     const asked = { params: { path, header: seen(item.version) }, body: { reason: "" } };
-    if (verb === "pin") return told(api.POST("/v1/runs/{run}/memory/{item}:pin", asked));
-    if (verb === "unpin") return told(api.POST("/v1/runs/{run}/memory/{item}:unpin", asked));
-    if (verb === "ban") return told(api.POST("/v1/runs/{run}/memory/{item}:ban", asked));
-    return told(api.POST("/v1/runs/{run}/memory/{item}:restore", asked));
+    if (verb === "pin") keep(await told(api.POST("/v1/runs/{run}/memory/{item}:pin", asked)));
+    else if (verb === "unpin") keep(await told(api.POST("/v1/runs/{run}/memory/{item}:unpin", asked)));
+    else if (verb === "ban") keep(await told(api.POST("/v1/runs/{run}/memory/{item}:ban", asked)));
+    else keep(await told(api.POST("/v1/runs/{run}/memory/{item}:restore", asked)));
   }, (verb) => ({ pin: "Pinned: machines leave it as it is.", unpin: "Given back to the machines.", ban: "Banned: its text is never shown again.", restore: "Active again." })[verb]);
   const on = item.status === "active";
   return (

@@ -122,6 +122,7 @@ function Seconds({ steps }: { steps: Step[] }) {
       ...base,
       xAxis: { ...base.xAxis, type: "category", data: rows.map((row) => row.step), min: undefined, max: undefined },
       tooltip: { ...base.tooltip, axisPointer: { type: "shadow" }, valueFormatter: (v: number) => duration(v) },
+      yAxis: { ...base.yAxis, scale: false, min: 0 },
       legend: { show: false },
       series: [...names].sort((a, b) => SERVICES.indexOf(serviceOf(a)) - SERVICES.indexOf(serviceOf(b))).map((name) => ({
         type: "bar", stack: "all", name: plain(name), data: rows.map((row) => row.seconds[name] ?? 0), barCategoryGap: "15%",

@@ -11,10 +11,15 @@ type Extent = { min: number; max: number };
 /** Ends of a vertical axis that has shares: what is all alike gets room, so that 0 % is not drawn on an axis to 120 %. */
 function bounds(lines: Line[], share: boolean): Partial<Extent> {
   if (!share) return {};
+  const bands = lines.flatMap((each) => each.band ?? []);
+  if (bands.length) {
+    const [low, high] = [Math.min(...bands.map(([, y]) => y)), Math.max(...bands.map(([, , y]) => y))];
+    return { min: Math.floor(10 * low) / 10, max: Math.ceil(10 * high) / 10 };
+  }
   const values = lines.flatMap((each) => each.points.map(([, y]) => y));
   const low = Math.min(...values), high = Math.max(...values);
   if (!values.length || high - low > 0.04) return high > 0.8 && high <= 1 ? { max: 1 } : {};
-  return { min: Math.max(0, low - 0.02), max: Math.min(1, high + 0.03) };
+  return { min: Math.max(0, Math.floor(50 * low - 0.5) / 50), max: Math.min(1, Math.ceil(50 * high + 0.5) / 50) };
 }
 
 export type PlotSettings = {
