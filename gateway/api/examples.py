@@ -208,7 +208,15 @@ ROLLOUT = _answers(
         "sandbox_tier": "T1",
         "cpu_ms": 4.1,
         "tokens": [{"id": 17, "text": "plan", "logprob": -0.02}],
-        "context": None,
+        "context": {
+            "messages": _ASKS,
+            "has_context": False,
+            "items": [],
+            "left_out": [],
+            "demonstration": None,
+            "feedback": False,
+            "seq": 18,
+        },
     },
     404,
 )

@@ -376,7 +376,7 @@ def test_a_token_that_is_no_pods_is_refused_at_the_start(tmp_path: Path) -> None
         (tmp_path / name).write_text("one.two")
     (tmp_path / "ca.crt").write_text(Path(certifi.where()).read_text())
     here = {"KUBERNETES_SERVICE_HOST": "fd00::1", "KUBERNETES_SERVICE_PORT": "6443"}
-    with pytest.raises(NotInAPod, match="mount a projected service account token"):
+    with pytest.raises(NotInAPod, match="mount a projected token"):
         Kubernetes.of_this_pod(tmp_path, here)
 
 

@@ -359,7 +359,8 @@ def test_every_route_has_an_example(http: TestClient) -> None:
             if not path.startswith("/v1/"):
                 continue
             text = json.dumps(operation)
-            assert '"example' in text, f"{verb} {path}"
+            says_nothing = "204" in operation["responses"] and "requestBody" not in operation
+            assert says_nothing or '"example' in text, f"{verb} {path}"
             assert operation["description"], f"{verb} {path}"
 
 

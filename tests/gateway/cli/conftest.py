@@ -18,7 +18,7 @@ Answers = dict[str, Any]
 
 SPEAK = (
     *("runs", "samples", "delete", "fork", "compare", "memory", "curate", "moments"),
-    *("chat", "export", "serve", "verify"),
+    *("chat", "dashboard", "export", "serve", "verify"),
 )
 """Modules of commands that speak to a gateway."""
 

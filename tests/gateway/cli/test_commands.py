@@ -183,6 +183,7 @@ def test_warnings_stand_in_create_list_show_watch_and_report(api: Api, pmd: Pmd,
             "infra_error_share": 0.875,
             "train": {"loss": 0.25, "grad_norm": 2.0, "masked": 7.0, "sequences": 8.0, "skipped": 1.0},
             "accuracy": {"test": 0.75},
+            "health": {},
         }
     }
     api.answers |= {"GET /v1/runs": [view], "GET /v1/runs/r": view, "POST /v1/runs": view}

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from pmd.gateway.cli import output
 from pmd.gateway.cli.report import render_compare_terminal, render_terminal
 from pmd.gateway.recipes.inputs import StartBank
 from pmd.gateway.report import figures, render_compare, render_html
@@ -124,12 +125,16 @@ def runs() -> list[ReportView]:
     return [report("pmd"), report("sdpo", middle=48, seed=1), report("grpo", middle=90, seed=2)]
 
 
-def test_a_comparison_shows_curves_and_differences() -> None:
+def test_a_comparison_shows_curves_and_differences(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     page = render_compare(runs())
     assert len(check_page(page)) == 2
     assert "teacher.lead_gate" in page
     assert "optimizer.lr" not in page, "equal in all"
-    words = shown(render_compare_terminal(runs()), width=80)
+    monkeypatch.setattr(output, "console", Console(width=80))
+    output.print_table(render_compare_terminal(runs()))
+    words = capsys.readouterr().out
     assert "95\u00a0%" in words
     assert "…" not in words, "a small terminal cuts nothing off"
 

@@ -142,14 +142,22 @@ def test_no_id_is_broken_over_lines_however_narrow_the_terminal(
 
 
 def texts(path: Path) -> Iterator[str]:
-    """What a file may say: its texts but those that document it."""
+    """What a file may say, with `r` in the place of what is filled in: its texts but those that document it."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
+    filled = [node for node in ast.walk(tree) if isinstance(node, ast.JoinedStr)]
+    for node in filled:
+        yield "".join(str(part.value) if isinstance(part, ast.Constant) else "r" for part in node.values)
+    parts = {id(part) for node in filled for part in node.values}
     documents = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
     routes = {
         id(each) for node in ast.walk(tree) for each in getattr(node, "decorator_list", ()) for each in ast.walk(each)
     }
     for node in ast.walk(tree):
-        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in documents | routes:
+        if (
+            isinstance(node, ast.Constant)
+            and isinstance(node.value, str)
+            and id(node) not in documents | routes | parts
+        ):
             yield node.value
 
 
