@@ -119,9 +119,9 @@ def test_weights_that_are_not_what_they_say_are_refused_whole(engine: Engine, ma
     assert engine.generate(good, ROWS, WARM, patient)[0].policy_version == 1
 
 
-def adapted(base: Policy, version: int, folder: Path) -> tuple[Policy, PreTrainedModel]:
-    """An adapter of `base` as its trainer publishes it, and the model that it makes."""
-    model = get_peft_model(make_model(1), LoraConfig(r=4, lora_alpha=8, target_modules="all-linear"))
+def adapted(base: Policy, version: int, folder: Path, of_base: int = 1) -> tuple[Policy, PreTrainedModel]:
+    """An adapter of `base` as its trainer publishes it, and the model that it makes; `of_base`: the base's version."""
+    model = get_peft_model(make_model(of_base), LoraConfig(r=4, lora_alpha=8, target_modules="all-linear"))
     torch.manual_seed(version)
     with torch.no_grad():
         for name, weight in model.named_parameters():
@@ -163,6 +163,15 @@ def test_law_13_an_adapter_of_another_model_is_refused(engine: Engine, make_poli
     with pytest.raises(probe.WrongWeights):
         engine.load(other)
     assert engine.generate(policy, ROWS, WARM, patient)[0].policy_version == 2
+
+
+def test_law_13_an_adapter_of_another_base_is_put_on_that_base(
+    engine: Engine, make_policy: MakePolicy, tmp_path: Path
+) -> None:
+    engine.load(adapted(make_policy("moved", version=1), 2, tmp_path / "first")[0])
+    policy, _ = adapted(make_policy("moved", version=2), 3, tmp_path / "second", of_base=2)
+    engine.load(policy)  # its probe is of base and adapter together
+    assert engine.generate(policy, ROWS, WARM, patient)[0].policy_version == 3
 
 
 def test_a_policy_that_has_diverged_is_an_error(engine: Engine, tmp_path: Path) -> None:
