@@ -210,10 +210,10 @@ ROLLOUT = _answers(
         "tokens": [{"id": 17, "text": "plan", "logprob": -0.02}],
         "context": {
             "messages": _ASKS,
-            "has_context": False,
+            "has_context": True,
             "items": [],
             "left_out": [],
-            "demonstration": None,
+            "demonstration": "p-3#4",
             "feedback": False,
             "seq": 18,
         },
