@@ -187,7 +187,7 @@ class TinyRun:
                 start_new_session=True,
             )
 
-    def wait(self, version: int, process: subprocess.Popen[bytes], timeout: float = 90.0) -> TrainResult:
+    def wait(self, version: int, process: subprocess.Popen[bytes], timeout: float = 240.0) -> TrainResult:
         """The result of the step that trains `version`.
 
         Raises:
