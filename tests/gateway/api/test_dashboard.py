@@ -116,7 +116,7 @@ def test_what_is_bundled_is_small_and_says_its_licences() -> None:
 @pytest.mark.timeout(900)
 def test_building_anew_gives_the_committed_files(tmp_path: Path) -> None:
     if shutil.which("node") is None or not (SOURCES / "node_modules").exists():
-        pytest.skip("needs Node and `npm --prefix dashboard ci`")
+        pytest.skip("no Node, or what it builds with is not there; `npm --prefix dashboard ci` runs this")
     copy = tmp_path / "dashboard"
     shutil.copytree(SOURCES, copy, symlinks=True, ignore=shutil.ignore_patterns("node_modules"))
     (copy / "node_modules").symlink_to(SOURCES / "node_modules")

@@ -42,9 +42,9 @@ def served(app: FastAPI) -> Iterator[str]:
 
 def test_every_view_is_without_fault(app: FastAPI, finished: str, tmp_path: Path) -> None:
     if not any(map(shutil.which, BROWSERS)):
-        pytest.skip("needs a Chromium")
+        pytest.skip("no Chromium to open the page in; apt-get install chromium runs this")
     if shutil.which("node") is None or not (SOURCES / "node_modules").exists():
-        pytest.skip("needs Node and `npm --prefix dashboard ci`")
+        pytest.skip("no Node, or what it drives the browser with is not there; `npm --prefix dashboard ci` runs this")
     with served(app) as url:
         command = ["node", "scripts/look.mjs", url, TOKEN, str(tmp_path), finished, *VIEWS]
         looked = subprocess.run(command, cwd=SOURCES, capture_output=True, text=True, timeout=800, check=False)

@@ -84,7 +84,7 @@ def test_a_disk_that_is_nearly_full_is_named(
 
 def test_a_folder_that_cannot_be_written_to_is_named(place: Place, tmp_path: Path) -> None:
     if os.getuid() == 0:
-        pytest.skip("root may write everywhere")
+        pytest.skip("root may write everywhere; an ordinary user runs this")
     tmp_path.chmod(0o500)
     try:
         assert "can't be written to" in found(place, "disk")[0][1]

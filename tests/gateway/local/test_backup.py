@@ -140,9 +140,9 @@ def test_a_new_installation_that_runs_is_filled(
         restore(places, kept)
 
 
+@pytest.mark.parametrize("places", ["one-postgres", "two-postgres"], indirect=True)
 def test_a_dump_of_another_schema_is_refused(places: Places, tmp_path: Path) -> None:
-    if places.registry.startswith("sqlite"):
-        pytest.skip("its file brings its schema along, and is upgraded when it is opened")
+    """A file of SQLite brings its schema along, and is upgraded when it is opened."""
     kept = tmp_path / "kept"
     write(places.registry, "UPDATE registry_version SET version_num = 'older'")
     backup(places, kept)
