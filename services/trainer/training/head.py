@@ -122,7 +122,7 @@ def _call(model: nn.Module, rows: Rows, head: Callable[[Tensor], Tensor], forwar
         return output.new_zeros(1, 1, 1)
 
     hook = layer.register_forward_hook(replace)
-    layer.forward = lambda hidden_BTD: head(hidden_BTD.flatten(0, -2)[rows.index_N])
+    layer.forward = lambda hidden_BTD: head(hidden_BTD.flatten(0, -2).index_select(0, rows.index_N))
     try:
         (forward or model)(input_ids=rows.ids_BT, use_cache=False, **rows.shared)
     finally:

@@ -206,3 +206,22 @@ def test_logits_are_never_whole(monkeypatch: pytest.MonkeyPatch, top_k: int | No
             score_rows(model, rows, score, temperature=1.0, teacher=teacher).backward()
         largest.append(seen.elements)
     assert largest[0] == largest[1] == 2003 * WIDTH, "the head's weights are the largest"
+
+
+def test_the_gradient_of_what_many_rows_share_is_added_up_in_one_order_by_many_threads() -> None:
+    """The last token of a shared prompt predicts the first of each of its completions."""
+    model = make("tied")
+    ids = torch.randint(1, VOCABULARY, (1, 8), generator=torch.Generator().manual_seed(1))
+    shared = Rows(ids, torch.arange(8).repeat(2**12))
+    factors = torch.randn(len(shared.index_N), WIDTH, generator=torch.Generator().manual_seed(2))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        gradients = set()
+        for _ in range(8):
+            model.zero_grad()
+            (last_hidden(model, shared) * factors).sum().backward()
+            gradients.add(model.get_input_embeddings().weight.grad.numpy().tobytes())
+    finally:
+        torch.set_num_threads(threads)
+    assert len(gradients) == 1
