@@ -338,7 +338,7 @@ LARGE_OUTPUTS = {
 def test_comparison_takes_linear_time(mode: compare.Mode, name: str) -> None:
     began = time.process_time()
     compare.equal_output(mode, *LARGE_OUTPUTS[name], tolerance=1e-6)
-    assert time.process_time() - began < 3.0
+    assert time.process_time() - began < 60.0, "linear takes 1 to 3 s, quadratic days"
 
 
 def test_feedback_shows_the_shortest_cases_first() -> None:
