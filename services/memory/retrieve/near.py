@@ -19,7 +19,7 @@ from pmd.services.memory.evidence.terms import stem
 from pmd.services.memory.index.index import CANDIDATES, Hit
 from pmd.services.memory.index.search import Search
 from pmd.services.memory.ledger import CLUSTER, Item
-from pmd.services.memory.retrieve.moment import Moment
+from pmd.services.memory.retrieve.showable import Showable
 
 SCORE_DIGITS = 4
 SPARE = 4
@@ -59,30 +59,30 @@ def ask_index(
 
 
 def near_by(
-    searched: Searched, moment: Moment, level: Level, clusters: Mapping[str, str]
+    searched: Searched, showable: Showable, level: Level, clusters: Mapping[str, str]
 ) -> dict[str, Sequence[Found]]:
     """For each problem the rules of its cluster, and the found items of others, best first: those that may be shown, as
     the ledger has them."""
-    settings = moment.settings
+    settings = showable.settings
     most = settings.k
     if level == "insight":  # some may be doubted here, or say what another says
         most = SPARE * settings.foreign
-    theirs = by_scope(moment.behaviors if level == "behavior" else ())
+    theirs = by_scope(showable.behaviors if level == "behavior" else ())
     near: dict[str, Sequence[Found]] = {}
-    for problem, alike in zip(searched.problems, _alike(searched, moment, level, most), strict=True):
+    for problem, alike in zip(searched.problems, _alike(searched, showable, level, most), strict=True):
         own = theirs.get(clusters.get(problem.id, ""), [])
         others = [found for found in alike if found.item not in own]
         near[problem.id] = [*(Found(1.0, i) for i in own), *others][:most]
     return near
 
 
-def _alike(searched: Searched, moment: Moment, level: Level, most: int) -> list[list[Found]]:
+def _alike(searched: Searched, showable: Showable, level: Level, most: int) -> list[list[Found]]:
     """For each of the searched problems the items of others that are alike enough and may be shown: `most` of them, or
     more, best first.
 
     The ledger is read in growing portions: mostly the first is enough, whatever an index finds.
     """
-    settings = moment.settings
+    settings = showable.settings
 
     def floor(item: Item) -> float:
         """Rules that stand for no problem's cluster are compared by their own words alone."""
@@ -102,7 +102,7 @@ def _alike(searched: Searched, moment: Moment, level: Level, most: int) -> list[
         ids = list(dict.fromkeys(hit.id for part in parts for hit in part))
         if not ids:
             return alike
-        shown = {i.id: i for i in moment.shown(level, moment.view.among(level, ids).values()) if i.kind != "lesson"}
+        shown = {i.id: i for i in showable.shown(level, showable.view.among(level, ids).values()) if i.kind != "lesson"}
         for problem, part, found in zip(searched.problems, parts, alike, strict=True):
             there = [(h, shown[h.id]) for h in part if h.id in shown]
             fits = [(h, i) for h, i in there if i.scope != problem.id and (h.cosine or 0.0) >= floor(i)]

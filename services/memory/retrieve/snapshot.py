@@ -33,8 +33,8 @@ from pmd.services.memory.index.search import Search
 from pmd.services.memory.index.vectors import Vectors
 from pmd.services.memory.ledger import Banned, Item, Ledger, StepView
 from pmd.services.memory.ledger.clusters import clusters_of
-from pmd.services.memory.retrieve.moment import Moment
 from pmd.services.memory.retrieve.near import Found, Searched, ask_index, near_by
+from pmd.services.memory.retrieve.showable import Showable
 
 LEVELS: tuple[Level, ...] = ("insight", "behavior")
 """Those that an index is searched for."""
@@ -157,28 +157,32 @@ def read(
         with ledger.read() as db:
             clusters = clusters_of(db, bank, asked)
     with ledger.at_step(bank, step) as view:
-        moment = Moment(view, asked, step, settings)
+        showable = Showable(view, asked, step, settings)
         if evidence == "terms" or settings.transient:
-            moment.take(view.active("behavior"))
+            showable.take(view.active("behavior"))
         else:
             alone = found.get("behavior") if "behavior" not in settings.by_meaning else None
-            moment.take(_at_hand(view, problems, alone, clusters))
+            showable.take(_at_hand(view, problems, alone, clusters))
         near: dict[Level, dict[str, Sequence[Found]]] = {
-            level: near_by(one, moment, level, clusters) for level, one in found.items() if level in settings.by_meaning
+            level: near_by(one, showable, level, clusters)
+            for level, one in found.items()
+            if level in settings.by_meaning
         }
         related = {pid: _related(view, at, step, settings) for pid, at in nearest.items()}
         if evidence == "terms":
-            notes = _by_terms(moment, Applicability(mentioned | {p.id: p.question() for p in problems}), base_pass_rate)
+            notes = _by_terms(
+                showable, Applicability(mentioned | {p.id: p.question() for p in problems}), base_pass_rate
+            )
         else:
-            notes = _by_effect(moment, near, search.vectors, check)
-    likeness = _likeness(search.vectors, problems, moment.behaviors, check)
+            notes = _by_effect(showable, near, search.vectors, check)
+    likeness = _likeness(search.vectors, problems, showable.behaviors, check)
     turns = _with_questions(ledger, bank, related)
     return Snapshot(
         step=step,
         seq=view.seq,
         problems={
             pid: ProblemMemory(
-                experience=moment.experience.get(pid, ()),
+                experience=showable.experience.get(pid, ()),
                 attempts=notes.attempts.get(pid, ()),
                 strategies=notes.strategies.get(pid, ()),
                 lessons=notes.lessons.get(pid, ()),
@@ -190,7 +194,7 @@ def read(
             )
             for pid in asked
         },
-        behaviors=[Behavior(item, terms(item.facts["topic"])) for item in moment.behaviors],
+        behaviors=[Behavior(item, terms(item.facts["topic"])) for item in showable.behaviors],
         beliefs=notes.beliefs,
         bans=_bans(view.put_away, settings.excerpt_chars),
         index=[None, *(one.index for one in found.values())][-1],
@@ -208,46 +212,50 @@ class _Notes:
     beliefs: Beliefs
 
 
-def _by_terms(moment: Moment, applicability: Applicability, base_pass_rate: float) -> _Notes:
+def _by_terms(showable: Showable, applicability: Applicability, base_pass_rate: float) -> _Notes:
     """A note serves every problem that it speaks about, so all notes and problems of the bank are read."""
-    standing = moment.view.active("insight")
-    insights = moment.shown("insight", standing)
-    chars = moment.settings.excerpt_chars
-    applicable = _applicable(applicability, moment.asked, strategies(insights))
-    further = _claimed(applicability, applicable, moment.experience, chars) - set(moment.experience)
-    attempts = moment.attempts(moment.experience | by_scope(moment.view.active("experience", sorted(further))))
-    followed = (Tally(b.facts.get("passes", 0), b.facts.get("trials", 0)) for b in moment.behaviors)
+    standing = showable.view.active("insight")
+    insights = showable.shown("insight", standing)
+    chars = showable.settings.excerpt_chars
+    applicable = _applicable(applicability, showable.asked, strategies(insights))
+    further = _claimed(applicability, applicable, showable.experience, chars) - set(showable.experience)
+    attempts = showable.attempts(showable.experience | by_scope(showable.view.active("experience", sorted(further))))
+    followed = (Tally(b.facts.get("passes", 0), b.facts.get("trials", 0)) for b in showable.behaviors)
     beliefs = ByTerms(
         applicability=applicability,
         attempts=attempts,
-        attempted={pid: union(a.terms for a in attempts.get(pid, ())) for pid in moment.asked},
+        attempted={pid: union(a.terms for a in attempts.get(pid, ())) for pid in showable.asked},
         base_pass_rate=base_pass_rate,
         behavior_pass_rate=sum(followed, Tally()).rate,
         # What is evidence does not depend on which levels are shown.
         vocabulary=union(
-            terms(i.text) for i in strategies(insights if "insight" in moment.settings.levels else standing)
+            terms(i.text) for i in strategies(insights if "insight" in showable.settings.levels else standing)
         ),
     )
     return _Notes(applicable, by_scope(lessons(insights)), attempts, beliefs)
 
 
 def _by_effect(
-    moment: Moment, near: Mapping[Level, Mapping[str, Sequence[Found]]], vectors: Vectors, check: Callable[[], None]
+    showable: Showable, near: Mapping[Level, Mapping[str, Sequence[Found]]], vectors: Vectors, check: Callable[[], None]
 ) -> _Notes:
     """A note belongs to its problem, and others get it from the index alone: only what they need is read."""
-    insights = moment.shown("insight", moment.view.active("insight", moment.asked))
-    written = [*insights, *moment.behaviors, *(f.item for at in near.values() for found in at.values() for f in found)]
-    attempts = [item for items in moment.experience.values() for item in items]
+    insights = showable.shown("insight", showable.view.active("insight", showable.asked))
+    written = [
+        *insights,
+        *showable.behaviors,
+        *(f.item for at in near.values() for found in at.values() for f in found),
+    ]
+    attempts = [item for items in showable.experience.values() for item in items]
     texts = list(dict.fromkeys(item.text for item in written))
     return _Notes(
         by_scope(strategies(insights)),
         by_scope(lessons(insights)),
-        moment.attempts(moment.experience),
+        showable.attempts(showable.experience),
         ByEffect(
-            gather(moment.view.trials([item.id for item in (*written, *attempts)])),
+            gather(showable.view.trials([item.id for item in (*written, *attempts)])),
             meaning=dict(zip(texts, vectors.of(texts, check), strict=True)),
             spelling=dict(zip(texts, HashEmbedder().embed(texts), strict=True)),
-            judged=moment.view.judgements(texts),
+            judged=showable.view.judgements(texts),
         ),
     )
 
@@ -267,7 +275,7 @@ def _without_notes(
     """The problems that no strategy of their own is believed at: only these are shown what others know."""
     ids = [p.id for p in problems]
     with ledger.at_step(bank, step) as view:
-        own = Moment(view, ids, step, settings).shown("insight", view.active("insight", ids))
+        own = Showable(view, ids, step, settings).shown("insight", view.active("insight", ids))
         outcomes = gather(view.trials([item.id for item in own]))
     believed = {
         item.scope

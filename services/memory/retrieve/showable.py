@@ -11,7 +11,7 @@ from pmd.services.memory.evidence.credibility import Attempt
 from pmd.services.memory.ledger import Item, StepView
 
 
-class Moment:
+class Showable:
     """A step's view of a bank, and what of it may be shown."""
 
     def __init__(self, view: StepView, asked: Sequence[str], step: int, settings: ContextSettings) -> None:
