@@ -123,15 +123,16 @@ def arrow_table(ref: Ref, where: tuple[str, Collection[str]] | None = None) -> p
     try:
         file = pq.ParquetFile(io.BytesIO(data))
         return file.read() if where is None else _rows_where(file, *where)
-    except (pa.ArrowException, OSError, ValueError, LookupError) as error:  # a file of another kind, or a broken one
+    except (pa.ArrowException, OSError, ValueError, TypeError, LookupError) as error:  # another file, or a broken one
         raise ArtifactError(f"artifact {ref.uri} is no table of this kind: {error}") from error
 
 
 def _rows_where(file: pq.ParquetFile, column: str, values: Collection[str]) -> pa.Table:
     """The rows that hold one of `values`; only row groups that have one are decoded whole."""
-    if column not in file.schema_arrow.names:
+    leaves = [file.schema.column(n).path for n in range(len(file.schema))]
+    if column not in leaves:
         raise LookupError(f"it has no column {column!r}")
-    place = file.schema_arrow.names.index(column)
+    place = leaves.index(column)
     wanted = sorted(values)
 
     def may_hold(group: int) -> bool:
