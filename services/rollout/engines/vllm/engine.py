@@ -37,7 +37,7 @@ from transformers import AutoConfig
 from pmd.services.common import probe
 from pmd.services.common.adapters import adapter_of, model_folder, vllm_rank
 from pmd.services.common.app import NotReady
-from pmd.services.common.artifacts import MANIFEST, check_weights
+from pmd.services.common.artifacts import MANIFEST, ArtifactError, check_weights
 from pmd.services.common.jobs import Retryable
 from pmd.services.common.waiting import delay
 from pmd.services.common.wire import Message, Policy, Sampling
@@ -309,6 +309,9 @@ class VllmEngine:
                 self._starting = None
             except _Back:
                 self._starting = None
+            except ArtifactError as error:  # its weights are gone, with their run perhaps: who asks next brings others
+                log.warning("vLLM is not started again", extra={"model": policy.model, "reason": str(error)})
+                self._last = self._starting = None
             except Exception as error:  # whatever it is, the service goes on and tries again
                 self._starting = f"vLLM died and can't be started again: {error}"
                 log.warning("vLLM can't be started again", extra={"reason": str(error)})
