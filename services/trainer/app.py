@@ -23,7 +23,7 @@ from pmd.services.common.jobstore import JobStore
 from pmd.services.common.requests import TrainRequest, TrainResult
 from pmd.services.common.runner import JobRunner
 from pmd.services.common.waiting import Away
-from pmd.services.trainer.job.spool import Spool
+from pmd.services.trainer.job.spool import LOCK, Spool
 from pmd.services.trainer.launchers import Launcher
 from pmd.services.trainer.launchers.external import ExternalLauncher
 from pmd.services.trainer.launchers.kubeflow import Shape
@@ -70,7 +70,10 @@ def forget(spool: Spool) -> int:
         return 0
     with spool.lock(FORGET_PATIENCE_S):
         freed = sum(path.stat().st_size for path in spool.root.rglob("*") if path.is_file())
-        shutil.rmtree(spool.root)
+        for path in spool.root.iterdir():
+            if path.name != LOCK:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+    shutil.rmtree(spool.root)  # NFS keeps a file that is open, and so its folder
     return freed
 
 

@@ -177,6 +177,8 @@ class Run:
         for name in FIXED:
             if getattr(request.settings, name) != (value := getattr(self._settings, name)):
                 raise ValueError(f"settings.{name}: was {value} and can't change within a run; start a new run")
+        if needs_teacher(request.settings) != (self._teacher is not None):
+            raise ValueError("settings.reference_kl: a run keeps a reference from its start or never; start a new run")
 
     def _load(self, request: TrainRequest) -> TrainBatch:
         contexts = request.contexts if LOSSES[request.settings.loss].reads_teacher else None

@@ -30,6 +30,8 @@ from pmd.services.common.strict import Strict
 from pmd.services.common.waiting import Away
 from pmd.services.common.wire import Weights
 
+LOCK = "lock"
+
 
 class SpoolConflict(ValueError):
     """A request does not fit the steps that were applied."""
@@ -157,7 +159,7 @@ class Spool:
     def held(self) -> bool:
         """Whether a process holds the run's lock."""
         try:
-            file = (self.root / "lock").open()
+            file = (self.root / LOCK).open()
         except FileNotFoundError:
             return False
         with file:
@@ -176,7 +178,7 @@ class Spool:
         """
         self.root.mkdir(parents=True, exist_ok=True)
         deadline = time.monotonic() + patience_s
-        with (self.root / "lock").open("w") as file:
+        with (self.root / LOCK).open("w") as file:
             while True:
                 try:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -160,6 +160,14 @@ def test_a_run_that_lost_its_process_and_checkpoints_replays_to_the_same_weights
     assert_equal_weights(run, unkilled, 4)
 
 
+def test_a_reference_is_kept_from_the_start_or_never(tmp_path: Path, base: Weights) -> None:
+    run = TinyRun(tmp_path, base, SETTINGS.model_copy(update={"loss": "grpo"}))
+    later = run.settings.model_copy(update={"reference_kl": 0.1})
+    with pytest.raises(AssertionError, match=r"reference_kl: a run keeps a reference from its start or never"):
+        run.train(run.request(0), run.request(1, settings=later))
+    assert run.spool.result(0) is not None
+
+
 @pytest.mark.chaos
 @pytest.mark.slow
 def test_kill_9_at_any_moment_loses_no_step_and_doubles_none(tmp_path: Path, base: Weights, unkilled: TinyRun) -> None:
