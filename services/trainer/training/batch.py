@@ -55,7 +55,7 @@ class Sample:
     reward_share: float = 0.0
     """Share of GRPO's loss, where the loss is a blend."""
     weight: float = 1.0
-    """What its problem counts for."""
+    """What its problem counts for; 0: it is not trained on, but the mean is over it too."""
 
 
 @dataclass(frozen=True)
@@ -164,8 +164,9 @@ def assemble(
     shares = [reward_share(bool(ids), settings) if settings.loss == "blend" else 0.0 for ids in teacher_ids]
     groups = [row["problem_id"] for row in rows]
     advantages = group_advantages(rewards, groups, trained, normalise=settings.advantage == "std")
-    weights = _problem_weights(rows, judged, trained) if settings.problem_weights == "pass_rate" else {}
-    trained = [each and bool(weights.get(group, 1.0)) for each, group in zip(trained, groups, strict=True)]
+    by_problem = _problem_weights(rows, judged, trained) if settings.problem_weights == "pass_rate" else {}
+    weights = [by_problem.get(group, 1.0) if each else 1.0 for each, group in zip(trained, groups, strict=True)]
+    trained = [each and weight > 0 for each, weight in zip(trained, weights, strict=True)]
     return TrainBatch(
         tuple(
             Sample(
@@ -179,10 +180,10 @@ def assemble(
                 advantage=advantage,
                 trained=is_trained,
                 reward_share=share,
-                weight=weights.get(row["problem_id"], 1.0),
+                weight=weight,
             )
-            for row, ids, reward, advantage, is_trained, share in zip(
-                rows, teacher_ids, rewards, advantages, trained, shares, strict=True
+            for row, ids, reward, advantage, is_trained, share, weight in zip(
+                rows, teacher_ids, rewards, advantages, trained, shares, weights, strict=True
             )
         )
     )

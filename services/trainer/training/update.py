@@ -155,15 +155,16 @@ class Updater:
             "masked": float(batch.masked),
             "skipped": float(len(norms) - applied),
         }
-        if LOSSES[settings.loss].reads_teacher:
-            metrics["teacher_entropy"] = teacher_entropy / max(taught, 1.0)
+        if taught:
+            metrics["teacher_entropy"] = teacher_entropy / taught
         return {name: value for name, value in metrics.items() if math.isfinite(value)}
 
     def _micro_batches(
         self, samples: tuple[Sample, ...], settings: TrainSettings, watch: Stopwatch
     ) -> list[MicroBatch]:
         """This rank's micro-batches of one mini-batch; empty on all ranks when nothing in it is trained."""
-        weights = LOSSES[settings.loss].weights([len(s.completion_ids) for s in samples], [s.trained for s in samples])
+        counted = [s.trained or not s.weight for s in samples]
+        weights = LOSSES[settings.loss].weights([len(s.completion_ids) for s in samples], counted)
         trained = [(s, w * s.weight) for s, w in zip(samples, weights, strict=True) if s.trained]
         # Those that a teacher teaches and those that none does go apart: a forward pass of it is for all of its rows.
         taught = [each for each in trained if each[0].teacher_ids]
@@ -203,7 +204,8 @@ class Updater:
             return Scores.of(logits_NV).logps(micro.targets_N[here])
 
         engine = self._engine
-        if reference and self._teacher is not None:
+        if reference:
+            assert self._teacher is not None  # noqa: S101 -- a run keeps one from its start (`job.Run`)
             return self._teacher.measured(engine, micro.student, score, settings)
         return measured(engine.model, micro.student, score, settings.temperature, engine.module)
 

@@ -485,3 +485,26 @@ def test_problems_whose_rollouts_agree_count_for_nothing(
     }
     want = sum(weight[name] * alone[name]["loss"] for name in alone) / 4
     assert student().step(b, lr=0.0)["loss"] == pytest.approx(want, rel=1e-4)
+
+
+def test_a_mean_over_tokens_is_over_those_that_count_for_nothing_too(
+    student: Callable[..., Student], batch: Callable[..., TrainBatch]
+) -> None:
+    def judged(_: Any, verdicts: list[dict[str, Any]], __: Any) -> None:
+        for verdict in verdicts:
+            passed = verdict["problem_id"] == "p1" or verdict["rollout_id"].endswith("#0")
+            verdict |= {"outcome": "passed" if passed else "failed", "reward": float(passed)}
+
+    whole = batch(judged, loss="grpo")
+    lengths = {name: sum(len(s.completion_ids) for s in whole.samples if s.problem_id == name) for name in ("p0", "p1")}
+    b = batch(judged, loss="grpo", problem_weights="pass_rate")
+    weights = {s.problem_id: s.weight for s in b.samples}
+    assert weights["p1"] == 0.0
+    want = 0.0
+    for name, weight in weights.items():
+        mine = tuple(s for s in whole.samples if s.problem_id == name)
+        tokens = sum(len(s.completion_ids) for s in mine)
+        want += weight * tokens * student(loss="grpo").step(TrainBatch(mine), lr=0.0)["loss"]
+    assert lengths["p1"] > 0
+    got = student(loss="grpo", problem_weights="pass_rate").step(b, lr=0.0)["loss"]
+    assert got == pytest.approx(want / whole.tokens, rel=1e-4)
