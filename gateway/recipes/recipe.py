@@ -480,6 +480,11 @@ class Recipe(Strict):
         return METHODS[self.method].has_teacher
 
     @property
+    def keeps_teacher(self) -> bool:
+        """Whether the trainer keeps a teacher's weights: to distil from, or as `objective.reference_kl`'s reference."""
+        return self.has_teacher or (self.trains and self.objective.reference_kl > 0)
+
+    @property
     def lead_gate(self) -> bool:
         """Whether the teacher is probed: only where the method has one."""
         return self.teacher.lead_gate and self.has_teacher

@@ -165,7 +165,7 @@ class ObjectiveSettings(Strict):
     divergence: Literal["distribution", "sampled_token"] = "distribution"
     """distribution: student and teacher are compared at every token of the vocabulary (or of `top_k`).
     sampled_token: at the one that was drawn, as TRL's SDPO does; needs divergence_alpha 1 and no top_k."""
-    teacher_entropy_beta: float = Field(default=0.0, ge=0.0)
+    teacher_entropy_beta: float = Field(default=0.0, ge=0.0, le=8.0)
     """Distillation counts a token by exp(-beta H), H the teacher's entropy there in nats, over the mean of that (SRPO,
     which has 1). 0: all alike."""
     route: Literal["all", "failed"] = "all"

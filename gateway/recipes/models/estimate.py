@@ -69,7 +69,7 @@ def _adapted(shape: Shape) -> list[tuple[int, int]]:
 
 def _average(shape: Shape, recipe: Recipe) -> int:
     """Numbers of the teacher's average: as many as the weights have that move, in whichever form they do."""
-    if not recipe.has_teacher or recipe.teacher.weights != "ema":
+    if not recipe.keeps_teacher or recipe.teacher.weights != "ema":
         return 0
     if recipe.policy.lora is None:
         return shape.parameters
@@ -78,7 +78,7 @@ def _average(shape: Shape, recipe: Recipe) -> int:
 
 def teacher_bytes(shape: Shape, recipe: Recipe, ranks: int) -> float:
     """What a rank holds of the teacher's weights: nothing that the student has too (docs/method.md has the table)."""
-    if not recipe.has_teacher or recipe.teacher.weights == "live":
+    if not recipe.keeps_teacher or recipe.teacher.weights == "live":
         return 0.0
     average, bf16 = _average(shape, recipe), recipe.hardware.precision == "bf16"
     own = average if recipe.policy.lora else shape.parameters

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -28,13 +29,27 @@ def ranks_of(torchrun: subprocess.Popen[bytes]) -> list[ProcessId]:
     return [ranks[i] for i in range(len(ranks))]
 
 
+ROUTED = {"loss": "blend", "route": "failed", "teacher_entropy_beta": 1.0, "reference_kl": 0.1}
+"""What makes ranks run the models most often, each on other rollouts."""
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("stage", "precision"),
-    [(0, "fp32"), (2, "fp32"), (3, "fp32"), (2, "bf16"), (3, "bf16")],
+    ("stage", "precision", "changes"),
+    [
+        (0, "fp32", {}),
+        (2, "fp32", {}),
+        (3, "fp32", {}),
+        (2, "bf16", {}),
+        (3, "bf16", {}),
+        *((stage, "fp32", ROUTED) for stage in (0, 3)),
+    ],
 )
-def test_two_ranks_train_what_one_does_and_resume(tmp_path: Path, base: Weights, stage: int, precision: str) -> None:
-    settings = SETTINGS.model_copy(update={"zero_stage": stage, "precision": precision, "lr": 1e-3, "micro_tokens": 90})
+def test_two_ranks_train_what_one_does_and_resume(
+    tmp_path: Path, base: Weights, stage: int, precision: str, changes: dict[str, Any]
+) -> None:
+    changes = {"zero_stage": stage, "precision": precision, "lr": 1e-3, "micro_tokens": 90, **changes}
+    settings = SETTINGS.model_copy(update=changes)
     runs = []
     for nproc in (1, 2):
         folder = tmp_path / str(nproc)
