@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import httpx
@@ -39,6 +40,7 @@ from pmd.gateway.api.reading import Reading
 from pmd.gateway.disk import GIB, free_bytes
 from pmd.gateway.recipes.downloads import Cancelled, Coming, Downloads
 from pmd.gateway.recipes.problems import Away, InvalidRecipe
+from pmd.gateway.registry.codes import spend
 from pmd.gateway.registry.registry import IdempotencyConflict, Registry, UnknownRun
 from pmd.gateway.registry.schema import REGISTRY
 from pmd.gateway.registry.status import BeingDeleted, ForbiddenTransition
@@ -83,13 +85,20 @@ def create_app(
         free = {name: free_bytes(uri) for name, uri in places.items()}
         return details | {f"{name}_free_gib": round(left / GIB, 2) for name, left in free.items() if left is not None}
 
-    signed_in = sessions.Sessions(settings.tokens())
+    signed_in = sessions.Sessions(settings.tokens(), partial(spend, registry.database))
 
     def entrance(request: Request) -> Response | None:
         return None if dashboard.is_file_of_page(request.url.path) else signed_in.refusal(request)
 
-    public = frozenset({sessions.PATH})
-    app = create_service("gateway", settings, ready=ready, lifespan=lifespan, public=public, entrance=entrance)
+    app = create_service(
+        "gateway",
+        settings,
+        ready=ready,
+        lifespan=lifespan,
+        public=frozenset({sessions.PATH}),
+        entrance=entrance,
+        max_bytes_of={sessions.PATH: sessions.MAX_BYTES},
+    )
     app.state.sessions = signed_in
     url = settings.redis_url.get_secret_value()
     broker = None if wake else Broker(url, redis(url))

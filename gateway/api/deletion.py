@@ -2,11 +2,13 @@
 
 Invariants:
 - A run that may go on is not deleted by a slip. Nothing is removed while a service may still write for it.
-- Whatever is interrupted is finished by the same request; of a run that is deleted there is nothing left to do.
+- Whatever is interrupted is finished by the same request, which may come while the first one still works; of a run that
+  is deleted there is nothing left to do.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
@@ -65,11 +67,17 @@ async def delete_run(
     202 while something must end first: ask again. Whatever interrupts a deletion, asking again finishes it.
     """
     try:
-        row = await parts.reading.run(lambda: parts.registry.run(run))
-    except UnknownRun:
+        return await _delete(parts, run, response, later, dry_run=dry_run, force=force)
+    except UnknownRun:  # also in the midst of it: another request has finished it
         if await parts.reading.run(lambda: deletion.is_deleted(parts.registry, run)):
             return Deletion(run=run, done=True)
         raise
+
+
+async def _delete(
+    parts: Parts, run: str, response: Response, later: BackgroundTasks, *, dry_run: bool, force: bool
+) -> Deletion:
+    row = await parts.reading.run(lambda: parts.registry.run(run))
     status, root = RunStatus(row["status"]), str(json.loads(row["inputs"])["root"])
     if status not in ENDED and not force:
         raise HTTPException(409, f"run {run!r} is {status}; cancel it first, or set force=true")
@@ -137,8 +145,9 @@ def _files(root: str) -> dict[str, int]:
     used = {}
     for folder, _, names in os.walk(path):
         for name in names:
-            stat = (Path(folder) / name).lstat()
-            used[f"{folder}/{name}"] = stat.st_size if stat.st_nlink == 1 else 0
+            with contextlib.suppress(FileNotFoundError):  # it is being removed
+                stat = (Path(folder) / name).lstat()
+                used[f"{folder}/{name}"] = stat.st_size if stat.st_nlink == 1 else 0
     return used
 
 
@@ -153,5 +162,6 @@ def _remove(root: str, run: str) -> None:
         raise HTTPException(
             409, f"the files of run {run!r} are at {root}, which is not its folder: remove them yourself"
         )
-    if fs.exists(path):
-        fs.rm(path, recursive=True)
+    while fs.exists(path):
+        with contextlib.suppress(FileNotFoundError):  # another request removes them too
+            fs.rm(path, recursive=True)

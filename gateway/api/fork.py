@@ -25,6 +25,7 @@ from pmd.gateway.recipes.models.resolve import Located
 from pmd.gateway.recipes.problems import InvalidRecipe, check_allowed, find_base, parse_recipe
 from pmd.gateway.recipes.recipe import OF_RUN
 from pmd.gateway.views import RunView
+from pmd.services.common.adapters import adapter_of
 from pmd.services.common.app import known_query
 from pmd.services.common.artifacts import MANIFEST, ArtifactError, check_weights, local_path
 from pmd.services.common.strict import Strict
@@ -64,7 +65,7 @@ def fork(parts: Parts, run: str, body: Fork, key: str | None) -> tuple[str, bool
     """The new run, and whether this call created it; None when it was known before.
 
     Raises:
-        HTTPException: 409 when there are no such weights.
+        HTTPException: 409 when there are no such weights, or they are no whole model.
         InvalidRecipe: the recipe can't be carried out.
     """
     row = parts.registry.run(run)
@@ -84,8 +85,11 @@ def fork(parts: Parts, run: str, body: Fork, key: str | None) -> tuple[str, bool
         check_weights(weights)  # as they were published, or the fork would begin with something else in silence
     except ArtifactError as error:
         raise HTTPException(409, f"run {run!r} can't be forked at step {step}: {error}") from error
-    # The weights are this installation's own, wherever it keeps runs.
-    check_allowed(recipe.model_copy(update={"model": state.recipe.model}), parts.settings.allowed())
+    if adapter_of(folder) is not None:
+        cause = "its weights are an adapter (policy.lora), and a run begins with a whole model"
+        fix = f"`pmd export {run} --step {step} --merge --to FOLDER` writes one, for `model` of a new recipe"
+        raise HTTPException(409, f"run {run!r} can't be forked at step {step}: {cause}; {fix}")
+    check_allowed(recipe, parts.settings.allowed(), own_model=True)
     base = find_base(recipe, lambda _: Located(folder, f"{run}@{weights.version}"))
     own = recipe.start_from == tree["memory"]["start_from"]
     parent = Parent(run=run, step=step, version=weights.version, seq=seq if own else None)

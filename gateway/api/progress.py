@@ -9,15 +9,14 @@ import fsspec
 from fastapi import APIRouter, Depends, Query
 
 from pmd.gateway.api import examples
-from pmd.gateway.api.deps import RunId, Runs
+from pmd.gateway.api.deps import Parts, RunId, Runs, TheParts
 from pmd.gateway.api.history import phase_times, run_curve, step_views
 from pmd.gateway.loop.state import PhaseName
 from pmd.gateway.views import DiskUse, PhaseTime, RunCurve, StepView
 from pmd.services.common.app import known_query
-from pmd.services.common.wire import Slug
+from pmd.services.common.wire import MAX_COUNT, Slug
 
 MAX_CURVES = 100
-MAX_STEP = 2**31 - 1
 
 routes = APIRouter(dependencies=[Depends(known_query)], tags=["runs"])
 
@@ -26,7 +25,7 @@ routes = APIRouter(dependencies=[Depends(known_query)], tags=["runs"])
 def list_steps(
     run: RunId,
     registry: Runs,
-    after: Annotated[int, Query(ge=-1, le=MAX_STEP, description="Only steps after this one.")] = -1,
+    after: Annotated[int, Query(ge=-1, le=MAX_COUNT, description="Only steps after this one.")] = -1,
 ) -> list[StepView]:
     """What each step recorded, oldest first; the newest may still lack its scores."""
     state, _ = registry.state(run)
@@ -37,7 +36,7 @@ def list_steps(
 def list_phases(
     run: RunId,
     registry: Runs,
-    since: Annotated[int, Query(ge=0, le=MAX_STEP, description="Only of this step and later ones.")] = 0,
+    since: Annotated[int, Query(ge=0, le=MAX_COUNT, description="Only of this step and later ones.")] = 0,
 ) -> list[PhaseTime]:
     """When each phase was worked on, failed attempts included, oldest first."""
     registry.run(run)
@@ -57,9 +56,13 @@ def list_curves(
 
 
 @routes.get("/v1/runs/{run}/disk", responses=examples.DISK)
-def get_disk(run: RunId, registry: Runs) -> DiskUse:
+async def get_disk(run: RunId, parts: TheParts) -> DiskUse:
     """What a run takes of the storage. Its files are counted for each request: ask seldom."""
-    root = json.loads(registry.run(run)["inputs"])["root"]
+    return await parts.reading.run(lambda: _disk(parts, run))
+
+
+def _disk(parts: Parts, run: str) -> DiskUse:
+    root = json.loads(parts.registry.run(run)["inputs"])["root"]
     fs, path = fsspec.core.url_to_fs(root)
     found: dict[str, Any] = fs.find(path, detail=True) if fs.exists(path) else {}
     by_folder: dict[str, int] = {}

@@ -1,4 +1,4 @@
-"""Reading what a recipe names: in threads of its own, so that a file system that hangs takes none from other requests.
+"""Reading files of recipes and runs: in threads of its own, so that a file system that hangs takes none from others.
 
 Invariant: at most `THREADS` threads read, however many ask. Who comes when all are taken waits for `PATIENCE_S` on the
 event loop, and is then sent away with 503.
@@ -37,7 +37,7 @@ class Reading:
             with anyio.fail_after(PATIENCE_S):
                 await self._places.acquire_on_behalf_of(place)
         except TimeoutError:
-            cause = f"the files of {THREADS} other recipes are being read; does a file system hang? Try again"
+            cause = f"{THREADS} other requests read files of recipes and runs; does a file system hang? Try again"
             raise HTTPException(503, cause, {"Retry-After": "5"}) from None
         try:
             return await to_thread.run_sync(work, limiter=CapacityLimiter(1))

@@ -6,12 +6,13 @@ changes, so what was read of it is kept by its hash.
 
 from __future__ import annotations
 
+import itertools
 import json
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache, partial
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -19,7 +20,7 @@ from fastapi import APIRouter, Depends, HTTPException, Path, Query
 from pydantic import Field
 
 from pmd.gateway.api import examples
-from pmd.gateway.api.deps import RunId, Runs
+from pmd.gateway.api.deps import RunId, TheParts
 from pmd.gateway.api.rollout_views import (
     ContextShown,
     Drawn,
@@ -30,13 +31,13 @@ from pmd.gateway.api.rollout_views import (
     RolloutRow,
     TokenView,
 )
-from pmd.gateway.loop.requests import problems_of
+from pmd.gateway.loop.order import walk
 from pmd.gateway.loop.state import PhaseName, RunState
 from pmd.gateway.recipes.lengths import tokenizer_of
 from pmd.services.common.app import known_query
 from pmd.services.common.artifacts import ArtifactError, arrow_table, load_messages, local_path, read_problems
 from pmd.services.common.strict import Strict
-from pmd.services.common.wire import Outcome, Ref, Slug, Split
+from pmd.services.common.wire import MAX_COUNT, Outcome, Ref, Slug, Split
 
 PHASES: Mapping[Drawn, tuple[PhaseName, PhaseName]] = {
     "train": (PhaseName.ROLLOUT, PhaseName.VERIFY),
@@ -48,7 +49,6 @@ RETRIEVES = (PhaseName.RETRIEVE, PhaseName.EVALUATE_RETRIEVE)
 EXCERPT = 160
 KEPT_BYTES = 64 << 20
 """Of joined rows, those used last: a page that filters asks for the same step again and again."""
-MAX_STEP = 2**31 - 1
 _LISTED = ("rollout_id", "prompt_id", "problem_id", "split", "sample", "text", "finish_reason", "policy_version")
 _JUDGED = ("rollout_id", "outcome", "reward", "feedback", "sandbox_tier", "cpu_ms", "error")
 
@@ -110,13 +110,13 @@ def _refs(state: RunState, step: int, drawn: Drawn) -> tuple[Ref, Ref | None] | 
     ) if judged else None
 
 
-def _rows(state: RunState, step: int, drawn: Drawn) -> list[dict[str, Any]]:
+def _table(state: RunState, step: int, drawn: Drawn) -> pa.Table:
     found = _refs(state, step, drawn)
     if found is None:
         have = _steps(state, drawn)
         told = f"steps {have[0]} to {have[-1]} have" if have else "no step has, so far"
         raise HTTPException(404, f"run {state.run!r} has no {drawn} rollouts of step {step}; {told}")
-    return cast(list[dict[str, Any]], _read(lambda: _judged_rows(*found)).to_pylist())
+    return _read(lambda: _judged_rows(*found))
 
 
 def _read(make: Callable[[], Any]) -> Any:
@@ -130,11 +130,12 @@ def _steps(state: RunState, drawn: Drawn) -> list[int]:
     return sorted(step for step, name in state.records if name is PHASES[drawn][0])
 
 
-def _groups(rows: Iterable[Row]) -> dict[str, tuple[int, int, float]]:
+def _groups(table: pa.Table) -> dict[str, tuple[int, int, float]]:
     """Passed and judged rollouts, and the variance of their rewards, by problem."""
     rewards: dict[str, list[float]] = {}
     passed: dict[str, int] = {}
-    for row in rows:
+    wanted = [name for name in ("problem_id", "outcome", "reward") if name in table.column_names]
+    for row in table.select(wanted).to_pylist():
         of = rewards.setdefault(row["problem_id"], [])
         if row.get("outcome") not in {None, Outcome.INFRA_ERROR}:
             of.append(row["reward"])
@@ -169,7 +170,7 @@ def _row(row: Row, group: tuple[int, int, float]) -> RolloutRow:
 class RolloutQuery(Strict):
     """Which rollouts of a step to list, and in which order."""
 
-    step: int | None = Field(default=None, ge=0, le=MAX_STEP)
+    step: int | None = Field(default=None, ge=0, le=MAX_COUNT)
     """The newest that has some, if missing."""
     drawn: Drawn = "train"
     split: Split | None = None
@@ -177,86 +178,108 @@ class RolloutQuery(Strict):
     problem_id: Slug | None = None
     min_reward: float | None = Field(default=None, ge=0.0, le=1.0)
     max_reward: float | None = Field(default=None, ge=0.0, le=1.0)
-    min_tokens: int | None = Field(default=None, ge=0, le=MAX_STEP)
-    max_tokens: int | None = Field(default=None, ge=0, le=MAX_STEP)
+    min_tokens: int | None = Field(default=None, ge=0, le=MAX_COUNT)
+    max_tokens: int | None = Field(default=None, ge=0, le=MAX_COUNT)
     q: Annotated[str, Field(max_length=200)] | None = None
     """In the text, upper and lower case alike."""
     sort: Sort = "variance"
     """variance: problems whose attempts differ most first. problem: by its id. Both keep the attempts of a problem
     together. reward, tokens: most first."""
-    offset: int = Field(default=0, ge=0, le=MAX_STEP)
+    offset: int = Field(default=0, ge=0, le=MAX_COUNT)
     limit: int = Field(default=100, ge=1, le=2000)
 
-    def matches(self, row: Row) -> bool:
-        """Whether a row is asked for."""
-        reward = row.get("reward")
-        least, most = self.min_reward, self.max_reward
-        return (
-            self.split in {None, row["split"]}
-            and self.outcome in {None, row.get("outcome")}
-            and self.problem_id in {None, row["problem_id"]}
-            and (least is None or (reward is not None and reward >= least))
-            and (most is None or (reward is not None and reward <= most))
-            and (self.min_tokens is None or row["tokens"] >= self.min_tokens)
-            and (self.max_tokens is None or row["tokens"] <= self.max_tokens)
-            and (self.q is None or self.q.lower() in row["text"].lower())
+    def of(self, table: pa.Table) -> pa.Table:
+        """The rows that are asked for."""
+        bounds = (
+            ("split", pc.equal, self.split),
+            ("outcome", pc.equal, self.outcome),
+            ("problem_id", pc.equal, self.problem_id),
+            ("reward", pc.greater_equal, self.min_reward),
+            ("reward", pc.less_equal, self.max_reward),
+            ("tokens", pc.greater_equal, self.min_tokens),
+            ("tokens", pc.less_equal, self.max_tokens),
         )
+        for column, keeps, bound in bounds:
+            if bound is None:
+                continue
+            if column not in table.column_names:
+                return table.slice(0, 0)  # nothing is judged yet
+            table = table.filter(keeps(table[column], bound))  # no value keeps no bound
+        if self.q is not None:
+            table = table.filter(pc.match_substring(table["text"], self.q, ignore_case=True))
+        return table
 
 
-def _order(sort: Sort) -> Callable[[RolloutRow], Any]:
+def _order(sort: Sort, groups: Mapping[str, tuple[int, int, float]]) -> Callable[[Row], Any]:
     """Ties in the order of problems and samples, so that a page is the same each time."""
 
-    def key(row: RolloutRow) -> Any:
+    def key(row: Row) -> Any:
+        reward = row.get("reward")
         first = {
-            "variance": -row.group_variance,
+            "variance": -groups[row["problem_id"]][2],
             "problem": 0.0,
-            "reward": -(row.reward if row.reward is not None else -1.0),
-            "tokens": -row.tokens,
+            "reward": -(reward if reward is not None else -1.0),
+            "tokens": -row["tokens"],
         }[sort]
-        return first, row.problem_id, row.sample
+        return first, row["problem_id"], row["sample"]
 
     return key
 
 
 @routes.get("/v1/runs/{run}/rollouts", responses=examples.ROLLOUTS)
-def list_rollouts(run: RunId, registry: Runs, asked: Annotated[RolloutQuery, Query()]) -> RolloutPage:
+async def list_rollouts(run: RunId, parts: TheParts, asked: Annotated[RolloutQuery, Query()]) -> RolloutPage:
     """Rollouts of a step with their verdicts: of training, of the probe, or of the evaluation."""
-    state, _ = registry.state(run)
+    return await parts.reading.run(lambda: _page(parts.registry.state(run)[0], asked))
+
+
+def _page(state: RunState, asked: RolloutQuery) -> RolloutPage:
     steps = _steps(state, asked.drawn)
     if asked.step is None and not steps:
         return RolloutPage(step=0, drawn=asked.drawn, steps=[], total=0, offset=0, rollouts=[])
     step = steps[-1] if asked.step is None else asked.step
-    rows = _rows(state, step, asked.drawn)
-    groups = _groups(rows)
-    found = [_row(row, groups[row["problem_id"]]) for row in rows if asked.matches(row)]
-    found.sort(key=_order(asked.sort))
-    shown = found[asked.offset : asked.offset + asked.limit]
-    return RolloutPage(step=step, drawn=asked.drawn, steps=steps, total=len(found), offset=asked.offset, rollouts=shown)
+    table = _table(state, step, asked.drawn)
+    groups = _groups(table)
+    found = asked.of(table)
+    sorted_by = [name for name in ("problem_id", "sample", "reward", "tokens") if name in found.column_names]
+    keys = list(map(_order(asked.sort, groups), found.select(sorted_by).to_pylist()))
+    places = sorted(range(found.num_rows), key=keys.__getitem__)[asked.offset : asked.offset + asked.limit]
+    shown = found.take(pa.array(places, pa.int64())).to_pylist()  # texts of the page alone
+    return RolloutPage(
+        step=step,
+        drawn=asked.drawn,
+        steps=steps,
+        total=found.num_rows,
+        offset=asked.offset,
+        rollouts=[_row(row, groups[row["problem_id"]]) for row in shown],
+    )
 
 
 Rollout = Annotated[str, Path(max_length=300, description="Its id; in a URL `#` is written `%23`.", examples=["p-3#1"])]
-Step = Annotated[int, Path(ge=0, le=MAX_STEP, description="The step.")]
+Step = Annotated[int, Path(ge=0, le=MAX_COUNT, description="The step.")]
 
 
 @routes.get("/v1/runs/{run}/steps/{step}/rollouts/{rollout}", responses=examples.ROLLOUT)
-def get_rollout(
+async def get_rollout(
     run: RunId,
     step: Step,
     rollout: Rollout,
-    registry: Runs,
+    parts: TheParts,
     drawn: Annotated[Drawn, Query(description="What it was drawn for.")] = "train",
 ) -> RolloutDetail:
     """One rollout: its text token by token, verdict and feedback, and the exact context of its teacher."""
-    state, _ = registry.state(run)
-    rows = _rows(state, step, drawn)
-    row = next((each for each in rows if each["rollout_id"] == rollout), None)
+    return await parts.reading.run(lambda: _detail(parts.registry.state(run)[0], step, rollout, drawn))
+
+
+def _detail(state: RunState, step: int, rollout: str, drawn: Drawn) -> RolloutDetail:
+    table = _table(state, step, drawn)
+    row = next(iter(table.filter(pc.equal(table["rollout_id"], rollout)).to_pylist()), None)
     if row is None:
         raise HTTPException(
-            404, f"no {drawn} rollout {rollout!r} in step {step}; GET /v1/runs/{run}/rollouts lists them"
+            404, f"no {drawn} rollout {rollout!r} in step {step}; GET /v1/runs/{state.run}/rollouts lists them"
         )
     problem = _read(lambda: read_problems(state.inputs.problems, [row["problem_id"]])).get(row["problem_id"])
     return RolloutDetail(
-        row=_row(row, _groups(rows)[row["problem_id"]]),
+        row=_row(row, _groups(table)[row["problem_id"]]),
         step=step,
         drawn=drawn,
         problem=problem.messages if problem else [],
@@ -321,31 +344,38 @@ def _context(state: RunState, step: int, row: Row) -> ContextShown | None:
 
 
 @routes.get("/v1/runs/{run}/problems/{problem}", responses=examples.PROBLEM)
-def get_problem(
+async def get_problem(
     run: RunId,
     problem: Annotated[Slug, Path(description="Id of the problem.", examples=["p-3"])],
-    registry: Runs,
+    parts: TheParts,
 ) -> ProblemHistory:
     """A problem and how its attempts fared, step by step. Its expected answer is not told."""
-    state, _ = registry.state(run)
+    return await parts.reading.run(lambda: _history(parts.registry.state(run)[0], problem))
+
+
+def _history(state: RunState, problem: str) -> ProblemHistory:
     known = _read(lambda: read_problems(state.inputs.problems, [problem])).get(problem)
     if known is None:
-        raise HTTPException(404, f"run {run!r} has no problem {problem!r}")
+        raise HTTPException(404, f"run {state.run!r} has no problem {problem!r}")
     history: list[ProblemStep] = []
-    for step in sorted({step for step, _ in state.records}):
+    steps = sorted({step for step, _ in state.records})
+    evaluated, trained = problem in state.inputs.evaluation, _steps_of(state, problem, max(steps, default=0))
+    for step in steps:
         for drawn in PHASES:
-            if (found := _refs(state, step, drawn)) and found[1] and _may_hold(state, step, drawn, problem):
+            may_hold = evaluated if drawn == "evaluation" or step == 0 else step in trained
+            if may_hold and (found := _refs(state, step, drawn)) and found[1]:
                 rows = _read(partial(_judged_rows, *found))
                 mine = rows.filter(pc.equal(rows["problem_id"], problem)).to_pylist()
                 history += [_fared(step, drawn, mine)] if mine else []
     return ProblemHistory(id=known.id, split=known.split, domain=known.domain, messages=known.messages, history=history)
 
 
-def _may_hold(state: RunState, step: int, drawn: Drawn, problem: str) -> bool:
-    """Whether a step's rollouts can be of a problem, as far as it is known without reading them."""
-    if drawn == "evaluation" or step == 0:
-        return problem in state.inputs.evaluation
-    return problem in problems_of(state, step)
+def _steps_of(state: RunState, problem: str, last: int) -> set[int]:
+    """The steps up to `last` that draw training rollouts of a problem."""
+    if problem not in state.inputs.train:
+        return set()
+    order = walk(state.inputs.train, state.recipe.seed, state.recipe.schedule.problems_per_step)
+    return {step for step, drawn in enumerate(itertools.islice(order, last), 1) if problem in drawn}
 
 
 def _fared(step: int, drawn: Drawn, rows: list[dict[str, Any]]) -> ProblemStep:

@@ -5,8 +5,10 @@ Invariants:
   keeps it, so any replica knows it; signing out takes it from the browser.
 - No script reads it (HttpOnly) and no other site's page sends it (SameSite=Strict). What changes something is moreover
   refused unless the browser says that our own page asks: a sibling of our host is the same site too.
-- A code signs one browser in, once, within a minute: for links, which stay in histories. Once at each gateway that is
-  asked, where there are several.
+- Its name says by which token it was bought: installations that share a host share a browser's cookies, whatever their
+  ports, and none takes another's away.
+- A code signs one browser in, once, within a minute: for links, which stay in histories. The registry knows the used
+  ones, so it is once for all replicas.
 """
 
 from __future__ import annotations
@@ -14,12 +16,12 @@ from __future__ import annotations
 import hashlib
 import hmac
 import secrets
-import threading
 import time
 from collections.abc import Callable
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, HTTPException, Request, Response
+from fastapi.concurrency import run_in_threadpool
 from pydantic import Field, model_validator
 
 from pmd.gateway.api import examples
@@ -28,23 +30,25 @@ from pmd.services.common.bodies import problem
 from pmd.services.common.strict import Strict
 from pmd.services.common.tokens import Tokens
 
-COOKIE = "pmd_session"
+COOKIE = "pmd_session_"
+"""Begins the name of each cookie."""
 SESSION_S = 12 * 3600
 CODE_S = 60
+MAX_BYTES = 16 << 10
+"""Largest body of a sign-in, which anybody may send: a few tokens long."""
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 PATH = "/v1/session"
 
 Purpose = Literal["session", "code"]
+Spend = Callable[[str, float, float], bool]
+"""Notes that a code is used, by its hash, the time, and when the code ends; False when it was used before."""
 
 
 class Sessions:
     """Signs cookies and codes, and knows its own; thread-safe."""
 
-    def __init__(self, tokens: Tokens, clock: Callable[[], float] = time.time) -> None:
-        self._tokens, self._clock = tokens, clock
-        self._used: dict[str, float] = {}
-        """Codes that were used, until they would have ended."""
-        self._lock = threading.Lock()
+    def __init__(self, tokens: Tokens, spend: Spend, clock: Callable[[], float] = time.time) -> None:
+        self._tokens, self._spend, self._clock = tokens, spend, clock
 
     def signed(self, purpose: Purpose, lasts_s: float, token: str = "") -> str:
         """A new cookie or code: when it ends, a random part, and the signature of both.
@@ -67,12 +71,25 @@ class Sessions:
     def use(self, code: str) -> bool:
         """Whether a code is good; it is not any more afterwards."""
         end = self.ends("code", code)
-        with self._lock:
-            self._used = {used: until for used, until in self._used.items() if until > self._clock()}
-            if end is None or code in self._used:
-                return False
-            self._used[code] = end
-        return True
+        return end is not None and self._spend(hashlib.sha256(code.encode()).hexdigest(), self._clock(), end)
+
+    def cookies(self) -> tuple[str, ...]:
+        """The names that a cookie of ours may have now."""
+        return tuple(map(cookie_of, self._tokens.current()))
+
+    def session(self, request: Request) -> float | None:
+        """When the session of a browser ends, in Unix seconds; None when it has none."""
+        found = (self.ends("session", request.cookies.get(name, "")) for name in self.cookies())
+        return max((end for end in found if end is not None), default=None)
+
+    def sign_in(self, token: str = "") -> tuple[str, str]:
+        """Name and value of a new cookie.
+
+        Args:
+            token: what bought it; the first in force unless given.
+        """
+        token = token or self._tokens.current()[0]
+        return cookie_of(token), self.signed("session", SESSION_S, token)
 
     def accepts(self, token: str) -> bool:
         """Whether a token is in force."""
@@ -82,7 +99,7 @@ class Sessions:
         """Why a request is not let in: it bears no token and no session, or another site's page sent it."""
         if bears(request, self._tokens):
             return None
-        if self.ends("session", request.cookies.get(COOKIE, "")) is None:
+        if self.session(request) is None:
             title = (
                 "missing or wrong bearer token, and no session; send 'Authorization: Bearer <token>', or sign in at /"
             )
@@ -101,7 +118,12 @@ def same_origin(request: Request) -> bool:
     return bool(origin) and origin.partition("://")[2] == request.headers.get("host")
 
 
-def _mac(token: str, purpose: Purpose, said: str) -> str:
+def cookie_of(token: str) -> str:
+    """The name of the cookies that a token buys; tells nothing of it."""
+    return f"{COOKIE}{_mac(token, 'cookie', '')[:12]}"
+
+
+def _mac(token: str, purpose: str, said: str) -> str:
     return hmac.digest(token.encode(), f"pmd {purpose} {said}".encode(), hashlib.sha256).hex()
 
 
@@ -148,13 +170,13 @@ async def sign_in(body: SignIn, request: Request, response: Response, sessions: 
     """Sign a browser in: the answer sets a cookie that no script can read."""
     if request.headers.get("sec-fetch-site", "same-origin") not in {"same-origin", "none"}:
         raise HTTPException(403, "another site's page may not sign a browser in")
-    if body.code is not None and not sessions.use(body.code):
+    if body.code is not None and not await run_in_threadpool(sessions.use, body.code):
         raise HTTPException(401, "this code was used, or is older than a minute; `pmd dashboard` makes another")
     if body.token is not None and not sessions.accepts(body.token.strip()):
         raise HTTPException(401, "no token of this installation; `pmd up` wrote it to var/token")
-    value = sessions.signed("session", SESSION_S, (body.token or "").strip())
+    name, value = sessions.sign_in((body.token or "").strip())
     secure = request.url.scheme == "https" or request.headers.get("x-forwarded-proto") == "https"
-    response.set_cookie(COOKIE, value, max_age=SESSION_S, path="/", secure=secure, httponly=True, samesite="strict")
+    response.set_cookie(name, value, max_age=SESSION_S, path="/", secure=secure, httponly=True, samesite="strict")
     response.headers["Cache-Control"] = "no-store"
     return SessionView(ends=sessions.ends("session", value) or 0.0)
 
@@ -162,16 +184,17 @@ async def sign_in(body: SignIn, request: Request, response: Response, sessions: 
 @routes.get(PATH, responses=examples.SESSION)
 async def get_session(request: Request, sessions: TheSessions) -> SessionView:
     """Until when this browser is signed in."""
-    end = sessions.ends("session", request.cookies.get(COOKIE, ""))
+    end = sessions.session(request)
     if end is None:
         raise HTTPException(404, "no session: this browser is not signed in")
     return SessionView(ends=end)
 
 
 @routes.delete(PATH, status_code=204)
-async def sign_out(response: Response) -> None:
+async def sign_out(response: Response, sessions: TheSessions) -> None:
     """Take the cookie from this browser."""
-    response.delete_cookie(COOKIE, path="/", httponly=True, samesite="strict")
+    for name in sessions.cookies():
+        response.delete_cookie(name, path="/", httponly=True, samesite="strict")
 
 
 @routes.post(f"{PATH}:code", responses=examples.CODE)

@@ -9,10 +9,12 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from pmd.gateway.cli.client import CliError, Gateway, connect
+from pmd.gateway.cli.client import CliError, Gateway, Unreachable, connect
 from pmd.gateway.cli.output import AsJson, RunId, console, print_json, status
 
 POLL_S = 1.0
+PATIENCE_S = 900.0
+"""How long a gateway that does not answer is asked again."""
 
 app = typer.Typer()
 
@@ -45,7 +47,8 @@ def delete(
     if as_json:
         print_json(done)
     else:
-        console.print(f"{run} is deleted; {size(done['bytes'])} freed", soft_wrap=True)
+        # Nothing is left for the answer to a request that was repeated.
+        console.print(f"{run} is deleted; {size(done['bytes'] or found['bytes'])} freed", soft_wrap=True)
 
 
 def at_terminal() -> bool:
@@ -62,15 +65,28 @@ def remove(gateway: Gateway, run: str, *, force: bool, dry_run: bool = False) ->
 
 
 def until_done(gateway: Gateway, run: str, *, force: bool) -> dict[str, Any]:
-    """Delete a run, saying what is waited for before."""
+    """Delete a run, saying what is waited for before. A gateway that removes for longer than an answer is waited for is
+    asked again.
+
+    Raises:
+        Unreachable: it has not answered for `PATIENCE_S`.
+    """
     told = ""
+    until = time.monotonic() + PATIENCE_S
     try:
         while True:
-            answer = remove(gateway, run, force=force)
-            if answer["done"]:
-                return answer
-            if answer["waiting"] != told:
-                told = answer["waiting"]
+            try:
+                answer = remove(gateway, run, force=force)
+            except Unreachable as error:
+                if time.monotonic() > until:
+                    raise
+                waiting = str(error)
+            else:
+                if answer["done"]:
+                    return answer
+                waiting, until = answer["waiting"], time.monotonic() + PATIENCE_S
+            if waiting != told:
+                told = waiting
                 typer.echo(f"waiting: {told}", err=True)
             time.sleep(POLL_S)
     except KeyboardInterrupt:

@@ -25,7 +25,8 @@ from pmd.gateway.report.units import percent
 if TYPE_CHECKING:
     from pmd.gateway.cli.precision import Precision
 
-BOOKKEEPING = frozenset({"manifest.json"})
+MANIFEST = "manifest.json"
+BOOKKEEPING = frozenset({MANIFEST})
 """Files of a published version that are not part of the model."""
 PART = ".part"
 """What is being copied, within the folder to write."""
@@ -106,9 +107,10 @@ def copy_weights(
         CliError: when the published folder can't be read, not be merged, or not be written in this precision.
     """
     from pmd.gateway.cli.precision import NAMES, NoTensors, convert  # noqa: PLC0415 - loads numpy
+    from pmd.services.common.adapters import adapter_of  # noqa: PLC0415 - loads pyarrow
 
     source = checked(checkpoint["weights"])
-    is_adapter = (source / LAST_OF_ADAPTER).is_file()
+    is_adapter = adapter_of(source) is not None
     if merge and not is_adapter:
         raise CliError(
             f"version {checkpoint['weights']['version']} of {run} is a whole model; leave --merge out", code=2
@@ -129,7 +131,7 @@ def copy_weights(
             elif path.name not in BOOKKEEPING and path.is_file():
                 shutil.copyfile(path, part / path.name)  # the bytes alone: what was private others may serve
         shutil.rmtree(part / MERGED, ignore_errors=True)
-        form = _form(source, merge=merge)
+        form = _form(source, merge=merge) if is_adapter else Form("model")
         if is_adapter and not merge:
             _name_base(part, str(report["recipe"]["model"]))
         else:
@@ -168,7 +170,7 @@ def precision_of(source: Path, dtype: Choice) -> Precision:
 
 def base_of(source: Path) -> Path:
     """The model that the published weights in `source` were trained from; of version 0, itself."""
-    manifest = json.loads((source / "manifest.json").read_text(encoding="utf-8"))
+    manifest = json.loads((source / MANIFEST).read_text(encoding="utf-8"))
     return Path(str(manifest.get("base", source)).removeprefix("file://"))
 
 
@@ -187,9 +189,7 @@ def merged(source: Path, to: Path) -> Path:
 
 
 def _form(source: Path, *, merge: bool) -> Form:
-    """What the export holds, for its card."""
-    if not (source / LAST_OF_ADAPTER).is_file():
-        return Form("model")
+    """What the export of an adapter holds, for its card."""
     config = json.loads((source / LAST_OF_ADAPTER).read_text(encoding="utf-8"))
     return Form("merged" if merge else "adapter", config["r"], config["lora_alpha"])
 

@@ -21,7 +21,7 @@ from typing import Annotated, Literal
 import typer
 
 from pmd.gateway.cli.client import CliError, connect
-from pmd.gateway.cli.export import LAST_OF_ADAPTER, checked, pick
+from pmd.gateway.cli.export import LAST_OF_ADAPTER, MANIFEST, checked, pick
 from pmd.gateway.cli.output import console, known_runs, run_id
 
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
@@ -89,9 +89,13 @@ def find(target: str) -> tuple[str, Path]:
 def base_of(folder: Path) -> Path | None:
     """The folder of the model that `folder` holds an adapter of; None for a whole model.
 
+    A published folder says so by its manifest, with the hash of that model; any other by PEFT's config.
+
     Raises:
-        CliError: it is not on this machine.
+        CliError: it is not on this machine, or is another one.
     """
+    if (folder / MANIFEST).is_file():
+        return _sealed_base(folder)
     from pmd.gateway.recipes.models.resolve import locate  # noqa: PLC0415 - loads the hub's client
     from pmd.gateway.recipes.models.shape import ModelError  # noqa: PLC0415
 
@@ -103,6 +107,18 @@ def base_of(folder: Path) -> Path | None:
         return locate(f"{model}@{revision}" if revision else model).folder
     except ModelError as error:
         raise CliError(f"{folder} is an adapter of {model}: {error}; or export the run with --merge") from error
+
+
+def _sealed_base(folder: Path) -> Path | None:
+    from pmd.services.common.adapters import adapter_of  # noqa: PLC0415 - loads pyarrow
+
+    base = adapter_of(folder)
+    if base is None:
+        return None
+    try:
+        return checked(base.model_dump())
+    except CliError as error:
+        raise CliError(f"{folder} is an adapter of {base.uri}: {error}") from error
 
 
 def choose(engine: Engine) -> Literal["vllm", "transformers"]:

@@ -123,7 +123,7 @@ class _Tick:
             desired = self._desired = self._registry.renew(self._lease, answered=answered)
             due = next_phases(self._state)
             if desired == "cancel":
-                self._cancel(due)
+                self._registry.finish(self._lease, RunStatus.CANCELLED)
                 return None
             phases = [phase for phase in due if desired == "run" or (phase.step, phase.name) in self._open]
             if not phases or (waiting and desired == "pause"):  # what waits may do so for long, and goes on by itself
@@ -156,7 +156,8 @@ class _Tick:
             raise self._wait_for(f"the {phase.call.service} service at {error}") from error
         except ServiceRefused as error:
             # 409: the key names another body, as after an upgrade that changed a request; a new key is new work.
-            raise self._attempt_failed(phase, str(error), retryable=error.status == 409) from error
+            other = error.status == 409
+            raise self._attempt_failed(phase, str(error), retryable=other, works=other) from error
         if job.status not in ENDS:
             return job.waiting or ""
         if job.status is not JobStatus.SUCCEEDED:
@@ -216,12 +217,16 @@ class _Tick:
         self._open.discard((phase.step, phase.name))
         self._failures.pop((phase.step, phase.name), None)
 
-    def _attempt_failed(self, phase: Phase, message: str, *, retryable: bool = False) -> _Over:
-        """Record a failed attempt; the next one is due later, or the run fails."""
+    def _attempt_failed(self, phase: Phase, message: str, *, retryable: bool = False, works: bool = False) -> _Over:
+        """Record a failed attempt; the next one is due later, or the run fails.
+
+        Args:
+            works: what has its key at the service may still work.
+        """
         at = (phase.step, phase.name)
         failures = self._failures.get(at, 0) + 1
         retry = retryable and failures < self._state.recipe.max_attempts
-        self._registry.failed(self._lease, phase, message, retry=retry)
+        self._registry.failed(self._lease, phase, message, retry=retry, works=works)
         if retry:
             delay = min(RETRY_S * 2 ** (failures - 1), RETRY_MAX_S) * random.uniform(0.5, 1.5)
             self._registry.release(self._lease, delay=delay)
@@ -238,13 +243,6 @@ class _Tick:
         delay = min(RETRY_S + self._registry.waits(self._lease, reason) / 4, WAIT_MAX_S)
         self._registry.release(self._lease, delay=delay)
         return _Over(delay)
-
-    def _cancel(self, phases: list[Phase]) -> None:
-        """End the run; that its jobs are to end too is owed to their services (`releases`)."""
-        for phase in phases:
-            if (phase.step, phase.name) in self._open:
-                self._registry.failed(self._lease, phase, "the run was cancelled", retry=False, cancelled=True)
-        self._registry.finish(self._lease, RunStatus.CANCELLED)
 
     def _prepare(self) -> None:
         """Let the trainer start its process while the first rollouts are drawn; without it the first step does."""

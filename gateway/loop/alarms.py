@@ -12,12 +12,12 @@ Invariants:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from pmd.gateway.disk import GIB
-from pmd.gateway.loop.health import crossings, signs
+from pmd.gateway.loop.health import RULES, crossings, full, signs, streak
 from pmd.gateway.loop.plan import step_plan
 from pmd.gateway.loop.requests import evaluated_versions, leads
 from pmd.gateway.loop.state import PhaseName, RunState, last_step, version_at
@@ -128,11 +128,11 @@ def _idle(state: RunState, step: int) -> Iterator[Alarm]:
 
     metrics = _train(state, step)
     masked = f" ({metrics.get('masked', 0):.0f} of {metrics.get('sequences', 0):.0f} rollouts masked)"
-    lasted = _streak(step, idle)
+    lasted = streak(step, idle)
     yield Alarm(
         "idle",
         f"{_steps(lasted)} had nothing to learn from{masked}{_why_idle(state, step)}",
-        _full(lasted, state.recipe.alarms.idle_steps),
+        full(lasted, state.recipe.alarms.idle_steps),
     )
 
 
@@ -151,11 +151,11 @@ def _skipped(state: RunState, step: int) -> Iterator[Alarm]:
     skipped = _train(state, step).get("skipped", 0.0)
     if not skipped:
         return
-    lasted = _streak(step, lambda earlier: _train(state, earlier).get("skipped", 0.0) > 0)
+    lasted = streak(step, lambda earlier: _train(state, earlier).get("skipped", 0.0) > 0)
     yield Alarm(
         "skipped",
         f"{_steps(lasted)} skipped updates whose gradient was not finite ({skipped:.0f} of the last step's)",
-        _full(lasted, state.recipe.alarms.skipped_steps),
+        full(lasted, state.recipe.alarms.skipped_steps),
     )
 
 
@@ -195,8 +195,11 @@ def _mismatch(state: RunState, step: int) -> Iterator[Alarm]:
 
 def _unhealthy(state: RunState, step: int) -> Iterator[Alarm]:
     """Learning that collapses. What was good of it is kept: the best version that was evaluated is never removed."""
+    settings = state.recipe.alarms
+    if settings.lasting_steps is None or all(getattr(settings, rule.key) is None for rule in RULES):
+        return  # no rule is on, and signs are read off all that was recorded
     history = health(state, step)
-    for crossing in crossings(history, step, state.recipe.alarms):
+    for crossing in crossings(history, step, settings):
         if crossing.rule.key == "entropy_floor" and _all_passed(state, step):
             continue  # there is nothing left to try
         yield Alarm(crossing.rule.key, f"{crossing.told}{_best(state, step)}", pauses=True)
@@ -205,9 +208,12 @@ def _unhealthy(state: RunState, step: int) -> Iterator[Alarm]:
 def health(state: RunState, last: int) -> dict[int, dict[str, float]]:
     """Signs of the health of each step from 1 to `last`."""
     gate = leads(state.records, last) if state.recipe.lead_gate else None
+    by_step: dict[int, dict[PhaseName, Mapping[str, Any]]] = {}
+    for (at, name), record in state.records.items():
+        by_step.setdefault(at, {})[name] = record.result
     found = {}
     for step in range(1, last + 1):
-        results = {name: record.result for (at, name), record in state.records.items() if at == step}
+        results = by_step.get(step, {})
         probed = gate is not None and PhaseName.PROBE_VERIFY in results
         found[step] = signs(results, gate[step] if gate and probed else None)
     return found
@@ -219,7 +225,7 @@ def _best(state: RunState, step: int) -> str:
     if not scores:
         return ""
     best = max(scores, key=lambda version: (scores[version], version))
-    export = f"`pmd export {state.run} --step {best}`"
+    export = f"`pmd export {state.run} --step {best} --to FOLDER`"
     return f". The best version that was evaluated is {best} ({scores[best]:.1%}): {export}"
 
 
@@ -272,18 +278,6 @@ def _scores(state: RunState, step: int) -> dict[str, float]:
         return {}
     splits = state.result(step, PhaseName.EVALUATE_VERIFY, VerifyResult).splits
     return {split: score.pass_rate for split, score in splits.items()}
-
-
-def _streak(step: int, holds: Callable[[int], bool]) -> int:
-    """For how many steps up to and with `step` it has held without a break."""
-    lasted = 0
-    while lasted < step and holds(step - lasted):
-        lasted += 1
-    return lasted
-
-
-def _full(lasted: int, patience: int | None) -> bool:
-    return patience is not None and lasted % patience == 0
 
 
 def _steps(count: int) -> str:

@@ -181,6 +181,19 @@ class Crossing:
         )
 
 
+def streak(step: int, holds: Callable[[int], bool]) -> int:
+    """For how many steps up to and with `step` it has held without a break."""
+    lasted = 0
+    while lasted < step and holds(step - lasted):
+        lasted += 1
+    return lasted
+
+
+def full(lasted: int, patience: int | None) -> bool:
+    """Whether what has lasted for so many steps has done so for another full `patience` of them; None: never."""
+    return patience is not None and lasted % patience == 0
+
+
 def crossings(history: Mapping[int, Signs], step: int, settings: AlarmSettings) -> Iterator[Crossing]:
     """The rules that `step` completes another `lasting_steps` of breaking.
 
@@ -203,8 +216,6 @@ def crossings(history: Mapping[int, Signs], step: int, settings: AlarmSettings) 
 
         if all(past(at) for at in range(1, step) if rule.sign in history.get(at, {})):
             continue  # it never kept it
-        lasted = 0
-        while lasted < step and past(step - lasted):
-            lasted += 1
-        if lasted and lasted % patience == 0:
+        lasted = streak(step, past)
+        if lasted and full(lasted, patience):
             yield Crossing(rule, history[step][rule.sign], bound, start, lasted)

@@ -96,7 +96,7 @@ def request_body(state: RunState, step: int, name: PhaseName, out: str) -> BaseM
                 bank=state.run,
                 step=step,
                 policy_version=version_at(recipe, step),
-                problem_ids=list(problems_of(state, step)),
+                problem_ids=list(drawn_problems(state, step)),
                 base_pass_rate=_base_pass_rate(state),
                 generator=_generator(state, step, name),
                 settings=recipe.memory.reflect,
@@ -159,7 +159,7 @@ def _generate(state: RunState, step: int, name: PhaseName, out: str) -> Generate
         prompts = _contexts(state, step, PhaseName.EVALUATE_RETRIEVE if evaluating else PhaseName.RETRIEVE)
     else:
         prompts = inputs.prompts
-        ids = list(inputs.evaluation if evaluating else problems_of(state, step))
+        ids = list(inputs.evaluation if evaluating else drawn_problems(state, step))
     samples = recipe.schedule.rollouts_per_problem
     if evaluating:
         samples = recipe.evaluation.samples
@@ -194,7 +194,7 @@ def _retrieve(state: RunState, step: int, name: PhaseName, out: str) -> Retrieve
         "out": out,
     }
     if agent or evaluating:
-        asked = state.inputs.evaluation if evaluating else problems_of(state, step)
+        asked = state.inputs.evaluation if evaluating else drawn_problems(state, step)
         return RetrieveRequest(problem_ids=list(asked), **common)
     return RetrieveRequest(
         rollouts=_rollouts(state, step, PhaseName.ROLLOUT), verdicts=_verdicts(state, step), **common
@@ -281,7 +281,8 @@ def _policy(state: RunState, version: int) -> Policy:
     return Policy(run=state.run, weights=state.result(version, PhaseName.TRAIN, TrainResult).weights)
 
 
-def problems_of(state: RunState, step: int) -> tuple[str, ...]:
+def drawn_problems(state: RunState, step: int) -> tuple[str, ...]:
+    """The train problems that `step`, from 1 on, draws rollouts of: their ids, in the order they are drawn."""
     recipe = state.recipe
     return step_problems(state.inputs.train, recipe.seed, recipe.schedule.problems_per_step, step)
 

@@ -108,8 +108,11 @@ def _readable(field: dict[str, str], tree: dict[str, Any]) -> dict[str, str]:
     return {"field": path, "message": message}
 
 
-def check_allowed(recipe: Recipe, allowed: Allowed) -> None:
+def check_allowed(recipe: Recipe, allowed: Allowed, *, own_model: bool = False) -> None:
     """Look at every URL and path that a recipe names, before any is opened.
+
+    Args:
+        own_model: the model is the installation's own, wherever it keeps it.
 
     Raises:
         InvalidRecipe: the installation does not let recipes name one.
@@ -123,7 +126,8 @@ def check_allowed(recipe: Recipe, allowed: Allowed) -> None:
         checks.append(("problems.dataset", source.dataset, lambda name: huggingface.check_name(name, allowed)))
     elif not isinstance(source, PocketProblems | ReasoningGymProblems):
         files = [file for each in source.files.values() for file in each]
-    checks.append(("model", recipe.model, lambda name: check_name(name, allowed)))
+    if not own_model:
+        checks.append(("model", recipe.model, lambda name: check_name(name, allowed)))
     checks += [("problems.files", file, allowed.check_file) for file in files]
     if recipe.start_from is not None and not recipe.start_from.startswith(OF_RUN):
         checks.append((FIELD, recipe.start_from, allowed.check_file))

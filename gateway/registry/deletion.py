@@ -29,7 +29,7 @@ def mark(registry: Registry, run: str) -> None:
     Raises:
         UnknownRun: there is none.
         ForbiddenTransition: it has not ended.
-        StillHeld: services have not freed what they hold for it.
+        StillHeld: services have not freed what they hold for it, or a job of it still works.
     """
     with registry.database.write() as db:
         row = db.execute(select(RUNS.c.status, RUNS.c.desired).where(RUNS.c.id == run).with_for_update()).first()
@@ -39,10 +39,12 @@ def mark(registry: Registry, run: str) -> None:
             return
         if RunStatus(row.status) not in ENDED:
             raise ForbiddenTransition(run, RunStatus(row.status))
+        registry.abandon(db, run, "the run is being deleted")  # of a run that ended before an end counted its jobs in
         holders = db.scalars(select(RELEASES.c.service).where(RELEASES.c.run_id == run).distinct()).all()
-        if holders:
-            raise StillHeld(holders)
-        db.execute(update(RUNS).where(RUNS.c.id == run).values(desired=DELETE))
+        if not holders:
+            db.execute(update(RUNS).where(RUNS.c.id == run).values(desired=DELETE))
+    if holders:  # after the transaction: what is owed is noted
+        raise StillHeld(holders)
 
 
 class StillHeld(RuntimeError):

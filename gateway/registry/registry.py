@@ -6,14 +6,14 @@ Invariants:
   the epoch that it claimed: a stale owner writes nothing and learns it by `LeaseLost`.
 - A change and its event are one transaction; `events.seq` of a run grows by one and has no gaps.
 - A phase is recorded at most once: an attempt that has ended stays ended.
-- With a run's end or pause stands what services are to be told of it, until they have answered.
+- With a run's end or pause stands what services are to be told of it, until they have done it.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -172,7 +172,8 @@ class Registry:
                 db.execute(
                     update(PHASES).where(PHASES.c.run_id == run, PHASES.c.status == "failed").values(status="cleared"),
                 )
-                db.execute(delete(RELEASES).where(RELEASES.c.run_id == run))  # it needs again what it holds
+                # It needs again what it holds. It goes on with no job that was to be cancelled, so that stays owed.
+                db.execute(delete(RELEASES).where(RELEASES.c.run_id == run, RELEASES.c.job == ""))
 
     # ------------------------------------------------------------ what a controller does
 
@@ -302,13 +303,18 @@ class Registry:
             for complete in range(old["step"] + 1, step + 1):
                 self._log(db, lease.run, "step.completed", {"step": complete})
 
-    def failed(self, lease: Lease, phase: Phase, error: str, *, retry: bool, cancelled: bool = False) -> None:
-        """Record that an attempt of a phase has failed."""
+    def failed(self, lease: Lease, phase: Phase, error: str, *, retry: bool, works: bool = False) -> None:
+        """Record that an attempt of a phase has failed.
+
+        Args:
+            works: its job may still work, so it is to be cancelled.
+        """
         with self.database.write() as db:
             self._fence(db, lease, {"waiting_since": None})
-            status = "cancelled" if cancelled else "failed"
-            if self._end_phase(db, phase, status=status, error=error):
+            if self._end_phase(db, phase, status="failed", error=error):
                 self._log(db, lease.run, "phase.failed", _about(phase) | {"error": error, "retry": retry})
+                if works:
+                    _owe(db, lease.run, {(phase.call.service, phase.key)})
 
     def waits(self, lease: Lease, reason: str) -> float:
         """Note what the run waits for; returns for how long it has waited, whatever for."""
@@ -336,16 +342,12 @@ class Registry:
                 error = error or old["error"]
             for alarm in alarms:
                 self._raise_alarm(db, lease.run, None, alarm)
-            self._set_status(db, lease.run, RunStatus(old["status"]), status, error=error)
-            jobs: list[tuple[str, str]] = [(service, "") for service in HOLDERS]
             if status is RunStatus.CANCELLED:
-                cancelled = and_(PHASES.c.run_id == lease.run, PHASES.c.status == "cancelled")
-                jobs += [
-                    (row[0], row[1]) for row in db.execute(select(PHASES.c.service, PHASES.c.key).where(cancelled))
-                ]
-            db.execute(delete(RELEASES).where(RELEASES.c.run_id == lease.run))
-            owed = [{"run_id": lease.run, "service": service, "job": job, "due": 0.0} for service, job in jobs]
-            db.execute(insert(RELEASES), owed)
+                self.abandon(db, lease.run, "the run was cancelled")
+            elif status is RunStatus.FAILED:
+                self.abandon(db, lease.run, "the run failed")
+            _owe(db, lease.run, {(service, "") for service in HOLDERS})
+            self._set_status(db, lease.run, RunStatus(old["status"]), status, error=error)
 
     def owing(self) -> list[str]:
         """Runs that owe a release to a service now. Each is named once in `RELEASE_AGAIN_S`."""
@@ -364,7 +366,7 @@ class Registry:
             return [(row[0], row[1]) for row in db.execute(query.order_by(RELEASES.c.job.desc()))]
 
     def released(self, run: str, service: str, job: str) -> None:
-        """Note that a service has answered."""
+        """Note that a service has done what was owed."""
         paid = and_(RELEASES.c.run_id == run, RELEASES.c.service == service, RELEASES.c.job == job)
         with self.database.write() as db:
             db.execute(delete(RELEASES).where(paid))
@@ -467,6 +469,16 @@ class Registry:
 
     # ------------------------------------------------------------ inside a transaction
 
+    def abandon(self, db: Connection, run: str, cause: str) -> None:
+        """End the phases of an ended run whose jobs may still work; that the jobs end too is owed from now on."""
+        open_ = and_(PHASES.c.run_id == run, PHASES.c.status == "submitted")
+        rows = db.execute(select(PHASES).where(open_)).mappings().all()
+        db.execute(update(PHASES).where(open_).values(status="cancelled", error=cause, ended=self._clock()))
+        for row in rows:
+            about = {name: row[name] for name in ("step", "name", "attempt", "key")}
+            self._log(db, run, "phase.failed", about | {"error": cause, "retry": False})
+        _owe(db, run, {(row["service"], row["key"]) for row in rows})
+
     def _wants_owner(self) -> ColumnElement[bool]:
         now = self._clock()
         wanted = or_(RUNS.c.status.in_(ACTIVE), and_(RUNS.c.status == RunStatus.PAUSED, RUNS.c.desired == "cancel"))
@@ -538,6 +550,18 @@ class Registry:
                 payload=json.dumps(payload),
             )
         )
+
+
+def _owe(db: Connection, run: str, calls: Set[tuple[str, str]]) -> None:
+    """Note calls that `run` owes to services; what it owes already stays owed.
+
+    Args:
+        calls: (service, key of a job to cancel, or empty for all that is held).
+    """
+    owed = select(RELEASES.c.service, RELEASES.c.job).where(RELEASES.c.run_id == run)
+    new = calls - {(row[0], row[1]) for row in db.execute(owed)}
+    if new:
+        db.execute(insert(RELEASES), [{"run_id": run, "service": name, "job": job, "due": 0.0} for name, job in new])
 
 
 def _last_reason(db: Connection, run: str) -> str | None:

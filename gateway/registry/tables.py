@@ -101,3 +101,11 @@ DELETED = Table(
     Column("at", Float, nullable=False),
 )
 """Runs that were deleted. Services remember jobs by the id of their run, so it is never given again."""
+
+USED_CODES = Table(
+    "used_codes",
+    METADATA,
+    Column("code", String(64), primary_key=True),  # its sha256
+    Column("ends", Float, nullable=False),
+)
+"""Sign-in codes of browsers that were used; a row goes after its code has ended."""

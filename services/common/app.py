@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
@@ -152,6 +152,7 @@ def create_service(
     public: frozenset[str] = frozenset(),
     entrance: Entrance | None = None,
     max_json_bytes: int = MAX_JSON_BYTES,
+    max_bytes_of: Mapping[str, int] = {},
     admit: Admit = anyone,
 ) -> FastAPI:
     """A FastAPI application with what all services share; the caller adds its routes.
@@ -161,6 +162,7 @@ def create_service(
         public: more paths that need no token.
         entrance: who is let in to the others; who bears a token, unless given.
         max_json_bytes: largest body that is taken, but for uploads.
+        max_bytes_of: a smaller largest body, by path.
         admit: entered for each request with a body; refuses it, or what comes of it, by an `HTTPException`.
     """
     app = FastAPIOffline(
@@ -197,7 +199,9 @@ def create_service(
         REQUEST_SECONDS.labels(name, route).observe(time.monotonic() - began)
         return response
 
-    app.add_middleware(BodyLimit, max_json_bytes=max_json_bytes, max_bytes=MAX_UPLOAD_BYTES, admit=admit)
+    app.add_middleware(
+        BodyLimit, max_json_bytes=max_json_bytes, max_bytes=MAX_UPLOAD_BYTES, max_bytes_of=max_bytes_of, admit=admit
+    )
 
     refuse_as_problems(app)
 

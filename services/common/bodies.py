@@ -56,12 +56,16 @@ def anyone() -> Iterator[Callable[[int], None]]:
 class BodyLimit:
     """ASGI middleware over everything that reads a body."""
 
-    def __init__(self, app: ASGIApp, *, max_json_bytes: int, max_bytes: int, admit: Admit) -> None:
+    def __init__(
+        self, app: ASGIApp, *, max_json_bytes: int, max_bytes: int, admit: Admit, max_bytes_of: Mapping[str, int] = {}
+    ) -> None:
         """Args:
         max_json_bytes: largest body but an upload; it is parsed while all other requests wait.
         max_bytes: largest upload.
+        max_bytes_of: largest body of what is sent to a path, by path.
         """
         self.app, self.max_json_bytes, self.max_bytes, self.admit = app, max_json_bytes, max_bytes, admit
+        self.max_bytes_of = max_bytes_of
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = Headers(scope=scope) if scope["type"] == "http" else Headers()
@@ -70,6 +74,7 @@ class BodyLimit:
             await self.app(scope, receive, send)  # no body
             return
         limit = self.max_bytes if scope["path"].endswith(UPLOAD) else self.max_json_bytes
+        limit = self.max_bytes_of.get(scope["path"], limit)
         body = _Body(receive, limit)
         started = False
 

@@ -1,6 +1,8 @@
 """An adapter added to the weights of its base, as a plain model: `python -m pmd.services.trainer.merge ADAPTER TO`.
 
-Invariant: it is added in fp32 and written in fp32; whoever wants fewer bits rounds once.
+Invariants:
+- It is added to the base that it was trained on, by hash, and to no other.
+- It is added in fp32 and written in fp32; whoever wants fewer bits rounds once.
 """
 
 from __future__ import annotations
@@ -13,7 +15,8 @@ import transformers
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from pmd.services.common.adapters import model_folder
+from pmd.services.common.adapters import adapter_of
+from pmd.services.common.artifacts import ArtifactError, check_weights
 from pmd.services.trainer.files import copy_others
 
 
@@ -21,9 +24,12 @@ def merge(folder: Path, to: Path) -> None:
     """Write the model that the sealed adapter in `folder` makes of its base to `to`.
 
     Raises:
-        OSError: the base is not where the manifest says.
+        ArtifactError: it holds no adapter, or its base is not where the manifest says or is another one.
     """
-    base = model_folder(folder)
+    of = adapter_of(folder)
+    if of is None:
+        raise ArtifactError(f"{folder} holds a whole model and no adapter; it needs no merge")
+    base = check_weights(of)
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     PeftModel.from_pretrained(model, str(folder)).merge_and_unload().save_pretrained(to)
     copy_others(base, to)

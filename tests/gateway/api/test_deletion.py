@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import fsspec
 import httpx
 import pytest
 from fastapi import FastAPI, Response
@@ -170,6 +171,47 @@ def test_a_deletion_that_is_interrupted_is_finished_by_the_next(
     assert (resumed.status_code, "is being deleted" in resumed.json()["title"]) == (409, True)
     assert http.delete(f"/v1/runs/{finished}").json()["done"]
     assert (services.kept, rows(registry, finished), folder(finished, tmp_path).exists()) == (set(), 0, False)
+
+
+@pytest.mark.parametrize("at", ["look", "files", "rows"])
+def test_two_requests_at_once_delete_it_once(
+    at: str, http: TestClient, finished: str, registry: Registry, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    whole = {"look": "_files", "files": "_remove", "rows": "finish"}[at]
+    room = deleting.deletion if at == "rows" else deleting
+    real = getattr(room, whole)
+
+    def second_first(*given: object) -> object:
+        monkeypatch.setattr(room, whole, real)
+        assert http.delete(f"/v1/runs/{finished}").json()["done"], "the other one"
+        return real(*given)
+
+    monkeypatch.setattr(room, whole, second_first)
+    answer = http.delete(f"/v1/runs/{finished}")
+    assert (answer.status_code, answer.json()["done"]) == (200, True), answer.text
+    assert (rows(registry, finished), folder(finished, tmp_path).exists()) == (0, False)
+
+
+def test_files_that_vanish_while_they_are_counted_or_removed_do_no_harm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "run-1"
+    root.mkdir()
+    (root / "a").write_bytes(b"a")
+    real = os.walk
+    monkeypatch.setattr(deleting.os, "walk", lambda path: [(str(path), [], ["a", "gone"])])
+    assert deleting._files(f"file://{root}") == {f"{root}/a": 1}
+    monkeypatch.setattr(deleting.os, "walk", real)
+    fs = type(fsspec.filesystem("file"))
+    remove = fs.rm
+
+    def races(self: object, path: str, **how: object) -> None:
+        monkeypatch.setattr(fs, "rm", remove)
+        raise FileNotFoundError(path)
+
+    monkeypatch.setattr(fs, "rm", races)
+    deleting._remove(f"file://{root}", "run-1")
+    assert not root.exists()
 
 
 def test_a_key_whose_run_is_deleted_makes_another_run(http: TestClient, recipe_tree: Tree, registry: Registry) -> None:

@@ -5,19 +5,26 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
 import pytest
 from fastapi import FastAPI, Request, Response
 from fastapi.testclient import TestClient
+from sqlalchemy import update
 
 from pmd.gateway.api.app import create_app
+from pmd.gateway.api.deps import Parts
+from pmd.gateway.loop.state import PhaseName
 from pmd.gateway.registry.registry import Registry
+from pmd.gateway.registry.tables import PHASES
 from pmd.gateway.settings import GatewaySettings
+from pmd.services.common.adapters import ADAPTER_OF
 from pmd.services.common.app import create_service
-from pmd.services.common.artifacts import check_weights, read_bytes
+from pmd.services.common.artifacts import MANIFEST, check_weights, local_path, read_bytes, write_bytes
 from pmd.services.common.settings import ServiceSettings
+from pmd.services.common.wire import Weights
 from tests.gateway.api.conftest import edge
 from tests.gateway.api.person import Tree, create
 from tests.gateway.fakes import TOKEN
@@ -90,6 +97,37 @@ def test_weights_that_were_removed_are_named_and_so_are_those_that_are_there(
         assert (refused.status_code, refused.json()["title"]) == (
             409, f"run {finished!r} can't be forked at step {step}: {cause}; it can at 0, 2, 3",
         )  # fmt: skip
+
+
+def test_a_fork_can_be_forked_where_recipes_may_name_few_folders(
+    app: FastAPI, http: TestClient, finished: str, drive: Callable[..., int], exported: list[str], tmp_path: Path
+) -> None:
+    parts: Parts = app.state.parts
+    listed = parts.settings.model_copy(update={"allowed_paths": str(tmp_path / "problems.jsonl")})
+    app.state.parts = replace(parts, settings=listed)
+    first = http.post(f"/v1/runs/{finished}:fork", json={"step": 2, "set": {"memory": {"start_from": None}}})
+    assert first.status_code == 201, first.text
+    drive(first.json()["id"])
+    second = http.post(f"/v1/runs/{first.json()['id']}:fork", json={"step": 1})
+    assert second.status_code == 201, second.text
+
+
+def test_adapters_make_no_fork_and_it_is_said_what_does(http: TestClient, finished: str, registry: Registry) -> None:
+    state, _ = registry.state(finished)
+    trained = Weights.model_validate(state.records[2, PhaseName.PUBLISH].result["weights"])
+    manifest = local_path(trained.uri) / MANIFEST
+    said = json.loads(manifest.read_text()) | {ADAPTER_OF: state.inputs.base.model_dump()}
+    sealed = write_bytes(f"file://{manifest}", json.dumps(said).encode())
+    with registry.database.write() as db:
+        (row,) = [row for row in registry.phases(finished) if (row["step"], row["name"]) == (2, "publish")]
+        result = json.loads(row["result"])
+        result["weights"]["sha256"] = sealed.sha256
+        db.execute(update(PHASES).where(PHASES.c.key == row["key"]).values(result=json.dumps(result)))
+    refused = http.post(f"/v1/runs/{finished}:fork", json={"step": 2})
+    assert refused.status_code == 409, refused.text
+    assert "its weights are an adapter (policy.lora)" in refused.json()["title"]
+    assert f"`pmd export {finished} --step 2 --merge" in refused.json()["title"]
+    assert http.post(f"/v1/runs/{finished}:fork", json={"step": 0}).status_code == 201, "the base is whole"
 
 
 def test_what_makes_no_fork_is_refused_by_its_name(http: TestClient, finished: str) -> None:

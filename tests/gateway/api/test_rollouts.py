@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote
 
+import pyarrow as pa
 import pytest
+from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from pmd.gateway.api.rollouts import decoded
+from pmd.gateway.api.rollouts import RolloutQuery, decoded
+from pmd.gateway.loop.order import walk
 from pmd.gateway.registry.registry import Registry
 from tests.gateway.api.person import Tree, create
 from tests.gateway.conftest import PER_STEP
@@ -130,6 +134,47 @@ def test_a_problem_is_told_step_by_step(http: TestClient, finished: str) -> None
     scored = http.get(f"/v1/runs/{finished}/problems/test-0").json()["history"]
     assert {each["drawn"] for each in scored} == {"evaluation"}
     assert http.get(f"/v1/runs/{finished}/problems/nobody").status_code == 404
+
+
+def test_files_are_read_where_a_storage_that_hangs_holds_up_no_other_request(
+    app: FastAPI, http: TestClient, finished: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[object] = []
+    reading = app.state.parts.reading
+    run = reading.run
+
+    async def counted(work: Callable[[], object]) -> object:
+        read.append(work)
+        return await run(work)
+
+    monkeypatch.setattr(reading, "run", counted)
+    rollout = quote(rollouts(http, finished, step=1)["rollouts"][0]["id"], safe="")
+    for path in (f"steps/1/rollouts/{rollout}", "problems/test-0", "disk"):
+        assert http.get(f"/v1/runs/{finished}/{path}").status_code == 200
+    assert len(read) == 4
+
+
+def test_the_order_of_problems_is_walked_once_for_all_steps(
+    http: TestClient, finished: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    walks: list[object] = []
+
+    def counted(*given: Any) -> Any:
+        walks.append(given)
+        return walk(*given)
+
+    monkeypatch.setattr("pmd.gateway.api.rollouts.walk", counted)
+    problem = rollouts(http, finished, step=1)["rollouts"][0]["problem_id"]
+    assert http.get(f"/v1/runs/{finished}/problems/{problem}").json()["history"]
+    assert len(walks) == 1
+
+
+def test_a_filter_by_what_was_not_judged_yet_finds_nothing() -> None:
+    table = pa.table({"text": ["İ think", "no"], "tokens": [1, 2]})
+    assert RolloutQuery(min_reward=0.0).of(table).num_rows == 0
+    assert RolloutQuery(q="THINK", max_tokens=1).of(table)["tokens"].to_pylist() == [1]
+    judged = table.append_column("reward", pa.array([None, 0.0]))
+    assert RolloutQuery(min_reward=0.0).of(judged)["tokens"].to_pylist() == [2]
 
 
 def test_steps_are_those_of_the_report(http: TestClient, finished: str) -> None:

@@ -63,6 +63,43 @@ def test_what_has_to_end_first_is_said_once_and_waited_for(
     assert {each.url.params.get("force") for each in deletion.asked if each.method == "DELETE"} == {"true"}
 
 
+def test_a_removal_that_takes_longer_than_an_answer_is_asked_about_again(
+    deletion: Api, pmd: Pmd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pmd.gateway.cli.delete.POLL_S", 0.0)
+    refusal = {"title": "not deleted yet, ask again: the trainer service: it works"}
+    answers = iter([httpx.ReadTimeout("slow"), httpx.Response(503, json=refusal), None])
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        if request.url.params.get("dry_run"):
+            return httpx.Response(200, json=FOUND)
+        match next(answers):
+            case httpx.Response() as refused:
+                return refused
+            case httpx.ReadTimeout() as slow:
+                raise slow
+        return httpx.Response(200, json={"run": "r", "done": True, "bytes": 0, "files": 0, "versions": 0})
+
+    deletion.answers["DELETE /v1/runs/r"] = answer
+    result = pmd("runs", "delete", "r", "--yes")
+    assert result.exit_code == 0, result.output
+    assert "r is deleted; 3.0 GiB freed" in result.stdout
+    assert "the trainer service: it works" in result.stderr
+
+
+def test_a_gateway_that_is_gone_is_not_asked_for_ever(deletion: Api, pmd: Pmd, monkeypatch: pytest.MonkeyPatch) -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        if request.url.params.get("dry_run"):
+            return httpx.Response(200, json=FOUND)
+        raise httpx.ConnectError("refused")
+
+    monkeypatch.setattr("pmd.gateway.cli.delete.PATIENCE_S", -1.0)
+    deletion.answers["DELETE /v1/runs/r"] = answer
+    result = pmd("runs", "delete", "r", "--yes")
+    assert result.exit_code == 1
+    assert "no gateway answers" in result.stderr
+
+
 def test_scripts_get_one_document(deletion: Api, pmd: Pmd, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pmd.gateway.cli.delete.POLL_S", 0.0)
     assert json.loads(pmd("runs", "delete", "r", "--yes", "--json").stdout)["done"] is True

@@ -234,6 +234,13 @@ def test_an_adapter_is_exported_as_one_and_its_card_says_so(
     assert (config["base_model_name_or_path"], config["revision"]) == ("Qwen/Qwen3-8B", "0123abc")
 
 
+def test_a_stray_file_makes_no_adapter(api: Api, pmd: Pmd, tmp_path: Path) -> None:
+    api.answers["GET /v1/runs/r/checkpoints"] = [published(tmp_path / "v2")]
+    (tmp_path / "v2" / "adapter_config.json").write_text("{}")  # the manifest knows nothing of it
+    assert pmd("export", "r", "--dtype", "fp32", "--to", str(tmp_path / "out")).exit_code == 0
+    assert front_matter(tmp_path / "out" / "README.md")["library_name"] == "transformers"
+
+
 def test_what_can_not_be_merged_leaves_nothing(api: Api, pmd: Pmd, tmp_path: Path) -> None:
     api.answers["GET /v1/runs/r/checkpoints"] = [published(tmp_path / "whole")]
     assert "is a whole model" in pmd("export", "r", "--merge", "--to", str(tmp_path / "out")).stderr

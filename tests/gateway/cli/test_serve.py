@@ -19,7 +19,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from pmd.gateway.cli.client import CliError
+from pmd.gateway.cli.serve import base_of
 from pmd.services.common import outgoing
+from pmd.services.common.adapters import ADAPTER_OF
+from pmd.services.common.artifacts import seal_weights
 from tests.gateway.cli.conftest import Api, Pmd
 from tests.gateway.cli.test_export import RECIPE
 from tests.rollout.conftest import make_model, make_tokenizer
@@ -182,6 +186,21 @@ def test_what_can_not_be_served_says_cause_and_fix(
     assert "pip install vllm" in pmd("serve", str(folder), "--engine", "vllm").stderr
     assert "pmd[rollout]" in pmd("serve", str(folder)).stderr
     assert started == []
+
+
+def test_a_published_adapter_is_served_with_the_base_that_its_manifest_names_by_hash(tmp_path: Path) -> None:
+    base, adapter = tmp_path / "v0", tmp_path / "v2"
+    for each in (base, adapter):
+        each.mkdir()
+    (base / "config.json").write_text("{}")
+    sealed = seal_weights(base, 0, {})
+    (base / "adapter_config.json").write_text("{}")  # a stray one
+    (adapter / "adapter_config.json").write_text('{"base_model_name_or_path": "/elsewhere"}')
+    seal_weights(adapter, 2, {ADAPTER_OF: sealed.model_dump()})
+    assert (base_of(base), base_of(adapter)) == (None, base)
+    (base / "config.json").write_text("{ }")
+    with pytest.raises(CliError, match=r"is an adapter of file://.*: .* is not the file that its manifest lists"):
+        base_of(adapter)
 
 
 def test_an_adapter_is_served_with_its_base(

@@ -270,6 +270,20 @@ def test_a_key_that_names_another_body_is_left_for_a_new_one(
     assert f"{run}.s0001.rollout.2" in fakes.jobs()
 
 
+def test_what_works_under_a_key_that_names_other_work_is_to_end(
+    recipe: Make, start: Start, registry: Registry, fakes: Fakes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def taken(*_: object) -> None:
+        raise ServiceRefused(409, "the key names other work")
+
+    monkeypatch.setattr(ServiceClient, "submit", taken)
+    run = start(recipe(schedule={"steps": 1}))
+    advance(registry, fakes.clients(), run, "me", 0.5)
+    (row,) = registry.phases(run)
+    assert registry.owed(run) == [(row["service"], row["key"])]
+    assert registry.owing() == [run], "reconcile finds it, although the run goes on"
+
+
 def test_a_service_that_lost_its_jobs_is_given_them_again(
     recipe: Make, start: Start, registry: Registry, fakes: Fakes, drive: Drive
 ) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from pmd.gateway.api.history import latest_view, step_views
+from pmd.gateway.loop.alarms import alarms as raised_by
 from pmd.gateway.loop.gate import Lead
 from pmd.gateway.loop.health import RULES, crossings, signs
 from pmd.gateway.loop.requests import superseded
@@ -159,7 +161,8 @@ def test_a_planted_collapse_pauses_the_run_keeps_its_best_version_and_a_resume_g
     assert view["status"] == "paused"
     assert view["error"] == (
         "step 8: completions repeat themselves: repetition 0.9 for 3 steps in a row (alarms.repetition: 0.6); lower"
-        " optimizer.lr in a new recipe. The best version that was evaluated is 4 (75.0%): `pmd export demo-1 --step 4`"
+        " optimizer.lr in a new recipe. The best version that was evaluated is 4 (75.0%):"
+        " `pmd export demo-1 --step 4 --to FOLDER`"
     )
     state, _ = registry.state(run)
     assert superseded(state, 8) == (1, 2, 3, 5, 6)
@@ -185,3 +188,25 @@ def test_a_run_without_a_collapse_is_not_paused(
     run = start(recipe(schedule={"steps": 9}))
     drive(run)
     assert status(registry, run) == "succeeded"
+
+
+class Counted(dict[Any, Any]):
+    """Records that count how often all of them are walked over."""
+
+    walks = 0
+
+    def items(self) -> Any:
+        self.walks += 1
+        return super().items()
+
+
+@pytest.mark.parametrize("alarms", [{}, {"lasting_steps": None}, {rule.key: None for rule in RULES}])
+def test_what_a_run_recorded_is_walked_over_once_a_step_and_only_where_a_rule_asks(
+    alarms: dict[str, None], recipe: Make, start: Start, drive: Drive, registry: Registry
+) -> None:
+    run = start(recipe(alarms=alarms, schedule={"steps": 4}))
+    drive(run)
+    state, _ = registry.state(run)
+    counted = Counted(state.records)
+    raised_by(replace(state, records=counted), 4, PhaseName.TRAIN)
+    assert counted.walks == (0 if alarms else 1)

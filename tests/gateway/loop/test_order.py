@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from itertools import islice
+
 import pytest
 
-from pmd.gateway.loop.order import step_problems
+from pmd.gateway.loop.order import step_problems, walk
 
 
 @pytest.mark.parametrize(("size", "per_step"), [(6, 4), (64, 24), (7, 7), (5, 1), (10, 9)])
@@ -13,6 +15,7 @@ def test_problems_come_once_an_epoch_and_never_twice_in_a_step(size: int, per_st
     steps = 4 * size
     drawn = [step_problems(problems, 3, per_step, step) for step in range(1, steps + 1)]
     assert all(len(set(step)) == per_step for step in drawn)
+    assert list(islice(walk(problems, 3, per_step), steps)) == drawn
     counts = {p: sum(p in step for step in drawn) for p in problems}
     assert set(counts.values()) == {4 * per_step}
     flat = [p for step in drawn for p in step]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,8 +13,8 @@ from peft import PeftModel
 from tiny_run import SETTINGS, WINDOW, TinyRun, rows
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from pmd.services.common.adapters import adapter_of
-from pmd.services.common.artifacts import check_weights
+from pmd.services.common.adapters import ADAPTER_OF, adapter_of
+from pmd.services.common.artifacts import MANIFEST, ArtifactError, check_weights
 from pmd.services.common.options import LoraSettings, TrainSettings
 from pmd.services.common.wire import Weights
 from pmd.services.trainer.export import export
@@ -160,6 +162,15 @@ def test_an_adapter_is_published_for_peft_with_its_base_by_hash(make: Make, base
     whole = AutoModelForCausalLM.from_pretrained(tmp_path / "merged").eval()
     torch.testing.assert_close(one.said(whole), want, atol=1e-4, rtol=1e-4)
     assert (tmp_path / "merged" / "tokenizer.json").is_file()
+    with pytest.raises(ArtifactError, match="whole model and no adapter"):
+        merge(check_weights(base), tmp_path / "twice")
+    other = shutil.copytree(check_weights(base), tmp_path / "v0000")
+    (other / "config.json").write_text((other / "config.json").read_text() + " ")
+    manifest = json.loads((folder / MANIFEST).read_text())
+    manifest[ADAPTER_OF]["uri"] = f"file://{other}"
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(ArtifactError, match="is not the file that its manifest lists"):
+        merge(folder, tmp_path / "on another base")
 
 
 def test_an_adapter_begins_as_its_base_and_from_its_seed(make: Make, base_folder: Path) -> None:
