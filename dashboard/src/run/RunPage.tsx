@@ -12,7 +12,7 @@ import { isOver, useRun } from "../api/queries";
 import { Copy } from "../ui/Copy";
 import { ago, duration, percent, short } from "../ui/format";
 import { Empty, Loading, Told } from "../ui/states";
-import { Status } from "../ui/Status";
+import { errorTitle, Status } from "../ui/Status";
 import { Curves } from "./Curves";
 
 const Timeline = lazy(() => import("./Timeline"));
@@ -29,7 +29,7 @@ const TABS: [string, string][] = [["", "Curves"], ["rollouts", "Rollouts"], ["me
 export default function RunPage() {
   const { run = "" } = useParams();
   const view = useRun(run);
-  const { events, live } = useRunEvents(run);
+  const { events, live } = useRunEvents(run, view.data !== undefined && isOver(view.data.status));
   return (
     <Told of={view}>
       {(data) => (
@@ -86,7 +86,7 @@ function Head({ run, live }: { run: Run; live: Live }) {
       </Group>
       <Progress value={run.steps ? (100 * run.step) / run.steps : 100} size="sm" aria-label={`step ${run.step} of ${run.steps}`} />
       {run.waiting && <Note title={`Waits${run.waiting_since ? ` for ${duration(Date.now() / 1000 - run.waiting_since)}` : ""}; it goes on by itself`}>{run.waiting}</Note>}
-      {run.error && <Note title={run.status === "paused" ? "Paused by an alarm" : "Failed"}>{run.error}</Note>}
+      {run.error && <Note title={errorTitle(run.status)}>{run.error}</Note>}
       {run.warnings.length > 0 && (
         <details><summary>{run.warnings.length} warning{run.warnings.length > 1 ? "s" : ""}</summary><Stack gap={4} mt={6}>{run.warnings.map((w) => <Text key={w} size="sm">{w}</Text>)}</Stack></details>
       )}
