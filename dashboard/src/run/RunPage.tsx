@@ -4,8 +4,8 @@ import { useDisclosure } from "@mantine/hooks";
 import { notifications } from "@mantine/notifications";
 import { IconPlayerPause, IconPlayerPlay, IconPlayerStop } from "@tabler/icons-react";
 import { useMutation, useQueryClient } from "@tanstack/react-query";
-import { lazy, Suspense } from "react";
-import { NavLink, Route, Routes, useParams } from "react-router-dom";
+import { lazy, Suspense, useEffect, useRef } from "react";
+import { NavLink, Route, Routes, useLocation, useParams } from "react-router-dom";
 import { api, told, type Run } from "../api/client";
 import { useRunEvents, type Live } from "../api/events";
 import { isOver, useRun } from "../api/queries";
@@ -35,9 +35,7 @@ export default function RunPage() {
       {(data) => (
         <Stack>
           <Head run={data} live={live} />
-          <nav className="tabs" aria-label="Views of the run">
-            {TABS.map(([path, name]) => <NavLink key={path} to={path ? `/runs/${run}/${path}` : `/runs/${run}`} end={!path}>{name}</NavLink>)}
-          </nav>
+          <Tabs run={run} />
           <Suspense fallback={<Loading />}>
             <Routes>
               <Route index element={<Curves run={data} events={events} />} />
@@ -55,6 +53,18 @@ export default function RunPage() {
         </Stack>
       )}
     </Told>
+  );
+}
+
+/** In a narrow window they scroll sideways; the one that is open is in sight. */
+function Tabs({ run }: { run: string }) {
+  const bar = useRef<HTMLElement>(null);
+  const { pathname } = useLocation();
+  useEffect(() => bar.current?.querySelector("[aria-current]")?.scrollIntoView({ block: "nearest", inline: "nearest" }), [pathname]);
+  return (
+    <nav ref={bar} className="tabs" aria-label="Views of the run">
+      {TABS.map(([path, name]) => <NavLink key={path} to={path ? `/runs/${run}/${path}` : `/runs/${run}`} end={!path}>{name}</NavLink>)}
+    </nav>
   );
 }
 
