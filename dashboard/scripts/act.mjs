@@ -2,11 +2,13 @@
 // The page is that of the gateway at URL; its API is answered here, since no real one conflicts, ends and refuses on demand.
 // Usage: node scripts/act.mjs URL; needs a Chromium (CHROMIUM names another).
 import assert from "node:assert/strict";
-import { existsSync } from "node:fs";
+import { existsSync, readFileSync } from "node:fs";
+import { createRequire } from "node:module";
 import { chromium } from "playwright-core";
 
 const url = process.argv[2];
 const executablePath = [process.env.CHROMIUM, "/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome"].find((path) => path && existsSync(path));
+const axe = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
 const run = (id, rest = {}) => ({ id, name: id, method: "pmd", status: "running", step: 1, steps: 4, created: 1, phases: [], warnings: [], waiting: null, error: null, latest: null, ...rest });
 const item = (version, text) => ({ id: "i", level: "insight", kind: "lesson", status: "active", text, version, step: 1, problem_id: null, topic: "sums", pinned: true, edited: false, note: "" });
 const proposal = (id) => ({ id, item_id: "i", item_version: 3, action: "replace", text: `new words of ${id}`, reason: "why", step: 1, actor: "r@1", status: "open", seq: 1, decided_by: null, facts: {} });
@@ -76,6 +78,27 @@ const acts = {
     await page.getByText("p0").first().waitFor();
     const declined = () => sent.flatMap(({ name }) => /proposals\/(p\d):reject/.exec(name)?.[1] ?? []);
     assert.deepEqual(declined(), ["p2"]);
+  },
+  "proposals and a conflict are without a serious fault by axe": async (browser) => {
+    let version = 3;
+    const { page } = await opened(browser, { ...twoProposals, "GET /v1/runs/r/memory/i": () => ({ item: item(version, `words of version ${version}`), history: [] }), "PATCH /v1/runs/r/memory/i": refusal(412, "it has changed") });
+    for (const colorScheme of ["light", "dark"]) {
+      await page.emulateMedia({ colorScheme });
+      for (const view of ["inbox", "memory/i"]) {
+        await page.goto(`${url}/runs/r/${view}`);
+        if (view === "inbox") await page.getByText("why").first().waitFor();
+        else {
+          await page.getByLabel("What it says").fill(`mine ${colorScheme}`);
+          version += 1;
+          await page.getByRole("button", { name: "Save" }).click();
+          await page.getByText(`It is at version ${version} by now`).waitFor();
+        }
+        await page.evaluate(axe);
+        const { violations } = await page.evaluate(() => window.axe.run({ resultTypes: ["violations"] }));
+        assert.deepEqual(violations.filter(({ impact }) => ["serious", "critical"].includes(impact)).map(({ id, nodes }) => `${view} ${colorScheme}: ${id}: ${nodes[0].html.slice(0, 200)}`), []);
+        if (view !== "inbox") await page.getByRole("button", { name: "Discard" }).click();
+      }
+    }
   },
   "what was typed outlives a conflict, a reload and a session that ended": async (browser) => {
     let now = item(3, "old words");

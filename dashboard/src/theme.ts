@@ -1,6 +1,6 @@
 // Colours and sizes. The series colours are those of the reports (gateway/report/plot.css): told apart by people who are
 // blind to red or green, light and dark alike.
-import { createTheme, defaultVariantColorsResolver, Modal, type CSSVariablesResolver } from "@mantine/core";
+import { createTheme, defaultVariantColorsResolver, Modal, Notification, type CSSVariablesResolver } from "@mantine/core";
 
 export const theme = createTheme({
   primaryColor: "blue",
@@ -8,7 +8,10 @@ export const theme = createTheme({
   // Fills are dark by day and pale by night, so what is written on them turns over; `autoContrast` knows the day's alone.
   variantColorResolver: (input) => ({ ...defaultVariantColorsResolver(input), ...(input.variant === "filled" ? { color: "var(--on-filled)" } : {}) }),
   defaultRadius: "sm",
-  components: { Modal: Modal.extend({ defaultProps: { closeButtonProps: { "aria-label": "Close" } } }) },
+  components: {
+    Modal: Modal.extend({ defaultProps: { closeButtonProps: { "aria-label": "Close" } } }),
+    Notification: Notification.extend({ defaultProps: { closeButtonProps: { "aria-label": "Close" } } }),
+  },
   fontFamilyMonospace: "ui-monospace, SFMono-Regular, Menlo, Consolas, 'Liberation Mono', monospace",
   headings: { fontWeight: "650", sizes: { h1: { fontSize: "1.35rem" }, h2: { fontSize: "1.1rem" }, h3: { fontSize: "0.98rem" } } },
 });

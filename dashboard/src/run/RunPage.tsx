@@ -60,7 +60,9 @@ export default function RunPage() {
 function Tabs({ run }: { run: string }) {
   const bar = useRef<HTMLElement>(null);
   const { pathname } = useLocation();
-  useEffect(() => bar.current?.querySelector("[aria-current]")?.scrollIntoView({ block: "nearest", inline: "nearest" }), [pathname]);
+  useEffect(() => {
+    bar.current?.querySelector("[aria-current]")?.scrollIntoView({ block: "nearest", inline: "nearest" }); // newer browsers return a promise
+  }, [pathname]);
   return (
     <nav ref={bar} className="tabs" aria-label="Views of the run">
       {TABS.map(([path, name]) => <NavLink key={path} to={path ? `/runs/${run}/${path}` : `/runs/${run}`} end={!path}>{name}</NavLink>)}
