@@ -8,7 +8,7 @@ export default defineConfig({
   plugins: [react()],
   build: {
     outDir: "../gateway/dashboard",
-    emptyOutDir: false, // the folder is a Python package; scripts/finish.mjs removes what is old
+    emptyOutDir: false, // the folder is a Python package; scripts/build.mjs removes what is old
     assetsDir: "assets",
     modulePreload: { polyfill: false }, // it is an inline script in old browsers' stead
     chunkSizeWarningLimit: 700,

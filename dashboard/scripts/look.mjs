@@ -1,5 +1,5 @@
-// Looks at a running dashboard as people do: every view at two widths, light and dark; says what the console and axe-core
-// complain of. Usage: node scripts/look.mjs URL TOKEN FOLDER [RUN] [VIEW..]; needs a Chromium (CHROMIUM names another).
+// Looks at a running dashboard as people do: every view at two widths, light and dark; and its dialogs; says what the console
+// and axe-core complain of. Usage: node scripts/look.mjs URL TOKEN FOLDER [RUN] [VIEW..]; needs a Chromium (CHROMIUM names another).
 import { existsSync, mkdirSync, readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { chromium } from "playwright-core";
@@ -25,6 +25,20 @@ if (run) {
   if (item) views.item = `${at}/memory/${item.id}`;
   if (runs.length > 1) views.compare = `/compare?run=${runs[0].id}&run=${runs[1].id}`;
 }
+
+/** What opens over a view, and by which buttons. */
+const press = (page, name) => page.getByRole("button", { name }).first().click();
+const dialogs = {
+  runs: { keys: (page) => press(page, "Show keys"), request: (page) => press(page, /Copy this view/) },
+  curves: { cancel: async (page) => { if (await page.getByRole("button", { name: "Cancel" }).count()) await press(page, "Cancel"); } },
+  memory: {
+    merge: async (page) => {
+      for (const box of (await page.getByLabel(/^Choose /).all()).slice(0, 2)) await box.check();
+      await press(page, /^Merge/);
+    },
+  },
+  rollout: { together: (page) => page.getByText("side by side").first().click() },
+};
 
 mkdirSync(folder, { recursive: true });
 const browser = await chromium.launch({ executablePath, args: ["--no-sandbox", "--disable-gpu"] });
@@ -73,6 +87,13 @@ try {
         await page.goto(url + path, { waitUntil: "load" });
         await page.locator("main h1, main h2").first().waitFor().catch(() => complain(`${view} ${width}: no heading`));
         await look();
+        for (const [dialog, open] of Object.entries(only.length ? {} : (dialogs[name] ?? {}))) {
+          view = `${name}-${dialog}`;
+          await open(page).catch((error) => complain(`${view} ${width}: ${error}`));
+          await look();
+          await page.keyboard.press("Escape");
+          await page.waitForTimeout(250);
+        }
       }
       await context.close();
     }

@@ -4,11 +4,13 @@ import {
   useComputedColorScheme, useMantineColorScheme,
 } from "@mantine/core";
 import { useDisclosure, useHotkeys } from "@mantine/hooks";
+import { notifications } from "@mantine/notifications";
 import { IconHelp, IconLogout, IconMoon, IconSun } from "@tabler/icons-react";
 import { useQueryClient } from "@tanstack/react-query";
-import { useEffect, useState, type FormEvent, type ReactNode } from "react";
+import { useEffect, useRef, useState, type FormEvent, type ReactNode } from "react";
 import { Link, NavLink, useNavigate } from "react-router-dom";
 import { signIn, signOut, useSignedOut } from "./api/session";
+import { useChord } from "./ui/keys";
 import { Failure } from "./ui/states";
 
 const KEYS: [string, string][] = [
@@ -21,14 +23,14 @@ export function Shell({ children }: { children: ReactNode }) {
   const { setColorScheme } = useMantineColorScheme();
   const [helps, help] = useDisclosure(false);
   const navigate = useNavigate();
-  const [chord, setChord] = useState(false);
-  useHotkeys([
-    ["shift+?", help.toggle], ["?", help.toggle],
-    ["g", () => { setChord(true); setTimeout(() => setChord(false), 1200); }],
-    ["r", () => chord && navigate("/")], ["s", () => chord && navigate("/system")],
-  ]);
+  useHotkeys([["shift+?", help.toggle], ["?", help.toggle]]);
+  useChord((key) => {
+    if (key === "r") navigate("/");
+    else if (key === "s") navigate("/system");
+  });
   const signedOut = useSignedOut();
   const other = scheme === "dark" ? "light" : "dark";
+  const leave = () => void signOut().catch((error: unknown) => refused("Not signed out: this browser still is", error));
   return (
     <AppShell header={{ height: 52 }} padding={{ base: "sm", sm: "md" }}>
       <a className="skip" href="#main">To the content</a>
@@ -51,7 +53,7 @@ export function Shell({ children }: { children: ReactNode }) {
               </ActionIcon>
             </Tooltip>
             {!signedOut && (
-              <Tooltip label="Sign out"><ActionIcon variant="default" size="lg" aria-label="Sign out" onClick={() => void signOut()}><IconLogout size={18} aria-hidden /></ActionIcon></Tooltip>
+              <Tooltip label="Sign out"><ActionIcon variant="default" size="lg" aria-label="Sign out" onClick={leave}><IconLogout size={18} aria-hidden /></ActionIcon></Tooltip>
             )}
           </Group>
         </Group>
@@ -67,6 +69,9 @@ export function Shell({ children }: { children: ReactNode }) {
     </AppShell>
   );
 }
+
+const refused = (title: string, error: unknown) =>
+  notifications.show({ title, message: error instanceof Error ? error.message : String(error), color: "orange", autoClose: false });
 
 function SignIn() {
   const client = useQueryClient();
@@ -109,11 +114,13 @@ function SignIn() {
 /** Use the one-time code of a link (`#code=..`), and take it out of the address. Children wait for it. */
 export function Door({ children }: { children: ReactNode }) {
   const [open, setOpen] = useState(() => !window.location.hash.startsWith("#code="));
+  const used = useRef(open); // a code is good once, an effect may run twice
   useEffect(() => {
-    if (open) return;
+    if (used.current) return;
+    used.current = true;
     const code = window.location.hash.slice("#code=".length);
     window.history.replaceState(null, "", window.location.pathname + window.location.search);
-    signIn({ code }).catch(() => undefined).finally(() => setOpen(true));
-  }, [open]);
+    signIn({ code }).catch((error: unknown) => refused("The link did not sign this browser in", error)).finally(() => setOpen(true));
+  }, []);
   return open ? <>{children}</> : null;
 }

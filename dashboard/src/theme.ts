@@ -1,13 +1,17 @@
 // Colours and sizes. The series colours are those of the reports (gateway/report/plot.css): told apart by people who are
 // blind to red or green, light and dark alike.
-import { createTheme, type CSSVariablesResolver } from "@mantine/core";
+import { createTheme, defaultVariantColorsResolver, Modal, Notification, type CSSVariablesResolver } from "@mantine/core";
 
 export const theme = createTheme({
   primaryColor: "blue",
   primaryShade: { light: 8, dark: 4 },
-  autoContrast: true,
-  luminanceThreshold: 0.3,
+  // Fills are dark by day and pale by night, so what is written on them turns over; `autoContrast` knows the day's alone.
+  variantColorResolver: (input) => ({ ...defaultVariantColorsResolver(input), ...(input.variant === "filled" ? { color: "var(--on-filled)" } : {}) }),
   defaultRadius: "sm",
+  components: {
+    Modal: Modal.extend({ defaultProps: { closeButtonProps: { "aria-label": "Close" } } }),
+    Notification: Notification.extend({ defaultProps: { closeButtonProps: { "aria-label": "Close" } } }),
+  },
   fontFamilyMonospace: "ui-monospace, SFMono-Regular, Menlo, Consolas, 'Liberation Mono', monospace",
   headings: { fontWeight: "650", sizes: { h1: { fontSize: "1.35rem" }, h2: { fontSize: "1.1rem" }, h3: { fontSize: "0.98rem" } } },
 });
@@ -15,8 +19,8 @@ export const theme = createTheme({
 /** Text that stands back must still be read: 4.5 to 1. */
 export const variables: CSSVariablesResolver = () => ({
   variables: {},
-  light: { "--mantine-color-dimmed": "#4d555e", "--mantine-color-body": "#fbfbfa", "--card": "#ffffff", "--rule": "#dcdcd6" },
-  dark: { "--mantine-color-dimmed": "#a9b1ba", "--mantine-color-body": "#15171a", "--card": "#1c1f23", "--rule": "#343a41", "--mantine-color-text": "#e6e8ea" },
+  light: { "--mantine-color-dimmed": "#4d555e", "--mantine-color-body": "#fbfbfa", "--card": "#ffffff", "--rule": "#dcdcd6", "--on-filled": "#ffffff" },
+  dark: { "--mantine-color-dimmed": "#a9b1ba", "--mantine-color-body": "#15171a", "--card": "#1c1f23", "--on-filled": "#10151a", "--rule": "#343a41", "--mantine-color-text": "#e6e8ea" },
 });
 
 export type Palette = { series: string[]; text: string; soft: string; rule: string; card: string; mark: string };

@@ -1,14 +1,30 @@
 // What is asked for, each under a key that begins with ["run", id] where it is of a run: its events refresh these.
 import { keepPreviousData, useQuery } from "@tanstack/react-query";
-import { api, told, type Drawn } from "./client";
+import { api, told, type Drawn, type RolloutDetail, type Run } from "./client";
 
-const UNCHANGING = { staleTime: Infinity, gcTime: 300_000 } as const;
+const PAGE = 500;
+const POLL_MS = 4000;
+
+/** All runs, newest first, page by page while the `Link` header names a next one. */
+export async function everyRun(page: (after?: string) => Promise<{ runs: Run[]; link: string | null }>): Promise<Run[]> {
+  const all: Run[] = [];
+  for (;;) {
+    const { runs, link } = await page(all.at(-1)?.id);
+    all.push(...runs);
+    if (!runs.length || !link?.includes('rel="next"')) return all;
+  }
+}
 
 export const useRuns = () =>
   useQuery({
     queryKey: ["runs"],
-    queryFn: () => told(api.GET("/v1/runs", { params: { query: { limit: 500 } } })),
-    refetchInterval: 4000,
+    queryFn: () =>
+      everyRun(async (after) => {
+        const asked = api.GET("/v1/runs", { params: { query: { limit: PAGE, after } } });
+        const runs = await told(asked);
+        return { runs, link: (await asked).response.headers.get("Link") };
+      }),
+    refetchInterval: (query) => POLL_MS * Math.max(1, Math.ceil((query.state.data?.length ?? 0) / PAGE)),
   });
 
 export const useCurves = (runs: string[]) =>
@@ -38,10 +54,12 @@ export const useRun = (run: string) =>
   useQuery({
     queryKey: ["run", run, "view"],
     queryFn: () => told(api.GET("/v1/runs/{run}", { params: { path: { run } } })),
-    refetchInterval: (query) => (query.state.data && isOver(query.state.data.status) ? false : 5000),
+    refetchInterval: (query) => (isFinal(query.state.data?.status) ? false : 5000),
   });
 
-export const isOver = (status: string) => ["succeeded", "failed", "cancelled"].includes(status);
+/** Whether nothing happens to a run any more, but that somebody may resume it. */
+export const isOver = (status: string) => isFinal(status) || status === "failed";
+const isFinal = (status: string | undefined) => status === "succeeded" || status === "cancelled";
 
 export const useSteps = (run: string) =>
   useQuery({
@@ -80,15 +98,21 @@ export const useRollouts = (run: string, filter: RolloutFilter) =>
 
 export const useRollout = (run: string, step: number, drawn: Drawn, rollout: string) =>
   useQuery({
-    queryKey: ["rollout", run, step, drawn, rollout],
+    queryKey: ["run", run, "rollout", step, drawn, rollout],
     queryFn: () =>
       told(
         api.GET("/v1/runs/{run}/steps/{step}/rollouts/{rollout}", {
           params: { path: { run, step, rollout }, query: { drawn } },
         }),
       ),
-    ...UNCHANGING,
+    // While the step goes on, its verdict and its context are still to come.
+    staleTime: (query) => (isWhole(query.state.data) ? "static" : 2000),
+    gcTime: 300_000,
   });
+
+/** Whether all that will ever be told of a rollout is there. */
+export const isWhole = (detail: RolloutDetail | undefined) =>
+  detail?.row.outcome != null && (detail.drawn === "evaluation" || detail.context !== null);
 
 export const useProblem = (run: string, problem: string) =>
   useQuery({

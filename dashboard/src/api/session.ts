@@ -1,5 +1,6 @@
 // Whether this browser is signed in: the gateway says so by refusing with 401.
 import { useSyncExternalStore } from "react";
+import { forgetDrafts } from "../memory/draft";
 import { api, Refusal, told } from "./client";
 
 let signedOut = false;
@@ -32,5 +33,6 @@ export async function signIn(how: { token: string } | { code: string }): Promise
 
 export async function signOut(): Promise<void> {
   await told(api.DELETE("/v1/session", {}));
+  forgetDrafts();
   set(true);
 }

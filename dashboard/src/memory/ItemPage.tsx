@@ -8,6 +8,7 @@ import { api, told, type Item, type Schemas } from "../api/client";
 import { Copy } from "../ui/Copy";
 import { percent } from "../ui/format";
 import { Told } from "../ui/states";
+import { draftOf, keepDraft } from "./draft";
 import { seen, useAct, useItem, useProvenance, useUtility } from "./queries";
 
 type Detail = Schemas["ItemDetail"];
@@ -44,23 +45,25 @@ function Shown({ run, data }: { run: string; data: Detail }) {
 
 function Editor({ run, data }: { run: string; data: Detail }) {
   const { item } = data;
-  const [base, setBase] = useState(item);
-  const [text, setText] = useState(item.text);
+  const [kept] = useState(() => draftOf(run, item.id));
+  const [base, setBase] = useState<{ version: number; text: string }>(kept ? { version: kept.version, text: kept.began } : item);
+  const [text, setText] = useState(kept?.text ?? item.text);
   const changed = text !== base.text;
-  const moved = item.version !== base.version;
+  const moved = item.version > base.version;
   useEffect(() => {
     if (!moved || (changed && item.text !== base.text)) return;
     setBase(item); // nobody changed its words, or nothing is lost
     if (!changed) setText(item.text);
   }, [item, base, moved, changed]);
+  useEffect(() => keepDraft(run, item.id, changed ? { text, version: base.version, began: base.text } : null), [run, item.id, changed, text, base]);
   const path = { run, item: item.id };
   const client = useQueryClient();
   /** Go on from what was made: what is done next names its version, whether it was asked for again by then or not. */
   const keep = (made: Item) => client.setQueryData<Detail>(["run", run, "memory", "item", item.id], (old) => old && { ...old, item: made });
-  const save = useAct<void>(run, async () => {
-    const made = await told(api.PATCH("/v1/runs/{run}/memory/{item}", { params: { path, header: seen(base.version) }, body: { text, also: [] } }));
+  const save = useAct<string>(run, async (sent) => {
+    const made = await told(api.PATCH("/v1/runs/{run}/memory/{item}", { params: { path, header: seen(base.version) }, body: { text: sent, also: [] } }));
     setBase(made);
-    setText(made.text);
+    setText((now) => (now === sent ? made.text : now)); // what was typed meanwhile stays
     keep(made);
   }, () => "Saved. It takes effect with the next step that reads the memory; the curves mark it.");
   const act = useAct<"pin" | "unpin" | "ban" | "restore">(run, async (verb) => {
@@ -82,7 +85,7 @@ function Editor({ run, data }: { run: string; data: Detail }) {
           </Alert>
         )}
         <Group gap="xs">
-          <Button disabled={!changed || !text.trim() || moved} loading={save.isPending} onClick={() => save.mutate()}>Save</Button>
+          <Button disabled={!changed || !text.trim() || moved} loading={save.isPending} onClick={() => save.mutate(text)}>Save</Button>
           {changed && <Button variant="default" onClick={() => setText(base.text)}>Discard</Button>}
           {!item.pinned && on && <Button variant="default" loading={act.isPending} onClick={() => act.mutate("pin")}>Pin</Button>}
           {(item.pinned || item.edited) && <Button variant="default" loading={act.isPending} onClick={() => act.mutate("unpin")}>Unpin</Button>}

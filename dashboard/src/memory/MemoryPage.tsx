@@ -1,11 +1,12 @@
 // What a run remembers: three levels, filtered or searched by words and meaning.
-import { Badge, Button, Checkbox, Group, Modal, SegmentedControl, Select, Stack, Table, Text, Textarea, TextInput, VisuallyHidden } from "@mantine/core";
-import { useDebouncedValue, useDisclosure, useHotkeys } from "@mantine/hooks";
+import { Alert, Badge, Button, Checkbox, Group, Modal, SegmentedControl, Select, Stack, Table, Text, Textarea, TextInput, VisuallyHidden } from "@mantine/core";
+import { useDebouncedValue, useDisclosure } from "@mantine/hooks";
 import { IconArrowBackUp } from "@tabler/icons-react";
 import { useState } from "react";
-import { Link, useNavigate, useParams, useSearchParams } from "react-router-dom";
+import { Link, useParams, useSearchParams } from "react-router-dom";
 import { api, told, type Item } from "../api/client";
 import { Copy } from "../ui/Copy";
+import { useKeys } from "../ui/keys";
 import { Empty, Failure, Loading } from "../ui/states";
 import { useAct, useBank, useItems, useSearch, type Level, type ListFilter } from "./queries";
 
@@ -17,7 +18,6 @@ type Listed = Pick<Item, "id" | "level" | "kind" | "text" | "problem_id" | "vers
 
 export default function MemoryPage() {
   const { run = "" } = useParams();
-  const navigate = useNavigate();
   const [params, setParams] = useSearchParams();
   const put = (name: string, value: string | null) => setParams((old) => {
     const next = new URLSearchParams(old);
@@ -37,14 +37,14 @@ export default function MemoryPage() {
   const list = useItems(run, filter);
   const found = useSearch(run, level, q, searches ? (how as "hybrid") : "hybrid", searches);
   const items: Listed[] = searches ? (found.data?.results[0] ?? []) : (list.data?.pages.flatMap((page) => page.items) ?? []);
-  const [chosen, setChosen] = useState<Map<string, number>>(new Map());
+  const [chosen, setChosen] = useState<ReadonlySet<string>>(new Set());
   const [at, setAt] = useState(-1);
   const walk = (by: number) => {
     const next = Math.min(Math.max(at + by, 0), items.length - 1);
     setAt(next);
     document.getElementById(`item-${items[next]?.id}`)?.focus();
   };
-  useHotkeys([["j", () => walk(1)], ["k", () => walk(-1)], ["Enter", () => items[at] && navigate(`/runs/${run}/memory/${items[at].id}`)]]);
+  useKeys([["j", () => walk(1)], ["k", () => walk(-1)]]); // a link has the focus then, so Enter opens it
   const query = searches ? found : list;
   const path = searches ? `/v1/runs/${run}/bank/search?${new URLSearchParams({ q, level, mode: how, limit: "50" })}` : `/v1/runs/${run}/memory?${new URLSearchParams(Object.entries(filter).map(([k, v]): [string, string] => [k, String(v)]))}`;
   if (bank.isError) return bank.error.message.includes("no memory") ? <Empty title="This run has no memory">{bank.error.message}. Methods <code>pmd</code> and <code>memory_agent</code> have one.</Empty> : <Failure error={bank.error} again={() => void bank.refetch()} />;
@@ -53,7 +53,7 @@ export default function MemoryPage() {
       <VisuallyHidden component="h2">Memory</VisuallyHidden>
       <Group justify="space-between" align="flex-end">
         <Stack gap={4}>
-          <SegmentedControl value={level} onChange={(value) => { put("level", value); setChosen(new Map()); }} data={LEVELS.map((value) => ({ value, label: `${value}${bank.data ? ` ${bank.data[value]}` : ""}` }))} aria-label="Level" />
+          <SegmentedControl value={level} onChange={(value) => { put("level", value); setChosen(new Set()); }} data={LEVELS.map((value) => ({ value, label: `${value}${bank.data ? ` ${bank.data[value]}` : ""}` }))} aria-label="Level" />
           <Text size="sm" c="dimmed">{ABOUT[level]}</Text>
         </Stack>
         <Group gap="xs"><UndoButton run={run} /><Copy path={path} rows={searches ? "results" : "items"} /></Group>
@@ -66,7 +66,7 @@ export default function MemoryPage() {
           <Select label="Order" data={["newest", "oldest", "text"]} value={filter.sort} allowDeselect={false} onChange={(value) => put("sort", value)} w={110} />
           <Checkbox label="held by people" checked={Boolean(filter.protected)} onChange={(e) => put("protected", e.currentTarget.checked ? "1" : null)} mb={8} />
         </>}
-        {chosen.size > 0 && <MergeButton run={run} items={items.filter((item) => chosen.has(item.id))} done={() => setChosen(new Map())} />}
+        {chosen.size > 0 && <MergeButton run={run} items={items.filter((item) => chosen.has(item.id))} done={() => setChosen(new Set())} />}
       </Group>
       {query.isError ? <Failure error={query.error} again={() => void query.refetch()} /> : query.isPending && query.fetchStatus !== "idle" ? <Loading /> : !items.length ? (
         <Empty title="Nothing here">{q ? "Nothing matches; take a word out, or look at another level or status." : level === "behavior" ? "Behaviors come when insights of several problems agree: a few steps into the run." : "The first steps write here."}</Empty>
@@ -75,7 +75,7 @@ export default function MemoryPage() {
           <Table.Thead><Table.Tr><Table.Th w={36}><VisuallyHidden>Choose to merge</VisuallyHidden></Table.Th><Table.Th>Memory</Table.Th><Table.Th visibleFrom="sm" ta="right" className="nowrap">{searches ? "score" : level === "behavior" ? "problems that agree" : "passed of tried"}</Table.Th><Table.Th visibleFrom="sm" ta="right">step</Table.Th></Table.Tr></Table.Thead>
           <Table.Tbody>{items.map((item, n) => (
             <Table.Tr key={item.id} bg={n === at ? "var(--mantine-primary-color-light)" : undefined}>
-              <Table.Td style={{ verticalAlign: "top" }}>{level !== "experience" && <Checkbox size="xs" aria-label={`Choose ${item.id}`} checked={chosen.has(item.id)} onChange={(e) => setChosen((old) => { const next = new Map(old); if (e.currentTarget.checked) next.set(item.id, item.version); else next.delete(item.id); return next; })} />}</Table.Td>
+              <Table.Td style={{ verticalAlign: "top" }}>{level !== "experience" && <Checkbox size="xs" aria-label={`Choose ${item.id}`} checked={chosen.has(item.id)} onChange={({ currentTarget: { checked: on } }) => setChosen((old) => { const next = new Set(old); if (on) next.add(item.id); else next.delete(item.id); return next; })} />}</Table.Td>
               <Table.Td>
                 <Link id={`item-${item.id}`} to={`/runs/${run}/memory/${item.id}`} style={{ textDecoration: "none", color: "inherit" }}><Text size="sm" lineClamp={4} style={{ whiteSpace: "pre-wrap" }}>{item.text}</Text></Link>
                 <Group gap={6} mt={2}>
@@ -115,14 +115,22 @@ function UndoButton({ run }: { run: string }) {
 function MergeButton({ run, items, done }: { run: string; items: Listed[]; done: () => void }) {
   const [open, dialog] = useDisclosure(false);
   const [text, setText] = useState("");
-  const merge = useAct<void>(run, () => told(api.POST("/v1/runs/{run}/memory:merge", { params: { path: { run } }, body: { items: items.map(({ id, version }) => ({ id, version })), text, topic: "" } })), () => "Merged: the new note says where it comes from.");
+  const [shown, setShown] = useState<Listed[]>([]); // as they were read here; what changes meanwhile is not merged unread
+  const merge = useAct<void>(run, () => told(api.POST("/v1/runs/{run}/memory:merge", { params: { path: { run } }, body: { items: shown.map(({ id, version }) => ({ id, version })), text, topic: "" } })), () => "Merged: the new note says where it comes from.");
+  const newer = items.filter((item) => shown.some(({ id, version }) => id === item.id && version < item.version));
   return (
     <>
-      <Button disabled={items.length < 2} onClick={() => { setText(items[0]?.text ?? ""); dialog.open(); }}>Merge {items.length}</Button>
-      <Modal opened={open} onClose={dialog.close} title={`Merge ${items.length} notes into one`} size="lg">
-        <Stack>{items.map((item) => <Text key={item.id} size="sm" className="card" p="xs">{item.text}</Text>)}
+      <Button disabled={items.length < 2} onClick={() => { setShown(items); setText(items[0]?.text ?? ""); dialog.open(); }}>Merge {items.length}</Button>
+      <Modal opened={open} onClose={dialog.close} title={`Merge ${shown.length} notes into one`} size="lg">
+        <Stack>{shown.map((item) => <Text key={item.id} size="sm" className="card" p="xs">{item.text}</Text>)}
           <Textarea label="What the one note says" value={text} onChange={(e) => setText(e.currentTarget.value)} autosize minRows={3} data-autofocus />
-          <Group justify="flex-end"><Button variant="default" onClick={dialog.close}>Leave them</Button><Button disabled={!text.trim()} loading={merge.isPending} onClick={() => merge.mutate(undefined, { onSuccess: () => { dialog.close(); done(); } })}>Merge</Button></Group>
+          {newer.length > 0 && (
+            <Alert variant="outline" color="orange" title="Changed since you opened this" styles={{ title: { color: "var(--mantine-color-text)" } }}>
+              <Text size="sm" mb="xs">{newer.map(({ id }) => id).join(", ")}: look at what is said now, then merge. Your text stays.</Text>
+              <Button size="xs" variant="default" onClick={() => setShown((old) => old.map((each) => newer.find(({ id }) => id === each.id) ?? each))}>Show what is said now</Button>
+            </Alert>
+          )}
+          <Group justify="flex-end"><Button variant="default" onClick={dialog.close}>Leave them</Button><Button disabled={!text.trim() || newer.length > 0} loading={merge.isPending} onClick={() => merge.mutate(undefined, { onSuccess: () => { dialog.close(); done(); } })}>Merge</Button></Group>
         </Stack>
       </Modal>
     </>

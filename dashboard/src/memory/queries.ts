@@ -37,9 +37,11 @@ export const useProvenance = (run: string, item: string) =>
 export const useUtility = (run: string, item: string) =>
   useQuery({ queryKey: ["run", run, "memory", "item", item, "utility"], queryFn: () => told(api.GET("/v1/runs/{run}/memory/{item}/utility", at(run, item))) });
 export const useProposals = (run: string, status: "open" | "accepted" | "rejected") =>
-  useQuery({
+  useInfiniteQuery({
     queryKey: ["run", run, "memory", "proposals", status],
-    queryFn: () => told(api.GET("/v1/runs/{run}/bank/proposals", { params: { path: { run }, query: { status, limit: 200 } } })),
+    queryFn: ({ pageParam }) => told(api.GET("/v1/runs/{run}/bank/proposals", { params: { path: { run }, query: { status, after: pageParam, limit: 100 } } })),
+    initialPageParam: "",
+    getNextPageParam: (page) => page.next,
     retry: false,
   });
 

@@ -1,6 +1,6 @@
 // The rollouts of a step by problem, filtered; the attempts of the chosen one beside them.
 import { ActionIcon, Group, NumberInput, Pagination, Select, Stack, Table, Text, TextInput, Title, Tooltip } from "@mantine/core";
-import { useDebouncedValue, useHotkeys, useMediaQuery } from "@mantine/hooks";
+import { useDebouncedValue, useMediaQuery } from "@mantine/hooks";
 import { IconChevronLeft, IconChevronRight } from "@tabler/icons-react";
 import { useMemo, useState } from "react";
 import { useParams, useSearchParams } from "react-router-dom";
@@ -8,6 +8,7 @@ import type { Drawn, RolloutRow } from "../api/client";
 import { useRollouts, type RolloutFilter } from "../api/queries";
 import { Copy } from "../ui/Copy";
 import { percent, plain } from "../ui/format";
+import { useKeys } from "../ui/keys";
 import { Empty, Told } from "../ui/states";
 import { OUTCOMES, outcomeStyle, usePalette } from "../ui/Status";
 import { Attempts, NoAttempt } from "./Attempts";
@@ -67,7 +68,7 @@ export default function RolloutsPage() {
     const next = flat[Math.min(Math.max(at + by, 0), flat.length - 1)];
     if (next) put({ rollout: next.id });
   };
-  useHotkeys([["j", () => walk(1)], ["k", () => walk(-1)], ["ArrowLeft", () => go(-1)], ["ArrowRight", () => go(1)], ["Escape", () => put({ rollout: null })]]);
+  useKeys([["j", () => walk(1)], ["k", () => walk(-1)], ["ArrowLeft", () => go(-1)], ["ArrowRight", () => go(1)], ["Escape", () => put({ rollout: null })]]);
   const group = groups.find(([, rows]) => rows.some((row) => row.id === chosen));
   const drawn: Drawn = filter.drawn;
   const query = new URLSearchParams(Object.entries({ ...filter, step }).map(([name, value]) => [name, String(value)]));

@@ -5,6 +5,7 @@ import type { RolloutDetail } from "../api/client";
 import { usePalette } from "../ui/Status";
 
 const FULL_NATS = 3;
+const STRONGEST = 45; // percent of colour; with more the text on it is hard to read in the dark
 
 export function Tokens({ tokens }: { tokens: NonNullable<RolloutDetail["tokens"]> }) {
   const palette = usePalette();
@@ -15,7 +16,7 @@ export function Tokens({ tokens }: { tokens: NonNullable<RolloutDetail["tokens"]
       <pre className="text" aria-label="The completion, token by token">
         {tokens.map((token, n) => {
           const share = Math.min(1, Math.max(0, -token.logprob) / FULL_NATS);
-          const background = share > 0.02 ? `color-mix(in srgb, ${palette.series[1]} ${Math.round(55 * share)}%, transparent)` : undefined;
+          const background = share > 0.02 ? `color-mix(in srgb, ${palette.series[1]} ${Math.round(STRONGEST * share)}%, transparent)` : undefined;
           return (
             <span key={n} className="token" style={{ background }} onMouseEnter={() => setAt(n)} onMouseLeave={() => setAt(null)}
               title={`token ${n} (id ${token.id}): ${token.logprob.toFixed(3)} nats, ${(100 * Math.exp(token.logprob)).toFixed(1)} %`}>

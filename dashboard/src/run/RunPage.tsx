@@ -4,15 +4,15 @@ import { useDisclosure } from "@mantine/hooks";
 import { notifications } from "@mantine/notifications";
 import { IconPlayerPause, IconPlayerPlay, IconPlayerStop } from "@tabler/icons-react";
 import { useMutation, useQueryClient } from "@tanstack/react-query";
-import { lazy, Suspense } from "react";
-import { NavLink, Route, Routes, useParams } from "react-router-dom";
+import { lazy, Suspense, useEffect, useRef } from "react";
+import { NavLink, Route, Routes, useLocation, useParams } from "react-router-dom";
 import { api, told, type Run } from "../api/client";
 import { useRunEvents, type Live } from "../api/events";
 import { isOver, useRun } from "../api/queries";
 import { Copy } from "../ui/Copy";
 import { ago, duration, percent, short } from "../ui/format";
 import { Empty, Loading, Told } from "../ui/states";
-import { Status } from "../ui/Status";
+import { errorTitle, Status } from "../ui/Status";
 import { Curves } from "./Curves";
 
 const Timeline = lazy(() => import("./Timeline"));
@@ -29,15 +29,13 @@ const TABS: [string, string][] = [["", "Curves"], ["rollouts", "Rollouts"], ["me
 export default function RunPage() {
   const { run = "" } = useParams();
   const view = useRun(run);
-  const { events, live } = useRunEvents(run);
+  const { events, live } = useRunEvents(run, view.data !== undefined && isOver(view.data.status));
   return (
     <Told of={view}>
       {(data) => (
         <Stack>
           <Head run={data} live={live} />
-          <nav className="tabs" aria-label="Views of the run">
-            {TABS.map(([path, name]) => <NavLink key={path} to={path ? `/runs/${run}/${path}` : `/runs/${run}`} end={!path}>{name}</NavLink>)}
-          </nav>
+          <Tabs run={run} />
           <Suspense fallback={<Loading />}>
             <Routes>
               <Route index element={<Curves run={data} events={events} />} />
@@ -55,6 +53,20 @@ export default function RunPage() {
         </Stack>
       )}
     </Told>
+  );
+}
+
+/** In a narrow window they scroll sideways; the one that is open is in sight. */
+function Tabs({ run }: { run: string }) {
+  const bar = useRef<HTMLElement>(null);
+  const { pathname } = useLocation();
+  useEffect(() => {
+    bar.current?.querySelector("[aria-current]")?.scrollIntoView({ block: "nearest", inline: "nearest" }); // newer browsers return a promise
+  }, [pathname]);
+  return (
+    <nav ref={bar} className="tabs" aria-label="Views of the run">
+      {TABS.map(([path, name]) => <NavLink key={path} to={path ? `/runs/${run}/${path}` : `/runs/${run}`} end={!path}>{name}</NavLink>)}
+    </nav>
   );
 }
 
@@ -86,7 +98,7 @@ function Head({ run, live }: { run: Run; live: Live }) {
       </Group>
       <Progress value={run.steps ? (100 * run.step) / run.steps : 100} size="sm" aria-label={`step ${run.step} of ${run.steps}`} />
       {run.waiting && <Note title={`Waits${run.waiting_since ? ` for ${duration(Date.now() / 1000 - run.waiting_since)}` : ""}; it goes on by itself`}>{run.waiting}</Note>}
-      {run.error && <Note title={run.status === "paused" ? "Paused by an alarm" : "Failed"}>{run.error}</Note>}
+      {run.error && <Note title={errorTitle(run.status)}>{run.error}</Note>}
       {run.warnings.length > 0 && (
         <details><summary>{run.warnings.length} warning{run.warnings.length > 1 ? "s" : ""}</summary><Stack gap={4} mt={6}>{run.warnings.map((w) => <Text key={w} size="sm">{w}</Text>)}</Stack></details>
       )}

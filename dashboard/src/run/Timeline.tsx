@@ -110,7 +110,7 @@ function Totals({ phases }: { phases: PhaseTime[] }) {
     <WideTable label="Seconds by phase" minWidth={480}>
         <Table.Thead><Table.Tr><Table.Th>Phase</Table.Th><Table.Th>Service</Table.Th><Table.Th ta="right">Work</Table.Th><Table.Th ta="right">Share</Table.Th><Table.Th ta="right">Beside it</Table.Th><Table.Th ta="right">Attempts</Table.Th><Table.Th ta="right">Failed</Table.Th></Table.Tr></Table.Thead>
         <Table.Tbody>{[...by].map(([name, row]) => (
-          <Table.Tr key={name} className="num"><Table.Td>{plain(name)}</Table.Td><Table.Td>{row.service}</Table.Td><Table.Td ta="right">{duration(row.work)}</Table.Td><Table.Td ta="right">{((100 * row.work) / whole).toFixed(0)} %</Table.Td><Table.Td ta="right">{duration(row.waited)}</Table.Td><Table.Td ta="right">{row.attempts}</Table.Td><Table.Td ta="right">{row.failed}</Table.Td></Table.Tr>
+          <Table.Tr key={name} className="num"><Table.Td>{plain(name)}</Table.Td><Table.Td className="nowrap">{row.service}</Table.Td><Table.Td ta="right">{duration(row.work)}</Table.Td><Table.Td ta="right">{((100 * row.work) / whole).toFixed(0)} %</Table.Td><Table.Td ta="right">{duration(row.waited)}</Table.Td><Table.Td ta="right">{row.attempts}</Table.Td><Table.Td ta="right">{row.failed}</Table.Td></Table.Tr>
         ))}</Table.Tbody>
         <Table.Caption>Beside it: queued, polled and read, from submission to record less the work itself.</Table.Caption>
     </WideTable>

@@ -22,13 +22,13 @@ export function Copy({ path, rows = "" }: { path: string; rows?: string }) {
       .then(() => setDone("copied"), () => setDone("the browser forbids it here: mark the text and copy it"));
   return (
     <Popover width="min(560px, 92vw)" position="bottom-end" withArrow shadow="md" trapFocus onChange={() => setDone("")}>
-      <Popover.Target>
-        <Tooltip label="As curl, or in pandas">
+      <Tooltip label="As curl, or in pandas">
+        <Popover.Target>
           <ActionIcon variant="default" size="lg" aria-label="Copy this view's request as curl or pandas">
             <IconTerminal2 size={18} aria-hidden />
           </ActionIcon>
-        </Tooltip>
-      </Popover.Target>
+        </Popover.Target>
+      </Tooltip>
       <Popover.Dropdown>
         <Stack gap="xs">
           <Group justify="space-between">

@@ -24,6 +24,13 @@ export function Status({ status }: { status: string }) {
   );
 }
 
+/** What a run's `error` is: of a failure only where it failed. An alarm asks for a pause, which comes a little later. */
+export function errorTitle(status: string): string {
+  if (status === "failed") return "Failed";
+  if (status === "paused") return "Paused by an alarm";
+  return status === "running" || status === "queued" ? "An alarm: it pauses soon" : "What was said last";
+}
+
 const OUTCOME: Record<Outcome, { sign: string; series: number }> = {
   passed: { sign: "✓", series: 2 }, failed: { sign: "✕", series: 1 }, timeout: { sign: "T", series: 4 },
   memory: { sign: "M", series: 4 }, output_limit: { sign: "L", series: 4 }, format: { sign: "F", series: 3 },

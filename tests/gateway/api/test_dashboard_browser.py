@@ -1,4 +1,6 @@
-"""Every view in a real browser, at two widths, light and dark: no error in its console, no serious fault by axe."""
+"""The dashboard in a real browser: every view at two widths, light and dark, without an error in its console or a
+serious fault by axe; and what people decide and type, which no key, conflict or lost connection may lose.
+"""
 
 from __future__ import annotations
 
@@ -40,13 +42,23 @@ def served(app: FastAPI) -> Iterator[str]:
     thread.join(20)
 
 
-def test_every_view_is_without_fault(app: FastAPI, finished: str, tmp_path: Path) -> None:
+def in_browser(script: str, *args: str) -> None:
+    """Run a script of `dashboard/scripts`; skips where there is no browser, or no Node to drive it."""
     if not any(map(shutil.which, BROWSERS)):
         pytest.skip("no Chromium to open the page in; apt-get install chromium runs this")
     if shutil.which("node") is None or not (SOURCES / "node_modules").exists():
         pytest.skip("no Node, or what it drives the browser with is not there; `npm --prefix dashboard ci` runs this")
+    command = ["node", f"scripts/{script}", *args]
+    ran = subprocess.run(command, cwd=SOURCES, capture_output=True, text=True, timeout=800, check=False)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+
+
+def test_every_view_is_without_fault(app: FastAPI, finished: str, tmp_path: Path) -> None:
     with served(app) as url:
-        command = ["node", "scripts/look.mjs", url, TOKEN, str(tmp_path), finished, *VIEWS]
-        looked = subprocess.run(command, cwd=SOURCES, capture_output=True, text=True, timeout=800, check=False)
-    assert looked.returncode == 0, looked.stdout + looked.stderr
+        in_browser("look.mjs", url, TOKEN, str(tmp_path), finished, *VIEWS)
     assert len(list(tmp_path.glob("*.png"))) == 4 * len(VIEWS)
+
+
+def test_what_people_decide_and_type_is_not_lost(app: FastAPI) -> None:
+    with served(app) as url:
+        in_browser("act.mjs", url)
