@@ -274,6 +274,9 @@ def test_trainjobs_whose_ranks_waited_in_vain_for_one_without_room_are_no_tries(
         step.cluster.end("Failed", "jobset failed due to one or more job failures")
         assert "is made anew" in step.wait()
     step.cluster.events = []
+    step.wait()
+    step.cluster.end("Failed", "jobset failed due to one or more job failures")
+    assert "is made anew" in step.wait(), "its first"
     assert step.train() == DONE
 
 
