@@ -130,7 +130,7 @@ BY_NAME: dict[str, dict[str, Any]] = {
     "stateSize": QUANTITY,
     "shm": QUANTITY,
     "key": NAME,
-    "restore": {"type": "string", "pattern": "^[A-Za-z0-9._-]*$"},
+    "restore": {"type": "string", "pattern": "^([A-Za-z0-9][A-Za-z0-9._-]*)?$"},
 }
 """Schemas by the last word of a key; all others follow from their default."""
 

@@ -11,14 +11,19 @@ Invariants:
 - The moment is held by a lock on the registry. A phase is noted there before its job is submitted and after its effects
   are there, so nothing begins meanwhile, and what is under way looks as after a kill -9, which every service survives.
 - Within it everything is fixed and nothing is copied: databases by a snapshot, files by hard links. Files are written
-  once, by rename, so a link keeps what was there, also when the name goes. Spools come before artifacts: a step's
-  result is the last thing that it writes.
-- Jobs, indexes and vectors are not in it: they are made again. Nor is a secret.
-- A folder is a backup when it has its name; a restored installation has its registry last.
+  once, by rename, so a link keeps what was there, also when the name goes. What can't be linked because it is another
+  user's, or on a disk of its own, is none of our processes': it is copied after the moment.
+- Job processes go on meanwhile, so the order counts: a step writes its weights, then a due checkpoint, then its result,
+  and with the last result checkpoints go. Linked are checkpoints, then the rest of the spools, then artifacts: what a
+  result names is in the backup, and a checkpoint that was being removed has the last result behind it.
+- Jobs, indexes and vectors are not in it: they are made again. Nor is a secret, nor the hub's cache.
+- A folder is a backup when it has its name; a restored installation has its registry last. A restore that was cut short
+  has left a mark, by which the same restore goes on.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -26,10 +31,11 @@ import os
 import shutil
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -42,7 +48,7 @@ from pmd.gateway.local.dumps import (
     frozen,
     holds_nothing,
     make_tables,
-    same_server,
+    same_database,
     server,
     shown,
 )
@@ -54,8 +60,14 @@ PASSING = frozenset({"lock", "process.json"})
 """Files of a spool that say which process of this moment has it."""
 MARK = ".backup"
 """Folder of links, while the moment is held."""
-NOT_OURS = frozenset({MARK, "lost+found"})
-"""What may lie in a folder without anybody's having used it."""
+RESTORING = ".restoring"
+"""Mark in the folder of runs, while a backup is restored: which, and the databases that are filled."""
+NOT_OURS = frozenset({MARK, RESTORING, ".hub", "lost+found"})
+"""What may lie in a folder without anybody's having used it. The hub's cache may: runs have links into it."""
+CHECKPOINTS = "checkpoints"
+"""Folder of a spool."""
+NO_LINK = frozenset({errno.EPERM, errno.EACCES, errno.EXDEV, errno.EMLINK, errno.ENOSYS, errno.EOPNOTSUPP})
+"""What a system says of a file that can't be linked, or of a disk without links."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +108,14 @@ class Places:
         """What the trainer works in."""
         return self.state_dir / "trainer" / "runs"
 
+    @property
+    def folders(self) -> dict[str, tuple[Path, Callable[[Path], bool]]]:
+        """By its name in a backup, each folder and what tells a spool in it; those of TrainJobs are with the runs."""
+        return {
+            "spools": (self.spools, lambda path: path.parent == self.spools),
+            "runs": (self.runs, lambda path: path.name == "spool" and path.parent.parent == self.runs),
+        }
+
 
 # ------------------------------------------------------------ backing up
 
@@ -107,7 +127,7 @@ def backup(places: Places, to: Path) -> dict[str, int]:
         How many files and bytes it holds, and for how many milliseconds runs could begin nothing.
 
     Raises:
-        BackupError: `to` is there, or there is no installation.
+        BackupError: `to` is there, there is no installation, or a file of it can't be read.
     """
     if to.exists():
         raise BackupError(f"{to} is there already; a backup has a folder of its own")
@@ -116,22 +136,25 @@ def backup(places: Places, to: Path) -> dict[str, int]:
     part = to.with_name(f"{to.name}.part")
     with ExitStack() as stack:
         stack.enter_context(_alone(places))
+        one = same_database(places.registry, places.ledger)
         shutil.rmtree(part, ignore_errors=True)  # of a backup that was cut short
         part.mkdir(mode=0o700, parents=True)
         copies: list[Copy] = []
         with _nothing_begins(places.registry):
             began = time.monotonic()
-            copies.append(stack.enter_context(frozen(places.registry, "registry")))
-            if not same_server(places.registry, places.ledger):
+            if one:
+                copies.append(stack.enter_context(frozen(places.registry, "registry", "ledger")))
+            else:
+                copies.append(stack.enter_context(frozen(places.registry, "registry")))
                 copies.append(stack.enter_context(frozen(places.ledger, "ledger")))
             copies.append(stack.enter_context(frozen(f"sqlite:///{places.published}", "published")))
-            spools = stack.enter_context(_linked(places.spools))
-            runs = stack.enter_context(_linked(places.runs))
+            linked = {name: stack.enter_context(_linked(*folder)) for name, folder in places.folders.items()}
             held_ms = round(1000 * (time.monotonic() - began))
         for copy in copies:
             copy(part)
-        shutil.copytree(spools, part / "spools", symlinks=True)
-        shutil.copytree(runs, part / "runs", symlinks=True)
+        for name, (links, others) in linked.items():
+            shutil.copytree(links, part / name, symlinks=True)
+            _copy_others(places.folders[name][0], others, part / name)
     files = {str(path.relative_to(part)): _sha256(path) for path in sorted(_files(part))}
     size = sum((part / name).lstat().st_size for name in files)
     manifest = {"format": FORMAT, "created": time.time(), "runs": str(places.runs), "files": files}
@@ -167,14 +190,17 @@ def _nothing_begins(url: str) -> Iterator[None]:
 
 
 @contextmanager
-def _linked(folder: Path) -> Iterator[Path]:
-    """The files of a folder as they are now: as links, or copies where its disk has no links."""
+def _linked(folder: Path, is_spool: Callable[[Path], bool]) -> Iterator[tuple[Path, list[Path]]]:
+    """The files of a folder as they are now: as links, or copies where its disk has no links; and those that are not
+    among them, because they are of other users or on disks of their own."""
     # Links are made on one disk: beside the folder, or in it where it is a disk of its own.
     mark = folder / MARK if folder.is_mount() else folder.with_name(f".{folder.name}{MARK}")
     shutil.rmtree(mark, ignore_errors=True)  # of a backup that was killed
     mark.mkdir(mode=0o700, parents=True)
+    others: list[Path] = []
     try:
-        for path in _files(folder):
+        has_links = _has_links(mark)
+        for path in _in_order(folder, is_spool):
             if path.name in PASSING or path.name.endswith(".tmp"):
                 continue
             target = mark / path.relative_to(folder)
@@ -182,13 +208,54 @@ def _linked(folder: Path) -> Iterator[Path]:
             try:
                 try:
                     os.link(path, target, follow_symlinks=False)
-                except PermissionError:  # a disk without links
-                    shutil.copy2(path, target, follow_symlinks=False)
+                except OSError as error:
+                    if error.errno not in NO_LINK:
+                        raise
+                    if has_links:
+                        others.append(path)
+                    else:
+                        shutil.copy2(path, target, follow_symlinks=False)
             except FileNotFoundError:
                 continue  # its writer has renamed or removed it
-        yield mark
+        yield mark, others
     finally:
         shutil.rmtree(mark, ignore_errors=True)
+
+
+def _in_order(folder: Path, is_spool: Callable[[Path], bool]) -> Iterator[Path]:
+    """The files of a folder, as the order of a step's writes wants them."""
+    found = (path for pattern in ("*", "*/*") for path in folder.glob(pattern))
+    spools = [path for path in found if is_spool(path) and path.name not in NOT_OURS and path.is_dir()]
+    for spool in spools:
+        yield from _files(spool / CHECKPOINTS)
+    for spool in spools:
+        yield from _files(spool, lambda path: path.name == CHECKPOINTS and is_spool(path.parent))
+    yield from _files(folder, is_spool)
+
+
+def _has_links(folder: Path) -> bool:
+    """Whether the disk of a folder has hard links."""
+    one, other = folder / "one", folder / "other"
+    one.touch()
+    try:
+        os.link(one, other)
+    except OSError:
+        return False
+    finally:
+        other.unlink(missing_ok=True)
+        one.unlink()
+    return True
+
+
+def _copy_others(folder: Path, paths: list[Path], into: Path) -> None:
+    """Copy files that no link was made of; those that have gone are left out."""
+    for path in paths:
+        try:
+            _copy(path, into / path.relative_to(folder))
+        except FileNotFoundError:
+            continue
+        except PermissionError as error:
+            raise BackupError(f"{path} can't be read: {error.strerror}; let this user, or move it elsewhere") from error
 
 
 # ------------------------------------------------------------ restoring
@@ -203,8 +270,44 @@ def restore(places: Places, source: Path) -> dict[str, int]:
     Raises:
         BackupError: `source` is no whole backup, or something is there already.
     """
+    manifest = _checked(source, places)
+    made = not places.state_dir.exists()
+    with hold(places.state_dir):
+        if made:
+            places.state_dir.chmod(0o700)
+        mark = places.runs / RESTORING
+        filled = _begun(mark, source)
+        databases = {"ledger": places.ledger, "registry": places.registry}
+        for name, url in databases.items():
+            if file_of(url) is None:
+                make_tables(url, name)
+        if filled is None:
+            _nothing_is_there(places)
+        elif not holds_nothing(places.registry):
+            raise _is_there(shown(places.registry))
+        _note(mark, source, filled := filled or [])
+        for name, (folder, _) in places.folders.items():
+            # File by file: the root of a volume is not ours, so neither its rights nor its times can be set.
+            for path in _files(source / name):
+                _copy(path, folder / path.relative_to(source / name))
+        # The registry comes last: what it names is there when services that run already see it.
+        for name, url in {"published": f"sqlite:///{places.published}", **databases}.items():
+            if name not in filled:
+                fill(url, source, name)
+                filled.append(name)
+                _note(mark, source, filled)
+        mark.unlink()
+    return {"files": len(manifest["files"])}
+
+
+def _checked(source: Path, places: Places) -> dict[str, Any]:
+    """The manifest of a backup that is whole and belongs here.
+
+    Raises:
+        BackupError: it is not, or does not.
+    """
     try:
-        manifest = json.loads((source / MANIFEST).read_text())
+        manifest: dict[str, Any] = json.loads((source / MANIFEST).read_text())
     except (OSError, ValueError) as error:
         raise BackupError(f"{source} is no backup: {MANIFEST} can't be read: {error}") from error
     if manifest["format"] != FORMAT:
@@ -219,22 +322,38 @@ def restore(places: Places, source: Path) -> dict[str, int]:
     for name, known in manifest["files"].items():
         if not os.path.lexists(source / name) or _sha256(source / name) != known:
             raise BackupError(f"{source / name} is missing or was changed since the backup was made")
-    made = not places.state_dir.exists()
-    with hold(places.state_dir):
-        if made:
-            places.state_dir.chmod(0o700)
-        databases = {"ledger": places.ledger, "registry": places.registry}
-        for name, url in databases.items():
-            if file_of(url) is None:
-                make_tables(url, name)
-        _nothing_is_there(places)
-        for name, into in (("spools", places.spools), ("runs", places.runs)):
-            if (source / name).is_dir():
-                shutil.copytree(source / name, into, symlinks=True, dirs_exist_ok=True)
-        # The registry comes last: what it names is there when services that run already see it.
-        for name, url in {"published": f"sqlite:///{places.published}", **databases}.items():
-            fill(url, source, name)
-    return {"files": len(manifest["files"])}
+    return manifest
+
+
+def _begun(mark: Path, source: Path) -> list[str] | None:
+    """The databases that a restore of this backup had filled when it was cut short; None when there was none.
+
+    Raises:
+        BackupError: it was of another backup.
+    """
+    try:
+        begun = json.loads(mark.read_text())
+    except FileNotFoundError:
+        return None
+    if begun["backup"] != _sha256(source / MANIFEST):
+        raise BackupError(
+            f"the restore of another backup was cut short here ({mark}): restore that one again, or remove what it has"
+            " left in the state folder, the folder of runs and the databases"
+        )
+    filled: list[str] = begun["filled"]
+    return filled
+
+
+def _note(mark: Path, source: Path, filled: list[str]) -> None:
+    """Mark the folder of runs as being restored."""
+    mark.parent.mkdir(parents=True, exist_ok=True)
+    part = mark.with_name(f"{mark.name}.tmp")
+    part.write_text(json.dumps({"backup": _sha256(source / MANIFEST), "filled": filled}))
+    part.replace(mark)
+
+
+def _is_there(what: str) -> BackupError:
+    return BackupError(f"{what} is there already: restore where there is no installation, or move it away")
 
 
 def _nothing_is_there(places: Places) -> None:
@@ -243,19 +362,30 @@ def _nothing_is_there(places: Places) -> None:
             raise BackupError(f"{folder} is not empty: restore where there is no installation, or move it away")
     for url in {places.registry, places.ledger}:
         if not holds_nothing(url):
-            raise BackupError(f"{shown(url)} is there already: restore where there is no installation, or move it away")
+            raise _is_there(shown(url))
 
 
 # ------------------------------------------------------------ both
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    """All files and links below a folder; what vanishes while it is walked is left out."""
-    for root, folders, names in os.walk(folder):
-        if Path(root) == folder:
-            folders[:] = [name for name in folders if name not in NOT_OURS]
-        yield from (Path(root) / name for name in names)
-        yield from (path for name in folders if (path := Path(root) / name).is_symlink())
+def _files(folder: Path, without: Callable[[Path], bool] = lambda _: False) -> Iterator[Path]:
+    """All files and links below a folder; what vanishes while it is walked is left out, and so are folders of whose
+    path `without` is true."""
+    for here, folders, names in os.walk(folder):
+        root = Path(here)
+        skipped = NOT_OURS if root == folder else frozenset()
+        folders[:] = [name for name in folders if name not in skipped and not without(root / name)]
+        yield from (root / name for name in names if name not in skipped)
+        yield from (path for name in folders if (path := root / name).is_symlink())
+
+
+def _copy(path: Path, target: Path) -> None:
+    """Copy a file or a link, whole or not at all."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(f"{target.name}.tmp")
+    part.unlink(missing_ok=True)  # of a copy that was cut short
+    shutil.copy2(path, part, follow_symlinks=False)
+    part.replace(target)
 
 
 def _sha256(path: Path) -> str:

@@ -7,7 +7,9 @@ Invariants:
 - Postgres is read and written by COPY, over the driver that every service has: no program of the server's version is
   needed where a backup is made. The tables are made by their owners, so a dump goes into the schema that it came from,
   and no other.
-- A dump is of one snapshot, and is put back in one transaction.
+- A dump is of the namespace that the URL leads to (the first of its `search_path`). Where the tables that it is to hold
+  are not there, it is refused.
+- A dump is of one snapshot. It is put back in one transaction that locks the tables before it sees that they are empty.
 - Tables of jobs are left out: jobs are done anew, as after a kill.
 """
 
@@ -31,10 +33,10 @@ LOCK_PATIENCE_S = 60.0
 """Longest wait for the lock on a database; its writers hold it for moments."""
 JOBS = "jobs"
 OWNERS = {
-    "registry": ("pmd.gateway.registry", "PMD_DATABASE_URL"),
-    "ledger": ("pmd.services.memory.ledger", "PMD_MEMORY_DATABASE_URL"),
+    "registry": ("pmd.gateway.registry", "PMD_DATABASE_URL", "registry_version"),
+    "ledger": ("pmd.services.memory.ledger", "PMD_MEMORY_DATABASE_URL", "alembic_version"),
 }
-"""What makes the tables of each database, and the setting that it reads."""
+"""What makes the tables of each database, the setting that it reads, and the table with the revision of its schema."""
 
 Copy = Callable[[Path], None]
 """Writes what a snapshot holds into a folder."""
@@ -55,15 +57,41 @@ def shown(url: str) -> str:
     return sa.make_url(url).render_as_string()
 
 
-def same_server(one: str, other: str) -> bool:
-    """Whether two URLs are of one Postgres database, of which one dump holds all."""
-    a, b = sa.make_url(one), sa.make_url(other)
-    return file_of(one) is None and (a.host, a.port, a.database) == (b.host, b.port, b.database)
+def same_database(one: str, other: str) -> bool:
+    """Whether two URLs lead to one Postgres database and namespace, of which one dump holds all.
+
+    Raises:
+        BackupError: a server is away or refuses, or has no such namespace.
+    """
+    if file_of(one) is not None or file_of(other) is not None:
+        return False
+    return one == other or _identity(one) == _identity(other)
+
+
+def _identity(url: str) -> tuple[str, ...]:
+    """Server, database and namespace, as the server itself knows them: by a URL it may have several names."""
+    query = (
+        "SELECT pg_postmaster_start_time()::text, oid::text, current_schema()::text FROM pg_database"
+        " WHERE datname = current_database()"
+    )
+    with server(url) as connection:
+        found = tuple(connection.execute(sa.text(query)).one())
+    if None in found:
+        raise BackupError(f"{shown(url)}: its search_path names no schema that is there; mend the URL")
+    return found
 
 
 @contextmanager
-def frozen(url: str, name: str) -> Iterator[Copy]:
-    """What a database holds from now on until the end of the context, whatever is written to it."""
+def frozen(url: str, name: str, *besides: str) -> Iterator[Copy]:
+    """What a database holds from now on until the end of the context, whatever is written to it.
+
+    Args:
+        name: of the dump, and of whose tables it must hold.
+        besides: whose else.
+
+    Raises:
+        BackupError: at the server there are no such tables where the URL leads.
+    """
     if (file := file_of(url)) is not None:
         if not file.exists():  # the service has not begun yet
             yield lambda _: None
@@ -81,6 +109,14 @@ def frozen(url: str, name: str) -> Iterator[Copy]:
         return
     with server(url, isolation_level="REPEATABLE READ") as connection:
         tables = _tables(connection)  # the first read makes the snapshot
+        there = {table.name for table in tables}
+        for each in (name, *besides):
+            if OWNERS[each][2] not in there:
+                schema = connection.scalar(sa.select(sa.func.current_schema()))
+                raise BackupError(
+                    f"there are no tables of the {each} in schema {schema} of {shown(url)}: give the URL that its"
+                    f" service has ({OWNERS[each][1]}), or start that service once"
+                )
 
         def dump(folder: Path) -> None:
             (folder / name).mkdir(mode=0o700)
@@ -99,15 +135,18 @@ def holds_nothing(url: str) -> bool:
     if (file := file_of(url)) is not None:
         return not file.exists()
     with server(url) as connection:
-        tables = [table for table in _tables(connection) if not _is_version(table)]
-        return not any(connection.scalar(sa.select(sa.literal(1)).select_from(table).limit(1)) for table in tables)
+        return not any(_has_rows(connection, table) for table in _tables(connection) if not _is_version(table))
+
+
+def _has_rows(connection: sa.Connection, table: sa.Table) -> bool:
+    return connection.scalar(sa.select(sa.literal(1)).select_from(table).limit(1)) is not None
 
 
 def fill(url: str, source: Path, name: str) -> None:
     """Put a database where nothing is; that of a service that had not begun is left to it.
 
     Raises:
-        BackupError: the backup's is of another kind, or of another schema.
+        BackupError: the backup's is of another kind, or of another schema, or somebody has written to it meanwhile.
     """
     file = file_of(url)
     kept, other = source / f"{name}.db", source / name
@@ -139,8 +178,9 @@ def make_tables(url: str, name: str) -> None:
     Raises:
         BackupError: it can't.
     """
-    module, setting = OWNERS[name]
+    module, setting, _ = OWNERS[name]
     with tempfile.TemporaryDirectory() as folder:
+        # In the environment, which other users can't read; arguments they can, and a URL may hold a password.
         settings = {setting: url, "PMD_TOKEN": "-" * 32, "PMD_STATE_DIR": folder}  # a token is wanted, and not used
         environment = {key: value for key, value in os.environ.items() if not key.startswith("PMD_")} | settings
         command = [sys.executable, "-P", "-m", module]
@@ -156,15 +196,23 @@ def _copy_in(url: str, kept: Path) -> None:
         dumps = {path.stem: path for path in kept.glob("*.csv")}
         if unknown := sorted(dumps.keys() - tables.keys()):
             raise BackupError(f"the backup has a table {unknown[0]!r}, which this release does not: {_AS_IT_WAS}")
-        for name, table in tables.items():  # those that others refer to come first
-            if name not in dumps:
-                continue
+        wanted = [name for name in tables if name in dumps]
+        if wanted:
+            connection.execute(sa.text(f"SET LOCAL lock_timeout = '{LOCK_PATIENCE_S:.0f}s'"))
+            connection.execute(sa.text(f"LOCK TABLE {', '.join(wanted)} IN EXCLUSIVE MODE"))
+        for name in wanted:  # those that others refer to come first
+            table = tables[name]
             if _is_version(table):
                 with dumps[name].open(encoding="utf-8", newline="") as file:
                     was = [row["version_num"] for row in csv.DictReader(file)]
                 if was != (now := list(connection.scalars(sa.select(table)))):
                     raise BackupError(f"the backup is of schema {was} ({name}), and here it is {now}: {_AS_IT_WAS}")
                 continue
+            if _has_rows(connection, table):
+                raise BackupError(
+                    f"{shown(url)} is there already, table {name} has rows: restore where there is no installation, or"
+                    " drop its tables; services make them anew"
+                )
             with dumps[name].open("rb") as file:
                 columns = file.readline().decode().strip()
                 with _copying(connection, f"COPY {name} ({columns}) FROM STDIN (FORMAT csv)") as rows:

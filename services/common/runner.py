@@ -30,6 +30,7 @@ from pmd.services.common.app import known_query
 from pmd.services.common.jobs import (
     ENDS,
     Cancelled,
+    HandedOver,
     Job,
     JobConflict,
     JobContext,
@@ -271,6 +272,8 @@ class JobRunner:
             with working_on(hand.context):
                 result = kind.run(request, hand.context).model_dump(mode="json")
             status = JobStatus.SUCCEEDED
+        except HandedOver:
+            return False  # by its own word: a lease that had lapsed may have been renewed since
         except Cancelled:
             if self._closing.is_set() or hand.context.lapsed:
                 return False

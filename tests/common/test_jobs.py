@@ -17,7 +17,7 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from pmd.services.common.app import NotReady, create_service
-from pmd.services.common.jobs import JobContext, JobKind, JobSubmission, Retryable
+from pmd.services.common.jobs import Cancelled, HandedOver, JobContext, JobKind, JobSubmission, Retryable
 from pmd.services.common.jobstore import JobStore
 from pmd.services.common.runner import JobRunner
 from pmd.services.common.settings import ServiceSettings
@@ -386,3 +386,64 @@ def test_a_request_that_storage_fails_is_503_with_the_reason_and_says_when_to_as
     refused = http.put("/v1/jobs/a", json={"kind": "work", "request": {}})
     assert (refused.status_code, refused.headers["Retry-After"]) == (503, "5")
     assert str(lacking) in refused.json()["title"]
+
+
+def test_a_check_tells_what_goes_on_elsewhere_from_what_nobody_wants() -> None:
+    wanted = JobContext("a", threading.Event())
+    wanted.check()
+    wanted.cancelled.set()
+    with pytest.raises(Cancelled) as nobody:
+        wanted.check()
+    assert not isinstance(nobody.value, HandedOver)
+    wanted.lease_until = 0.0
+    with pytest.raises(HandedOver):
+        wanted.check()
+    with pytest.raises(HandedOver):
+        JobContext("a", threading.Event(), stopping=True).check()
+
+
+def test_a_service_that_stops_hands_its_jobs_over(tmp_path: Path) -> None:
+    seen: list[type[BaseException]] = []
+    started = threading.Event()
+
+    def work(_: Work, job: JobContext) -> Done:
+        started.set()
+        try:
+            while True:
+                job.check()
+                time.sleep(0.005)
+        except Cancelled as told:
+            seen.append(type(told))
+            raise
+
+    runner = JobRunner("test", store(tmp_path), {"work": JobKind(Work, work)})
+    runner.submit("a", JobSubmission(kind="work", request={}))
+    assert started.wait(5)
+    runner.close()
+    runner._pool.shutdown(wait=True)
+    assert seen == [HandedOver]
+    left = store(tmp_path).get("a")
+    assert left is not None
+    assert left.status == "running", "for the next start"
+
+
+def test_a_job_that_was_handed_over_has_no_end_though_its_lease_holds_again(tmp_path: Path) -> None:
+    """The renewal came between the check and what is recorded of it."""
+    ended = threading.Event()
+
+    def work(_: Work, job: JobContext) -> Done:
+        job.lease_until = 0.0
+        try:
+            job.check()
+        finally:
+            job.lease_until = float("inf")
+            ended.set()
+        raise AssertionError
+
+    runner = JobRunner("test", store(tmp_path), {"work": JobKind(Work, work)})
+    runner.submit("a", JobSubmission(kind="work", request={}))
+    assert ended.wait(5)
+    runner._pool.shutdown(wait=True)
+    left = store(tmp_path).get("a")
+    assert left is not None
+    assert left.status == "running"

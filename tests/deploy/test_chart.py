@@ -55,8 +55,12 @@ EVERYTHING = {
     "extraObjects": [{"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "{{ .Release.Name }}-mine"}}],
 }
 
+NO_GPU = {"nvidia.com/gpu": 0}
 TRAINING: Object = {
-    "trainer": {"settings": {"PMD_TRAINER_NODES": "2", "PMD_TRAINER_NPROC": "8"}},
+    "trainer": {
+        "settings": {"PMD_TRAINER_NODES": "2", "PMD_TRAINER_NPROC": "8"},
+        "resources": {"requests": NO_GPU, "limits": NO_GPU},
+    },
     "training": {
         "enabled": True,
         "apiServer": [{"to": [{"ipBlock": {"cidr": "10.0.0.1/32"}}], "ports": [{"protocol": "TCP", "port": 6443}]}],
@@ -115,14 +119,14 @@ def test_helm_finds_no_fault(preset: str) -> None:
     subprocess.run(command, cwd=CHART, check=True, capture_output=True)
 
 
-def notes(tmp_path: Path, preset: str) -> str:
+def notes(tmp_path: Path, preset: str, values: Object | None = None) -> str:
     """What helm says after an install, which `helm template` leaves out."""
     chart = shutil.copytree(CHART, tmp_path / "chart")
     said = (chart / "templates" / "NOTES.txt").read_text(encoding="utf-8")
     (chart / "templates" / "_notes.tpl").write_text('{{ define "notes" }}' + said + "{{ end }}", encoding="utf-8")
     shown = 'kind: Notes\napiVersion: v1\nmetadata: {name: notes}\nsaid: {{ include "notes" . | toJson }}\n'
     (chart / "templates" / "notes.yaml").write_text(shown, encoding="utf-8")
-    return str(one(render(preset, chart=chart), "Notes", "notes")["said"])
+    return str(one(render(preset, values=values, chart=chart), "Notes", "notes")["said"])
 
 
 def test_the_notes_say_what_to_do_next_and_what_to_mind(tmp_path: Path, preset: str) -> None:
@@ -134,7 +138,12 @@ def test_the_notes_say_what_to_do_next_and_what_to_mind(tmp_path: Path, preset: 
     assert ("export PMD_URL=https://pmd.example\n" in said) == (preset == "cluster")
     assert ("made the passwords up" in said) == (preset == "dev")
     assert ("one pod each without a backup" in said) == (preset != "cluster")
+    assert "Training is in TrainJobs" not in said
     assert "\n\n\n" not in said
+
+
+def test_the_notes_say_whom_training_elsewhere_stops(tmp_path: Path) -> None:
+    assert "runs that were active before it can't go on" in notes(tmp_path, "dev", TRAINING)
 
 
 def test_the_schema_and_the_page_say_what_the_values_are(generate: ModuleType) -> None:
@@ -180,6 +189,8 @@ def test_every_value_is_explained_and_read(generate: ModuleType) -> None:
         ({"training": {"apiServer": [{"to": []}]}}, "ports"),
         ({"trainer": {"settings": {"PMD_TRAINER_LAUNCHER": "trainjob"}}}, "PMD_TRAINER_LAUNCHER"),
         ({"backup": {"existingClaim": "b", "restore": "../etc"}}, "restore"),
+        ({"backup": {"existingClaim": "b", "restore": ".."}}, "restore"),
+        ({"backup": {"existingClaim": "b", "deadlineSeconds": 0}}, "deadlineSeconds"),
     ],
 )
 def test_a_value_that_is_wrong_is_refused_by_its_name(values: Object, said: str) -> None:
@@ -207,6 +218,8 @@ def test_a_value_that_is_wrong_is_refused_by_its_name(values: Object, said: str)
         ("cluster", {"gateway": {"autoscaling": {"minReplicas": 9}}}, "minReplicas is more than maxReplicas"),
         ("cluster", {"training": {"enabled": True}}, "name its addresses in training.apiServer"),
         ("dev", {"trainer": {"settings": {"PMD_TRAINER_NODES": "2"}}}, "set training.enabled, or leave it out"),
+        ("dev", {"trainer": {"settings": {"PMD_TRAINER_START_S": "60"}}}, "set training.enabled, or leave it out"),
+        ("cluster", {"training": TRAINING["training"]}, "asks for nvidia.com/gpu, which would lie idle"),
     ],
 )
 def test_what_would_install_and_not_work_is_refused_in_a_sentence(preset: str, values: Object, said: str) -> None:
@@ -334,9 +347,16 @@ def test_kubeflow_trainer_finds_in_the_runtime_what_it_sets(preset: str) -> None
     assert {"name": "runs", "mountPath": "/runs"} in container["volumeMounts"], "where the spool is"
     as_pod = {"apiVersion": "v1", "kind": "Pod", "metadata": pod["metadata"], "spec": pod["spec"]}
     assert faults(as_pod, "1.32.0") == []
+    assert [each["name"] for each in container["env"]] == ["OMP_NUM_THREADS"], "its CPUs, not the node's"
+    assert container["env"][0]["valueFrom"]["resourceFieldRef"]["containerName"] == "node"
     variables, _ = environment(render(preset, values=TRAINING), "trainer")
     assert variables["PMD_TRAINER_RUNTIME"] == runtime["metadata"]["name"]
     assert variables["PMD_TRAINER_LAUNCHER"] == "trainjob"
+
+
+def test_the_values_that_the_docs_give_for_trainjobs_render() -> None:
+    said = (ROOT / "docs" / "deploy.md").read_text(encoding="utf-8").partition("two nodes of eight GPUs a run:")[2]
+    assert one(render("cluster", values=yaml.safe_load(said.split("```")[1])), "TrainingRuntime", f"{RELEASE}-training")
 
 
 def test_ranks_reach_each_other_and_names_and_the_trainer_the_api_alone(preset: str) -> None:
@@ -628,7 +648,10 @@ LATER = {
     "pods": {"labels": {"another": "label"}, "annotations": {"another": "note"}, "priorityClassName": "other"},
     "networkPolicy": {"enabled": False},
     "serviceMonitor": {"enabled": True},
+    "backup": {"existingClaim": "backups", "schedule": "0 3 * * *"},
+    **TRAINING,
 }
+"""What an upgrade may change, and turn on."""
 
 
 def test_an_upgrade_changes_no_field_that_a_cluster_keeps(preset: str) -> None:
@@ -704,7 +727,23 @@ def test_backups_are_made_when_it_is_said(schedule: str) -> None:
     spec = one(objects, "CronJob", f"{RELEASE}-backup")["spec"]
     assert spec["suspend"] == (not schedule)
     assert not schedule or spec["schedule"] == schedule
-    assert not [each for each in render("dev") if each["kind"] == "CronJob"]
+    assert spec["jobTemplate"]["spec"]["activeDeadlineSeconds"] == 21600, "one that hangs keeps others from being made"
+    without = [each for each in render("dev") if "backup" in each["metadata"]["name"]]
+    assert without == []
+    (rule,) = one(render("dev"), "NetworkPolicy", f"{RELEASE}-postgres")["spec"]["ingress"]
+    assert "backup" not in {component(peer["podSelector"]["matchLabels"]) for peer in rule["from"]}
+
+
+def test_with_backups_rollout_is_near_the_trainer_where_it_can_be(preset: str) -> None:
+    """A pod that mounts the disks of both must be on the node of both; but disks that are elsewhere stay of use."""
+    values = {"backup": {"existingClaim": "mine"}, "rollout": {"pod": {"affinity": {"nodeAffinity": {}}}}}
+    affinity = one(render(preset, values=values), "StatefulSet", f"{RELEASE}-rollout")["spec"]["template"]["spec"][
+        "affinity"
+    ]
+    (term,) = affinity["podAffinity"]["preferredDuringSchedulingIgnoredDuringExecution"]
+    assert component(term["podAffinityTerm"]["labelSelector"]["matchLabels"]) == "trainer"
+    assert "nodeAffinity" in affinity
+    assert "affinity" not in one(render(preset), "StatefulSet", f"{RELEASE}-rollout")["spec"]["template"]["spec"]
 
 
 def test_what_runs_have_made_outlives_the_release(objects: list[Object]) -> None:

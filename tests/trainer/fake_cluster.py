@@ -92,10 +92,10 @@ class FakeCluster:
         for pod in self.pods.values():
             _kill(pod)
 
-    def warn(self, name: str, reason: str, message: str, kind: str = "Pod") -> None:
+    def warn(self, name: str, reason: str, message: str, kind: str = "Pod", at: str = NOW) -> None:
         """Let the cluster say something of an object."""
         event = {"involvedObject": {"kind": kind, "name": name}, "reason": reason, "message": message}
-        self.events.append(event | {"metadata": {"creationTimestamp": NOW}, "lastTimestamp": NOW})
+        self.events.append(event | {"metadata": {"creationTimestamp": at}, "lastTimestamp": at})
 
     def kill_pod(self) -> None:
         """As `kubectl delete pod --force`: the only one there is."""

@@ -244,6 +244,58 @@ def test_what_the_cluster_has_no_room_for_is_waited_for_as_long_as_it_takes(
     assert asked(cluster, "DELETE") == 0
 
 
+def test_a_pod_without_room_is_what_the_others_wait_for_whatever_they_say(cluster: FakeCluster, tmp_path: Path) -> None:
+    step = Step(cluster, tmp_path, start_s=0.0)
+    cluster.warn(f"{NAME}-node-0-1-abcde", "FailedScheduling", "1 Insufficient nvidia.com/gpu")
+    cluster.warn(f"{NAME}-node-0-0-abcde", "FailedMount", "timed out", at="2026-01-01T00:10:00Z")
+    step.wait()
+    assert "Insufficient nvidia.com/gpu" in step.wait()
+    assert asked(cluster, "DELETE") == 0
+    cluster.warn(f"{NAME}-node-0-0-abcde", "FailedMount", "timed out", at="2026-01-01T00:16:00Z")
+    assert "FailedMount" in step.fail(), "what is not said again has passed"
+
+
+def test_the_time_to_start_begins_when_there_is_room(step: Step, tmp_path: Path) -> None:
+    late = Step(step.cluster, tmp_path, start_s=0.3)
+    pod = f"{NAME}-node-0-0-abcde"
+    step.cluster.warn(pod, "FailedScheduling", "1 Insufficient cpu")
+    late.wait()
+    time.sleep(0.4)
+    assert "Insufficient cpu" in late.wait()
+    step.cluster.warn(pod, "FailedMount", "not yet", at="2026-01-01T00:00:01Z")
+    assert "not yet" in late.wait(), "it has just found its node"
+    assert asked(step.cluster, "DELETE") == 0
+
+
+def test_trainjobs_whose_ranks_waited_in_vain_for_one_without_room_are_no_tries(step: Step) -> None:
+    step.cluster.warn(f"{NAME}-node-0-1-abcde", "FailedScheduling", "1 Insufficient nvidia.com/gpu")
+    for _ in range(5):
+        step.wait()
+        step.cluster.end("Failed", "jobset failed due to one or more job failures")
+        assert "is made anew" in step.wait()
+    step.cluster.events = []
+    step.wait()
+    step.cluster.end("Failed", "jobset failed due to one or more job failures")
+    assert "is made anew" in step.wait(), "its first"
+    assert step.train() == DONE
+
+
+def test_whether_there_is_room_is_not_known_while_the_api_server_is_away(step: Step) -> None:
+    """Else what waits for room would be taken for what does not start."""
+    step.cluster.refuses["GET"] = Refusal(503, "starting")
+    with pytest.raises(Away, match="starting"):
+        step.launcher._jobs.warning(NAME, "2026-01-01T00:00:00Z")
+
+
+def test_a_try_that_did_not_start_in_time_leaves_no_count_to_the_next(step: Step, tmp_path: Path) -> None:
+    late = Step(step.cluster, tmp_path, start_s=0.05)
+    for _ in range(3):
+        assert "it was deleted" in late.fail()
+    late.wait()
+    step.cluster.end("Failed", "jobset failed due to one or more job failures")
+    assert "is made anew" in late.wait(), "its first"
+
+
 # -- failed
 
 

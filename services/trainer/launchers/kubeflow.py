@@ -18,6 +18,7 @@ import hashlib
 import logging
 import re
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,9 @@ READABLE = 28
 """Characters of a run's id in a TrainJob's name. Pods are called after it, and their names end at 63."""
 
 SECONDS = len("2026-01-01T00:00:00")
+
+SAID_AGAIN = timedelta(minutes=15)
+"""Longer than the scheduler, or a Job, lets pass before it tries again and says what is lacking."""
 
 FIELDS = ("runtimeRef", "suspend", "trainer.command", "trainer.numNodes", "trainer.numProcPerNode")
 """What is set in a TrainJob's spec."""
@@ -140,7 +144,8 @@ def read(job: Object, run: str) -> Seen:
 
 
 def newest_warning(events: list[Object], name: str, since: str) -> Warned | None:
-    """The newest warning about TrainJob, JobSet, Job or pods.
+    """The newest warning about TrainJob, JobSet, Job or pods. That there is no room comes before what else is said, as
+    long as it is the last word about its object: others of the run then wait for that one.
 
     Args:
         name: of the TrainJob and the JobSet; Job and pods are called after it.
@@ -148,12 +153,25 @@ def newest_warning(events: list[Object], name: str, since: str) -> Warned | None
     """
 
     about = [event for event in events if f"{event['involvedObject'].get('name')}-node-".startswith(f"{name}-node-")]
-    last = max((event for event in about if _time(event) >= since[:SECONDS]), key=_time, default=None)
-    if last is None:
+    latest: dict[tuple[Any, Any], Object] = {}
+    for event in sorted((event for event in about if _time(event) >= since[:SECONDS]), key=_time):
+        latest[event["involvedObject"].get("kind"), event["involvedObject"].get("name")] = event
+    if not latest:
         return None
-    where, message = last["involvedObject"], str(last.get("message", ""))
-    full = last.get("reason") == "FailedScheduling" or "exceeded quota" in message
-    return Warned(f"{where.get('kind')} {where.get('name')}: {last.get('reason')}: {message}", full)
+    newest = max(map(_time, latest.values()))
+    last = max(latest.values(), key=lambda event: (_no_room(event) and _still_said(event, newest), _time(event)))
+    where = last["involvedObject"]
+    said = f"{where.get('kind')} {where.get('name')}: {last.get('reason')}: {last.get('message', '')}"
+    return Warned(said, _no_room(last))
+
+
+def _no_room(event: Object) -> bool:
+    return event.get("reason") == "FailedScheduling" or "exceeded quota" in str(event.get("message", ""))
+
+
+def _still_said(event: Object, now: str) -> bool:
+    """Whether an event is young enough to hold: the scheduler, and a Job at its quota, say it again and again."""
+    return datetime.fromisoformat(now) - datetime.fromisoformat(_time(event)) <= SAID_AGAIN
 
 
 def _time(event: Object) -> str:
@@ -256,11 +274,15 @@ class TrainJobs:
                 raise
 
     def warning(self, name: str, since: str) -> Warned | None:
-        """The newest warning about a TrainJob or what was made of it; None where events may not be read."""
+        """The newest warning about a TrainJob or what was made of it; None where events may not be read.
+
+        Raises:
+            Away: the API server does not answer.
+        """
         path, only = f"/api/v1/namespaces/{self.namespace}/events", {"fieldSelector": "type=Warning"}
         try:
             events = self._cluster.call("GET", path, params=only) or {}
-        except (Away, Refused):
+        except Refused:
             return None
         return newest_warning(events.get("items", []), name, since)
 

@@ -7,8 +7,9 @@ Invariants:
   by the spool. The cluster is asked only whether the TrainJob is still to come, and for what went wrong.
 - A TrainJob that failed, or ended before the step was done, is made anew a few times; so is one whose cause to end was
   a killed pod. The process resumes from its last checkpoint.
-- What the cluster has no room for, holds back (suspended) or is away for is waited for, with the reason. What has
-  another reason not to start within `start_s` has failed, with that reason.
+- What the cluster has no room for, holds back (suspended) or is away for is waited for, with the reason; that time does
+  not count towards `start_s`, nor a TrainJob that ended in it towards those of the step. What has another reason not to
+  start within `start_s` has failed, with that reason.
 
 A run that is released has its TrainJob deleted and not suspended: all that it knows is in the spool, and one that is
 resumed after its TrainingRuntime has changed is refused by Trainer 2.0.0 without a word in its status.
@@ -86,7 +87,7 @@ class TrainJobLauncher:
 
         Raises:
             Retryable: also when the TrainJob keeps ending, or does not start in time.
-            Away: also while it waits for the cluster, after some patience.
+            Away: also while it waits for the cluster: at once where there is no room, else after some patience.
         """
         run, version = request.run, request.from_version
         spool = self.spool(run)
@@ -157,7 +158,7 @@ class TrainJobLauncher:
 
         Raises:
             Retryable: it keeps ending, does not start in time, or is refused.
-            Away: it is suspended; the cluster, or Trainer, does not answer.
+            Away: it is suspended or has no room; the cluster, or Trainer, does not answer.
         """
         if spool.held():
             watch.quiet_since = time.monotonic()
@@ -182,9 +183,13 @@ class TrainJobLauncher:
     def _ended(self, run: str, spool: Spool, watch: _Watch, seen: Seen) -> str:
         if spool.waited_for() is None:
             return ""  # it recorded the step before it ended
-        name, why, starts = self._name(run), self._why(run, seen), watch.starts
+        name, warning = self._name(run), self._jobs.warning(self._name(run), seen.created)
+        why = "; ".join(filter(None, (f"{seen.end}: {seen.message}", warning.text if warning else "")))
         self._delete(run, seen)
-        if starts > RESTARTS:
+        if warning is not None and warning.full:
+            # Its ranks waited for one that found no room, and gave up.
+            watch.starts -= 1
+        elif (starts := watch.starts) > RESTARTS:
             watch.starts = 0
             raise Retryable(f"TrainJob {name} ended {starts} times ({why}); see {spool.root / 'log'}")
         log.warning("TrainJob ended before its step", extra={"run": run, "trainjob": name, "reason": why})
@@ -196,15 +201,14 @@ class TrainJobLauncher:
         warning = self._jobs.warning(name, seen.created)
         seems = warning.text if warning else "the cluster warns of nothing, its processes may still be loading"
         reason = f"TrainJob {name} is not at work yet: {seems}"
-        if quiet < self._shape.start_s or (warning is not None and warning.full):
+        if warning is not None and warning.full:
+            watch.quiet_since = time.monotonic()
+            raise Away(reason)
+        if quiet < self._shape.start_s:
             return reason
         self._delete(run, seen)
+        watch.starts = 0  # the next try is another's
         raise Retryable(f"{reason} (after {quiet:.0f} s it was deleted); see {spool.root / 'log'}")
-
-    def _why(self, run: str, seen: Seen) -> str:
-        """Why a TrainJob ended, in the cluster's words."""
-        warning = self._jobs.warning(self._name(run), seen.created)
-        return "; ".join(filter(None, (f"{seen.end}: {seen.message}", warning.text if warning else "")))
 
     def _create(self, run: str, watch: _Watch) -> None:
         self._jobs.check()
@@ -225,11 +229,11 @@ class TrainJobLauncher:
 
     def _end(self, run: str) -> None:
         """Have a run's TrainJob deleted, if there is one; its pods are gone some time after."""
+        self._watched.pop(run, None)  # first, as the cluster may be away: what comes after is another try
         seen = self._look(run)
         if seen is not None:
             self._delete(run, seen)
             log.info("TrainJob deleted", extra={"run": run, "trainjob": self._name(run)})
-        self._watched.pop(run, None)
 
     def _refused(self, run: str, refused: Refused) -> Retryable:
         return Retryable(f"the cluster refuses TrainJob {self._name(run)}: {refused}")

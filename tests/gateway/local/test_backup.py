@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 import sqlite3
 import threading
 import time
+from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 
 from pmd.gateway.local import backup as backups
+from pmd.gateway.local import dumps
 from pmd.gateway.local.backup import Places, backup, restore
 from pmd.gateway.local.dumps import BackupError
 from pmd.gateway.registry.registry import Registry
@@ -170,12 +175,12 @@ def test_what_is_written_meanwhile_is_in_it_or_waits(
 
     writer = threading.Thread(target=note)
 
-    def slow(folder: Path) -> object:
+    def slow(folder: Path, is_spool: Callable[[Path], bool]) -> object:
         if not writer.is_alive() and not held:
             writer.start()
             time.sleep(1.0)
             held.append(time.monotonic())
-        return plain(folder)
+        return plain(folder, is_spool)
 
     monkeypatch.setattr(backups, "_linked", slow)
     backup(places, tmp_path / "kept")
@@ -201,6 +206,189 @@ def test_files_that_go_while_they_are_copied_are_kept(
     backup(places, tmp_path / "kept")
     assert (tmp_path / "kept" / "runs" / "demo" / "rollout.parquet").read_bytes() == b"rows"
     assert not list(places.state_dir.glob(".*.backup"))
+
+
+def test_checkpoints_come_before_results_and_those_before_artifacts(places: Places, tmp_path: Path) -> None:
+    """Also where the spool is with the run, as under TrainJobs: steps go on while files are linked."""
+    step = (
+        "spool/checkpoints/v0000002/rank0of1.pt",
+        "spool/steps/0000001/result.json",
+        "weights/v0002/model.safetensors",
+    )
+    for run in ("a", "z"):
+        for name in step:
+            (places.runs / run / name).parent.mkdir(parents=True)
+            (places.runs / run / name).write_text(name)
+    (places.spools / "demo" / "checkpoints" / "v0000001").mkdir(parents=True)
+    (places.spools / "demo" / "checkpoints" / "v0000001" / "rank0of1.pt").write_text("state")
+    for folder, is_spool in places.folders.values():
+        files = [str(path) for path in backups._in_order(folder, is_spool)]
+        assert sorted(files) == sorted(str(path) for path in backups._files(folder)), "each once"
+        kinds = [next((n for n, kind in enumerate(("/checkpoints/", "/steps/")) if kind in file), 2) for file in files]
+        spooled = [
+            kind for kind, file in zip(kinds, files, strict=True) if "process.json" not in file and "lock" not in file
+        ]
+        assert spooled == sorted(spooled), files
+    backup(places, tmp_path / "kept")
+    assert all((tmp_path / "kept" / "runs" / "a" / name).read_text() == name for name in step)
+
+
+@pytest.mark.parametrize("places", ["sqlite"], indirect=True)
+def test_files_of_others_are_copied_after_the_moment(
+    places: Places, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No link can be made of them; copying them while nothing may begin would stop all runs for that long."""
+    theirs = places.runs / "shared" / "model.bin"
+    theirs.parent.mkdir()
+    theirs.write_bytes(b"weights")
+    (places.runs / ".hub").mkdir()
+    (places.runs / ".hub" / "token").write_text("secret")
+    plain, copied = os.link, shutil.copy2
+    inside: list[bool] = []
+
+    def link(source: Path, target: Path, **options: bool) -> None:
+        if source == theirs:
+            raise PermissionError(errno.EPERM, "Operation not permitted")
+        plain(source, target, **options)
+
+    def copy(source: Path, *arguments: object, **options: object) -> object:
+        if source == theirs:
+            with closing(sqlite3.connect(places.state_dir / "gateway" / "registry.db", timeout=0)) as db:
+                db.execute("BEGIN IMMEDIATE")  # fails while the moment is held
+            inside.append(True)
+        return copied(source, *arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(backups.os, "link", link)
+    monkeypatch.setattr(backups.shutil, "copy2", copy)
+    kept = tmp_path / "kept"
+    backup(places, kept)
+    assert inside == [True]
+    assert (kept / "runs" / "shared" / "model.bin").read_bytes() == b"weights"
+    assert "runs/shared/model.bin" in json.loads((kept / "backup.json").read_text())["files"]
+    assert not (kept / "runs" / ".hub").exists(), "a cache, with a token"
+
+
+@pytest.mark.parametrize("places", ["sqlite"], indirect=True)
+def test_a_disk_without_links_is_copied(places: Places, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(backups.os, "link", none)
+    backup(places, tmp_path / "kept")
+    assert (tmp_path / "kept" / "runs" / "demo" / "rollout.parquet").read_bytes() == b"rows"
+
+
+@pytest.mark.parametrize("places", ["sqlite"], indirect=True)
+def test_the_roots_of_volumes_are_left_as_they_are(
+    places: Places, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a pod they are root's: its rights and times can't be set, whatever may be written below."""
+    kept = tmp_path / "kept"
+    backup(places, kept)
+    empty(places)
+    places.runs.mkdir(parents=True)
+    places.spools.mkdir(parents=True)
+    for name in ("chmod", "utime"):
+        plain = getattr(os, name)
+
+        def refuse(path: object, *arguments: object, plain: Callable[..., object] = plain, **options: object) -> object:
+            if path in {places.runs, places.spools, str(places.runs), str(places.spools)}:
+                raise PermissionError(errno.EPERM, "Operation not permitted")
+            return plain(path, *arguments, **options)
+
+        monkeypatch.setattr(os, name, refuse)
+    restore(places, kept)
+    assert (places.runs / "demo" / "rollout.parquet").read_bytes() == b"rows"
+
+
+class KilledError(Exception):
+    """Stands for the end of the process."""
+
+
+@pytest.mark.parametrize("after", ["file", "published", "ledger"])
+def test_a_restore_that_was_cut_short_goes_on(
+    places: Places, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: str
+) -> None:
+    kept, other = tmp_path / "kept", tmp_path / "other"
+    backup(places, kept)
+    time.sleep(0.01)
+    backup(places, other)
+    empty(places)
+    plain, noted = backups._copy, backups._note
+
+    def copy(path: Path, target: Path) -> None:
+        plain(path, target)
+        if after == "file":
+            raise KilledError
+
+    def note(mark: Path, source: Path, filled: list[str]) -> None:
+        noted(mark, source, filled)
+        if filled[-1:] == [after]:
+            raise KilledError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(backups, "_copy", copy)
+        patch.setattr(backups, "_note", note)
+        with pytest.raises(KilledError):
+            restore(places, kept)
+    with pytest.raises(BackupError, match="the restore of another backup was cut short here"):
+        restore(places, other)
+    restore(places, kept)
+    assert notes(places.ledger) == [(1, "'it is', ''so\"\n")]
+    assert (places.runs / "demo" / "rollout.parquet").read_bytes() == b"rows"
+    assert not (places.runs / ".restoring").exists()
+
+
+@pytest.mark.parametrize("places", ["one-postgres", "two-postgres"], indirect=True)
+def test_what_is_written_while_it_is_restored_is_seen_or_waits(
+    places: Places, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = tmp_path / "kept"
+    backup(places, kept)
+    empty(places)
+    LEDGER.open(places.ledger).close()
+    plain = dumps._advance_sequences
+    waited: list[str] = []
+
+    def late(connection: sa.Connection, table: sa.Table) -> None:
+        plain(connection, table)
+        if table.name == ITEMS.name:
+            try:
+                write(places.ledger, "SET lock_timeout = '200ms'", "DELETE FROM items")
+            except sa.exc.OperationalError as error:
+                waited.append(str(error.orig))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(dumps, "_advance_sequences", late)
+        patch.setattr(backups, "_nothing_is_there", lambda _: note(places.ledger, "a person's"))
+        with pytest.raises(BackupError, match=r"is there already, table items has rows"):
+            restore(places, kept)
+        assert [text for _, text in notes(places.ledger)] == ["a person's"], "and is left as it was"
+        write(places.ledger, "DELETE FROM items")
+        restore(places, kept)
+    assert "lock timeout" in waited[0]
+
+
+@pytest.mark.parametrize("places", ["two-postgres"], indirect=True)
+def test_of_two_schemas_in_one_postgres_each_is_kept(places: Places, tmp_path: Path) -> None:
+    """Two URLs of one database need not lead to one schema."""
+    write(places.registry, "CREATE SCHEMA memory", "CREATE SCHEMA nothing")
+    apart = replace(places, ledger=f"{places.registry}?options=-csearch_path%3Dmemory")
+    LEDGER.open(apart.ledger).close()
+    note(apart.ledger, "in a schema of its own")
+    assert dumps.same_database(places.registry, places.registry.replace("127.0.0.1", "localhost"))
+    kept = tmp_path / "kept"
+    backup(apart, kept)
+    empty(places)
+    write(places.registry, "DROP SCHEMA memory CASCADE", "CREATE SCHEMA memory")
+    restore(apart, kept)
+    assert [text for _, text in notes(apart.ledger)] == ["in a schema of its own"]
+    wrong = replace(places, ledger=f"{places.registry}?options=-csearch_path%3Dnothing,public")
+    with pytest.raises(BackupError, match="there are no tables of the ledger in schema nothing of"):
+        backup(wrong, tmp_path / "wrong")
+    nowhere = replace(places, ledger=f"{places.registry}?options=-csearch_path%3Dgone")
+    with pytest.raises(BackupError, match="its search_path names no schema that is there"):
+        backup(nowhere, tmp_path / "nowhere")
 
 
 def test_a_backup_is_whole_or_not_there(places: Places, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,6 +21,7 @@ The pod of a component. dict:
   account   service account, where it is not the release's, which has no rights
   container name of the container, where it is not the component's
   beside    component on whose node it must be: one, as pods of two are never on it by Kubernetes's reckoning
+  near      component on whose node it is where that can be
   resources requests and limits, where the component has no values
 */}}
 {{- define "pmd.pod" -}}
@@ -71,6 +72,12 @@ spec:
   {{- $near := dict "topologyKey" "kubernetes.io/hostname" "labelSelector" (dict "matchLabels" $labels) }}
   {{- $affinity = mergeOverwrite $affinity (dict "podAffinity" (dict "requiredDuringSchedulingIgnoredDuringExecution" (list $near))) }}
   {{- end }}
+  {{- with .near }}
+  {{- $labels := include "pmd.selector" (dict "root" $.root "component" .) | fromYaml }}
+  {{- $term := dict "topologyKey" "kubernetes.io/hostname" "labelSelector" (dict "matchLabels" $labels) }}
+  {{- $near := dict "preferredDuringSchedulingIgnoredDuringExecution" (list (dict "weight" 100 "podAffinityTerm" $term)) }}
+  {{- $affinity = merge $affinity (dict "podAffinity" $near) }}
+  {{- end }}
   {{- with $affinity }}
   affinity: {{ toYaml . | nindent 4 }}
   {{- end }}
@@ -92,7 +99,7 @@ spec:
       {{- with .args }}
       args: {{ toJson . }}
       {{- end }}
-      {{- if or .project .env .rawEnv }}
+      {{- if or .project .env .rawEnv .threads }}
       env:
         {{- if .project }}
         {{- include "pmd.env" (dict "PMD_HOST" "0.0.0.0" "PMD_STATE_DIR" .state "PMD_DATA_URI" "file:///runs" "PMD_SECRETS_DIR" "/run/secrets/pmd") | trim | nindent 8 }}
