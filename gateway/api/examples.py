@@ -207,7 +207,7 @@ ROLLOUT = _answers(
         "error": "",
         "sandbox_tier": "T1",
         "cpu_ms": 4.1,
-        "tokens": [{"id": 17, "text": "plan", "logprob": -0.02}],
+        "tokens": [{"id": 17, "text": "plan", "logprob": -0.02, "teacher_logprob": -0.01}],
         "context": {
             "messages": _ASKS,
             "has_context": True,

@@ -57,6 +57,9 @@ class TokenView(Strict):
     """Empty while it is part of a character that a later token completes."""
     logprob: float
     """Of the policy that drew it, in nats, at the temperature of the sampler."""
+    teacher_logprob: float | None
+    """Of the teacher behind its context, likewise; what is above `logprob` is what the student was taught. None: no
+    teacher taught it, or not yet."""
 
 
 class ContextShown(Strict):

@@ -35,7 +35,14 @@ from pmd.gateway.loop.order import walk
 from pmd.gateway.loop.state import PhaseName, RunState
 from pmd.gateway.recipes.lengths import tokenizer_of
 from pmd.services.common.app import known_query
-from pmd.services.common.artifacts import ArtifactError, arrow_table, load_messages, local_path, read_problems
+from pmd.services.common.artifacts import (
+    ArtifactError,
+    arrow_table,
+    load_messages,
+    local_path,
+    read_problems,
+    read_table,
+)
 from pmd.services.common.strict import Strict
 from pmd.services.common.wire import MAX_COUNT, Outcome, Ref, Slug, Split
 
@@ -300,11 +307,22 @@ def _tokens(state: RunState, step: int, drawn: Drawn, rollout: str) -> list[Toke
         return None
     table = _read(lambda: arrow_table(found[0]))
     (row,) = table.filter(pc.equal(table["rollout_id"], rollout)).select(["token_ids", "logprobs"]).to_pylist()
-    texts = decoded(tokenizer, row["token_ids"])
+    ids = row["token_ids"]
+    taught = (_taught(state, step, rollout) if drawn == "train" else None) or [None] * len(ids)
     return [
-        TokenView(id=token, text=text, logprob=logprob)
-        for token, text, logprob in zip(row["token_ids"], texts, row["logprobs"], strict=True)
+        TokenView(id=token, text=text, logprob=logprob, teacher_logprob=by_teacher)
+        for token, text, logprob, by_teacher in zip(ids, decoded(tokenizer, ids), row["logprobs"], taught, strict=True)
     ]
+
+
+def _taught(state: RunState, step: int, rollout: str) -> list[float] | None:
+    """What the teacher held of the tokens of a rollout that it taught."""
+    record = state.records.get((step, PhaseName.TRAIN))
+    written = record.result.get("taught") if record else None
+    if written is None:
+        return None
+    found = _read(lambda: read_table(Ref.model_validate(written), ("rollout_id", [rollout])))
+    return next((row["teacher_logprobs"] for row in found), None)
 
 
 @lru_cache(maxsize=8)

@@ -58,6 +58,14 @@ VERDICTS = pa.schema(
     ]
 )
 
+TAUGHT = pa.schema(
+    [
+        ("rollout_id", pa.string()),
+        ("teacher_logprobs", pa.list_(pa.float32())),  # of each token id behind the teacher's context, in nats
+    ]
+)
+"""One row for each rollout that a teacher taught in a step, at the temperature of the sampler."""
+
 CONTEXTS = pa.schema(
     [
         ("prompt_id", pa.string()),  # the rollout this context is for, or the problem (memory_agent)

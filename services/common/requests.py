@@ -290,3 +290,5 @@ class TrainResult(Strict):
     """loss, grad_norm, lr, tokens, masked, mismatch_kl (sampler against trainer), entropy, seconds."""
     mismatch: dict[str, float] = {}
     """`mismatch_kl` by problem id; of those that were trained on."""
+    taught: Ref | None = None
+    """What the teacher held of each token (schema `TAUGHT`); None where no teacher taught."""

@@ -24,7 +24,7 @@ from pmd.gateway.registry.registry import Registry
 from pmd.services.common.app import refuse_as_problems
 from pmd.services.common.artifacts import MANIFEST, join, local_path, read_table, seal_weights, write_table
 from pmd.services.common.client import ServiceClient
-from pmd.services.common.columns import CONTEXTS, ROLLOUTS, VERDICTS
+from pmd.services.common.columns import CONTEXTS, ROLLOUTS, TAUGHT, VERDICTS
 from pmd.services.common.holdings import holdings
 from pmd.services.common.jobs import JobContext, JobKind, Retryable
 from pmd.services.common.jobstore import JobStore
@@ -267,7 +267,11 @@ class Fakes:
                 (folder / path.name).write_bytes(path.read_bytes())
         (folder / "model.safetensors").write_bytes(hashlib.sha256(body.encode()).digest())
         metrics = self.metrics | self.measured(request.step)
-        return TrainResult(weights=seal_weights(folder, version, {"step": request.step}), metrics=metrics)
+        rows = [{"rollout_id": r["rollout_id"], "teacher_logprobs": [-0.25]} for r in read_table(request.rollouts)]
+        taught = write_table(join(request.out, "taught", f"v{version:04d}.parquet"), rows, TAUGHT)
+        return TrainResult(
+            weights=seal_weights(folder, version, {"step": request.step}), metrics=metrics, taught=taught
+        )
 
 
 def retryable(message: str = "a child was killed") -> Exception:

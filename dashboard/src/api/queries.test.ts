@@ -16,13 +16,16 @@ describe("all runs", () => {
 });
 
 describe("a rollout", () => {
-  const of = (drawn: string, outcome: string | null, context: object | null) => ({ drawn, row: { outcome }, context }) as unknown as RolloutDetail;
-  it("is whole once it has its verdict and its context, and is not asked for again", () => {
-    expect(isWhole(of("train", "passed", {}))).toBe(true);
+  const of = (drawn: string, outcome: string | null, context: object | null, teacher_logprob: number | null = null) =>
+    ({ drawn, row: { outcome }, context, tokens: [{ logprob: -1, teacher_logprob }] }) as unknown as RolloutDetail;
+  it("is whole once it has its verdict, its context and its teacher's word, and is not asked for again", () => {
+    expect(isWhole(of("train", "passed", {}, -0.5))).toBe(true);
+    expect(isWhole(of("probe", "passed", {}))).toBe(true);
     expect(isWhole(of("evaluation", "failed", null))).toBe(true);
   });
   it("is asked for again while either is to come", () => {
-    expect(isWhole(of("train", "passed", null))).toBe(false);
+    expect(isWhole(of("train", "passed", null, -0.5))).toBe(false);
+    expect(isWhole(of("train", "passed", {}))).toBe(false);
     expect(isWhole(of("evaluation", null, null))).toBe(false);
     expect(isWhole(undefined)).toBe(false);
   });

@@ -1,5 +1,6 @@
 // What is asked for, each under a key that begins with ["run", id] where it is of a run: its events refresh these.
 import { keepPreviousData, useQuery } from "@tanstack/react-query";
+import { isTaught } from "../rollouts/gap";
 import { api, told, type Drawn, type RolloutDetail, type Run } from "./client";
 
 const PAGE = 500;
@@ -105,14 +106,14 @@ export const useRollout = (run: string, step: number, drawn: Drawn, rollout: str
           params: { path: { run, step, rollout }, query: { drawn } },
         }),
       ),
-    // While the step goes on, its verdict and its context are still to come.
+    // While the step goes on, its verdict, its context and what it is taught are still to come.
     staleTime: (query) => (isWhole(query.state.data) ? "static" : 2000),
     gcTime: 300_000,
   });
 
-/** Whether all that will ever be told of a rollout is there. */
+/** Whether all that will ever be told of a rollout is there. One that no teacher taught may still be taught. */
 export const isWhole = (detail: RolloutDetail | undefined) =>
-  detail?.row.outcome != null && (detail.drawn === "evaluation" || detail.context !== null);
+  detail?.row.outcome != null && (detail.drawn === "evaluation" || detail.context !== null) && (detail.drawn !== "train" || isTaught(detail.tokens));
 
 export const useProblem = (run: string, problem: string) =>
   useQuery({

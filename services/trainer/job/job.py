@@ -24,6 +24,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from operator import itemgetter
 from pathlib import Path
 
 import torch
@@ -31,11 +32,13 @@ import torch.distributed as dist
 import transformers
 from transformers import AutoConfig, AutoTokenizer
 
-from pmd.services.common.artifacts import ArtifactError, check_weights, read_table
+from pmd.services.common.artifacts import ROW_GROUP, ArtifactError, check_weights, read_table, write_table
+from pmd.services.common.columns import TAUGHT
 from pmd.services.common.options import TrainSettings
 from pmd.services.common.requests import TrainRequest, TrainResult
 from pmd.services.common.telemetry import configure_logging
 from pmd.services.common.waiting import away, fullest
+from pmd.services.common.wire import Ref
 from pmd.services.trainer.export import export
 from pmd.services.trainer.job import checkpoint
 from pmd.services.trainer.job.process import ProcessId, end_with
@@ -159,7 +162,9 @@ class Run:
             weights = done.weights if done else export(self._engine, self._base, request)
         seconds = {f"seconds_{name}": value for name, value in watch.seconds.items()}
         metrics |= {"lr": lr, "seconds": time.perf_counter() - began, **seconds}
-        result = done or TrainResult(weights=weights, metrics=metrics, mismatch=self._updater.gaps)
+        result = done or TrainResult(
+            weights=weights, metrics=metrics, mismatch=self._updater.gaps, taught=self._write_taught(request)
+        )
         self.version += 1
         if self.version % request.settings.checkpoint_every == 0 and not request.last:
             checkpoint.save(self._spool, self.version, result, self._engine, self._teacher)
@@ -168,6 +173,14 @@ class Run:
         if self._engine.rank == 0 and request.last:
             checkpoint.drop(self._spool)
         log.info("step done", extra={"run": request.run, "version": self.version, **metrics})
+
+    def _write_taught(self, request: TrainRequest) -> Ref | None:
+        """Write what the teacher held of each token; beside the weights that it taught. Rank 0 has it."""
+        rows = [{"rollout_id": name, "teacher_logprobs": logps} for name, logps in self._updater.taught.items()]
+        if not rows:
+            return None
+        uri = f"{request.out}/taught/v{request.from_version + 1:04d}.parquet"
+        return write_table(uri, sorted(rows, key=itemgetter("rollout_id")), TAUGHT, row_group=ROW_GROUP)
 
     def _check(self, request: TrainRequest) -> None:
         if request.from_version != self.version:

@@ -167,6 +167,12 @@ class Engine:
         dist.all_reduce(flag, dist.ReduceOp.MIN)
         return bool(flag.item())
 
+    def gather(self, mine: Any) -> list[Any]:
+        """What each rank has, on rank 0 in the order of ranks; elsewhere nothing."""
+        parts = [None] * self.world if self.rank == 0 else []
+        dist.gather_object(mine, parts if self.rank == 0 else None)
+        return parts
+
     def total(self, values: Tensor) -> list[float]:
         """Sums of a vector over all ranks."""
         sums = values.cpu()

@@ -52,8 +52,8 @@ class MicroBatch:
     """Share of GRPO's loss in each token's, where the loss is a blend."""
     weights_N: Tensor
     """What each token's loss counts for; 0 throughout in a filler."""
-    problems: tuple[tuple[str, int], ...] = ()
-    """Of each sample its problem and its number of completion tokens; none in a filler."""
+    samples: tuple[Sample, ...] = ()
+    """What it was made of, in the order of N; none in a filler."""
 
     @property
     def tokens(self) -> int:
@@ -99,7 +99,7 @@ def pack(samples: Sequence[Sample], weights: Sequence[float], device: torch.devi
         advantages_N=torch.tensor([s.advantage for s in samples]).repeat_interleave(n_S).to(device),
         reward_N=torch.tensor([s.reward_share for s in samples]).repeat_interleave(n_S).to(device),
         weights_N=torch.tensor(list(weights)).repeat_interleave(n_S).to(device),
-        problems=tuple((s.problem_id, len(s.completion_ids)) for s in samples),
+        samples=tuple(samples),
     )
 
 

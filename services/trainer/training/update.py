@@ -16,6 +16,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -72,7 +73,7 @@ class Gaps:
     @torch.no_grad()
     def add(self, micro: MicroBatch, old_N: Tensor) -> None:
         """Add the tokens of a micro-batch; a filler has none."""
-        places = [self._place[problem] for problem, tokens in micro.problems for _ in range(tokens)]
+        places = [self._place[sample.problem_id] for sample in micro.samples for _ in sample.completion_ids]
         if places:
             nats_N = divergence(old_N, micro.sampler_N).double()
             index_N = torch.tensor(places, device=nats_N.device)
@@ -83,6 +84,26 @@ class Gaps:
         sums = engine.total(self._sums_P2.flatten())
         means = {p: sums[2 * i] / sums[2 * i + 1] for p, i in self._place.items() if sums[2 * i + 1]}
         return {problem: mean for problem, mean in means.items() if math.isfinite(mean)}
+
+
+class Taught:
+    """What the teacher held of each token that it taught."""
+
+    def __init__(self) -> None:
+        self._parts: list[tuple[tuple[Sample, ...], Tensor]] = []
+
+    def add(self, micro: MicroBatch, logps_N: Tensor) -> None:
+        """Add the tokens of a micro-batch; a filler has none."""
+        if micro.samples:
+            self._parts.append((micro.samples, logps_N))
+
+    def by_rollout(self, engine: Engine) -> dict[str, list[float]]:
+        """Log-probabilities in nats of a rollout's tokens, on rank 0 those of all ranks; elsewhere none."""
+        mine: dict[str, list[float]] = {}
+        for samples, logps_N in self._parts:
+            logps = iter(logps_N.tolist())
+            mine |= {sample.rollout_id: list(islice(logps, len(sample.completion_ids))) for sample in samples}
+        return {name: logps for part in engine.gather(mine) for name, logps in part.items()}
 
 
 @dataclass(frozen=True)
@@ -104,6 +125,8 @@ class Updater:
         self._share = shares_prompts(engine.model)
         self.gaps: dict[str, float] = {}
         """The newest step's `mismatch_kl` by problem; of those that are trained on."""
+        self.taught: dict[str, list[float]] = {}
+        """By rollout, the log-probabilities that the newest step's teacher gave its tokens; on rank 0."""
 
     def step(self, batch: TrainBatch, settings: TrainSettings, lr: float, watch: Stopwatch) -> dict[str, float]:
         """Update the student on `batch` at learning rate `lr` (already warmed up and scaled).
@@ -124,7 +147,7 @@ class Updater:
             # Of later mini-batches, before the first optimizer step; the first one's are what its own forward gives.
             old_logps = [[self.logps(micro, settings) for micro in share] for share in shares[1:]]
         sums = torch.zeros(len(SUMS), dtype=torch.float64, device=self._engine.device)
-        gaps = Gaps(batch, self._engine.device)
+        gaps, taught = Gaps(batch, self._engine.device), Taught()
         norms: list[float] = []
         applied = 0
         for i, micro_batches in enumerate(shares):
@@ -132,7 +155,9 @@ class Updater:
             for j, micro_batch in enumerate(micro_batches):
                 given = Given(old_logps[i - 1][j] if i else None, counts[j] if counts else None)
                 last = j == len(micro_batches) - 1
-                sums += self._accumulate(micro_batch, given, settings, gaps, learn=lr > 0, last=last, watch=watch)
+                sums += self._accumulate(
+                    micro_batch, given, settings, gaps, taught, learn=lr > 0, last=last, watch=watch
+                )
             if lr > 0:
                 with watch.part("optimizer"):
                     norm, finite = self._engine.step(lr)
@@ -143,7 +168,8 @@ class Updater:
                 self._teacher.follow(self._engine, settings.teacher_ema)
         total = dict(zip(SUMS, self._engine.total(sums), strict=True))
         self.gaps = gaps.by_problem(self._engine)
-        tokens, taught = max(total.pop("tokens"), 1.0), total.pop("taught")
+        self.taught = taught.by_rollout(self._engine)
+        tokens, taught_tokens = max(total.pop("tokens"), 1.0), total.pop("taught")
         teacher_entropy = total.pop("teacher_entropy")
         if not settings.reference_kl:
             del total["reference_kl"]
@@ -155,8 +181,8 @@ class Updater:
             "masked": float(batch.masked),
             "skipped": float(len(norms) - applied),
         }
-        if taught:
-            metrics["teacher_entropy"] = teacher_entropy / taught
+        if taught_tokens:
+            metrics["teacher_entropy"] = teacher_entropy / taught_tokens
         return {name: value for name, value in metrics.items() if math.isfinite(value)}
 
     def _micro_batches(
@@ -243,6 +269,7 @@ class Updater:
         given: Given,
         settings: TrainSettings,
         gaps: Gaps,
+        taught: Taught,
         *,
         learn: bool,
         last: bool,
@@ -258,7 +285,7 @@ class Updater:
         if settings.reference_kl:
             with watch.part("teacher"):
                 reference_N = self.logps(micro, settings, reference=True)
-        begin_N, loss_N, entropy_N, teacher_N, kl_N = torch.zeros(5, micro.tokens, device=engine.device)
+        begin_N, loss_N, entropy_N, teacher_N, kl_N, said_N = torch.zeros(6, micro.tokens, device=engine.device)
 
         def score(student_NV: Tensor, teacher_NV: Tensor | None, here: slice) -> Tensor:
             """The weighted losses of these tokens; what else is measured of them is written down."""
@@ -267,7 +294,7 @@ class Updater:
             begin_N[here] = ours.logps(targets) if given.old_N is None else given.old_N[here]
             entropy_N[here] = ours.entropy()
             if theirs is not None:
-                teacher_N[here] = theirs.entropy()
+                teacher_N[here], said_N[here] = theirs.entropy(), theirs.logps(targets)
             tokens = Tokens(
                 student=ours,
                 teacher=theirs,
@@ -302,6 +329,8 @@ class Updater:
             if learn:
                 engine.backward(loss, last=last)
         gaps.add(micro, begin_N)
+        if teacher:
+            taught.add(micro, said_N)
         counted_N = micro.weights_N != 0  # a filler's row is none of the batch's
         one_N = torch.ones_like(begin_N)
         taught_N = one_N if teacher else torch.zeros_like(one_N)

@@ -93,7 +93,8 @@ def test_one_rollout_is_told_whole_and_the_expected_answer_is_not(http: TestClie
     told = answer.json()
     assert told["row"] == row
     assert told["problem"][0]["content"].startswith("question train")
-    assert told["tokens"] == [{"id": 2, "text": "", "logprob": -0.5}], "one token that the tokenizer does not have"
+    unknown = {"id": 2, "text": "", "logprob": -0.5, "teacher_logprob": -0.25}
+    assert told["tokens"] == [unknown], "one token that the tokenizer does not have"
     assert told["context"]["has_context"]
     assert "secret-answer" not in answer.text
     assert http.get(path.replace("steps/3", "steps/99")).status_code == 404
@@ -106,6 +107,7 @@ def test_a_probe_is_told_with_what_it_was_drawn_from(http: TestClient, finished:
     told = http.get(path, params={"drawn": "probe"}).json()
     trained = http.get(f"/v1/runs/{finished}/steps/3/rollouts/{quote(row['problem_id'] + '#0', safe='')}").json()
     assert told["context"]["messages"] == trained["context"]["messages"]
+    assert (told["tokens"][0]["teacher_logprob"], trained["tokens"][0]["teacher_logprob"]) == (None, -0.25)
 
 
 def test_an_artifact_that_is_gone_is_named(http: TestClient, finished: str, registry: Registry) -> None:

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from tiny_run import SETTINGS, TinyRun
 
 from pmd.services.common import probe
-from pmd.services.common.artifacts import ArtifactError, check_weights
+from pmd.services.common.artifacts import ArtifactError, check_weights, read_table
 from pmd.services.common.options import LoraSettings
 from pmd.services.common.requests import TrainResult
 from pmd.services.common.wire import Weights
@@ -59,6 +59,17 @@ def test_lr_scale_zero_advances_the_version_and_changes_no_parameter(unkilled: T
     result = unkilled.spool.result(2)
     assert result is not None
     assert (result.weights.version, result.metrics["lr"]) == (3, 0.0)
+
+
+def test_what_the_teacher_held_of_each_token_is_written_once(unkilled: TinyRun) -> None:
+    request, result = unkilled.spool.request(1), unkilled.spool.result(1)
+    assert request is not None
+    assert result is not None
+    assert result.taught is not None
+    drawn = {row["rollout_id"]: row["token_ids"] for row in read_table(request.rollouts)}
+    taught = {row["rollout_id"]: row["teacher_logprobs"] for row in read_table(result.taught)}
+    assert taught.keys() == drawn.keys()
+    assert all(len(logps) == len(drawn[name]) and max(logps) <= 0.0 for name, logps in taught.items())
 
 
 def test_metrics_say_what_happened(unkilled: TinyRun) -> None:
@@ -119,9 +130,9 @@ def test_law_13_a_manifest_says_what_the_trained_model_says(unkilled: TinyRun) -
 def test_superseded_versions_are_removed_and_their_steps_can_be_repeated(tmp_path: Path, base: Weights) -> None:
     run = TinyRun(tmp_path, base, SETTINGS.model_copy(update={"checkpoint_every": 9}))
     run.train(run.request(0), run.request(1, superseded=(1,)))
-    assert [path.name for path in (tmp_path / "weights").iterdir()] == ["v0002"]
+    assert [path.name for path in (tmp_path / "weights").glob("v*")] == ["v0002"]
     (third,) = run.train(run.request(2, superseded=(1,)))  # a fresh process: all steps again
-    assert sorted(path.name for path in (tmp_path / "weights").iterdir()) == ["v0002", "v0003"]
+    assert sorted(path.name for path in (tmp_path / "weights").glob("v*")) == ["v0002", "v0003"]
     assert check_weights(third.weights)
 
 

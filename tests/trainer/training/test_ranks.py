@@ -13,6 +13,7 @@ import pytest
 import torch
 from tiny_run import SETTINGS, TinyRun
 
+from pmd.services.common.artifacts import read_table
 from pmd.services.common.wire import Weights
 from pmd.services.trainer.job.process import ProcessId
 
@@ -66,6 +67,13 @@ def test_two_ranks_train_what_one_does_and_resume(
         exact = precision == "fp32"
         for name in ("loss", "grad_norm", "tokens", "entropy", "mismatch_kl"):
             assert right.metrics[name] == pytest.approx(left.metrics[name], rel=1e-3 if exact else 0.05), name
+        assert left.taught is not None
+        assert right.taught is not None
+        of_one, of_two = read_table(left.taught), read_table(right.taught)
+        assert [row["rollout_id"] for row in of_one] == [row["rollout_id"] for row in of_two]
+        close = 2e-3 if exact else 0.1
+        for mine, theirs in zip(of_one, of_two, strict=True):
+            assert theirs["teacher_logprobs"] == pytest.approx(mine["teacher_logprobs"], abs=close)
     for name, tensor in two.tensors(2).items():
         torch.testing.assert_close(tensor, one.tensors(2)[name], atol=3e-4 if precision == "fp32" else 2e-2, rtol=0)
 

@@ -508,3 +508,27 @@ def test_a_mean_over_tokens_is_over_those_that_count_for_nothing_too(
     assert lengths["p1"] > 0
     got = student(loss="grpo", problem_weights="pass_rate").step(b, lr=0.0)["loss"]
     assert got == pytest.approx(want / whole.tokens, rel=1e-4)
+
+
+def test_what_the_teacher_held_of_each_token_is_that_of_the_token_behind_its_context(
+    student: Callable[..., Student], batch: Callable[..., TrainBatch], base_folder: Path
+) -> None:
+    def one_masked(_: Any, verdicts: list[dict[str, Any]], __: Any) -> None:
+        verdicts[3]["outcome"] = "infra_error"
+
+    b = batch(one_masked)
+    s = student(micro_tokens=90, mini_batches=2, temperature=0.7)
+    s.step(b)
+    model = load_model(base_folder, torch.float32).eval()
+    trained = [sample for sample in b.samples if sample.trained]
+    assert set(s.updater.taught) == {sample.rollout_id for sample in trained} != {x.rollout_id for x in b.samples}
+    for sample in trained:
+        ids = torch.tensor([[*sample.teacher_ids, *sample.completion_ids]])
+        with torch.no_grad():
+            logits_NV = model(input_ids=ids).logits[0, len(sample.teacher_ids) - 1 : -1] / 0.7
+        want_N = logits_NV.log_softmax(-1).gather(-1, torch.tensor(sample.completion_ids)[:, None])[:, 0]
+        got_N = torch.tensor(s.updater.taught[sample.rollout_id])
+        torch.testing.assert_close(got_N, want_N, atol=1e-4, rtol=1e-4)
+    s = student(loss="grpo")
+    s.step(batch(loss="grpo"))
+    assert s.updater.taught == {}
