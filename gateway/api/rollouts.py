@@ -308,21 +308,23 @@ def _tokens(state: RunState, step: int, drawn: Drawn, rollout: str) -> list[Toke
     table = _read(lambda: arrow_table(found[0]))
     (row,) = table.filter(pc.equal(table["rollout_id"], rollout)).select(["token_ids", "logprobs"]).to_pylist()
     ids = row["token_ids"]
-    taught = (_taught(state, step, rollout) if drawn == "train" else None) or [None] * len(ids)
+    held = _taught(state, step, rollout) if drawn == "train" else []
     return [
         TokenView(id=token, text=text, logprob=logprob, teacher_logprob=by_teacher)
-        for token, text, logprob, by_teacher in zip(ids, decoded(tokenizer, ids), row["logprobs"], taught, strict=True)
+        for token, text, logprob, by_teacher in itertools.zip_longest(
+            ids, decoded(tokenizer, ids), row["logprobs"], held
+        )
     ]
 
 
-def _taught(state: RunState, step: int, rollout: str) -> list[float] | None:
-    """What the teacher held of the tokens of a rollout that it taught."""
+def _taught(state: RunState, step: int, rollout: str) -> list[float]:
+    """What the teacher held of the tokens of a rollout; empty where it taught none of them."""
     record = state.records.get((step, PhaseName.TRAIN))
     written = record.result.get("taught") if record else None
     if written is None:
-        return None
+        return []
     found = _read(lambda: read_table(Ref.model_validate(written), ("rollout_id", [rollout])))
-    return next((row["teacher_logprobs"] for row in found), None)
+    return [logprob for row in found for logprob in row["teacher_logprobs"]]
 
 
 @lru_cache(maxsize=8)
