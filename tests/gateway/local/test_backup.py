@@ -29,8 +29,11 @@ from pmd.services.memory.ledger.tables import ITEMS
 from pmd.services.rollout.published import Published
 from tests.gateway.cli.conftest import Pmd
 
+ONE = pytest.param("one-postgres", marks=pytest.mark.slow)
+"""Registry and ledger in one database: seldom, and what it does otherwise is little."""
 
-@pytest.fixture(params=["sqlite", "one-postgres", "two-postgres"])
+
+@pytest.fixture(params=["sqlite", ONE, "two-postgres"])
 def places(request: pytest.FixtureRequest, tmp_path: Path) -> Places:
     """An installation with a registry, a ledger, weights that are served, a spool and artifacts."""
     state = tmp_path / "state"
@@ -145,7 +148,7 @@ def test_a_new_installation_that_runs_is_filled(
         restore(places, kept)
 
 
-@pytest.mark.parametrize("places", ["one-postgres", "two-postgres"], indirect=True)
+@pytest.mark.parametrize("places", [ONE, "two-postgres"], indirect=True)
 def test_a_dump_of_another_schema_is_refused(places: Places, tmp_path: Path) -> None:
     """A file of SQLite brings its schema along, and is upgraded when it is opened."""
     kept = tmp_path / "kept"
@@ -339,7 +342,7 @@ def test_a_restore_that_was_cut_short_goes_on(
     assert not (places.runs / ".restoring").exists()
 
 
-@pytest.mark.parametrize("places", ["one-postgres", "two-postgres"], indirect=True)
+@pytest.mark.parametrize("places", [ONE, "two-postgres"], indirect=True)
 def test_what_is_written_while_it_is_restored_is_seen_or_waits(
     places: Places, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
