@@ -33,7 +33,7 @@ def main() -> None:
         teacher_ema=EMA,
         is_clip=CLIP,
     )
-    teacher = Teacher(model, settings.teacher_weights, device)
+    teacher = Teacher(model, settings, device)
     updater = Updater(Engine(model, settings, device), teacher)
     known: list[Sample] = []  # with the sampler's log-probs, by the model that is trained
     for at in range(0, len(drawn), arguments.micro):

@@ -76,7 +76,7 @@ def test_a_step_of_each_family_from_rollout_to_export(family: str, tmp_path: Pat
     batch = assemble(rollouts, verdicts, contexts, request, AutoTokenizer.from_pretrained(folder), window)
     assert batch.masked == 0
     student = load_model(folder, torch.float32)
-    teacher = Teacher(student, SETTINGS.teacher_weights, device)
+    teacher = Teacher(student, SETTINGS, device)
     engine = Engine(student, SETTINGS, device)
     metrics = Updater(engine, teacher).step(batch, SETTINGS, SETTINGS.lr, Stopwatch(device))
     assert metrics["mismatch_kl"] < 1e-6, "the trainer reads the tokens as the sampler drew them"

@@ -29,6 +29,8 @@ NOTE_CALLS = 1.2
 """Assumed: notes written per problem and step, by the recipe's generator."""
 CHUNK = 1 << 26
 """Logits that the trainer holds at once on a GPU (`services/trainer/training/head.py`)."""
+FETCHED = 1e9
+"""Weights that DeepSpeed holds at once of those that are offloaded (its `stage3_max_live_parameters`)."""
 GPU_GB = (80, 141)
 """Memory of the GPUs that a figure is compared with."""
 
@@ -45,11 +47,18 @@ class Need:
     activations: float
     logits: float
     """Of a chunk, and the gradient of the output embedding, which is added up over chunks."""
+    host: float
+    """In the machine's own memory (`hardware.offload`); all others are the GPU's."""
+
+    @property
+    def parts(self) -> dict[str, float]:
+        """What the GPU holds, by name."""
+        return {name: value for name, value in vars(self).items() if name != "host"}
 
     @property
     def total(self) -> float:
-        """All of it."""
-        return self.weights + self.gradients + self.optimizer + self.teacher + self.activations + self.logits
+        """What the GPU holds."""
+        return sum(self.parts.values())
 
 
 def trained_parameters(shape: Shape, recipe: Recipe) -> int:
@@ -76,18 +85,18 @@ def _average(shape: Shape, recipe: Recipe) -> int:
     return shape.layers * sum(inner * outer for inner, outer in _adapted(shape))
 
 
-def teacher_bytes(shape: Shape, recipe: Recipe, ranks: int) -> float:
-    """What a rank holds of the teacher's weights: nothing that the student has too (docs/method.md has the table)."""
+def teacher_bytes(shape: Shape, recipe: Recipe, ranks: int) -> tuple[float, float]:
+    """What a rank holds of the teacher's weights: those that it speaks by, of which none is the student's too, and its
+    average where that is apart (docs/method.md has the table)."""
     if not recipe.keeps_teacher or recipe.teacher.weights == "live":
-        return 0.0
+        return 0.0, 0.0
     average, bf16 = _average(shape, recipe), recipe.hardware.precision == "bf16"
     own = average if recipe.policy.lora else shape.parameters
-    return own * (2 if bf16 else 4) + (average * 4 / ranks if bf16 else 0)
+    return own * (2.0 if bf16 else 4.0), average * 4 / ranks if bf16 else 0.0
 
 
 def trainer_need(shape: Shape, recipe: Recipe, ranks: int) -> Need:
-    """What each of `ranks` ranks holds while it trains, as `services/trainer` works (nothing is offloaded or
-    recomputed; the teacher is whole on each rank)."""
+    """What each of `ranks` ranks holds while it trains, as `services/trainer` works (the teacher is whole on each)."""
     P, L, hardware = shape.parameters, trained_parameters(shape, recipe), recipe.hardware
     bf16 = hardware.precision == "bf16"
     b, stage = (2, max(hardware.zero_stage, 1)) if bf16 else (4, hardware.zero_stage)
@@ -97,16 +106,25 @@ def trainer_need(shape: Shape, recipe: Recipe, ranks: int) -> Need:
     # Of a chunk, of the student and each model of the teacher: product, logits, log-softmax and softmax; and what the
     # divergence works on.
     voices = recipe.has_teacher + (recipe.has_teacher and recipe.teacher.weights == "trust_region")
-    base = P if recipe.policy.lora else 0
+    weights = ((P if recipe.policy.lora else 0) + L) * b / shards[3]
+    optimizer = L * (12 if bf16 else 8) / shards[1]
+    teacher, average = teacher_bytes(shape, recipe, ranks)
+    here = weights if hardware.offload != "weights" else min(weights, FETCHED * b)
+    apart = hardware.offload != "none"
+    # Inputs that the backward pass of a layer needs: norms, q k v, attention, residual; gate, up and their product.
+    layer = tokens * (b * (8 * shape.hidden + 4 * _width(shape)) + 8 * shape.hidden)
+    layers = shape.layers * layer
+    if hardware.gradient_checkpointing:
+        layers = min(layers, shape.layers * tokens * b * shape.hidden + layer)
     return Need(
-        weights=(base + L) * b / shards[3],
+        weights=here,
         gradients=L * b / shards[2],
-        optimizer=L * (12 if bf16 else 8) / shards[1],
-        teacher=teacher_bytes(shape, recipe, ranks),
-        # Inputs that the backward pass of a layer needs: norms, q k v, attention, residual; gate, up and their product.
-        activations=tokens * shape.layers * (b * (8 * shape.hidden + 4 * _width(shape)) + 8 * shape.hidden),
+        optimizer=0.0 if apart else optimizer,
+        teacher=teacher if apart else teacher + average,
+        activations=layers,
         logits=min(scored * shape.vocab, CHUNK) * 4 * 6 * (1 + voices)
         + (0 if recipe.policy.lora else shape.vocab * shape.hidden * 4),
+        host=(optimizer + average if apart else 0.0) + (weights if hardware.offload == "weights" else 0.0),
     )
 
 
@@ -161,8 +179,9 @@ def hours(shape: Shape, recipe: Recipe, gpus: int, evaluated: int) -> float:
     # The average of an adapter is a product of its own beside the base's.
     twice = recipe.teacher.weights == "trust_region" or (recipe.teacher.weights == "ema" and recipe.policy.lora)
     voices = (2 if twice else 1) if recipe.has_teacher else 0
-    # Forward, of the weights, of the inputs; an adapter's own are next to nothing.
-    passes = (2 if recipe.policy.lora else 3) + voices * (1 + completion / (PROMPT_TOKENS + completion))
+    # Forward, maybe twice, of the weights, of the inputs; an adapter's own are next to nothing.
+    own = (2 if recipe.policy.lora else 3) + recipe.hardware.gradient_checkpointing
+    passes = own + voices * (1 + completion / (PROMPT_TOKENS + completion))
     trained = 2 * shape.active_parameters * read * passes / (gpus * PEAK_FLOPS * UTILISATION)
     return (drawn / speed + trained) / 3600
 
@@ -179,9 +198,10 @@ def estimate(shape: Shape, recipe: Recipe, evaluated: int) -> list[str]:
         if recipe.trains:
             need = trainer_need(shape, recipe, gpus)
             fits = [f"{size} GB" for size in GPU_GB if need.total / GB <= size]
-            parts = ", ".join(f"{name} {value / GB:.1f}" for name, value in vars(need).items())
+            parts = ", ".join(f"{name} {value / GB:.1f}" for name, value in need.parts.items())
             room = f"fits {' and '.join(fits)}" if fits else f"fits neither {GPU_GB[0]} nor {GPU_GB[1]} GB"
-            took = f"trainer {need.total / GB:.0f} GB a GPU ({parts}): {room}; {took}"
+            host = f", and {need.host * gpus / GB:.0f} GB of the machine's own memory" if need.host else ""
+            took = f"trainer {need.total / GB:.0f} GB a GPU ({parts}): {room}{host}; {took}"
         lines.append(f"{gpus} GPU{'s' * (gpus > 1)}: {took}")
     lines.append(
         f"assumed: {UTILISATION:.0%} of {PEAK_FLOPS / 1e12:.0f} TFLOP/s in training, {TOKENS_PER_S:.0f} tokens/s a GPU"
@@ -206,11 +226,12 @@ def too_large(shape: Shape, recipe: Recipe, memory: int | None) -> str | None:
     """A warning where what one rank and the sampler hold exceeds the memory of this machine, in bytes."""
     if memory is None:
         return None
-    need = sampler_bytes(shape, recipe, rows=1) + (trainer_need(shape, recipe, 1).total if recipe.trains else 0)
+    trainer = trainer_need(shape, recipe, 1)
+    need = sampler_bytes(shape, recipe, rows=1) + (trainer.total + trainer.host if recipe.trains else 0)
     if need <= memory:
         return None
     return (
         f"model: trainer and sampler together hold about {need / GB:.0f} GB on one rank, and this machine has"
-        f" {memory / GB:.0f} GB; they must run elsewhere, on several GPUs (hardware.zero_stage), or with a smaller"
-        " model"
+        f" {memory / GB:.0f} GB; they must run elsewhere, on several GPUs (hardware.zero_stage), with less kept"
+        " (hardware.gradient_checkpointing), or with a smaller model"
     )

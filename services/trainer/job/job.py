@@ -65,7 +65,17 @@ LOCK_PATIENCE_S = 30.0
 UNDER_TORCHRUN = "TORCHELASTIC_RUN_ID"
 """Environment variable that torchrun gives to its ranks."""
 
-FIXED = ("loss", "lora", "teacher_weights", "precision", "zero_stage", "weight_decay", "grad_clip")
+FIXED = (
+    "loss",
+    "lora",
+    "teacher_weights",
+    "precision",
+    "zero_stage",
+    "gradient_checkpointing",
+    "offload",
+    "weight_decay",
+    "grad_clip",
+)
 """Settings that model, teacher and engine are built with and that a run therefore can't change."""
 
 INPUT_ERRORS = (ArtifactError, BatchError, ValueError, OSError)
@@ -115,7 +125,7 @@ class Run:
         begin = spool.request(first.base.version) or first  # what is drawn at the start must not depend on where it is
         settings = first.settings
         model = load_student(self._base, settings, begin.seed)
-        teacher = Teacher(model, settings.teacher_weights, device) if needs_teacher(settings) else None
+        teacher = Teacher(model, settings, device) if needs_teacher(settings) else None
         self._engine = Engine(model, settings, device)
         self._teacher = teacher
         self._updater = Updater(self._engine, teacher)

@@ -26,14 +26,15 @@ def ema_(average: Tensor, value: Tensor, rate: float) -> None:
 class Average:
     """Tensors that follow others."""
 
-    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+    def __init__(self, tensors: Mapping[str, Tensor], device: torch.device) -> None:
         """Args:
         tensors: where the averages begin; changed in place from now on, and equal on all ranks.
+        device: where averages are kept that are not the tensors themselves.
         """
         self._rank, self._world = dist.get_rank(), dist.get_world_size()
         self._tensors = dict(tensors)
         self._averages = {
-            name: tensor.float()  # of an fp32 tensor this is the tensor itself, not a copy
+            name: tensor if tensor.dtype == torch.float32 else tensor.to(device, torch.float32)
             for i, (name, tensor) in enumerate(self._tensors.items())
             if tensor.dtype == torch.float32 or i % self._world == self._rank
         }
@@ -43,7 +44,8 @@ class Average:
         """Move by `rate` towards the value of each tensor, in the order they have here; all ranks together."""
         for i, (name, value) in enumerate(values):
             if name in self._averages:
-                ema_(self._averages[name], value, rate)
+                average = self._averages[name]
+                ema_(average, value.to(average.device), rate)
             self._send(i, name)
 
     def state(self) -> dict[str, Tensor]:

@@ -73,6 +73,13 @@ def _keep(names: frozenset[str], _: nn.Module, state: dict[str, Any], prefix: st
         del state[name]
 
 
+def _offloaded(settings: TrainSettings) -> dict[str, Any]:
+    """What DeepSpeed is told to keep in the machine's own memory."""
+    to = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
+    optimizer = {"offload_optimizer": to} if settings.offload != "none" else {}
+    return optimizer | ({"offload_param": to} if settings.offload == "weights" else {})
+
+
 class Engine:
     """A model with its optimizer, on all ranks."""
 
@@ -98,7 +105,8 @@ class Engine:
             config={
                 "train_micro_batch_size_per_gpu": 1,
                 "gradient_accumulation_steps": 1,
-                "zero_optimization": {"stage": self.stage},
+                "zero_optimization": {"stage": self.stage, **_offloaded(settings)},
+                "zero_force_ds_cpu_optimizer": False,  # DeepSpeed's own for a CPU is compiled
                 "gradient_clipping": 0.0 if self._plain else settings.grad_clip,
                 "bf16": {"enabled": self.bf16},
                 "steps_per_print": None,

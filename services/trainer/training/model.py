@@ -24,6 +24,9 @@ def load_student(folder: Path, settings: TrainSettings, seed: int) -> nn.Module:
         ValueError: as `load_model` has it, or PEFT finds nothing to adapt.
     """
     model = load_model(folder, torch.bfloat16 if settings.precision == "bf16" else torch.float32)
+    if settings.gradient_checkpointing:
+        # Not reentrant: gradients also come where a layer's input has none, as under an adapter.
+        model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
     torch.manual_seed(seed)
     if settings.lora is not None:
         attach(model, settings.lora)

@@ -44,9 +44,13 @@ class Reference(Protocol):
 class Copied:
     """A full copy of the base, on every rank."""
 
-    def __init__(self, base: nn.Module, device: torch.device, *, follows: bool) -> None:
+    def __init__(self, base: nn.Module, device: torch.device, averages_on: torch.device | None) -> None:
+        """Args:
+        averages_on: where averages are kept that follow the student; None: it stays what it is.
+        """
         self.model = copy.deepcopy(base).to(device).requires_grad_(False).eval()
-        self.average = Average(dict(self.model.named_parameters())) if follows else None
+        named = dict(self.model.named_parameters())
+        self.average = None if averages_on is None else Average(named, averages_on)
 
     @contextlib.contextmanager
     def read(self, student: Engine) -> Iterator[tuple[nn.Module, nn.Module]]:  # noqa: ARG002 -- as `Reference` has it
@@ -60,14 +64,17 @@ class Copied:
 class Added:
     """What is added to the base's matrices: nothing, or D of each adapted layer, in the model's precision."""
 
-    def __init__(self, base: nn.Module, device: torch.device, *, follows: bool) -> None:
+    def __init__(self, base: nn.Module, device: torch.device, averages_on: torch.device | None) -> None:
+        """Args:
+        averages_on: as `Copied` has it.
+        """
         self._layers: dict[str, Any] = dict(adapted(base))
         self._added: dict[str, Tensor] = {}
-        if follows:
+        if averages_on is not None:
             for name, layer in self._layers.items():
                 (a_RI,), (b_OR,) = layer.lora_A.parameters(), layer.lora_B.parameters()
                 self._added[name] = torch.zeros(len(b_OR), a_RI.shape[1], dtype=a_RI.dtype, device=device)
-        self.average = Average(self._added) if follows else None
+        self.average = None if averages_on is None else Average(self._added, averages_on)
 
     @contextlib.contextmanager
     def read(self, student: Engine) -> Iterator[tuple[nn.Module, nn.Module]]:

@@ -23,18 +23,18 @@ from pmd.services.trainer.training.reference import Added, Copied, Reference
 class Teacher:
     """Weights that are the student's, others, or both, and how they are read and moved."""
 
-    def __init__(self, base: nn.Module, weights: TeacherWeights, device: torch.device) -> None:
+    def __init__(self, base: nn.Module, settings: TrainSettings, device: torch.device) -> None:
         """Args:
         base: the student's model at version 0, before an engine has it.
         """
-        self._weights = weights
+        self._weights: TeacherWeights = settings.teacher_weights
         self._reference: Reference | None = None
         """Weights other than the student's; None: there are none."""
-        follows = weights == "ema"
-        if weights != "live" and adapted(base):
-            self._reference = Added(base, device, follows=follows)
-        elif weights != "live":
-            self._reference = Copied(base, device, follows=follows)
+        averages_on = None
+        if self._weights == "ema":
+            averages_on = device if settings.offload == "none" else torch.device("cpu")
+        if self._weights != "live":
+            self._reference = (Added if adapted(base) else Copied)(base, device, averages_on)
 
     @torch.no_grad()
     def voices(self, student: Engine, rows: Rows, settings: TrainSettings) -> tuple[Voice, ...]:

@@ -79,6 +79,20 @@ def test_states_are_the_sums_of_the_page_and_shards_divide_them(recipe: Make) ->
     assert disk_bytes(shape, made) == (2 + 3 * 2 + 2 * 18) * shape.parameters
 
 
+def test_what_is_offloaded_or_computed_again_is_not_held_by_the_gpu(recipe: Make) -> None:
+    shape = KNOWN["Qwen/Qwen3-8B"]
+    P, bf16 = shape.parameters, {"precision": "bf16", "zero_stage": 3}
+    whole = trainer_need(shape, recipe(hardware=bf16), 1)
+    for place, held, host in (("none", 22 * P, 0), ("optimizer", 6 * P, 16 * P), ("weights", 4 * P + 2e9, 18 * P)):
+        need = trainer_need(shape, recipe(hardware=bf16 | {"offload": place}), 1)
+        assert need.weights + need.gradients + need.optimizer + need.teacher == pytest.approx(held)
+        assert need.host == pytest.approx(host)
+        assert (need.activations, need.logits) == (whole.activations, whole.logits)
+    again = trainer_need(shape, recipe(hardware=bf16 | {"gradient_checkpointing": True}), 1)
+    assert again.activations < whole.activations / 10
+    assert again.total - again.activations == whole.total - whole.activations
+
+
 def test_the_teachers_weights_cost_what_the_page_says(recipe: Make) -> None:
     shape, bf16 = KNOWN["Qwen/Qwen3-8B"], {"precision": "bf16"}
 

@@ -38,7 +38,7 @@ class Student:
     def __init__(self, base: Weights, folder: Path, device: torch.device, settings: TrainSettings) -> None:
         self.base, self.folder, self.device, self.settings = base, folder, device, settings
         self.model = load_student(folder, settings, seed=1)
-        self.teacher = Teacher(self.model, settings.teacher_weights, device)
+        self.teacher = Teacher(self.model, settings, device)
         self.engine = Engine(self.model, settings, device)
         self.updater = Updater(self.engine, self.teacher)
 

@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 from tiny_run import SETTINGS, WINDOW, rows
 from transformers import AutoTokenizer
+from transformers.modeling_layers import GradientCheckpointingLayer
 
-from pmd.services.common.options import TeacherWeights, TrainSettings
+from pmd.services.common.options import LoraSettings, TeacherWeights, TrainSettings
 from pmd.services.common.requests import TrainRequest
 from pmd.services.common.wire import Ref, Weights
 from pmd.services.trainer.training import head
@@ -34,7 +36,7 @@ class Student:
 
     def __init__(self, base: Path, device: torch.device, settings: TrainSettings) -> None:
         model = load_student(base, settings, seed=0)
-        self.teacher = Teacher(model, settings.teacher_weights, device) if needs_teacher(settings) else None
+        self.teacher = Teacher(model, settings, device) if needs_teacher(settings) else None
         self.engine = Engine(model, settings, device)
         self.updater = Updater(self.engine, self.teacher)
         self.settings = settings
@@ -532,3 +534,65 @@ def test_what_the_teacher_held_of_each_token_is_that_of_the_token_behind_its_con
     s = student(loss="grpo")
     s.step(batch(loss="grpo"))
     assert s.updater.taught == {}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"zero_stage": 3}, {"lora": LoraSettings(rank=4, alpha=8)}],
+    ids=["all weights", "stage 3", "adapter"],
+)
+def test_gradient_checkpointing_computes_layers_twice_and_changes_nothing(
+    student: Callable[..., Student], batch: Callable[..., TrainBatch], changes: dict[str, Any]
+) -> None:
+    ends = []
+    for again in (False, True):
+        one = student(gradient_checkpointing=again, micro_tokens=90, **changes)
+        calls = []
+        layer = next(m for m in one.engine.model.modules() if isinstance(m, GradientCheckpointingLayer))
+        layer.self_attn.register_forward_hook(lambda *_, calls=calls: calls.append(torch.is_grad_enabled()))
+        metrics = one.step(batch())
+        ends.append((calls.count(True), calls.count(False), metrics, one.weights()))
+    (once, teacher, metrics, weights), (twice, same, others, again_weights) = ends
+    assert (twice, same) == (2 * once, teacher)
+    assert others == metrics
+    assert all(torch.equal(weight, again_weights[name]) for name, weight in weights.items())
+
+
+@pytest.mark.parametrize(
+    ("offload", "stage", "precision"),
+    [
+        ("optimizer", 1, "fp32"),
+        ("optimizer", 2, "bf16"),
+        ("optimizer", 3, "fp32"),
+        ("weights", 3, "fp32"),
+        ("weights", 3, "bf16"),
+    ],
+)
+def test_what_is_offloaded_trains_the_same_and_goes_on(
+    student: Callable[..., Student],
+    batch: Callable[..., TrainBatch],
+    tmp_path: Path,
+    offload: str,
+    stage: int,
+    precision: str,
+) -> None:
+    plain, one = (student(zero_stage=stage, precision=precision, offload=place) for place in ("none", offload))
+    for each in (plain, one):
+        each.step(batch())
+    one.engine.save(tmp_path, {"version": 1})
+    other = student(zero_stage=stage, precision=precision, offload=offload)
+    assert other.engine.load(tmp_path)["version"] == 1
+    assert other.teacher is not None
+    assert one.teacher is not None
+    other.teacher.restore(one.teacher.state())
+    for each in (plain, one, other):
+        each.step(batch())
+    exact = precision == "fp32"
+    for name, weight in plain.weights().items():
+        torch.testing.assert_close(one.weights()[name], weight, atol=1e-6 if exact else 1e-2, rtol=0)
+        assert torch.equal(one.weights()[name], other.weights()[name])
+
+
+def test_what_is_offloaded_is_sharded() -> None:
+    with pytest.raises(ValidationError, match="weights needs zero_stage 3 or more, and it is 2"):
+        TrainSettings(loss="distill", lr=1e-3, zero_stage=2, offload="weights")
