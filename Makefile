@@ -19,7 +19,7 @@ export GOMP_SPINCOUNT := 0
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --dist loadfile
 NONE_IS_FINE := || [ $$? -eq 5 ]
 
-.PHONY: help quickstart reproduce-pocket results real reproduce-real smollm2 weaviate vllm helm dashboard compose-secrets test test-slow test-chaos k8s-test lint format lock clean
+.PHONY: help quickstart reproduce-pocket results real reproduce-real smollm2 weaviate vllm helm dashboard compose-secrets test test-slow test-mutations test-chaos k8s-test lint format lock clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -75,10 +75,13 @@ test: $(VENV)/.dev ## Run the fast tests
 	$(PYTEST) -n 2 -m "not slow and not chaos and not cluster"
 
 test-slow: $(VENV)/.dev ## Run the tests that take minutes
-	$(PYTEST) -n 2 -m "slow and not chaos and not cluster" $(NONE_IS_FINE)
+	$(PYTEST) -n 2 -m "slow and not chaos and not cluster" --ignore tests/test_mutations.py $(NONE_IS_FINE)
 
-test-chaos: $(VENV)/.dev ## Run the tests that kill processes
-	$(PYTEST) -n 0 -m chaos $(NONE_IS_FINE)
+test-mutations: $(VENV)/.dev ## Break each law, and see that the tests named for it notice
+	$(PYTEST) -n 2 --dist load -m slow tests/test_mutations.py
+
+test-chaos: $(VENV)/.dev ## Run the tests that kill processes: all, or those of TESTS
+	$(PYTEST) -n 0 -m chaos $(TESTS) $(NONE_IS_FINE)
 
 k8s-test: $(VENV)/.dev ## Install the chart on the cluster of KUBECONFIG and put it through its life (docs/deploy.md)
 	$(PYTEST) -n 0 -s -x -m cluster tests/cluster

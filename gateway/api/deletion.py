@@ -26,6 +26,7 @@ from pmd.gateway.registry.registry import UnknownRun
 from pmd.gateway.registry.status import DELETE, ENDED
 from pmd.gateway.views import RunStatus
 from pmd.services.common.app import known_query
+from pmd.services.common.artifacts import MANIFEST
 from pmd.services.common.requests import MemoryCounts
 from pmd.services.common.strict import Strict
 
@@ -120,10 +121,8 @@ async def _found(parts: Parts, run: str, root: str) -> Deletion:
         counts = {"experience": kept.experience, "insight": kept.insight, "behavior": kept.behavior}
     elif answer.status_code != 404:
         _accepted(Service.MEMORY, answer)
-    versions = {name.partition(WEIGHTS)[2].partition("/")[0] for name in used if WEIGHTS in name}
-    return Deletion(
-        run=run, done=False, memory=counts, versions=len(versions), files=len(used), bytes=sum(used.values())
-    )
+    versions = sum(WEIGHTS in name and name.endswith(f"/{MANIFEST}") for name in used)
+    return Deletion(run=run, done=False, memory=counts, versions=versions, files=len(used), bytes=sum(used.values()))
 
 
 def _accepted(service: str, answer: Response) -> Response:

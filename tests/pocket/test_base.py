@@ -108,7 +108,7 @@ WEAK = (
 MASTERED = tuple(name for name in SKILLS if not name.startswith(WEAK))
 
 
-@pytest.mark.parametrize("world", ["easy", "hard"])
+@pytest.mark.parametrize("world", [pytest.param("easy", marks=pytest.mark.slow), "hard"])
 def test_the_base_follows_advice_and_reflects(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, world: WorldName
 ) -> None:

@@ -15,6 +15,7 @@ from fastapi.testclient import TestClient
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pmd.gateway.api import forward
 from pmd.gateway.api.app import create_app
 from pmd.gateway.settings import GatewaySettings
 from pmd.services.memory.app import create_app as create_memory
@@ -38,7 +39,8 @@ BANK = [
 
 
 @pytest.fixture
-def http(tmp_path: Path) -> Iterator[TestClient]:
+def http(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[TestClient]:
+    monkeypatch.setattr(forward, "PATIENCE_S", 0.1)  # there is no verifier to wait for
     memory = create_memory(MemoryServiceSettings(token=TOKEN, state_dir=tmp_path / "memory"))  # type: ignore[arg-type]
     transports = {"memory": httpx.ASGITransport(memory, raise_app_exceptions=False)}
     gateway = create_app(

@@ -13,6 +13,7 @@ from fastapi.testclient import TestClient
 from typer.main import get_command
 from typer.testing import CliRunner, Result
 
+from pmd.gateway.api import forward
 from pmd.gateway.api.app import create_app
 from pmd.gateway.api.memory import READS, WRITES
 from pmd.gateway.cli import main, memory
@@ -62,6 +63,7 @@ def pmd(tmp_path: Path, recipe_tree: Callable[..., dict[str, Any]], monkeypatch:
     settings = GatewaySettings(token=TOKEN, state_dir=tmp_path / "state")  # type: ignore[arg-type]
     app = create_app(settings, wake=lambda _: None, transports=transports)
     monkeypatch.setenv("COLUMNS", "300")
+    monkeypatch.setattr(forward, "PATIENCE_S", 0.1)  # there is no verifier to wait for
     with TestClient(app, headers={"Authorization": f"Bearer {TOKEN}"}) as http:
 
         def passed_on(request: httpx.Request) -> httpx.Response:

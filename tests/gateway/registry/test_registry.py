@@ -169,6 +169,7 @@ def test_what_a_step_made_is_listed_with_its_hash(
         (1, "evaluate_verify"),
         (1, "retrieve"),
         (1, "rollout"),
+        (1, "train"),
         (1, "verify"),
         (1, "weights"),
     ]
