@@ -156,7 +156,11 @@ def test_the_schema_and_the_page_say_what_the_values_are(generate: ModuleType) -
 
 def leaves(value: Any, path: tuple[str, ...] = ()) -> list[str]:
     """The dotted keys of what a person sets."""
-    if isinstance(value, dict) and value and path[-1:] not in (("resources",), ("settings",), ("annotations",)):
+    if (
+        isinstance(value, dict)
+        and value
+        and path[-1:] not in (("resources",), ("settings",), ("annotations",), ("labels",))
+    ):
         return [leaf for name, each in value.items() for leaf in leaves(each, (*path, name))]
     return [".".join(path)]
 
@@ -648,6 +652,7 @@ LATER = {
     "pods": {"labels": {"another": "label"}, "annotations": {"another": "note"}, "priorityClassName": "other"},
     "networkPolicy": {"enabled": False},
     "serviceMonitor": {"enabled": True},
+    "grafanaDashboard": {"enabled": True},
     "backup": {"existingClaim": "backups", "schedule": "0 3 * * *"},
     **TRAINING,
 }
