@@ -512,6 +512,7 @@ class Recipe(Strict):
             loss="blend" if loss == "distill" and self.objective.reads_rewards else loss,
             temperature=self.sampling.temperature,
             lora=self.policy.lora,
+            steps=self.schedule.steps if self.optimizer.decay != "none" else 0,
             teacher_weights=self.teacher.weights,
             teacher_ema=self.teacher.ema,
             **self.objective.model_dump(),

@@ -220,6 +220,8 @@ class OptimizerSettings(Strict):
     """Learning rate of AdamW."""
     warmup_steps: int = Field(default=0, ge=0, le=MAX_COUNT)
     """Training steps over which the learning rate rises linearly to `lr`."""
+    decay: Literal["none", "linear", "cosine"] = "none"
+    """How it falls from there, to nothing behind the run's last step; none: it stays."""
     weight_decay: float = Field(default=0.01, ge=0.0)
     """Decoupled weight decay of AdamW."""
     grad_clip: float = Field(default=1.0, gt=0.0)
@@ -269,6 +271,8 @@ class TrainSettings(ObjectiveSettings, OptimizerSettings, HardwareSettings):
     loss: Loss
     lora: LoraSettings | None = None
     """Train an adapter of the base; null: all weights."""
+    steps: int = Field(default=0, ge=0, le=MAX_COUNT)
+    """Training steps of the run, behind which `decay` ends."""
     temperature: float = Field(default=1.0, gt=0.0)
     """The sampling temperature; logits of student and teacher are divided by it."""
     entropy_bonus: float = Field(default=0.0, ge=0.0)

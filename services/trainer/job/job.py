@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import logging
+import math
 import os
 import sys
 import time
@@ -100,8 +101,11 @@ def step_error(exception: Exception, *places: str) -> StepError:
 
 
 def learning_rate(settings: TrainSettings, version: int, scale: float) -> float:
-    """Linear warm-up over `warmup_steps`, then constant; times the step's own scale."""
-    return settings.lr * min(1.0, (version + 1) / max(settings.warmup_steps, 1)) * scale
+    """Linear warm-up over `warmup_steps`, then as `decay` has it; times the step's own scale."""
+    warm = min(1.0, (version + 1) / max(settings.warmup_steps, 1))
+    done = max(0, version - settings.warmup_steps) / max(settings.steps - settings.warmup_steps, 1)
+    left = {"none": 1.0, "linear": 1.0 - done, "cosine": (1.0 + math.cos(math.pi * done)) / 2}[settings.decay]
+    return settings.lr * warm * left * scale
 
 
 class Run:

@@ -118,3 +118,9 @@ def test_an_adapter_costs_its_own_weights_beside_the_base(recipe: Make) -> None:
     assert (need.teacher, whole.teacher) == (0, 2 * shape.parameters)
     assert need.weights + need.gradients + need.optimizer < (whole.weights + whole.gradients + whole.optimizer) / 7
     assert disk_bytes(shape, made) < 1.2 * 2 * shape.parameters
+
+
+def test_the_trainer_knows_where_a_falling_learning_rate_ends(recipe: Make) -> None:
+    falling = recipe(schedule={"steps": 7}, optimizer={"lr": 1e-3, "decay": "cosine"}).train_settings()
+    assert (falling.decay, falling.steps) == ("cosine", 7)
+    assert recipe(schedule={"steps": 7}).train_settings().steps == 0, "a run's length changes no step of it"

@@ -322,6 +322,16 @@ def test_the_learning_rate_warms_up_and_is_scaled() -> None:
     assert [learning_rate(settings, version, 0.5) for version in range(6)] == [1.0, 2.0, 3.0, 4.0, 4.0, 4.0]
 
 
+@pytest.mark.parametrize(
+    ("decay", "rates"),
+    [("linear", [4.0, 8.0, 8.0, 6.0, 4.0, 2.0]), ("cosine", [4.0, 8.0, 8.0, 6.828427, 4.0, 1.171573])],
+)
+def test_the_learning_rate_falls_to_nothing_behind_the_last_step(decay: str, rates: list[float]) -> None:
+    settings = SETTINGS.model_copy(update={"lr": 8.0, "warmup_steps": 2, "decay": decay, "steps": 6})
+    assert [learning_rate(settings, version, 1.0) for version in range(6)] == pytest.approx(rates)
+    assert learning_rate(settings, 6, 1.0) == pytest.approx(0.0)
+
+
 def test_applied_steps_are_open_to_be_repeated_while_one_is_waited_for(tmp_path: Path, base: Weights) -> None:
     run = TinyRun(tmp_path, base)
     result = TrainResult(weights=base.model_copy(update={"version": 1}), metrics={})
