@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _number = itertools.count()
+TRIES = 5
 
 
 def missing() -> str | None:
@@ -34,8 +35,8 @@ def _binary(name: str) -> str | None:
 class Cluster:
     """A cluster in a folder, as an ordinary user runs it. It lets in `pmd`, and `sealed` with a password."""
 
-    def __init__(self, folder: Path, user: pwd.struct_passwd, port: int) -> None:
-        self.port = port
+    def __init__(self, folder: Path, user: pwd.struct_passwd) -> None:
+        self.port = 0
         self._folder, self._user, self._data = folder, user, str(folder / "data")
 
     def __call__(self) -> str:
@@ -59,17 +60,37 @@ class Cluster:
         options = f"-h 127.0.0.1 -p {self.port} -k {self._folder} -c fsync=off -c max_connections=60"
         self._run("pg_ctl", "-D", self._data, "-o", options, "-l", str(self._folder / "log"), "-w", "start")
 
+    def begin(self) -> None:
+        """Start it for the first time, at a port of its own.
+
+        Raises:
+            RuntimeError: it does not start; with its log.
+        """
+        for _ in range(TRIES):
+            with socket.socket() as probe:
+                probe.bind(("127.0.0.1", 0))
+                self.port = probe.getsockname()[1]
+            with suppress(subprocess.CalledProcessError):  # another process has taken the port meanwhile
+                return self.start()
+        raise RuntimeError(f"Postgres does not start: {(self._folder / 'log').read_text()[-2000:]}")
+
     def stop(self) -> None:
         """Stop it, as a crash does."""
         self._run("pg_ctl", "-D", self._data, "-m", "immediate", "-w", "stop")
 
     def _run(self, *command: str) -> None:
-        name = _binary(command[0]) or command[0]
+        program = _binary(command[0]) or command[0]
+        # A program changes the user, and not the child that Python forks: a process that has mapped more than the
+        # machine's memory, as ours has after thousands of tests, may not be forked.
+        user = self._user
+        to = (
+            ["setpriv", f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups"]
+            if os.geteuid() == 0
+            else []
+        )
         # A server's descriptors must not be those of the test's pipes: it would never be seen to end.
         subprocess.run(
-            [name, *command[1:]],
-            user=self._user.pw_uid if os.geteuid() == 0 else None,
-            group=self._user.pw_gid if os.geteuid() == 0 else None,
+            [*to, program, *command[1:]],
             cwd=self._folder,
             check=True,
             stdin=subprocess.DEVNULL,
@@ -84,14 +105,10 @@ def cluster() -> Iterator[Cluster]:
     folder = Path(tempfile.mkdtemp(prefix="pmd-pg-"))
     user = pwd.getpwnam("nobody" if os.geteuid() == 0 else pwd.getpwuid(os.geteuid()).pw_name)
     os.chown(folder, user.pw_uid, user.pw_gid)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-
-    made = Cluster(folder, user, port)
+    made = Cluster(folder, user)
     try:
         made.make()
-        made.start()
+        made.begin()
         try:
             yield made
         finally:
