@@ -318,12 +318,15 @@ def _tokens(state: RunState, step: int, drawn: Drawn, rollout: str) -> list[Toke
 
 
 def _taught(state: RunState, step: int, rollout: str) -> list[float]:
-    """What the teacher held of the tokens of a rollout; empty where it taught none of them."""
+    """What the teacher held of the tokens of a rollout; empty where it taught none, or its file is gone."""
     record = state.records.get((step, PhaseName.TRAIN))
     written = record.result.get("taught") if record else None
     if written is None:
         return []
-    found = _read(lambda: read_table(Ref.model_validate(written), ("rollout_id", [rollout])))
+    try:
+        found = read_table(Ref.model_validate(written), ("rollout_id", [rollout]))
+    except ArtifactError:
+        return []
     return [logprob for row in found for logprob in row["teacher_logprobs"]]
 
 

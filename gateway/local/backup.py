@@ -32,7 +32,7 @@ import shutil
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -193,13 +193,9 @@ def _nothing_begins(url: str) -> Iterator[None]:
 def _linked(folder: Path, is_spool: Callable[[Path], bool]) -> Iterator[tuple[Path, list[Path]]]:
     """The files of a folder as they are now: as links, or copies where its disk has no links; and those that are not
     among them, because they are of other users or on disks of their own."""
-    # Links are made on one disk: beside the folder, or in it where it is a disk of its own.
-    mark = folder / MARK if folder.is_mount() else folder.with_name(f".{folder.name}{MARK}")
-    shutil.rmtree(mark, ignore_errors=True)  # of a backup that was killed
-    mark.mkdir(mode=0o700, parents=True)
+    mark, has_links = _make_mark(folder)
     others: list[Path] = []
     try:
-        has_links = _has_links(mark)
         for path in _in_order(folder, is_spool):
             if path.name in PASSING or path.name.endswith(".tmp"):
                 continue
@@ -233,9 +229,24 @@ def _in_order(folder: Path, is_spool: Callable[[Path], bool]) -> Iterator[Path]:
     yield from _files(folder, is_spool)
 
 
-def _has_links(folder: Path) -> bool:
-    """Whether the disk of a folder has hard links."""
-    one, other = folder / "one", folder / "other"
+def _make_mark(folder: Path) -> tuple[Path, bool]:
+    """An empty folder for links to the files of `folder`, and whether they can be made: beside it, or in it where it is
+    a disk of its own. The disks are asked, as paths don't tell."""
+    inside = folder / MARK
+    for mark in (folder.with_name(f".{folder.name}{MARK}"), inside):
+        shutil.rmtree(mark, ignore_errors=True)  # of a backup that was killed
+        with suppress(OSError):  # what is beside a volume may be nobody's to write
+            mark.mkdir(mode=0o700, parents=True)
+            if not folder.is_dir() or _can_link(folder, mark):
+                return mark, True
+            mark.rmdir()
+    inside.mkdir(mode=0o700, parents=True)
+    return inside, False
+
+
+def _can_link(folder: Path, mark: Path) -> bool:
+    """Whether files of a folder can have links in another."""
+    one, other = folder / f"{MARK}.tmp", mark / "other"
     one.touch()
     try:
         os.link(one, other)
@@ -284,7 +295,9 @@ def restore(places: Places, source: Path) -> dict[str, int]:
         if filled is None:
             _nothing_is_there(places)
         elif not holds_nothing(places.registry):
-            raise _is_there(shown(places.registry))
+            if not {"published", "ledger"} <= set(filled):
+                raise _is_there(shown(places.registry))
+            filled.append("registry")  # the last: all is there but for the end of the mark
         _note(mark, source, filled := filled or [])
         for name, (folder, _) in places.folders.items():
             # File by file: the root of a volume is not ours, so neither its rights nor its times can be set.

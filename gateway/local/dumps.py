@@ -10,7 +10,8 @@ Invariants:
 - A dump is of the namespace that the URL leads to (the first of its `search_path`). Where the tables that it is to hold
   are not there, it is refused.
 - A dump is of one snapshot. It is put back in one transaction that locks the tables before it sees that they are empty.
-- Tables of jobs are left out: jobs are done anew, as after a kill.
+- Tables of jobs are left out: jobs are done anew, as after a kill. So are codes that signed browsers in: they last a
+  minute.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ import sqlalchemy as sa
 
 LOCK_PATIENCE_S = 60.0
 """Longest wait for the lock on a database; its writers hold it for moments."""
-JOBS = "jobs"
+LEFT_OUT = frozenset({"jobs", "used_codes"})
 OWNERS = {
     "registry": ("pmd.gateway.registry", "PMD_DATABASE_URL", "registry_version"),
     "ledger": ("pmd.services.memory.ledger", "PMD_MEMORY_DATABASE_URL", "alembic_version"),
@@ -233,9 +234,9 @@ def _advance_sequences(connection: sa.Connection, table: sa.Table) -> None:
 
 
 def _tables(connection: sa.Connection) -> list[sa.Table]:
-    """The tables of a server's database but for jobs, each after those that it refers to."""
+    """The tables of a server's database that are backed up, each after those that it refers to."""
     found = sa.MetaData()
-    found.reflect(connection, only=lambda name, _: name != JOBS)
+    found.reflect(connection, only=lambda name, _: name not in LEFT_OUT)
     return found.sorted_tables
 
 

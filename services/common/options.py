@@ -251,17 +251,16 @@ class HardwareSettings(Strict):
     gradient_checkpointing: bool = False
     """Keep a layer's input alone for the backward pass, and compute the layer again there: a third more time, and a
     fraction of the memory for activations. The numbers are the same."""
-    offload: Literal["none", "optimizer", "weights"] = "none"
-    """What is kept in the machine's own memory and not the GPU's. optimizer: its state, master weights and the
-    teacher's average; needs `zero_stage` 1 or more. weights: the student's too, fetched layer by layer; needs 3."""
+    offload: Literal["none", "optimizer"] = "none"
+    """What is kept, and computed, in the machine's own memory and not the GPU's. optimizer: its state, master weights
+    and the teacher's average; needs `zero_stage` 1 or more, or bf16, which implies 1."""
     checkpoint_every: int = Field(default=1, ge=1, le=MAX_COUNT)
     """Steps between optimizer checkpoints; steps after the last one are replayed on recovery."""
 
     @model_validator(mode="after")
     def _sharded_where_offloaded(self) -> Self:
-        least = {"none": 0, "optimizer": 1, "weights": 3}[self.offload]
-        if self.zero_stage < least:
-            raise ValueError(f"offload: {self.offload} needs zero_stage {least} or more, and it is {self.zero_stage}")
+        if self.offload != "none" and self.zero_stage == 0 and self.precision == "fp32":
+            raise ValueError("offload: optimizer needs zero_stage 1 or more, and it is 0")
         return self
 
 

@@ -29,8 +29,8 @@ NOTE_CALLS = 1.2
 """Assumed: notes written per problem and step, by the recipe's generator."""
 CHUNK = 1 << 26
 """Logits that the trainer holds at once on a GPU (`services/trainer/training/head.py`)."""
-FETCHED = 1e9
-"""Weights that DeepSpeed holds at once of those that are offloaded (its `stage3_max_live_parameters`)."""
+COPIES = 6
+"""Bytes a trained weight that DeepSpeed keeps beside an offloaded optimizer: its gradient, in fp32 and in bf16."""
 GPU_GB = (80, 141)
 """Memory of the GPUs that a figure is compared with."""
 
@@ -109,7 +109,6 @@ def trainer_need(shape: Shape, recipe: Recipe, ranks: int) -> Need:
     weights = ((P if recipe.policy.lora else 0) + L) * b / shards[3]
     optimizer = L * (12 if bf16 else 8) / shards[1]
     teacher, average = teacher_bytes(shape, recipe, ranks)
-    here = weights if hardware.offload != "weights" else min(weights, FETCHED * b)
     apart = hardware.offload != "none"
     # Inputs that the backward pass of a layer needs: norms, q k v, attention, residual; gate, up and their product.
     layer = tokens * (b * (8 * shape.hidden + 4 * _width(shape)) + 8 * shape.hidden)
@@ -117,14 +116,14 @@ def trainer_need(shape: Shape, recipe: Recipe, ranks: int) -> Need:
     if hardware.gradient_checkpointing:
         layers = min(layers, shape.layers * tokens * b * shape.hidden + layer)
     return Need(
-        weights=here,
+        weights=weights,
         gradients=L * b / shards[2],
         optimizer=0.0 if apart else optimizer,
         teacher=teacher if apart else teacher + average,
         activations=layers,
         logits=min(scored * shape.vocab, CHUNK) * 4 * 6 * (1 + voices)
         + (0 if recipe.policy.lora else shape.vocab * shape.hidden * 4),
-        host=(optimizer + average if apart else 0.0) + (weights if hardware.offload == "weights" else 0.0),
+        host=optimizer + average + COPIES * L / shards[1] if apart else 0.0,
     )
 
 

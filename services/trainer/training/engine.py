@@ -75,9 +75,9 @@ def _keep(names: frozenset[str], _: nn.Module, state: dict[str, Any], prefix: st
 
 def _offloaded(settings: TrainSettings) -> dict[str, Any]:
     """What DeepSpeed is told to keep in the machine's own memory."""
-    to = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
-    optimizer = {"offload_optimizer": to} if settings.offload != "none" else {}
-    return optimizer | ({"offload_param": to} if settings.offload == "weights" else {})
+    if settings.offload == "none":
+        return {}
+    return {"offload_optimizer": {"device": "cpu", "pin_memory": torch.cuda.is_available()}}
 
 
 class Engine:

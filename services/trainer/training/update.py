@@ -16,8 +16,9 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -86,6 +87,9 @@ class Gaps:
         return {problem: mean for problem, mean in means.items() if math.isfinite(mean)}
 
 
+Floats = npt.NDArray[np.float32]
+
+
 class Taught:
     """What the teacher held of each token that it taught."""
 
@@ -97,12 +101,13 @@ class Taught:
         if micro.samples:
             self._parts.append((micro.samples, logps_N))
 
-    def by_rollout(self, engine: Engine) -> dict[str, list[float]]:
+    def by_rollout(self, engine: Engine) -> dict[str, Floats]:
         """Log-probabilities in nats of a rollout's tokens, on rank 0 those of all ranks; elsewhere none."""
-        mine: dict[str, list[float]] = {}
+        mine: dict[str, Floats] = {}
         for samples, logps_N in self._parts:
-            logps = iter(logps_N.tolist())
-            mine |= {sample.rollout_id: list(islice(logps, len(sample.completion_ids))) for sample in samples}
+            ends = np.cumsum([len(sample.completion_ids) for sample in samples])
+            of_each = np.split(logps_N.cpu().numpy(), ends[:-1])
+            mine |= {sample.rollout_id: logps for sample, logps in zip(samples, of_each, strict=True)}
         return {name: logps for part in engine.gather(mine) for name, logps in part.items()}
 
 
@@ -125,7 +130,7 @@ class Updater:
         self._share = shares_prompts(engine.model)
         self.gaps: dict[str, float] = {}
         """The newest step's `mismatch_kl` by problem; of those that are trained on."""
-        self.taught: dict[str, list[float]] = {}
+        self.taught: dict[str, Floats] = {}
         """By rollout, the log-probabilities that the newest step's teacher gave its tokens; on rank 0."""
 
     def step(self, batch: TrainBatch, settings: TrainSettings, lr: float, watch: Stopwatch) -> dict[str, float]:

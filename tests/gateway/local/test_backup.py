@@ -13,6 +13,7 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -21,6 +22,7 @@ from pmd.gateway.local import backup as backups
 from pmd.gateway.local import dumps
 from pmd.gateway.local.backup import Places, backup, restore
 from pmd.gateway.local.dumps import BackupError
+from pmd.gateway.registry.codes import spend
 from pmd.gateway.registry.registry import Registry
 from pmd.gateway.registry.schema import REGISTRY
 from pmd.services.common.wire import Policy, Weights
@@ -120,11 +122,38 @@ def test_what_is_lost_is_put_back(places: Places, tmp_path: Path) -> None:
         engine.dispose()
 
 
+def disk_of_its_own(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No file of `folder` has a link elsewhere."""
+    plain = os.link
+
+    def link(source: Path, target: Path, **options: Any) -> None:
+        if folder in source.parents and folder not in target.parents:
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        plain(source, target, **options)
+
+    monkeypatch.setattr(backups.os, "link", link)
+
+
+@pytest.mark.parametrize("places", ["sqlite"], indirect=True)
+def test_a_disk_of_its_own_holds_the_links_to_its_files(
+    places: Places, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else they would be copied after the moment, and what had gone by then be missing."""
+    disk_of_its_own(places.runs, monkeypatch)
+    late: list[Path] = []
+    monkeypatch.setattr(backups, "_copy_others", lambda _, paths, __: late.extend(paths))
+    backup(places, tmp_path / "kept")
+    assert late == []
+    assert (tmp_path / "kept" / "runs" / "demo" / "rollout.parquet").read_bytes() == b"rows"
+    assert not list(tmp_path.rglob("*.backup*")), "links are taken away"
+
+
 def test_a_new_installation_that_runs_is_filled(
     places: Places, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As a cluster's is: its tables and stores are there and empty, its folder of runs is a disk of its own."""
-    monkeypatch.setattr(Path, "is_mount", lambda self: self == places.runs)
+    """As a cluster's is: its tables and stores are there and empty, its folder of runs is a disk of its own, and a
+    browser has signed in."""
+    disk_of_its_own(places.runs, monkeypatch)
     kept = tmp_path / "kept"
     policy = Policy(run="demo", weights=Weights(version=3, uri="file:///v3", sha256="0" * 64))
     Published(places.published).publish(policy)
@@ -138,7 +167,9 @@ def test_a_new_installation_that_runs_is_filled(
     (places.runs / "lost+found").mkdir(parents=True)
     places.published.parent.mkdir(parents=True)
     open_already = Published(places.published)
-    REGISTRY.open(places.registry).close()
+    registry = REGISTRY.open(places.registry)
+    assert spend(registry, "0" * 64, now=0.0, ends=60.0)
+    registry.close()
     LEDGER.open(places.ledger).close()
     restore(places, kept)
     assert open_already.find("demo") == policy
@@ -308,7 +339,7 @@ class KilledError(Exception):
     """Stands for the end of the process."""
 
 
-@pytest.mark.parametrize("after", ["file", "published", "ledger"])
+@pytest.mark.parametrize("after", ["file", "published", "ledger", "registry"])
 def test_a_restore_that_was_cut_short_goes_on(
     places: Places, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: str
 ) -> None:
