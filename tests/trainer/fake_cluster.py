@@ -92,9 +92,11 @@ class FakeCluster:
         for pod in self.pods.values():
             _kill(pod)
 
-    def warn(self, name: str, reason: str, message: str, kind: str = "Pod", at: str = NOW) -> None:
+    def warn(
+        self, name: str, reason: str, message: str, kind: str = "Pod", at: str = NOW, level: str = "Warning"
+    ) -> None:
         """Let the cluster say something of an object."""
-        event = {"involvedObject": {"kind": kind, "name": name}, "reason": reason, "message": message}
+        event = {"involvedObject": {"kind": kind, "name": name}, "type": level, "reason": reason, "message": message}
         self.events.append(event | {"metadata": {"creationTimestamp": at}, "lastTimestamp": at})
 
     def kill_pod(self) -> None:
@@ -126,7 +128,7 @@ class FakeCluster:
                 schema = {"x-kubernetes-group-version-kind": kinds, "properties": {"spec": {"properties": self.spec}}}
                 return 200, {"components": {"schemas": {"TrainJob": schema}}}
             if path == "/api/v1/namespaces/ns/events":
-                assert query == {"fieldSelector": ["type=Warning"]}
+                assert query == {}
                 return 200, {"items": self.events}
             if path == "/apis/trainer.kubeflow.org/v1alpha1/namespaces/ns/trainjobs" and method == "POST":
                 return 201, self._create(body)

@@ -20,7 +20,7 @@ from pmd.services.common.wire import Weights
 from pmd.services.trainer.launchers import trainjob
 from pmd.services.trainer.launchers.kubeflow import ENDING, Shape, job_name
 from pmd.services.trainer.launchers.kubernetes import Kubernetes, NotInAPod
-from pmd.services.trainer.launchers.trainjob import TrainJobLauncher
+from pmd.services.trainer.launchers.trainjob import RESTARTS, TrainJobLauncher
 from pmd.services.trainer.settings import TrainerSettings
 
 BASE = Weights(version=0, uri="file:///base", sha256="0" * 64)
@@ -278,6 +278,20 @@ def test_trainjobs_whose_ranks_waited_in_vain_for_one_without_room_are_no_tries(
     step.cluster.end("Failed", "jobset failed due to one or more job failures")
     assert "is made anew" in step.wait(), "its first"
     assert step.train() == DONE
+
+
+def test_trainjobs_that_found_room_and_crash_are_tries(step: Step) -> None:
+    """A node that an autoscaler brings, or that is freed, comes after a while without room: each time."""
+    pod = f"{NAME}-node-0-1-abcde"
+    step.cluster.warn(pod, "FailedScheduling", "1 Insufficient nvidia.com/gpu")
+    step.cluster.warn(pod, "Scheduled", "assigned to node-7", at="2026-01-01T00:00:05Z", level="Normal")
+    for _ in range(RESTARTS):
+        step.wait()
+        step.cluster.end("Failed", "jobset failed due to one or more job failures")
+        assert "is made anew" in step.wait()
+    step.wait()
+    step.cluster.end("Failed", "jobset failed due to one or more job failures")
+    assert f"ended {RESTARTS + 1} times" in step.fail()
 
 
 def test_whether_there_is_room_is_not_known_while_the_api_server_is_away(step: Step) -> None:

@@ -148,21 +148,22 @@ def newest_warning(events: list[Object], name: str, since: str) -> Warned | None
     long as it is the last word about its object: others of the run then wait for that one.
 
     Args:
+        events: normal ones too: that a pod was scheduled is said by one of them.
         name: of the TrainJob and the JobSet; Job and pods are called after it.
         since: RFC 3339; what was said of an earlier TrainJob of this name is left out.
     """
-
     about = [event for event in events if f"{event['involvedObject'].get('name')}-node-".startswith(f"{name}-node-")]
-    latest: dict[tuple[Any, Any], Object] = {}
-    for event in sorted((event for event in about if _time(event) >= since[:SECONDS]), key=_time):
-        latest[event["involvedObject"].get("kind"), event["involvedObject"].get("name")] = event
-    if not latest:
+    about = sorted((event for event in about if _time(event) >= since[:SECONDS]), key=_time)
+    latest = {(event["involvedObject"].get("kind"), event["involvedObject"].get("name")): event for event in about}
+    newest = max(map(_time, about), default="")
+    lacking = [event for event in latest.values() if _no_room(event) and _still_said(event, newest)]
+    warnings = lacking or [event for event in about if event.get("type") == "Warning"]
+    if not warnings:
         return None
-    newest = max(map(_time, latest.values()))
-    last = max(latest.values(), key=lambda event: (_no_room(event) and _still_said(event, newest), _time(event)))
+    last = max(warnings, key=_time)
     where = last["involvedObject"]
     said = f"{where.get('kind')} {where.get('name')}: {last.get('reason')}: {last.get('message', '')}"
-    return Warned(said, _no_room(last))
+    return Warned(said, bool(lacking))
 
 
 def _no_room(event: Object) -> bool:
@@ -279,9 +280,8 @@ class TrainJobs:
         Raises:
             Away: the API server does not answer.
         """
-        path, only = f"/api/v1/namespaces/{self.namespace}/events", {"fieldSelector": "type=Warning"}
         try:
-            events = self._cluster.call("GET", path, params=only) or {}
+            events = self._cluster.call("GET", f"/api/v1/namespaces/{self.namespace}/events") or {}
         except Refused:
             return None
         return newest_warning(events.get("items", []), name, since)
