@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -10,73 +9,15 @@ from typing import Any
 
 import pytest
 import torch
-from pydantic import ValidationError
-from tiny_run import SETTINGS, WINDOW, rows
-from transformers import AutoTokenizer
-from transformers.modeling_layers import GradientCheckpointingLayer
+from tiny_student import Student, logits_of
 
-from pmd.services.common.options import LoraSettings, TeacherWeights, TrainSettings
-from pmd.services.common.requests import TrainRequest
-from pmd.services.common.wire import Ref, Weights
 from pmd.services.trainer.training import head
-from pmd.services.trainer.training.average import Average, ema_
-from pmd.services.trainer.training.batch import TrainBatch, assemble
-from pmd.services.trainer.training.engine import Engine
+from pmd.services.trainer.training.batch import TrainBatch
 from pmd.services.trainer.training.head import Head, last_hidden
-from pmd.services.trainer.training.model import load_model, load_student
-from pmd.services.trainer.training.objectives import Scores, needs_teacher
+from pmd.services.trainer.training.model import load_model
+from pmd.services.trainer.training.objectives import Scores
 from pmd.services.trainer.training.objectives.distill import token_divergence
 from pmd.services.trainer.training.packing import Rows, pack, plan
-from pmd.services.trainer.training.teacher import Teacher
-from pmd.services.trainer.training.update import Stopwatch, Updater
-
-
-class Student:
-    """A fresh student and teacher of the tiny base."""
-
-    def __init__(self, base: Path, device: torch.device, settings: TrainSettings) -> None:
-        model = load_student(base, settings, seed=0)
-        self.teacher = Teacher(model, settings, device) if needs_teacher(settings) else None
-        self.engine = Engine(model, settings, device)
-        self.updater = Updater(self.engine, self.teacher)
-        self.settings = settings
-        self.device = device
-
-    def step(self, batch: TrainBatch, lr: float = 1e-2) -> dict[str, float]:
-        return self.updater.step(batch, self.settings, lr, Stopwatch(self.device))
-
-    def weights(self) -> dict[str, torch.Tensor]:
-        return {name: weight.clone() for name, weight in self.engine.trained_fp32()}
-
-
-@pytest.fixture
-def student(base_folder: Path, device: torch.device) -> Callable[..., Student]:
-    return lambda **changes: Student(base_folder, device, SETTINGS.model_copy(update=changes))
-
-
-@pytest.fixture
-def batch(base: Weights, base_folder: Path) -> Callable[..., TrainBatch]:
-    tokenizer = AutoTokenizer.from_pretrained(base_folder)
-    nothing = Ref(uri="", sha256="", bytes=0)
-
-    def make(edit: Callable[..., Any] | None = None, **changes: Any) -> TrainBatch:
-        tables = rows()
-        if edit:
-            edit(*tables)
-        request = TrainRequest(
-            run="r",
-            step=0,
-            base=base,
-            from_version=0,
-            rollouts=nothing,
-            verdicts=nothing,
-            settings=SETTINGS.model_copy(update=changes),
-            seed=0,
-            out="",
-        )
-        return assemble(*tables, request, tokenizer, WINDOW)
-
-    return make
 
 
 def test_plan_respects_the_limit_and_keeps_every_sample_once() -> None:
@@ -181,13 +122,6 @@ def test_chunks_of_logits_do_not_change_the_step(
     assert chunked == pytest.approx(whole, rel=1e-3 if exact else 0.05, abs=1e-6)
     for name, weight in weights.items():
         torch.testing.assert_close(weight, others[name], atol=2e-4 if exact else 2e-2, rtol=1e-3)
-
-
-def logits_of(model: torch.nn.Module, prompt: tuple[int, ...], completion: tuple[int, ...]) -> torch.Tensor:
-    """What a model says before each token of a completion, alone and unpadded."""
-    with torch.no_grad():
-        out = model(input_ids=torch.tensor([[*prompt, *completion]])).logits
-    return torch.as_tensor(out[0, len(prompt) - 1 : -1])
 
 
 def test_the_loss_compares_the_student_with_the_average_each_on_its_own_prompt(
@@ -300,27 +234,6 @@ def test_mini_batches_are_several_optimizer_steps_and_one_of_the_teacher(
         torch.testing.assert_close(average, torch.lerp(before[name], one.weights()[name], 0.05))
 
 
-def test_ema_weighs_the_student_by_u_and_not_the_teacher() -> None:
-    teacher = torch.tensor([1.0])
-    ema_(teacher, torch.tensor([0.0]), 0.05)
-    assert teacher.item() == pytest.approx(0.95)
-
-
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_teacher_starts_at_the_base_and_follows_once_a_step(
-    student: Callable[..., Student], batch: Callable[..., TrainBatch], precision: str
-) -> None:
-    one = student(precision=precision)
-    assert one.teacher is not None
-    before = one.weights()
-    assert all(torch.equal(average, before[name]) for name, average in one.teacher.state().items())
-    one.step(batch(), lr=1e-4)
-    after = one.weights()
-    for name, average in one.teacher.state().items():
-        torch.testing.assert_close(average, torch.lerp(before[name], after[name], 0.05), atol=1e-8, rtol=0)
-        assert not torch.equal(after[name], before[name])
-
-
 def test_zero_learning_rate_moves_nothing(student: Callable[..., Student], batch: Callable[..., TrainBatch]) -> None:
     one, other = student(), student()
     metrics = one.step(batch(), lr=0.0)
@@ -357,28 +270,6 @@ def test_masked_samples_count_in_the_denominator_only(
     whole, half = student().step(batch(), lr=0.0), student().step(batch(mask), lr=0.0)
     rest = student().step(batch(lambda r, v, c: mask(r, v, c[::-1])), lr=0.0)
     assert half["loss"] + rest["loss"] == pytest.approx(whole["loss"], rel=1e-4)
-
-
-@pytest.mark.parametrize(("stage", "precision"), [(0, "fp32"), (1, "fp32"), (2, "fp32"), (3, "fp32"), (1, "bf16")])
-def test_a_gradient_that_is_not_finite_changes_nothing(
-    student: Callable[..., Student], batch: Callable[..., TrainBatch], stage: int, precision: str
-) -> None:
-    one = student(zero_stage=stage, precision=precision)
-    before = one.weights()
-    hook = one.engine.model.get_output_embeddings().register_forward_hook(  # type: ignore[operator]
-        lambda _, __, out: out * (torch.nan if out.requires_grad else 1.0)
-    )
-    metrics = one.step(batch())
-    assert metrics["skipped"] == 1.0
-    assert all(math.isfinite(value) for value in metrics.values()), (
-        "JSON can't write it, the step's result would be lost"
-    )
-    assert one.teacher is not None
-    for weights in (one.weights(), one.teacher.state()):
-        assert all(torch.equal(weights[name], weight) for name, weight in before.items())
-    hook.remove()
-    assert one.step(batch())["skipped"] == 0.0
-    assert not all(torch.equal(one.weights()[name], weight) for name, weight in before.items())
 
 
 def test_a_routed_step_distils_what_failed_and_rewards_the_rest(
@@ -423,30 +314,6 @@ def test_entropy_is_the_mean_over_what_is_trained(
     one, b = student(), batch()
     each = [Scores.of(logits_of(one.engine.model, s.prompt_ids, s.completion_ids)).entropy() for s in b.samples]
     assert one.step(b, lr=0.0)["entropy"] == pytest.approx(float(torch.cat(each).mean()), rel=1e-4)
-
-
-@pytest.mark.parametrize(("weights", "live"), [("ema", 0.0), ("initial", 0.0), ("live", 1.0), ("trust_region", 0.3)])
-def test_a_teacher_is_measured_by_the_logits_that_it_speaks_by(
-    student: Callable[..., Student], batch: Callable[..., TrainBatch], weights: TeacherWeights, live: float
-) -> None:
-    one, b = student(teacher_weights=weights, teacher_ema=0.3), batch()
-    assert one.teacher is not None
-    base = copy.deepcopy(one.engine.model)
-    with torch.no_grad():
-        for parameter in one.engine.model.parameters():
-            parameter.add_(torch.randn_like(parameter), alpha=0.02)
-    samples = [s for s in b.samples if s.teacher_ids][:3]
-    micro = pack(samples, [1.0] * len(samples), torch.device("cpu"), share=False)
-    assert micro.teacher is not None
-    want = [
-        (1 - live) * logits_of(base, s.teacher_ids, s.completion_ids)
-        + live * logits_of(one.engine.model, s.teacher_ids, s.completion_ids)
-        for s in samples
-    ]
-    got_N = one.teacher.measured(
-        one.engine, micro.teacher, lambda logits_NV, _: Scores.of(logits_NV).entropy(), one.settings
-    )
-    torch.testing.assert_close(got_N, Scores.of(torch.cat(want)).entropy(), atol=1e-4, rtol=1e-4)
 
 
 def test_a_reference_holds_the_policy_back_and_an_entropy_bonus_spreads_it(
@@ -510,88 +377,3 @@ def test_a_mean_over_tokens_is_over_those_that_count_for_nothing_too(
     assert lengths["p1"] > 0
     got = student(loss="grpo", problem_weights="pass_rate").step(b, lr=0.0)["loss"]
     assert got == pytest.approx(want / whole.tokens, rel=1e-4)
-
-
-def test_what_the_teacher_held_of_each_token_is_that_of_the_token_behind_its_context(
-    student: Callable[..., Student], batch: Callable[..., TrainBatch], base_folder: Path
-) -> None:
-    def one_masked(_: Any, verdicts: list[dict[str, Any]], __: Any) -> None:
-        verdicts[3]["outcome"] = "infra_error"
-
-    b = batch(one_masked)
-    s = student(micro_tokens=90, mini_batches=2, temperature=0.7)
-    s.step(b)
-    model = load_model(base_folder, torch.float32).eval()
-    trained = [sample for sample in b.samples if sample.trained]
-    assert set(s.updater.taught) == {sample.rollout_id for sample in trained} != {x.rollout_id for x in b.samples}
-    for sample in trained:
-        ids = torch.tensor([[*sample.teacher_ids, *sample.completion_ids]])
-        with torch.no_grad():
-            logits_NV = model(input_ids=ids).logits[0, len(sample.teacher_ids) - 1 : -1] / 0.7
-        want_N = logits_NV.log_softmax(-1).gather(-1, torch.tensor(sample.completion_ids)[:, None])[:, 0]
-        got_N = torch.tensor(s.updater.taught[sample.rollout_id])
-        torch.testing.assert_close(got_N, want_N, atol=1e-4, rtol=1e-4)
-    s = student(loss="grpo")
-    s.step(batch(loss="grpo"))
-    assert s.updater.taught == {}
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [{}, {"zero_stage": 3}, {"lora": LoraSettings(rank=4, alpha=8)}],
-    ids=["all weights", "stage 3", "adapter"],
-)
-def test_gradient_checkpointing_computes_layers_twice_and_changes_nothing(
-    student: Callable[..., Student], batch: Callable[..., TrainBatch], changes: dict[str, Any]
-) -> None:
-    ends = []
-    for again in (False, True):
-        one = student(gradient_checkpointing=again, micro_tokens=90, **changes)
-        calls = []
-        layer = next(m for m in one.engine.model.modules() if isinstance(m, GradientCheckpointingLayer))
-        layer.self_attn.register_forward_hook(lambda *_, calls=calls: calls.append(torch.is_grad_enabled()))
-        metrics = one.step(batch())
-        ends.append((calls.count(True), calls.count(False), metrics, one.weights()))
-    (once, teacher, metrics, weights), (twice, same, others, again_weights) = ends
-    assert (twice, same) == (2 * once, teacher)
-    assert others == metrics
-    assert all(torch.equal(weight, again_weights[name]) for name, weight in weights.items())
-
-
-@pytest.mark.parametrize(("stage", "precision"), [(1, "fp32"), (2, "bf16"), (3, "fp32")])
-def test_an_optimizer_that_is_offloaded_trains_the_same_and_goes_on(
-    student: Callable[..., Student], batch: Callable[..., TrainBatch], tmp_path: Path, stage: int, precision: str
-) -> None:
-    plain, one = (student(zero_stage=stage, precision=precision, offload=place) for place in ("none", "optimizer"))
-    assert (plain.engine.module.zero_cpu_offload(), one.engine.module.zero_cpu_offload()) == (False, True)
-    for each in (plain, one):
-        each.step(batch())
-    one.engine.save(tmp_path, {"version": 1})
-    other = student(zero_stage=stage, precision=precision, offload="optimizer")
-    assert other.engine.load(tmp_path)["version"] == 1
-    assert other.teacher is not None
-    assert one.teacher is not None
-    other.teacher.restore(one.teacher.state())
-    for each in (plain, one, other):
-        each.step(batch())
-    exact = precision == "fp32"
-    for name, weight in plain.weights().items():
-        torch.testing.assert_close(one.weights()[name], weight, atol=1e-6 if exact else 1e-2, rtol=0)
-        assert torch.equal(one.weights()[name], other.weights()[name])
-
-
-def test_averages_that_are_apart_are_where_the_optimizer_is(device: torch.device) -> None:
-    assert device.type == "cpu"
-    elsewhere = torch.device("meta")
-    kept = {
-        place: Average({"bf16": torch.zeros(2, dtype=torch.bfloat16), "fp32": torch.zeros(2)}, place).state()
-        for place in (device, elsewhere)
-    }
-    assert [kept[place]["bf16"].device for place in kept] == [device, elsewhere]
-    assert {kept[place]["fp32"].device for place in kept} == {device}, "these are the tensors themselves"
-
-
-def test_what_is_offloaded_is_sharded() -> None:
-    with pytest.raises(ValidationError, match="optimizer needs zero_stage 1 or more, and it is 0"):
-        TrainSettings(loss="distill", lr=1e-3, offload="optimizer")
-    assert TrainSettings(loss="distill", lr=1e-3, offload="optimizer", precision="bf16").zero_stage == 0, "it runs as 1"
